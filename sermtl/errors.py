@@ -1,0 +1,29 @@
+"""Errors for the person at the keyboard."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable
+
+
+class UserError(Exception):
+    """Something the user can put right: says what is wrong, in which file and line, and what to do."""
+
+
+def command(main: Callable[[], int | None]) -> Callable[[], int]:
+    """Turn a program's ``main`` into one that prints a `UserError` as one message.
+
+    Returns:
+        The wrapped function: exit status of ``main`` (None counts as 0), or 2 after a `UserError`.
+    """
+
+    @functools.wraps(main)
+    def wrapped() -> int:
+        try:
+            return main() or 0
+        except UserError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 2
+
+    return wrapped
