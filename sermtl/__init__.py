@@ -1,0 +1,1 @@
+"""Speech emotion recognition by multi-task learning with speaker normalisation."""

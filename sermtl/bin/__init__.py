@@ -1,0 +1,1 @@
+"""One program a module, run as ``python -m sermtl.bin.<verb>``."""
