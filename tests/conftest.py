@@ -1,0 +1,37 @@
+"""What all tests share: the recipe's root, the real test data, one torch thread."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def recipe() -> Path:
+    """The recipe root."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def test_data() -> Path:
+    """The folder of real speech; tests that need it are skipped where SERMTL_TEST_DATA does not name one."""
+    folder = os.environ.get("SERMTL_TEST_DATA", "")
+    if not folder:
+        pytest.skip("SERMTL_TEST_DATA is unset: no real speech to test on")
+    if not Path(folder).is_dir():
+        pytest.skip(f"SERMTL_TEST_DATA={folder} is no directory")
+    return Path(folder)
+
+
+@pytest.fixture(autouse=True)
+def one_torch_thread() -> Iterator[None]:
+    """Keep float sums in one order; tests that never import torch do not pay for it."""
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)
+    yield

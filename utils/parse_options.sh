@@ -1,0 +1,175 @@
+# shellcheck shell=bash
+# Sourced, without arguments, after the script has set every option to its default:
+#
+#     stage=1         # first stage to run
+#     . utils/parse_options.sh
+#
+# Legal options are the script's plain lower-case variables. An exported variable counts only where the script itself
+# assigns it, so that `http_proxy` and its like in a user's environment are no options.
+# Values are stored, never evaluated.
+
+_po_fail() {
+    printf '%s: %s\n' "${0##*/}" "$*" >&2
+    exit 1
+}
+
+# Fills _po_known (names) and _po_booleans (" name name ").
+_po_list() {
+    local name attributes IFS=$'\n'
+    _po_known=() _po_booleans=' '
+    for name in $(compgen -v); do
+        [[ ${name} =~ ^[a-z][A-Za-z0-9_]*$ && ${name} != help_message && -v ${name} ]] || continue
+        # Other attributes would do more than store: -i evaluates, -n points elsewhere, -r fails.
+        attributes=$(declare -p "${name}")
+        case ${attributes} in
+            'declare -- '*) ;;
+            'declare -x '*) grep -Eq "^(export +)?${name}=" "${_po_script}" || continue ;;
+            *) continue ;;
+        esac
+        _po_known+=("${name}")
+        case ${!name} in
+            true | false) _po_booleans+="${name} " ;;
+        esac
+    done
+}
+
+_po_is_known() {
+    local name
+    for name in ${_po_known[@]+"${_po_known[@]}"}; do
+        if [[ ${name} == "$1" ]]; then return 0; fi
+    done
+    return 1
+}
+
+# Levenshtein distance of two names, in _po_edits.
+_po_distance() {
+    local a=$1 b=$2 i j cost diagonal above
+    local row=()
+    for ((j = 0; j <= ${#b}; j++)); do row[j]=${j}; done
+    for ((i = 1; i <= ${#a}; i++)); do
+        diagonal=${row[0]} row[0]=${i}
+        for ((j = 1; j <= ${#b}; j++)); do
+            above=${row[j]} cost=1
+            if [[ ${a:i-1:1} == "${b:j-1:1}" ]]; then cost=0; fi
+            row[j]=$((diagonal + cost))
+            if ((above + 1 < row[j])); then row[j]=$((above + 1)); fi
+            if ((row[j - 1] + 1 < row[j])); then row[j]=$((row[j - 1] + 1)); fi
+            diagonal=${above}
+        done
+    done
+    _po_edits=${row[${#b}]}
+}
+
+# " (did you mean --x?)"
+_po_hint() {
+    local wanted=$1 name best='' least=1000 _po_edits
+    for name in ${_po_known[@]+"${_po_known[@]}"} config help; do
+        _po_distance "${wanted:0:40}" "${name}"
+        # A beginning of a name is likelier an abbreviation than a slip.
+        if [[ -n ${wanted} && ${name} == "${wanted}"* ]]; then _po_edits=1; fi
+        if ((_po_edits < least)); then least=${_po_edits} best=${name}; fi
+    done
+    printf ' (did you mean --%s?)' "${best}"
+}
+
+# _po_check NAME VALUE SHOWN: exits where a true/false option would become something else.
+_po_check() {
+    if [[ ${_po_booleans} != *" $1 "* || $2 == true || $2 == false ]]; then return 0; fi
+    _po_fail "$3: expected true or false, got '$2'"
+}
+
+# name=value lines; the value may stand in quotes; # begins a comment.
+_po_read_config() {
+    local file=$1 line name value number=0
+    local quoted="^(\"([^\"]*)\"|'([^']*)')[[:space:]]*(#.*)?\$"
+    if [[ ! -f ${file} && ! -p ${file} || ! -r ${file} ]]; then _po_fail "--config: cannot read '${file}'"; fi
+    while IFS= read -r line || [[ -n ${line} ]]; do
+        number=$((number + 1)) line=${line%$'\r'}
+        if [[ ${line} =~ ^[[:space:]]*(#|$) ]]; then continue; fi
+        if [[ ! ${line} =~ ^[[:space:]]*([A-Za-z_][A-Za-z0-9_]*)=(.*)$ ]]; then
+            _po_fail "${file}:${number}: expected name=value, got '${line}'"
+        fi
+        name=${BASH_REMATCH[1]} value=${BASH_REMATCH[2]}
+        if [[ ${value} =~ ${quoted} ]]; then
+            value=${BASH_REMATCH[2]}${BASH_REMATCH[3]}
+        else
+            if [[ ${value} =~ ^(.*[^[:space:]]|)[[:space:]]+#.*$ || ${value} =~ ^()#.*$ ]]; then value=${BASH_REMATCH[1]}; fi
+            value=${value%"${value##*[![:space:]]}"}
+        fi
+        _po_is_known "${name}" || _po_fail "${file}:${number}: invalid option ${name}$(_po_hint "${name}")"
+        _po_check "${name}" "${value}" "${file}:${number}: ${name}"
+        printf -v "${name}" '%s' "${value}"
+    done <"${file}"
+}
+
+# The help is what the script says of itself: its first comment, its `name=default  # comment` lines and the comments
+# that stand right above one of these, as headings.
+_po_help() {
+    local line name shown heading='' intro=true
+    local option='^([a-z][A-Za-z0-9_]*)=.*[[:space:]]#[[:space:]]*(.*)$'
+    if [[ -n ${help_message:-} ]]; then
+        printf '%s\n' "${help_message}"
+        return
+    fi
+    printf 'Usage: %s [--option value]...\n' "${0##*/}"
+    while IFS= read -r line; do
+        case ${line} in
+            '#!'* | '# shellcheck'*) continue ;;
+            '#'*)
+                line=${line#\#} line=${line# }
+                if ${intro}; then printf '%s\n' "${line}"; else heading+=$'\n'${line}$'\n'; fi
+                ;;
+            *parse_options.sh*) break ;;
+            *)
+                intro=false
+                if [[ ${line} =~ ${option} ]] && _po_is_known "${BASH_REMATCH[1]}"; then
+                    name=${BASH_REMATCH[1]} shown=${BASH_REMATCH[2]}
+                    printf '%s  --%-18s %s [%s]\n' "${heading}" "${name}" "${shown}" "${!name}"
+                fi
+                heading=''
+                ;;
+        esac
+    done <"${_po_script}"
+    printf '  --%-18s %s\n' config 'FILE of name=value lines, read before the command line' help 'this text'
+}
+
+# Checks every word before it sets anything; leaves the number of words used in _po_used.
+_po_parse() {
+    local name shown i
+    local names=() values=()
+    _po_used=0
+    while (($#)); do
+        case $1 in
+            --help | -h)
+                _po_help >&2
+                exit 0
+                ;;
+            --)
+                _po_used=$((_po_used + 1))
+                break
+                ;;
+            --*=*) _po_fail "options are two words: write ${1%%=*} ${1#*=}, not $1" ;;
+            --*) shown=$1 name=${1#--} name=${name//-/_} ;;
+            *) break ;;
+        esac
+        if [[ ${name} != config ]] && ! _po_is_known "${name}"; then
+            _po_fail "invalid option ${shown}$(_po_hint "${name}")"
+        fi
+        if (($# < 2)); then _po_fail "option ${shown} needs a value"; fi
+        if [[ ${name} == config ]]; then _po_read_config "$2"; fi
+        if _po_is_known "${name}"; then
+            _po_check "${name}" "$2" "${shown}"
+            names+=("${name}") values+=("$2")
+        fi
+        _po_used=$((_po_used + 2))
+        shift 2
+    done
+    for i in ${names[@]+"${!names[@]}"}; do printf -v "${names[i]}" '%s' "${values[i]}"; done
+}
+
+_po_script=${BASH_SOURCE[1]:-$0}
+_po_list
+_po_parse "$@"
+shift "${_po_used}"
+unset _po_script _po_used _po_known _po_booleans
+unset -f _po_fail _po_list _po_is_known _po_distance _po_hint _po_check _po_read_config _po_help _po_parse
