@@ -1,0 +1,325 @@
+"""What a fold's train, dev and test lists share, and whether that breaks what its protocol promises.
+
+`audit_fold` returns one flat dictionary, written as ``audit.json``; ``PART`` is train, dev or test, and
+a figure is null where the data directory lacks the table (or the audio) that it needs:
+
+===================================  ================================================================
+protocol, fold                       names
+promises_disjoint_speakers           the protocol says that no test speaker is in train or dev
+speaker_dependent                    a test speaker IS in train or dev
+ok, broken, warnings                 every promise is kept; the broken ones; what to know before use
+utterances_PART, unlabelled_PART     utterances; those of them without emotion
+speakers_PART, sessions_PART,        how many different ones
+transcripts_PART
+utterances_shared_A_B, and so for    how many different ones stand in both A and B, for A_B in
+speakers, sessions, transcripts,     train_test, dev_test, train_dev
+audio
+test_utterances_speaker_seen, and    test utterances whose speaker (session, transcript, audio) is also in
+so for session, transcript, audio    train or dev; with ``_share`` appended, over utterances_test
+test_transcript_seen_by_style        utt2style value -> [test utterances with a seen transcript, all]
+shared_speaker_names,                the first few test speakers, and test utterances of seen audio
+shared_audio_utterances
+classes                              all classes of the corpus, sorted
+class_counts_PART                    class -> utterances
+classes_absent_train, _test          classes without an utterance there
+majority_share_test                  share of the test part's largest class
+speaker_utterances_min, _max         utterances of the training speaker who has fewest, most
+speakers_with_one_utterance          training speakers who have a single one
+ids_repeated, ids_unknown            ids listed twice within a part; ids that the corpus lacks
+ids_unlisted,                        corpus utterances in none of the parts; those of them that have an
+ids_unlisted_labelled                emotion
+corpus_utterances, corpus_speakers   size of the corpus
+corpus_duplicate_audio               utterances whose audio another utterance of the corpus has too
+corpus_audio_compared                ``bytes``, ``samples`` or ``no``
+corpus_audio_not_compared            utterances left out of that (pipes, unreadable files)
+===================================  ================================================================
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from sermtl.corpus import Column, Corpus
+from sermtl.sameaudio import same_audio
+
+PARTS = ("train", "dev", "test")
+PAIRS = (("train", "test"), ("dev", "test"), ("train", "dev"))
+FEW = 20
+"""Names listed in a message or in audit.json before it only counts."""
+TINY_TEST = 10
+"""Test utterances below which one more or less is worth over ten points."""
+
+Audit = dict[str, Any]
+Lists = dict[str, list[str]]
+
+
+@dataclass(frozen=True)
+class Audio:
+    """Groups of equal audio: (N,) codes as `same_audio` gives them, and how they were compared."""
+
+    codes: np.ndarray | None
+    compared: str
+
+    @classmethod
+    def of(cls, corpus: Corpus, decode: bool = False) -> Audio:
+        """Compare the audio of a corpus; a directory without wav.scp has none."""
+        if not (corpus.path / "wav.scp").exists():
+            return cls(None, "no")
+        return cls(same_audio(corpus.path, corpus.utts, decode), "samples" if decode else "bytes")
+
+
+def audit_fold(
+    corpus: Corpus, audio: Audio, lists: Lists, *, protocol: str, fold: str, disjoint_speakers: bool
+) -> Audit:
+    """Audit one fold.
+
+    Args:
+        corpus: The data directory that the lists belong to.
+        audio: Its groups of equal audio.
+        lists: train, dev and test ids as listed, in any order, repeated or unknown ones included.
+        protocol: Name for the record.
+        fold: Name for the record.
+        disjoint_speakers: The protocol promises that no test speaker is in train or dev.
+    """
+    known = {p: [corpus.index[utt] for utt in lists[p] if utt in corpus.index] for p in PARTS}
+    rows = {part: np.array(sorted(set(indices)), np.int64) for part, indices in known.items()}
+    audit: Audit = {"protocol": protocol, "fold": fold, "promises_disjoint_speakers": disjoint_speakers}
+    columns: dict[str, np.ndarray | None] = {
+        "utterance": np.arange(len(corpus.utts)),
+        "speaker": corpus.speaker.codes,
+        "session": corpus.session.codes if corpus.session else None,
+        "transcript": corpus.transcript.codes if corpus.transcript else None,
+        "audio": audio.codes,
+    }
+    for what, codes in columns.items():
+        audit |= overlap_figures(what, codes, rows)
+    audit["speaker_dependent"] = audit["test_utterances_speaker_seen"] > 0
+    audit |= id_figures(corpus, lists, rows)
+    audit |= class_figures(corpus, rows)
+    audit |= speaker_figures(corpus, rows)
+    audit |= style_figures(corpus, rows)
+    audit |= corpus_figures(corpus, audio)
+    audit["shared_audio_utterances"] = None
+    if audio.codes is not None:
+        heard = rows["test"][seen(audio.codes, rows)]
+        audit["shared_audio_utterances"] = [corpus.utts[i] for i in heard[:FEW]]
+    audit["broken"] = broken_promises(audit)
+    audit["warnings"] = warnings(audit)
+    audit["ok"] = not audit["broken"]
+    return audit
+
+
+def seen(codes: np.ndarray, rows: dict[str, np.ndarray]) -> np.ndarray:
+    """(test,) bool: the test utterance's value also occurs in train or dev."""
+    test = codes[rows["test"]]
+    training = codes[np.concatenate([rows["train"], rows["dev"]])]
+    return (test >= 0) & np.isin(test, training)
+
+
+def overlap_figures(what: str, codes: np.ndarray | None, rows: dict[str, np.ndarray]) -> Audit:
+    """Count a column's distinct values by part, in pairs of parts, and the test utterances seen."""
+    plural = {"audio": "audio"}.get(what, what + "s")
+    figures: Audit = {}
+    values = {p: np.unique(codes[r][codes[r] >= 0]) for p, r in rows.items()} if codes is not None else None
+    for part in PARTS:
+        if what != "audio":
+            figures[f"{plural}_{part}"] = len(values[part]) if values else None
+    for a, b in PAIRS:
+        shared = len(np.intersect1d(values[a], values[b], assume_unique=True)) if values else None
+        figures[f"{plural}_shared_{a}_{b}"] = shared
+    if what != "utterance":
+        count = int(seen(codes, rows).sum()) if codes is not None else None
+        figures[f"test_utterances_{what}_seen"] = count
+        figures[f"test_utterances_{what}_seen_share"] = None if count is None else share(count, rows["test"])
+    return figures
+
+
+def share(count: int, of: np.ndarray) -> float:
+    """Share to six places (0 of nothing is 0)."""
+    return round(count / len(of), 6) if len(of) else 0.0
+
+
+def id_figures(corpus: Corpus, lists: Lists, rows: dict[str, np.ndarray]) -> Audit:
+    """Count ids that are repeated, unknown, or in no part."""
+    unlisted = np.ones(len(corpus.utts), bool)
+    for part in PARTS:
+        unlisted[rows[part]] = False
+    return {
+        "ids_repeated": sum(len(ids) - len(set(ids)) for ids in lists.values()),
+        "ids_unknown": len({utt for ids in lists.values() for utt in ids if utt not in corpus.index}),
+        "ids_unlisted": int(unlisted.sum()),
+        "ids_unlisted_labelled": int((unlisted & corpus.labelled).sum()),
+    }
+
+
+def counts(column: Column, rows: np.ndarray) -> dict[str, int]:
+    """Utterances by value of a column."""
+    codes = column.codes[rows]
+    numbers = np.bincount(codes[codes >= 0], minlength=len(column.names))
+    return dict(zip(column.names, map(int, numbers), strict=True))
+
+
+def class_figures(corpus: Corpus, rows: dict[str, np.ndarray]) -> Audit:
+    """Count classes by part."""
+    by_part = {part: counts(corpus.emotion, rows[part]) for part in PARTS}
+    figures: Audit = {"classes": corpus.emotion.names}
+    figures |= {f"unlabelled_{part}": int((~corpus.labelled[rows[part]]).sum()) for part in PARTS}
+    figures |= {f"class_counts_{part}": by_part[part] for part in PARTS}
+    for part in ("train", "test"):
+        figures[f"classes_absent_{part}"] = [name for name, n in by_part[part].items() if not n]
+    figures["majority_share_test"] = share(max(by_part["test"].values(), default=0), rows["test"])
+    return figures
+
+
+def speaker_figures(corpus: Corpus, rows: dict[str, np.ndarray]) -> Audit:
+    """Name the shared speakers; count the training speakers' utterances."""
+    codes = corpus.speaker.codes
+    numbers = [n for n in counts(corpus.speaker, rows["train"]).values() if n]
+    shared = np.unique(codes[rows["test"]][seen(codes, rows)])
+    return {
+        "shared_speaker_names": [corpus.speaker.names[code] for code in shared[:FEW]],
+        "speaker_utterances_min": min(numbers, default=0),
+        "speaker_utterances_max": max(numbers, default=0),
+        "speakers_with_one_utterance": numbers.count(1),
+    }
+
+
+def style_figures(corpus: Corpus, rows: dict[str, np.ndarray]) -> Audit:
+    """Tell styles apart in what was heard before: scripted dialogs repeat their words, others do not."""
+    if corpus.style is None or corpus.transcript is None:
+        return {"test_transcript_seen_by_style": None}
+    test = rows["test"]
+    heard = counts(corpus.style, test[seen(corpus.transcript.codes, rows)])
+    every = counts(corpus.style, test)
+    return {"test_transcript_seen_by_style": {style: [heard[style], every[style]] for style in every}}
+
+
+def corpus_figures(corpus: Corpus, audio: Audio) -> Audit:
+    """Figures of the whole corpus, the same in each of its folds."""
+    duplicates = missing = None
+    if audio.codes is not None:
+        known = audio.codes[audio.codes >= 0]
+        numbers = np.bincount(known)
+        duplicates = int(numbers[numbers > 1].sum())
+        missing = int((audio.codes < 0).sum())
+    return {
+        "corpus_utterances": len(corpus.utts),
+        "corpus_speakers": len(corpus.speaker.names),
+        "corpus_duplicate_audio": duplicates,
+        "corpus_audio_compared": audio.compared,
+        "corpus_audio_not_compared": missing,
+    }
+
+
+def broken_promises(audit: Audit) -> list[str]:
+    """Say which promises a fold breaks; every fold promises parts that are disjoint, known and usable."""
+    broken = []
+    if audit["promises_disjoint_speakers"] and audit["speaker_dependent"]:
+        names = " ".join(audit["shared_speaker_names"])
+        broken.append(f"speakers of the test part are in train or dev: {names}")
+    for a, b in PAIRS:
+        if n := audit[f"utterances_shared_{a}_{b}"]:
+            broken.append(f"{plural(n, 'utterance')} in both {a} and {b}")
+    if n := audit["test_utterances_audio_seen"]:
+        names = " ".join(audit["shared_audio_utterances"])
+        broken.append(f"the audio of {plural(n, 'test utterance')} is also in train or dev: {names}")
+    if n := audit["ids_repeated"]:
+        broken.append(f"{plural(n, 'id')} listed more than once in a part")
+    if n := audit["ids_unknown"]:
+        broken.append(f"{plural(n, 'id')} that the data directory does not have")
+    if n := audit["unlabelled_test"]:
+        broken.append(f"{plural(n, 'test utterance')} without an emotion")
+    for part in ("train", "test"):
+        if not audit[f"utterances_{part}"]:
+            broken.append(f"no utterance in {part}")
+    return broken
+
+
+def warnings(audit: Audit) -> list[str]:
+    """Say what keeps its promises and still deserves a look."""
+    found = []
+    for part in ("train", "test"):
+        if absent := audit[f"classes_absent_{part}"]:
+            found.append(f"no utterance of {' '.join(absent)} in {part}")
+    if n := audit["speakers_with_one_utterance"]:
+        found.append(f"{plural(n, 'training speaker')} with a single utterance")
+    if 0 < audit["utterances_test"] < TINY_TEST:
+        found.append(
+            f"fewer than {TINY_TEST} test utterances: one of them is worth over {100 // TINY_TEST} points"
+        )
+    if n := audit["corpus_audio_not_compared"]:
+        found.append(f"the audio of {plural(n, 'utterance')} could not be compared (a pipe or unreadable)")
+    if n := audit["corpus_duplicate_audio"]:
+        found.append(f"{plural(n, 'utterance')} of the corpus share their audio with another")
+    return found
+
+
+def plural(n: int, noun: str) -> str:
+    """Write "1 id", "2 ids"."""
+    return f"{n} {noun}" + ("" if n == 1 else "s")
+
+
+def gathered(audits: Sequence[Audit], key: str) -> list[str]:
+    """One line for each message under ``key`` ("broken", "warnings"), with the folds that it holds for."""
+    folds: dict[str, list[str]] = {}
+    for audit in audits:
+        for message in audit[key]:
+            folds.setdefault(message, []).append(audit["fold"])
+    lines = []
+    for message, names in folds.items():
+        some = " ".join(names[:FEW]) + (" ..." if len(names) > FEW else "")
+        where = "all folds" if len(names) == len(audits) > 1 else f"fold{'s' * (len(names) > 1)} {some}"
+        lines.append(f"{where}: {message}")
+    return lines
+
+
+def audit_table(audits: Sequence[Audit]) -> str:
+    """One aligned line a fold: sizes, what test shares with train and dev, classes of the test part."""
+    classes = audits[0]["classes"]
+    head = ["fold", "train", "dev", "test", "spk-train", "spk-test", "spk-shared", "ses-shared", "text-seen",
+            "audio-seen", *classes]  # fmt: skip
+    body = [head]
+    for a in audits:
+        shown = [f"utterances_{part}" for part in PARTS]
+        shown += [
+            "speakers_train",
+            "speakers_test",
+            "speakers_shared_train_test",
+            "sessions_shared_train_test",
+        ]
+        shown += ["test_utterances_transcript_seen", "test_utterances_audio_seen"]
+        numbers = [str(a["class_counts_test"][name]) for name in classes]
+        body.append([a["fold"], *(cell(a[key]) for key in shown), *numbers])
+    total: Counter[str] = Counter()
+    for a in audits:
+        total.update(a["class_counts_test"])
+    sums = [total_of(audits, k) for k in ("test_utterances_transcript_seen", "test_utterances_audio_seen")]
+    tested = str(sum(a["utterances_test"] for a in audits))
+    body.append(["all", "", "", tested, "", "", "", "", *sums, *(str(total[name]) for name in classes)])
+    return aligned(body)
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+    """Lay out rows in columns: the first to the left, the others to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for first, *rest in rows:
+        words = [word.rjust(width) for word, width in zip(rest, widths[1:], strict=True)]
+        lines.append("  ".join([first.ljust(widths[0]), *words]))
+    return "\n".join(lines)
+
+
+def cell(value: int | None) -> str:
+    """Show a figure; ``-`` where it is not known."""
+    return "-" if value is None else str(value)
+
+
+def total_of(audits: Sequence[Audit], key: str) -> str:
+    """Sum a figure over folds; ``-`` where it is not known."""
+    values = [a[key] for a in audits]
+    return "-" if None in values else str(sum(values))
