@@ -1,0 +1,69 @@
+"""Stage 5: ``score fold`` scores one fold's hypotheses, ``score pool`` pools an experiment's folds."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from sermtl.datadir import read_list
+from sermtl.errors import UserError, command
+from sermtl.files import atomic_write
+from sermtl.report import results
+from sermtl.scorefiles import write_json
+from sermtl.scoring import pool_folds, score_fold
+
+
+def parse() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m sermtl.bin.score", description=__doc__)
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    fold = verbs.add_parser("fold", help="score one fold -> exp/<tag>/<fold>/score_test/")
+    fold.add_argument("--decode", type=Path, required=True, help="exp/<tag>/<fold>/decode_test")
+    fold.add_argument("--data", type=Path, required=True, help="data/<corpus>: utt2emo, text, utt2spk")
+    fold.add_argument("--fold_dir", type=Path, required=True, help="data/<corpus>/folds/<protocol>/<fold>")
+    fold.add_argument("--exp", type=Path, required=True, help="exp/<tag>")
+    fold.add_argument("--labels", type=Path, required=True, help="exp/<tag>/labels.txt")
+    pool = verbs.add_parser("pool", help="pool the scored folds -> exp/<tag>/scores.json, RESULTS.md")
+    pool.add_argument("--exp", type=Path, required=True, help="exp/<tag>")
+    pool.add_argument("--folds_file", type=Path, required=True, help="data/<corpus>/folds/<protocol>/folds")
+    return parser.parse_args()
+
+
+def fold(args: argparse.Namespace) -> None:
+    """Score one fold."""
+    scores = score_fold(args.decode, args.data, args.fold_dir, args.exp, args.labels)
+    out = args.exp / args.fold_dir.name / "score_test"
+    for name, render in (
+        ("ser", results.result_ser),
+        ("asr", results.result_asr),
+        ("spk", results.result_spk),
+    ):
+        _write(out / f"result_{name}.txt", render(scores))
+    write_json(out / "scores.json", scores)
+
+
+def pool(args: argparse.Namespace) -> None:
+    """Pool all scored folds of an experiment."""
+    folds = read_list(args.folds_file)
+    if not folds:
+        raise UserError(f"{args.folds_file}: no fold; ./run.sh --stage 1 --stop_stage 1 writes it")
+    scores = pool_folds(args.exp, folds)
+    _write(args.exp / "RESULTS.md", results.results_md(args.exp.name, scores))
+    write_json(args.exp / "scores.json", scores)
+    print(results.summary(args.exp.name, scores))
+
+
+def _write(path: Path, text: str) -> None:
+    with atomic_write(path) as file:
+        file.write(text)
+
+
+@command
+def main() -> None:
+    """Run the verb."""
+    args = parse()
+    {"fold": fold, "pool": pool}[args.verb](args)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,197 @@
+"""WA, UA, macro F1, WER, CER and speaker accuracy, all from counts that can be pooled over folds.
+
+A rate is always made from summed counts, never from other rates. Characters are counted as jiwer does:
+the blanks between words are characters too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jiwer
+import numpy as np
+
+from sermtl.errors import UserError
+
+
+@dataclass(frozen=True)
+class Edits:
+    """Edit counts of one utterance against its reference (all whole numbers)."""
+
+    words: int
+    substitutions: int
+    deletions: int
+    insertions: int
+    chars: int
+    char_errors: int
+
+    @property
+    def errors(self) -> int:
+        """Word errors: substitutions, deletions and insertions."""
+        return self.substitutions + self.deletions + self.insertions
+
+
+def confusion_matrix(
+    references: Sequence[str], hypotheses: Sequence[str], labels: Sequence[str]
+) -> np.ndarray:
+    """Count class pairs.
+
+    Args:
+        references: N class names.
+        hypotheses: N class names in the same order.
+        labels: C class names in logit order.
+
+    Returns:
+        (C, C) int64: rows are references, columns hypotheses.
+
+    Raises:
+        UserError: A class is not one of ``labels``.
+    """
+    index = {label: number for number, label in enumerate(labels)}
+    unknown = sorted((set(references) | set(hypotheses)) - set(index))
+    if unknown:
+        raise UserError(f"unknown emotion class {', '.join(map(repr, unknown))}; known: {' '.join(labels)}")
+    counts = np.zeros((len(labels), len(labels)), dtype=np.int64)
+    pairs = ([index[label] for label in references], [index[label] for label in hypotheses])
+    np.add.at(counts, pairs, 1)
+    return counts
+
+
+def emotion_scores(confusion: np.ndarray, labels: Sequence[str]) -> dict[str, Any]:
+    """WA, UA and macro F1 of a confusion matrix.
+
+    UA is the mean recall over the classes that occur in the references. Macro F1 is the mean over the
+    classes that occur in references or hypotheses (a class that is only predicted has an F1 of 0). An
+    absent class has recall, precision or F1 None and enters no mean.
+
+    Args:
+        confusion: (C, C) counts, rows are references.
+        labels: C class names.
+    """
+    counts = np.asarray(confusion, dtype=np.int64)
+    hits, ref, hyp = np.diag(counts), counts.sum(axis=1), counts.sum(axis=0)
+    recall = [ratio(h, n) for h, n in zip(hits, ref, strict=True)]
+    f1 = [ratio(2 * h, r + p) for h, r, p in zip(hits, ref, hyp, strict=True)]
+    n, correct = int(counts.sum()), int(hits.sum())
+    return {
+        "n": n,
+        "correct": correct,
+        "wa": ratio(correct, n),
+        "ua": mean(recall),
+        "macro_f1": mean(f1),
+        "labels": list(labels),
+        "confusion": counts.tolist(),
+        "recall": recall,
+        "precision": [ratio(h, p) for h, p in zip(hits, hyp, strict=True)],
+        "f1": f1,
+    }
+
+
+def count_edits(reference: str, hypothesis: str) -> Edits:
+    """Word and character edits of one utterance by minimal edit distance (jiwer).
+
+    Both are compared as they stand, words being what blanks separate. A reference without words gives
+    ``words`` 0 and counts all of the hypothesis as inserted; `asr_scores` then leaves it out.
+    """
+    ref, hyp = " ".join(reference.split()), " ".join(hypothesis.split())
+    if not ref:
+        return Edits(0, 0, 0, len(hyp.split()), 0, len(hyp))
+    words = jiwer.process_words(ref, hyp)
+    chars = jiwer.process_characters(ref, hyp)
+    return Edits(
+        words=len(ref.split()),
+        substitutions=words.substitutions,
+        deletions=words.deletions,
+        insertions=words.insertions,
+        chars=len(ref),
+        char_errors=chars.substitutions + chars.deletions + chars.insertions,
+    )
+
+
+def asr_scores(edits: Sequence[Edits]) -> dict[str, Any]:
+    """WER and CER over the utterances that have a reference.
+
+    An utterance whose reference is empty has nothing to be wrong about: as for NIST sclite, which is not
+    given such utterances (they stand in neither trn file), neither its words nor what was decoded for it
+    count. ``no_reference`` is their number, ``no_reference_words`` the words decoded for them.
+    """
+    counted = [e for e in edits if e.words]
+    empty = [e for e in edits if not e.words]
+    sums = {key: sum(getattr(e, key) for e in counted) for key in _ASR_COUNTS}
+    sums |= {"utterances": len(counted), "no_reference": len(empty)}
+    sums["no_reference_words"] = sum(e.insertions for e in empty)
+    return _with_asr_rates(sums)
+
+
+def pool_asr(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Sum the counts of several `asr_scores` and make the rates anew."""
+    keys = (*_ASR_COUNTS, "utterances", "no_reference", "no_reference_words")
+    return _with_asr_rates({key: sum(part[key] for part in parts) for key in keys})
+
+
+_ASR_COUNTS = ("words", "errors", "substitutions", "deletions", "insertions", "chars", "char_errors")
+
+
+def _with_asr_rates(sums: Mapping[str, int]) -> dict[str, Any]:
+    return {
+        "utterances": sums["utterances"],
+        "words": sums["words"],
+        "errors": sums["errors"],
+        "wer": ratio(sums["errors"], sums["words"]),
+        "cer": ratio(sums["char_errors"], sums["chars"]),
+        **{key: sums[key] for key in _ASR_COUNTS[2:]},
+        "no_reference": sums["no_reference"],
+        "no_reference_words": sums["no_reference_words"],
+    }
+
+
+def speaker_scores(
+    references: Sequence[str], hypotheses: Sequence[str], train_speakers: Collection[str]
+) -> dict[str, Any]:
+    """Speaker accuracy, where it exists: only if the head was trained on every speaker that is counted.
+
+    Returns:
+        ``{"n", "correct", "acc"}``, or ``{"acc": None, "reason"}``.
+    """
+    speakers = sorted(set(references))
+    unseen = [speaker for speaker in speakers if speaker not in train_speakers]
+    if unseen:
+        return undefined_speakers(
+            f"{len(unseen)} of {len(speakers)} test speakers were not trained on: {first(unseen)}"
+        )
+    if not references:
+        return undefined_speakers("no utterances")
+    correct = sum(r == h for r, h in zip(references, hypotheses, strict=True))
+    return {"n": len(references), "correct": correct, "acc": correct / len(references)}
+
+
+def undefined_speakers(reason: str) -> dict[str, Any]:
+    """Speaker accuracy that does not exist, with why."""
+    return {"acc": None, "reason": reason}
+
+
+def pool_speakers(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Sum several `speaker_scores`; undefined as soon as one of them is."""
+    undefined = [part["reason"] for part in parts if part["acc"] is None]
+    if undefined:
+        return undefined_speakers(f"undefined in {len(undefined)} of {len(parts)} folds: {undefined[0]}")
+    n, correct = sum(part["n"] for part in parts), sum(part["correct"] for part in parts)
+    return {"n": n, "correct": correct, "acc": ratio(correct, n)}
+
+
+def ratio(part: float, whole: float) -> float | None:
+    """``part / whole``, or None where there is nothing to divide by."""
+    return float(part / whole) if whole else None
+
+
+def mean(values: Sequence[float | None]) -> float | None:
+    """Mean of the values that are not None; None where there is none."""
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else None
+
+
+def first(names: Sequence[str], most: int = 5) -> str:
+    """The first few of many names, for a message."""
+    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
