@@ -47,9 +47,9 @@ def drop_tags(text: str) -> str:
 @functools.lru_cache(maxsize=4096)
 def _spell(digits: str, lang: str, ordinal: bool) -> str | None:
     """One number in words; None where no number words are known for the language."""
-    # Telephone numbers, "007" and digit strings without end are read digit by digit.
+    # Telephone numbers and "007" are read digit by digit; some converters of num2words hang on long ones.
     whole = digits.partition(".")[0]
-    if len(digits) > 15 or (len(whole) > 1 and int(whole[0]) == 0):
+    if len(digits) > 9 or (len(whole) > 1 and int(whole[0]) == 0):
         parts = [_spell(digit, lang, False) for digit in digits if digit != "."]
         return None if None in parts else " ".join(part or "" for part in parts)
     try:
