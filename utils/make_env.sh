@@ -1,0 +1,160 @@
+#!/usr/bin/env bash
+# Makes or renews .venv in the current folder; does nothing where it is up to date. Run by path.sh.
+#
+# .venv/installed, written last, holds what the environment was made from. Without it, the install was interrupted.
+set -euo pipefail
+
+mark=.venv/installed
+lock=.venv/installing
+log=.venv/install.log
+patience=${SERMTL_LOCK_PATIENCE:-120} # seconds without a sign of life after which a lock is taken over
+
+say() {
+    printf 'path.sh: %s\n' "$*" >&2
+}
+
+fail() {
+    say "$@"
+    exit 1
+}
+
+inputs() {
+    readlink -f .venv/bin/python
+    cat constraints.txt pyproject.toml
+}
+
+# A copied or moved environment does not work: its programs name the folder in which it was made.
+in_place() {
+    local home python
+    [[ -f ${mark} && -x .venv/bin/python ]] || return 1
+    { read -r home && read -r python; } <"${mark}" || return 1
+    [[ ${home} -ef . && ${python} == "$(readlink -f .venv/bin/python)" ]]
+}
+
+up_to_date() {
+    in_place && [[ $(tail -n +2 "${mark}") == "$(inputs)" ]]
+}
+
+# lock/owner is "HOST PID BEAT". The beat shows that the owner lives; comparing it, not file times, needs no
+# agreement between the clocks of hosts that share the folder.
+acquire_lock() {
+    local owner last=none since=0 told=false
+    until mkdir "${lock}" 2>/dev/null; do
+        owner=$(cat "${lock}/owner" 2>/dev/null || true)
+        if [[ ${owner} != "${last}" ]]; then
+            last=${owner} since=${SECONDS}
+        elif owner_died "${owner}" || ((SECONDS - since > patience)); then
+            break_lock "${owner}"
+            continue
+        fi
+        if ! ${told}; then say "waiting for the install of .venv that runs already (host and process: ${owner})"; fi
+        told=true
+        sleep 0.5
+    done
+    trap release EXIT
+    trap 'say "interrupted; the next use begins anew"; exit 130' INT TERM HUP
+    heartbeat >/dev/null 2>&1 &
+    beating=$!
+}
+
+owner_died() {
+    local host pid _
+    read -r host pid _ <<<"$1"
+    [[ ${host} == "${HOSTNAME}" && ${pid} == [1-9]* ]] && ! kill -0 "${pid}" 2>/dev/null
+}
+
+# Of two that wait, one moves the dead lock; what the other then moves is alive, and is put back.
+break_lock() {
+    local dead=${lock}.$$
+    mv "${lock}" "${dead}" 2>/dev/null || return 0
+    if [[ $(cat "${dead}/owner" 2>/dev/null || true) != "$1" ]]; then
+        mv "${dead}" "${lock}"
+        return
+    fi
+    say "an earlier install was interrupted ($1)"
+    rm -rf "${dead}"
+}
+
+heartbeat() {
+    local beat=0
+    while kill -0 $$; do
+        echo "${HOSTNAME} $$ $((beat++))" >"${lock}/owner"
+        sleep 2
+    done
+}
+
+release() {
+    kill "${beating}" ${child:+"${child}"} 2>/dev/null || true
+    wait "${beating}" 2>/dev/null || true
+    rm -rf "${lock}"
+}
+
+# In the background, so that an interrupt is obeyed at once.
+logged() {
+    echo "+ $*" >>"${log}"
+    "$@" >>"${log}" 2>&1 &
+    child=$!
+    local status=0
+    wait "${child}" || status=$?
+    child=''
+    return "${status}"
+}
+
+# Sets python to one that can make the environment.
+choose_python() {
+    local candidate version seen=''
+    for candidate in python3 python3.12 python3.11 python3.10; do
+        version=$("${candidate}" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null) || continue
+        seen+=" ${candidate} is ${version}"
+        case ${version} in
+            3.10 | 3.11 | 3.12)
+                if "${candidate}" -c 'import ensurepip, venv' 2>/dev/null; then
+                    python=${candidate}
+                    return
+                fi
+                seen+=" without venv (Debian, Ubuntu: apt install python${version}-venv)"
+                ;;
+        esac
+        seen+=';'
+    done
+    fail "needs Python 3.10 to 3.12 with its venv module;${seen:- no python3 on PATH;}" \
+        "install one, or name the python3 of an existing environment: SERMTL_PYTHON=/path/to/bin/python3"
+}
+
+show_log_and_fail() {
+    tail -n 15 "${log}" >&2
+    fail "$1 (the whole log: ${PWD}/${log}); once that is put right, the same command goes on from here"
+}
+
+if up_to_date; then exit 0; fi
+if [[ -d .venv && ! -e ${mark} && ! -e ${log} ]]; then
+    fail ".venv is there, but was not made by path.sh: move it away, or use it as it is with" \
+        "SERMTL_PYTHON=${PWD}/.venv/bin/python3"
+fi
+mkdir -p .venv
+if [[ ! -w .venv ]]; then fail "cannot write in ${PWD}/.venv"; fi
+child=''
+acquire_lock
+if up_to_date; then exit 0; fi
+
+before=''
+if in_place; then
+    before=$(cat "${mark}")
+    rm "${mark}"
+    say "pyproject.toml or constraints.txt changed: renewing .venv (log: ${log})"
+    echo "== renewed $(date)" >>"${log}"
+else
+    choose_python
+    echo "== made $(date)" >"${log}"
+    find .venv -mindepth 1 -maxdepth 1 ! -path "${lock}" ! -path "${log}" -exec rm -rf {} +
+    say "making .venv with $("${python}" -V): takes some minutes and 2 GB or more, once (log: ${log})"
+    logged "${python}" -m venv .venv || show_log_and_fail "${python} -m venv failed"
+fi
+if ! logged .venv/bin/python -m pip --disable-pip-version-check --no-input install -c constraints.txt -e '.[test]'; then
+    # pip that gives up by itself leaves a working environment as it was.
+    if [[ -n ${before} ]]; then printf '%s\n' "${before}" >"${mark}"; fi
+    show_log_and_fail "pip could not install what the recipe needs"
+fi
+{ pwd && inputs; } >"${mark}.new"
+mv "${mark}.new" "${mark}"
+say "installed in ${SECONDS} s"
