@@ -176,7 +176,7 @@ def pool_speakers(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Sum several `speaker_scores`; undefined as soon as one of them is."""
     undefined = [part["reason"] for part in parts if part["acc"] is None]
     if undefined:
-        return undefined_speakers(f"undefined in {len(undefined)} of {len(parts)} folds: {undefined[0]}")
+        return undefined_speakers(f"in {len(undefined)} of {len(parts)} folds: {undefined[0]}")
     n, correct = sum(part["n"] for part in parts), sum(part["correct"] for part in parts)
     return {"n": n, "correct": correct, "acc": ratio(correct, n)}
 

@@ -1,0 +1,140 @@
+"""What the pooled embeddings still tell about the speaker: a fresh probe, verification, a picture.
+
+The adversarial head's own accuracy proves nothing: it may sit at chance because the encoder learned to
+mislead that one head. A probe fitted anew on the frozen embeddings has not been misled.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import StratifiedKFold
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+FOLDS = 5
+
+
+def stack_embeddings(
+    table: Mapping[str, str], read: Callable[[str], np.ndarray], utts: Sequence[str]
+) -> np.ndarray:
+    """Read the embeddings of some utterances.
+
+    Args:
+        table: Utterance -> location, as in ``emb.scp``.
+        read: Gives the vector at a location.
+        utts: N utterances.
+
+    Returns:
+        (N, D) float64.
+    """
+    return np.stack([np.asarray(read(table[utt]), dtype=np.float64).reshape(-1) for utt in utts])
+
+
+def speaker_probe(embeddings: np.ndarray, speakers: Sequence[str], seed: int = 0) -> dict[str, Any]:
+    """Speaker accuracy of a logistic regression fitted anew, cross-validated over the utterances.
+
+    Args:
+        embeddings: (N, D) frozen embeddings of utterances that the encoder was not trained on, of
+            speakers that it was.
+        speakers: N names.
+        seed: Of the split into parts.
+
+    Returns:
+        ``n``, ``correct``, ``acc``, ``speakers``, ``chance`` (the share of the most frequent speaker), or
+        ``acc`` None with a ``reason``. A speaker with one utterance cannot be learned and tested and is
+        left out (``left_out`` counts).
+    """
+    counts = Counter(speakers)
+    kept = np.array([counts[speaker] > 1 for speaker in speakers], dtype=bool)
+    names = np.asarray(speakers)[kept]
+    left_out = int((~kept).sum())
+    if len(set(names)) < 2:
+        return {"acc": None, "reason": "fewer than two speakers with two held-out utterances each"}
+    values = np.asarray(embeddings, dtype=np.float64)[kept]
+    sizes = Counter(names.tolist())
+    splits = StratifiedKFold(min(FOLDS, min(sizes.values())), shuffle=True, random_state=seed)
+    correct = 0
+    for fit, held in splits.split(values, names):
+        model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000))
+        correct += int((model.fit(values[fit], names[fit]).predict(values[held]) == names[held]).sum())
+    return {
+        "n": len(names),
+        "correct": correct,
+        "acc": correct / len(names),
+        "speakers": len(sizes),
+        "chance": max(sizes.values()) / len(names),
+        "left_out": left_out,
+    }
+
+
+def verification_eer(embeddings: np.ndarray, speakers: Sequence[str]) -> dict[str, Any]:
+    """Equal error rate of telling same from different speakers by the cosine of two utterances.
+
+    Args:
+        embeddings: (N, D) of speakers that the encoder never met, all from one encoder.
+        speakers: N names.
+
+    Returns:
+        ``eer``, ``same`` and ``different`` (pairs), ``speakers``; or ``eer`` None and a ``reason``.
+    """
+    names = np.asarray(speakers)
+    if len(set(speakers)) < 2:
+        return {"eer": None, "reason": "one unseen test speaker: there is nobody to tell apart"}
+    values = np.asarray(embeddings, dtype=np.float64)
+    lengths = np.linalg.norm(values, axis=1, keepdims=True)
+    values = values / np.maximum(lengths, np.finfo(float).tiny)
+    first, second = np.triu_indices(len(values), 1)
+    same = names[first] == names[second]
+    if not same.any():
+        return {"eer": None, "reason": "no speaker has two utterances"}
+    cosines = (values @ values.T)[first, second]
+    rate = equal_error_rate(cosines[same], cosines[~same])
+    return {
+        "eer": rate,
+        "same": int(same.sum()),
+        "different": int((~same).sum()),
+        "speakers": len(set(speakers)),
+    }
+
+
+def equal_error_rate(targets: np.ndarray, impostors: np.ndarray) -> float:
+    """Where misses and false alarms are equally frequent, interpolated between thresholds.
+
+    Args:
+        targets: (P,) scores of pairs that belong together (higher is more alike), P > 0.
+        impostors: (Q,) scores of pairs that do not, Q > 0.
+    """
+    thresholds = np.unique(np.concatenate([targets, impostors]))
+    miss = np.searchsorted(np.sort(targets), thresholds, side="left") / len(targets)
+    alarm = 1 - np.searchsorted(np.sort(impostors), thresholds, side="left") / len(impostors)
+    miss, alarm = np.append(miss, 1.0), np.append(alarm, 0.0)
+    after = int(np.argmax(miss >= alarm))  # never the first: nothing is missed there
+    before = after - 1
+    gap_before, gap_after = alarm[before] - miss[before], miss[after] - alarm[after]
+    share = gap_before / (gap_before + gap_after)
+    return float(miss[before] + share * (miss[after] - miss[before]))
+
+
+def principal_plane(embeddings: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The two directions of largest variance.
+
+    Args:
+        embeddings: (N, D).
+
+    Returns:
+        (N, 2) coordinates and (2,) shares of the variance. Each axis points where its largest loading is
+        positive, so that the picture does not flip between runs.
+    """
+    values = np.asarray(embeddings, dtype=np.float64)
+    centred = values - values.mean(axis=0)
+    _, lengths, axes = np.linalg.svd(centred, full_matrices=False)
+    axes, lengths = axes[:2], lengths**2 / max(float((lengths**2).sum()), np.finfo(float).tiny)
+    if len(axes) < 2:
+        axes = np.vstack([axes, np.zeros((2 - len(axes), axes.shape[1]))])
+    signs = np.sign(axes[np.arange(2), np.abs(axes).argmax(axis=1)])
+    return centred @ (axes * np.where(signs == 0, 1, signs)[:, None]).T, np.append(lengths, 0.0)[:2]

@@ -1,0 +1,251 @@
+"""How sure the scores are: intervals, paired tests, effect sizes, and what could have been seen at all.
+
+Everything starts from additive counts per utterance (`additive_counts`), because WA, UA and WER are ratios
+of sums: resampling and swapping act on the sums, and thousands of replicates become one matrix product.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from scipy import optimize, stats
+
+RATES = ("wa", "ua", "wer")
+EXACT_FOLDS = 20
+"""Up to so many folds all 2^F sign flips are tried; beyond, 100,000 random ones."""
+
+
+def additive_counts(
+    references: np.ndarray, hypotheses: np.ndarray, words: np.ndarray, errors: np.ndarray, classes: int
+) -> np.ndarray:
+    """Per utterance what adds up to WA, UA and WER.
+
+    Args:
+        references: (N,) class index, -1 where the utterance has no emotion.
+        hypotheses: (N,) class index.
+        words: (N,) reference words.
+        errors: (N,) word errors; ignored where ``words`` is 0.
+        classes: C.
+
+    Returns:
+        (N, 2C + 2) float32: one-hot reference, one-hot reference where it was hit, words, errors.
+    """
+    counts = np.zeros((len(references), 2 * classes + 2), dtype=np.float32)
+    labelled = np.flatnonzero(references >= 0)
+    counts[labelled, references[labelled]] = 1
+    hit = labelled[references[labelled] == hypotheses[labelled]]
+    counts[hit, classes + references[hit]] = 1
+    counts[:, -2] = words
+    counts[:, -1] = np.where(words > 0, errors, 0)
+    return counts
+
+
+def rates(sums: np.ndarray) -> dict[str, np.ndarray]:
+    """WA, UA and WER of summed `additive_counts`.
+
+    Args:
+        sums: (..., 2C + 2).
+
+    Returns:
+        Name -> (...) float64; NaN where there is nothing to divide by. UA is over the classes present.
+    """
+    sums = np.asarray(sums, dtype=np.float64)
+    classes = (sums.shape[-1] - 2) // 2
+    total, hits = sums[..., :classes], sums[..., classes : 2 * classes]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        recall = np.where(total > 0, hits / total, 0.0)
+        return {
+            "wa": hits.sum(-1) / total.sum(-1),
+            "ua": recall.sum(-1) / (total > 0).sum(-1),
+            "wer": sums[..., -1] / sums[..., -2],
+        }
+
+
+def bootstrap(counts: np.ndarray, units: np.ndarray, replicates: int = 2000, seed: int = 0) -> np.ndarray:
+    """Sums of counts over units drawn with replacement.
+
+    Args:
+        counts: (N, K) additive counts.
+        units: (N,) what is drawn: the index of each utterance's speaker, or ``arange(N)``.
+        replicates: R.
+        seed: Equal seeds draw the same units, so that systems can be compared replicate by replicate.
+
+    Returns:
+        (R, K) float64.
+    """
+    _, index = np.unique(units, return_inverse=True)
+    size = int(index.max()) + 1 if len(index) else 0
+    per_unit = np.zeros((size, counts.shape[1]), dtype=np.float32)
+    np.add.at(per_unit, index, counts)
+    random, sums = np.random.default_rng(seed), np.zeros((replicates, counts.shape[1]))
+    step = max(1, 500_000 // max(size, 1))  # a block of weights stays in the processor's cache
+    for start in range(0, replicates if size else 0, step):
+        rows = min(step, replicates - start)
+        drawn = random.integers(size, size=(rows, size)) + size * np.arange(rows)[:, None]
+        weights = np.bincount(drawn.ravel(), minlength=rows * size).reshape(rows, size)
+        sums[start : start + rows] = weights.astype(np.float32) @ per_unit
+    return sums
+
+
+def interval(values: np.ndarray, level: float = 0.95) -> tuple[float, float] | None:
+    """Percentile interval of bootstrap replicates (undefined ones left out); None where none is defined."""
+    known = values[np.isfinite(values)]
+    if not len(known):
+        return None
+    low, high = np.quantile(known, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def mcnemar(only_first: int, only_second: int) -> float:
+    """Exact two-sided McNemar test.
+
+    Args:
+        only_first: Utterances that only the first system has right.
+        only_second: Utterances that only the second has right.
+
+    Returns:
+        p of the binomial test with 1/2; 1 where the systems never differ.
+    """
+    differing = only_first + only_second
+    return float(stats.binomtest(only_first, differing).pvalue) if differing else 1.0
+
+
+def sign_flip(contributions: Sequence[float] | np.ndarray, draws: int = 100_000, seed: int = 0) -> float:
+    """Permutation test that swaps the two systems within folds.
+
+    Args:
+        contributions: (F,) what each fold adds to the difference of the pooled rates.
+        draws: Random flips where there are more than `EXACT_FOLDS` folds (the identity is one more).
+        seed: Of those draws.
+
+    Returns:
+        Two-sided p: the share of flips whose sum is at least as far from 0 as the observed one. Exact up
+        to `EXACT_FOLDS` folds, where it cannot fall below 2 / 2^F.
+    """
+    values = np.asarray(contributions, dtype=np.float64)
+    values = values[values != 0]  # flipping a zero changes nothing
+    reach = abs(values.sum()) - 1e-9 * np.abs(values).sum()
+    if len(values) > EXACT_FOLDS:
+        random = np.random.default_rng(seed)
+        extreme = 1
+        for start in range(0, draws, 1000):
+            signs = random.choice([-1.0, 1.0], size=(min(1000, draws - start), len(values)))
+            extreme += int((np.abs(signs @ values) >= reach).sum())
+        return extreme / (draws + 1)
+    sums = np.zeros(1)
+    for value in values:
+        sums = np.concatenate([sums + value, sums - value])
+    return float((np.abs(sums) >= reach).mean())
+
+
+def contributions(first: np.ndarray, second: np.ndarray, folds: np.ndarray) -> dict[str, np.ndarray]:
+    """What each fold adds to the difference of pooled WA, UA and WER, second system minus first.
+
+    Both systems have the same references, so that every rate is linear in what they got right or wrong and
+    the parts of all folds add up to the difference.
+
+    Args:
+        first: (N, 2C + 2) additive counts.
+        second: (N, 2C + 2) additive counts of the same utterances.
+        folds: (N,) fold of each utterance.
+
+    Returns:
+        Name -> (F,), folds in the order of ``np.unique``.
+    """
+    _, index = np.unique(folds, return_inverse=True)
+    delta = np.zeros((int(index.max()) + 1, first.shape[1]))
+    np.add.at(delta, index, second.astype(np.float64) - first)
+    classes = (first.shape[1] - 2) // 2
+    total = first[:, :classes].sum(0, dtype=np.float64)
+    hits, present = delta[:, classes : 2 * classes], total > 0
+    words = first[:, -2].sum(dtype=np.float64)
+    return {
+        "wa": hits.sum(1) / max(total.sum(), 1),
+        "ua": (hits[:, present] / total[present]).sum(1) / max(present.sum(), 1),
+        "wer": delta[:, -1] / max(words, 1),
+    }
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's step-down adjustment of a family of p values, in their order."""
+    order = sorted(range(len(p_values)), key=lambda index: p_values[index])
+    adjusted, largest = [0.0] * len(p_values), 0.0
+    for rank, index in enumerate(order):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[index]))
+        adjusted[index] = largest
+    return adjusted
+
+
+def cohens_h(first: float, second: float) -> float:
+    """Effect size of two proportions, second minus first (.2 is called small, .5 medium, .8 large)."""
+    return float(2 * np.arcsin(np.sqrt(second)) - 2 * np.arcsin(np.sqrt(first)))
+
+
+def cohens_dz(differences: Sequence[float] | np.ndarray) -> float | None:
+    """Mean over standard deviation of paired differences; None where they do not vary."""
+    values = np.asarray(differences, dtype=np.float64)
+    deviation = values.std(ddof=1) if len(values) > 1 else 0.0
+    return float(values.mean() / deviation) if deviation > 0 else None
+
+
+def odds_ratio(only_first: int, only_second: int) -> float | None:
+    """McNemar's odds ratio: how often the second system is the one that is right; None without an odds."""
+    return only_second / only_first if only_first else None
+
+
+def detectable_by_mcnemar(
+    utterances: int, differing: float, level: float = 0.05, power: float = 0.8
+) -> float | None:
+    """Smallest difference of accuracies that McNemar's test shows with this power.
+
+    Connor (1987): n = (z_level sqrt(q) + z_power sqrt(q - d^2))^2 / d^2, solved for d.
+
+    Args:
+        utterances: n, tested by both systems.
+        differing: q, the share of utterances on which exactly one of them is right.
+        level: Two-sided level of the test.
+        power: Chance to see the difference.
+
+    Returns:
+        d between 0 and q; None where not even one-sided disagreement would be significant.
+    """
+    z_level, z_power = stats.norm.ppf(1 - level / 2), stats.norm.ppf(power)
+
+    def lacking(d: float) -> float:
+        return z_level * np.sqrt(differing) + z_power * np.sqrt(differing - d * d) - d * np.sqrt(utterances)
+
+    largest = min(differing, np.sqrt(differing))
+    if differing <= 0 or lacking(largest) > 0:
+        return None
+    return float(optimize.brentq(lacking, 0, largest))
+
+
+def detectable_over_folds(
+    differences: Sequence[float] | np.ndarray, level: float = 0.05, power: float = 0.8
+) -> float | None:
+    """Smallest mean difference that a paired t test over folds shows with this power.
+
+    Args:
+        differences: (F,) difference of each fold; only their spread matters.
+        level: Two-sided level of the test.
+        power: Chance to see the difference.
+
+    Returns:
+        The difference in the unit of ``differences``; None with fewer than two folds or no spread.
+    """
+    values = np.asarray(differences, dtype=np.float64)
+    size = len(values)
+    if size < 2 or values.std(ddof=1) == 0:
+        return None
+    critical = stats.t.ppf(1 - level / 2, size - 1)
+
+    def lacking(shift: float) -> float:
+        seen = stats.nct.sf(critical, size - 1, shift) + stats.nct.cdf(-critical, size - 1, shift)
+        return power - float(seen)
+
+    high = critical + 1.0
+    while lacking(high) > 0:
+        high *= 2
+    shift = optimize.brentq(lacking, 0, high)
+    return float(shift * values.std(ddof=1) / np.sqrt(size))

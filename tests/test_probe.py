@@ -1,0 +1,91 @@
+"""The probe, verification and the plane on embeddings whose answer is known."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.interpolate import interp1d
+from scipy.optimize import brentq
+from sklearn.decomposition import PCA
+from sklearn.metrics import roc_curve
+
+from sermtl import probe
+
+SPEAKERS = [f"s{number % 6}" for number in range(120)]
+
+
+def clouds(separation, seed=0, dim=16):
+    random = np.random.default_rng(seed)
+    centres = random.normal(size=(6, dim)) * separation
+    return np.stack([centres[int(name[1])] for name in SPEAKERS]) + random.normal(size=(120, dim))
+
+
+def test_the_probe_finds_speakers_that_are_there_and_none_where_there_are_none():
+    there, absent = probe.speaker_probe(clouds(3.0), SPEAKERS), probe.speaker_probe(clouds(0.0), SPEAKERS)
+    assert there["acc"] > 0.95 and there["n"] == 120 and there["speakers"] == 6
+    assert abs(absent["acc"] - absent["chance"]) < 0.1
+    assert absent["chance"] == pytest.approx(1 / 6)
+
+
+def test_the_probe_is_the_same_each_time():
+    assert probe.speaker_probe(clouds(0.3), SPEAKERS) == probe.speaker_probe(clouds(0.3), SPEAKERS)
+
+
+def test_a_speaker_with_one_utterance_is_left_out_of_the_probe():
+    found = probe.speaker_probe(clouds(3.0), ["alone", *SPEAKERS[1:]])
+    assert found["left_out"] == 1 and found["n"] == 119
+
+
+def test_a_probe_needs_two_speakers():
+    found = probe.speaker_probe(clouds(1.0)[:4], ["s0"] * 4)
+    assert found["acc"] is None and "two speakers" in found["reason"]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_eer_is_where_scikit_learns_roc_crosses(seed):
+    random = np.random.default_rng(seed)
+    targets, impostors = random.normal(1, 1, 300), random.normal(0, 1, 500)
+    false, true, _ = roc_curve(
+        [1] * 300 + [0] * 500, np.concatenate([targets, impostors]), drop_intermediate=False
+    )
+    expected = brentq(lambda x: 1 - x - interp1d(false, true)(x), 0, 1)
+    assert probe.equal_error_rate(targets, impostors) == pytest.approx(expected, abs=1e-6)
+
+
+def test_eer_of_clear_and_hopeless_cases():
+    assert probe.equal_error_rate(np.array([2.0, 3.0]), np.array([0.0, 1.0])) == 0
+    assert probe.equal_error_rate(np.array([0.0, 0.0]), np.array([1.0, 1.0])) == 1
+    assert probe.equal_error_rate(np.ones(5), np.ones(9)) == 0.5
+
+
+def test_verification_counts_every_pair_once():
+    found = probe.verification_eer(clouds(3.0), SPEAKERS)
+    assert found["same"] == 6 * 20 * 19 / 2
+    assert found["same"] + found["different"] == 120 * 119 / 2
+    assert found["eer"] < 0.1
+    assert probe.verification_eer(clouds(0.0), SPEAKERS)["eer"] == pytest.approx(0.5, abs=0.05)
+
+
+def test_one_unseen_speaker_cannot_be_verified():
+    found = probe.verification_eer(clouds(1.0)[:5], ["s0"] * 5)
+    assert found["eer"] is None and "nobody to tell apart" in found["reason"]
+
+
+def test_the_plane_is_scikit_learns_pca():
+    values = clouds(1.0)
+    ours, shares = probe.principal_plane(values)
+    pca = PCA(2).fit(values)
+    theirs = pca.transform(values)
+    assert np.abs(ours) == pytest.approx(np.abs(theirs), abs=1e-8)
+    assert shares == pytest.approx(pca.explained_variance_ratio_)
+
+
+def test_the_plane_of_too_little_is_still_a_plane():
+    coordinates, shares = probe.principal_plane(np.ones((1, 4)))
+    assert coordinates.shape == (1, 2) and (coordinates == 0).all() and (shares == 0).all()
+
+
+def test_embeddings_are_read_in_the_order_asked_for():
+    vectors = {"a:1": np.array([1.0, 2.0]), "a:2": np.array([[3.0, 4.0]])}
+    found = probe.stack_embeddings({"u1": "a:1", "u2": "a:2"}, vectors.__getitem__, ["u2", "u1"])
+    assert found.tolist() == [[3, 4], [1, 2]]
