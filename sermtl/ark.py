@@ -1,0 +1,99 @@
+"""Kaldi arks: int16 RIFF audio and float32 matrices, written whole or not at all.
+
+The only module that uses kaldiio. Nothing read from a file is executed: pipes and pickles are refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+import kaldiio
+import numpy as np
+
+from sermtl.errors import UserError
+from sermtl.files import atomic_write
+
+SAMPLE_RATE = 16000
+DUMP_TABLES = {"raw": ("wav.scp", "utt2num_samples"), "fbank": ("feats.scp", "utt2num_frames")}
+"""Names, as Kaldi and ESPnet call them, of a dump's scp and of its table of lengths."""
+
+
+class ArkWriter:
+    """Adds entries to an open ark and collects the lines of its scp."""
+
+    def __init__(self, file: IO[bytes], path: Path):
+        self._file = file
+        self._path = path
+        self.scp: dict[str, str] = {}
+
+    def write_audio(self, key: str, samples_S: np.ndarray) -> None:
+        """Add int16 samples at 16 kHz as a RIFF entry."""
+        self._write(key, (SAMPLE_RATE, np.ascontiguousarray(samples_S, dtype=np.int16)))
+
+    def write_array(self, key: str, array: np.ndarray) -> None:
+        """Add a float32 vector or matrix."""
+        self._write(key, np.ascontiguousarray(array, dtype=np.float32))
+
+    def _write(self, key: str, value: object) -> None:
+        if key in self.scp:
+            raise UserError(f"{self._path}: utterance {key} twice")
+        self.scp[key] = f"{self._path}:{self._file.tell() + len(key.encode()) + 1}"
+        kaldiio.save_ark(self._file, {key: value})
+
+
+@contextmanager
+def write_ark(path: str | Path) -> Iterator[ArkWriter]:
+    """Write an ark that appears under ``path`` only when the block ends well."""
+    with atomic_write(path, "wb") as file:
+        yield ArkWriter(file, Path(path))
+
+
+def read_audio_entry(specifier: str, key: str = "") -> np.ndarray:
+    """Samples (S,), int16, of an entry ``file.ark:offset``.
+
+    Raises:
+        UserError: The entry cannot be read, or is no 16 kHz mono int16 audio.
+    """
+    value = _read(specifier, key)
+    if not (isinstance(value, tuple) and value[0] == SAMPLE_RATE):
+        raise UserError(f"{specifier} ({key}): not {SAMPLE_RATE} Hz audio; rerun stage 2")
+    samples_S = value[1]
+    if samples_S.dtype != np.int16 or samples_S.ndim != 1:
+        raise UserError(f"{specifier} ({key}): not mono 16-bit audio; rerun stage 2")
+    return samples_S
+
+
+def read_matrix(specifier: str, key: str = "") -> np.ndarray:
+    """Float matrix (or vector) of an entry ``file.ark:offset``; the array is read-only.
+
+    Raises:
+        UserError: The entry cannot be read, or is audio.
+    """
+    value = _read(specifier, key)
+    if not isinstance(value, np.ndarray):
+        raise UserError(f"{specifier} ({key}): audio where features were expected; rerun stage 2")
+    return value
+
+
+def _read(specifier: str, key: str) -> object:
+    path, _, offset = specifier.rpartition(":")
+    if specifier.rstrip().endswith("|") or not path or not offset.isdigit():
+        raise UserError(f"{specifier!r} ({key}): expected file.ark:offset")
+    try:
+        with open(path, "rb") as file:
+            # kaldiio would unpickle such an entry, which can run code
+            file.seek(int(offset))
+            if file.read(3) in (b"PKL", b"NPY", b""):
+                raise UserError(f"{specifier} ({key}): no Kaldi entry there; rerun stage 2")
+            file.seek(int(offset))
+            return kaldiio.matio.read_kaldi(file)
+    except OSError as error:
+        raise UserError(f"cannot read {specifier} ({key}): {error.strerror or error}; rerun stage 2") from error
+    except UserError:
+        raise
+    except Exception as error:  # kaldiio raises many kinds on damaged bytes
+        message = f"{specifier} ({key}): damaged entry ({type(error).__name__}: {error}); rerun stage 2"
+        raise UserError(message) from error

@@ -1,0 +1,82 @@
+"""Audio files as 16 kHz mono int16 samples, and log-mel features of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+from sermtl.errors import UserError
+
+SAMPLE_RATE = 16000
+FBANK_BANDS = 80
+FBANK_WINDOW = 400
+"""Samples of a 25 ms window; one frame needs as many."""
+
+
+def read_audio(path: str | Path) -> np.ndarray:
+    """Samples (S,), int16, at 16 kHz of a file in any rate, channel count and format of libsndfile.
+
+    16-bit mono at 16 kHz comes through exactly; channels are averaged; other rates are resampled.
+
+    Raises:
+        UserError: The file is missing, empty, truncated, no audio, or holds NaN or infinite samples.
+    """
+    try:
+        with soundfile.SoundFile(path) as file:
+            exact = file.subtype == "PCM_16" and file.channels == 1 and file.samplerate == SAMPLE_RATE
+            samples = file.read(dtype="int16" if exact else "float32")
+            rate, frames = file.samplerate, file.frames
+    except (OSError, RuntimeError) as error:
+        reason = "no such file" if not Path(path).exists() else f"not readable as audio ({error})"
+        raise UserError(f"{path}: {reason}") from error
+    if len(samples) == 0 or len(samples) < frames:
+        raise UserError(f"{path}: truncated: {len(samples)} of {frames} samples")
+    if exact:
+        return samples
+    if not np.isfinite(samples).all():
+        raise UserError(f"{path}: NaN or infinite samples")
+    mono_S = samples.mean(axis=1) if samples.ndim == 2 else samples
+    return to_int16(resample(mono_S, rate, SAMPLE_RATE))
+
+
+def resample(samples_S: np.ndarray, rate: int, new_rate: int) -> np.ndarray:
+    """Band-limited resampling of float32 samples (S,) by torchaudio; nothing to do at equal rates."""
+    if rate == new_rate:
+        return samples_S
+    from sermtl import torchaudio_compat  # noqa: F401, I001 (before torchaudio)
+    import torch
+    import torchaudio.functional
+
+    return torchaudio.functional.resample(torch.from_numpy(samples_S), rate, new_rate).numpy()
+
+
+def to_int16(samples_S: np.ndarray) -> np.ndarray:
+    """Float samples in [-1, 1] as int16, rounded and clipped."""
+    return np.clip(np.rint(samples_S * 32768.0), -32768, 32767).astype(np.int16)
+
+
+def change_speed(samples_S: np.ndarray, speed: float) -> np.ndarray:
+    """Int16 samples played ``speed`` times as fast (tempo and pitch), as sox's ``speed`` does."""
+    source = round(SAMPLE_RATE * speed)
+    return to_int16(resample(samples_S.astype(np.float32) / 32768.0, source, SAMPLE_RATE))
+
+
+def fbank(samples_S: np.ndarray) -> np.ndarray:
+    """Log-mel features (T, 80), float32, 25 ms windows every 10 ms, of int16 samples, without dither.
+
+    Audio shorter than one window is continued with zeros to one window. The values are those of
+    Kaldi's ``compute-fbank-feats --num-mel-bins=80 --dither=0``.
+    """
+    from sermtl import torchaudio_compat  # noqa: F401, I001 (before torchaudio)
+    import torch
+    import torchaudio.compliance.kaldi
+
+    if len(samples_S) < FBANK_WINDOW:
+        samples_S = np.pad(samples_S, (0, FBANK_WINDOW - len(samples_S)))
+    wav_1S = torch.from_numpy(samples_S.astype(np.float32))[None]
+    features_TF = torchaudio.compliance.kaldi.fbank(
+        wav_1S, num_mel_bins=FBANK_BANDS, dither=0.0, sample_frequency=SAMPLE_RATE
+    )
+    return features_TF.numpy()

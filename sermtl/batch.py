@@ -1,0 +1,42 @@
+"""A batch of utterances as tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@dataclass
+class Batch:
+    """Inputs and targets; a missing emotion or speaker is -1, a missing transcript has length 0."""
+
+    utterances: list[str]
+    inputs: Tensor
+    """Waveforms (B, S) or features (B, T, F), continued with zeros."""
+    lengths_B: Tensor
+    """Own samples or feature frames."""
+    emotions_B: Tensor
+    speakers_B: Tensor
+    tokens_BN: Tensor
+    """Token ids, continued with 0."""
+    token_lengths_B: Tensor
+    time_mask_BT: Tensor | None = None
+    """Upstream frames that SpecAugment replaces."""
+    feature_mask_BD: Tensor | None = None
+    """Hidden channels that SpecAugment sets to 0."""
+
+    def to(self, device: torch.device) -> Batch:
+        """The batch on a device; copies from pinned memory do not wait."""
+        return self._each(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def pin_memory(self) -> Batch:
+        """The batch in pinned memory (called by the loader)."""
+        return self._each(Tensor.pin_memory)
+
+    def _each(self, function: Callable[[Tensor], Tensor]) -> Batch:
+        values: Any = {field.name: getattr(self, field.name) for field in fields(self)}
+        return Batch(**{name: function(v) if isinstance(v, Tensor) else v for name, v in values.items()})

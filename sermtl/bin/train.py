@@ -1,0 +1,182 @@
+"""Stage 3: train one fold, from its checkpoint where there is one.
+
+    python -m sermtl.bin.train --config conf/mini.yaml --set beta=1 --data data/mini \\
+        --fold_dir data/mini/folds/speaker/01F --dump dump/mini --tokens dump/mini/tokens/speaker/01F --exp exp/T/01F
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import platform
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from sermtl import job
+from sermtl.config import TrainConfig, as_dict, load_config, read_yaml
+from sermtl.datadir import read_table
+from sermtl.dataset import FoldDataset, FrontEnd, feature_stats
+from sermtl.errors import UserError, command
+from sermtl.files import atomic_write
+from sermtl.fold_data import FoldData, load_fold
+from sermtl.model import MultiTaskModel
+from sermtl.model_dir import TrainedModel, save_description
+from sermtl.seeding import derive_seed
+from sermtl.trainer import Sets, Trainer, total_parameters
+from sermtl.upstream import Upstream, load_upstream
+
+log = logging.getLogger("sermtl.bin.train")
+RESUMABLE = ("epochs",)
+"""Settings that a resumed training may have changed: more epochs are trained on."""
+
+
+@command
+def main() -> int:
+    """Train one fold."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--config", type=Path, required=True, help="training settings (YAML)")
+    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="settings to override")
+    job.add_arguments(parser)
+    args = parser.parse_args()
+    device = job.set_up(args)
+
+    config = load_config(TrainConfig, args.config, args.set)
+    fold = load_fold(args.data, args.fold_dir, args.dump, args.tokens, config)
+    check_fold(config, fold, args.fold_dir)
+    write_config_once(args.exp, resolved_settings(args, config, fold))
+    if (args.exp / "model.safetensors").is_file() and is_finished(args.exp, config):
+        log.info("%s is trained already (%d epochs)", args.exp, config.epochs)
+        return 0
+
+    torch.manual_seed(derive_seed(config.seed, "weights"))
+    upstream = load_upstream(config.upstream)
+    check_input(config, upstream)
+    trained = build(config, fold, upstream)
+    trained.model.bf16 = wants_bf16(config, device)
+    save_description(args.exp, trained, args.tokens)
+    log_summary(config, fold, trained, device)
+    Trainer(trained, config, make_sets(args.data, config, fold, trained), args.exp, device).run()
+    log.info("finished: %s", args.exp / "model.safetensors")
+    return 0
+
+
+def check_fold(config: TrainConfig, fold: FoldData, fold_dir: Path) -> None:
+    """Refuse settings that this fold cannot be trained with."""
+    if config.select == "best" and not fold.examples["dev"]:
+        raise UserError(
+            f"select: best needs a dev set, and {fold_dir}/dev is empty; rerun stage 1 with --dev_ratio 0.1"
+        )
+    if config.alpha > 0 and not any(example.tokens for example in fold.examples["train"]):
+        raise UserError(f"{fold_dir}/train has no transcript, so alpha must be 0 (--alpha 0)")
+
+
+def check_input(config: TrainConfig, upstream: Upstream) -> None:
+    """Refuse an upstream that reads other features than the configured ones."""
+    reads = "fbank" if upstream.input_bands else "raw"
+    if reads != config.feats_type:
+        raise UserError(
+            f"upstream {config.upstream} reads {reads}, but feats_type is {config.feats_type}; use --feats_type {reads}"
+        )
+
+
+def build(config: TrainConfig, fold: FoldData, upstream: Upstream) -> TrainedModel:
+    """The untrained model with its front end."""
+    model = MultiTaskModel(upstream, len(fold.labels), len(fold.tokenizer.tokens), len(fold.speakers))
+    mean_F = std_F = None
+    if config.feats_type == "fbank" and config.cmvn == "global":
+        mean_F, std_F = feature_stats((e.utterance, e.entry) for e in fold.examples["train"])
+    front_end = FrontEnd(config.feats_type, upstream.normalize, config.cmvn, upstream.geometry, mean_F, std_F)
+    return TrainedModel(model, front_end, fold.labels, fold.speakers, fold.tokenizer)
+
+
+def make_sets(data: Path, config: TrainConfig, fold: FoldData, trained: TrainedModel) -> Sets:
+    """The training set with its augmentation, and the sets scored after each epoch."""
+    examples = fold.examples["train"]
+    train = FoldDataset(
+        examples,
+        trained.front_end,
+        config,
+        trained.model.upstream.masking,
+        fold.perturbed,
+        job.speaker_statistics(config, fold, examples),
+    )
+    evaluated = {}
+    if fold.examples["dev"]:
+        evaluated["dev"] = job.evaluation_set(trained.front_end, config, fold, "dev")
+    if config.monitor_test:
+        evaluated["monitor_test"] = job.evaluation_set(trained.front_end, config, fold, "test")
+    return Sets(train, evaluated, read_table(data / "text"))
+
+
+def wants_bf16(config: TrainConfig, device: torch.device) -> bool:
+    """Whether the upstream runs under bf16 autocast."""
+    if config.precision == "auto":
+        return device.type == "cuda" and torch.cuda.is_bf16_supported()
+    return config.precision == "bf16"
+
+
+def resolved_settings(args: argparse.Namespace, config: TrainConfig, fold: FoldData) -> dict[str, Any]:
+    """Everything that decides what the training computes, and where it read."""
+    protocol_dir = args.fold_dir.parent
+    return {
+        "corpus": args.data.name,
+        "protocol": protocol_dir.name,
+        "fold": args.fold_dir.name,
+        **as_dict(config),
+        "inputs": fold.digest,
+    }
+
+
+def write_config_once(exp: Path, settings: dict[str, Any]) -> None:
+    """Write ``config.yaml``, or check that it says the same.
+
+    Raises:
+        UserError: The directory was trained with other settings; the message lists them.
+    """
+    path = exp / "config.yaml"
+    if path.is_file():
+        old = read_yaml(path)
+        differences = [
+            f"  {key}: {old.get(key)!r} there, {value!r} now"
+            for key, value in settings.items()
+            if old.get(key) != value and not (key in RESUMABLE and old.get(key, 0) <= value)
+        ]
+        if differences:
+            raise UserError(
+                f"{exp} was trained with other settings; remove it to train anew, or give another --tag:\n"
+                + "\n".join(differences)
+            )
+        if all(old.get(key) == value for key, value in settings.items()):
+            return
+    with atomic_write(path) as file:
+        yaml.safe_dump(settings, file, sort_keys=False, allow_unicode=True)
+
+
+def is_finished(exp: Path, config: TrainConfig) -> bool:
+    """Whether the history reaches the last epoch."""
+    history = exp / "history.jsonl"
+    return history.is_file() and len(history.read_text(encoding="utf-8").splitlines()) >= config.epochs
+
+
+def log_summary(config: TrainConfig, fold: FoldData, trained: TrainedModel, device: torch.device) -> None:
+    """What is trained, on what, with which versions."""
+    versions = " ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "kaldiio"))
+    machine = torch.cuda.get_device_name() if device.type == "cuda" else f"{torch.get_num_threads()} CPU threads"
+    log.info("Python %s, %s, on %s (%s)", platform.python_version(), versions, platform.node(), machine)
+    sizes = ", ".join(f"{part} {len(fold.examples[part])}" for part in fold.examples)
+    log.info("utterances: %s; classes: %s; speakers: %d", sizes, " ".join(fold.labels), len(fold.speakers))
+    parameters, learned = total_parameters(trained.model)
+    log.info("upstream %s; %d parameters, bf16 %s", config.upstream, parameters, trained.model.bf16)
+    if config.freeze_feature_encoder and config.feats_type == "raw":
+        frozen = sum(p.numel() for p in trained.model.upstream.model.feature_extractor.parameters())
+        learned -= frozen if learned == parameters else 0
+    log.info("%d parameters are trained", learned)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,189 @@
+"""Utterances of a fold, read from the dump, augmented and collated.
+
+What an epoch draws for an utterance is a function of (seed, epoch, utterance) alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from sermtl.ark import read_audio_entry, read_matrix
+from sermtl.augment import mask_features, span_mask
+from sermtl.batch import Batch
+from sermtl.config import TrainConfig
+from sermtl.geometry import ConvGeometry, SpanMasking
+from sermtl.seeding import generator
+
+
+@dataclass(frozen=True)
+class Example:
+    """One utterance: where its input is, and its targets."""
+
+    utterance: str
+    entry: str
+    """Ark entry of the unperturbed input."""
+    length: int
+    """Samples or feature frames."""
+    speaker_name: str
+    emotion: int = -1
+    speaker: int = -1
+    tokens: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class FrontEnd:
+    """How an entry becomes the upstream's input; the same in training and decoding."""
+
+    feats_type: str
+    normalize_wav: bool
+    cmvn: str
+    geometry: ConvGeometry
+    global_mean_F: np.ndarray | None = None
+    global_std_F: np.ndarray | None = None
+
+    def __call__(self, entry: str, utterance: str, speaker_stats: tuple[np.ndarray, np.ndarray] | None) -> np.ndarray:
+        """Float32 waveform (S,) or normalised features (T, F) of a dumped entry."""
+        if self.feats_type == "raw":
+            return self.waveform(read_audio_entry(entry, utterance))
+        return self.features(read_matrix(entry, utterance), speaker_stats)
+
+    def waveform(self, samples_S: np.ndarray) -> np.ndarray:
+        """Int16 samples as float32, brought to zero mean and unit variance where the upstream wants it."""
+        wav_S = samples_S.astype(np.float32) / 32768.0
+        if self.normalize_wav:
+            wav_S = (wav_S - wav_S.mean()) / np.sqrt(wav_S.var() + 1e-7)
+        return wav_S
+
+    def features(self, features_TF: np.ndarray, speaker_stats: tuple[np.ndarray, np.ndarray] | None) -> np.ndarray:
+        """Features (T, F) with mean and variance normalised as ``cmvn`` says."""
+        if self.cmvn == "global":
+            assert self.global_mean_F is not None and self.global_std_F is not None
+            mean_F, std_F = self.global_mean_F, self.global_std_F
+        elif self.cmvn == "speaker" and speaker_stats is not None:
+            mean_F, std_F = speaker_stats
+        else:
+            mean_F, std_F = features_TF.mean(0), features_TF.std(0)
+        return (features_TF - mean_F) / (std_F + 1e-5)
+
+
+class FoldDataset(Dataset):
+    """The examples of a list; ``set_epoch`` before each training epoch, never for evaluation.
+
+    Args:
+        examples: What to read.
+        front_end: How to read it.
+        config: Augmentation settings, or None for evaluation.
+        masking: The upstream's SpecAugment.
+        perturbed: Speed -> utterance -> ark entry of the perturbed copy.
+        speaker_stats: Speaker -> mean (F,) and standard deviation (F,) for ``cmvn: speaker``.
+    """
+
+    def __init__(
+        self,
+        examples: Sequence[Example],
+        front_end: FrontEnd,
+        config: TrainConfig | None = None,
+        masking: SpanMasking | None = None,
+        perturbed: Mapping[float, Mapping[str, str]] | None = None,
+        speaker_stats: Mapping[str, tuple[np.ndarray, np.ndarray]] | None = None,
+    ):
+        self.examples = list(examples)
+        self.front_end = front_end
+        self.config = config
+        self.masking = masking
+        self.perturbed = perturbed or {}
+        self.speaker_stats = speaker_stats or {}
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    @property
+    def lengths(self) -> list[int]:
+        """Samples or feature frames of each example."""
+        return [example.length for example in self.examples]
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch whose random draws the examples get."""
+        self.epoch = epoch
+
+    def __getitem__(self, index: int) -> tuple[Example, np.ndarray, np.ndarray | None, np.ndarray | None]:
+        """The example, its input, and SpecAugment's time (T,) and feature (D,) masks."""
+        example = self.examples[index]
+        stats = self.speaker_stats.get(example.speaker_name)
+        if self.config is None:
+            return example, self.front_end(example.entry, example.utterance, stats), None, None
+        random = generator(self.config.seed, "augment", self.epoch, example.utterance)
+        entry = self._draw_speed(example, random)
+        features = self.front_end(entry, example.utterance, stats)
+        if self.config.feats_type == "fbank" and (self.config.freq_masks or self.config.time_masks):
+            c = self.config
+            features = mask_features(features, c.freq_masks, c.freq_mask_width, c.time_masks, c.time_mask_width, random)
+        if self.masking is None or not (self.masking.time_prob or self.masking.feature_prob):
+            return example, features, None, None
+        m, frames = self.masking, self.front_end.geometry.frames(len(features))
+        time_mask_T = span_mask(frames, m.time_prob, m.time_length, m.time_min, random)
+        feature_mask_D = span_mask(m.hidden_size, m.feature_prob, m.feature_length, m.feature_min, random)
+        return example, features, time_mask_T, feature_mask_D
+
+    def _draw_speed(self, example: Example, random: np.random.Generator) -> str:
+        if self.config is None or not self.config.speed_perturb:
+            return example.entry
+        speed = float(random.choice(np.array(self.config.speed_perturb)))
+        return example.entry if speed == 1.0 else self.perturbed[speed][example.utterance]
+
+    def collate(self, items: Iterable[tuple[Example, np.ndarray, np.ndarray | None, np.ndarray | None]]) -> Batch:
+        """Stack examples, continued with zeros to the longest and to the receptive field.
+
+        A transcript that has more tokens (with the blank that CTC needs between equal neighbours) than the input
+        has frames is left out: its length becomes 0.
+        """
+        examples, inputs, time_masks, feature_masks = zip(*items, strict=True)
+        geometry = self.front_end.geometry
+        lengths = [len(features) for features in inputs]
+        frames = [geometry.frames(length) for length in lengths]
+        tokens = [
+            example.tokens if ctc_frames(example.tokens) <= count else ()
+            for example, count in zip(examples, frames, strict=True)
+        ]
+        return Batch(
+            utterances=[example.utterance for example in examples],
+            inputs=_stack(inputs, max(*lengths, geometry.receptive_field)),
+            lengths_B=torch.tensor(lengths),
+            emotions_B=torch.tensor([example.emotion for example in examples]),
+            speakers_B=torch.tensor([example.speaker for example in examples]),
+            tokens_BN=_stack([np.array(ids, dtype=np.int64) for ids in tokens], max(1, *map(len, tokens))),
+            token_lengths_B=torch.tensor([len(ids) for ids in tokens]),
+            time_mask_BT=None if time_masks[0] is None else _stack(time_masks, max(frames)),
+            feature_mask_BD=None if feature_masks[0] is None else torch.from_numpy(np.stack(feature_masks)),
+        )
+
+
+def ctc_frames(tokens: Sequence[int]) -> int:
+    """Frames that CTC needs for these tokens: one each, and a blank between equal neighbours."""
+    return len(tokens) + sum(a == b for a, b in zip(tokens, tokens[1:], strict=False))
+
+
+def _stack(arrays: Sequence[np.ndarray], length: int) -> torch.Tensor:
+    stacked = np.zeros((len(arrays), length, *arrays[0].shape[1:]), dtype=arrays[0].dtype)
+    for row, array in zip(stacked, arrays, strict=True):
+        row[: len(array)] = array
+    return torch.from_numpy(stacked)
+
+
+def feature_stats(entries: Iterable[tuple[str, str]]) -> tuple[np.ndarray, np.ndarray]:
+    """Mean (F,) and standard deviation (F,) over all frames of ``(utterance, ark entry)`` pairs, streamed."""
+    count, total_F, squares_F = 0, np.zeros(1), np.zeros(1)
+    for utterance, entry in entries:
+        features_TF = read_matrix(entry, utterance).astype(np.float64)
+        count += len(features_TF)
+        total_F = total_F + features_TF.sum(0)
+        squares_F = squares_F + np.square(features_TF).sum(0)
+    mean_F = total_F / max(count, 1)
+    variance_F = np.maximum(squares_F / max(count, 1) - mean_F**2, 0.0)
+    return mean_F.astype(np.float32), np.sqrt(variance_F).astype(np.float32)

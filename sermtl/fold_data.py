@@ -1,0 +1,151 @@
+"""Everything a fold is trained and tested on: its lists, tables, dump and token list, joined by utterance id."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from sermtl.ark import DUMP_TABLES
+from sermtl.config import TrainConfig
+from sermtl.datadir import read_list, read_table
+from sermtl.dataset import Example
+from sermtl.errors import UserError
+from sermtl.text import Tokenizer, load_tokenizer
+
+PARTS = ("train", "dev", "test")
+
+
+@dataclass(frozen=True)
+class FoldData:
+    """A fold's examples and what its heads' outputs mean."""
+
+    examples: Mapping[str, list[Example]]
+    """``train``, ``dev`` and ``test``."""
+    labels: list[str]
+    """Emotion classes of the corpus, in logit order (sorted)."""
+    speakers: list[str]
+    """Training speakers, in logit order (sorted)."""
+    tokenizer: Tokenizer
+    perturbed: Mapping[float, Mapping[str, str]]
+    """Speed -> utterance -> ark entry of the perturbed copy."""
+    speaker_entries: Mapping[str, list[tuple[str, str]]]
+    """Speaker -> all of its utterances with their ark entries."""
+    digest: str
+    """Digest of lists, labels, transcripts, tokens and dumped lengths: what a training depends on."""
+
+
+def load_fold(data: Path, fold_dir: Path, dump: Path, tokens: Path, config: TrainConfig) -> FoldData:
+    """Join a fold's inputs.
+
+    Args:
+        data: Data directory with utt2emo, utt2spk and text.
+        fold_dir: Directory with the lists ``train``, ``dev`` and ``test``.
+        dump: Parent of the dump directories ``<feats_type>`` and ``<feats_type>_sp<speed>``.
+        tokens: Directory with the fold's ``tokens.txt``.
+        config: The training settings.
+
+    Raises:
+        UserError: A file is missing (naming the stage that makes it), ids do not fit together, or a list
+            cannot be trained on.
+    """
+    entries, lengths = read_dump(dump / config.feats_type, config.feats_type)
+    emotions, speakers_of = read_table(data / "utt2emo"), read_table(data / "utt2spk")
+    texts = read_table(data / "text")
+    if not (fold_dir / "train").is_file():
+        raise UserError(f"{fold_dir}/train is missing; run ./run.sh --stage 1 first")
+    lists = {part: read_list(fold_dir / part) for part in PARTS}
+    tokenizer = load_tokenizer(tokens)
+    for part, utterances in lists.items():
+        _refuse_unknown(fold_dir / part, utterances, entries, dump / config.feats_type)
+        _refuse_unknown(fold_dir / part, utterances, speakers_of, data / "utt2spk")
+    _check_training_list(fold_dir, lists["train"], speakers_of, emotions)
+    labels = sorted(set(emotions.values()) - {""})
+    speakers = sorted({speakers_of[utterance] for utterance in lists["train"]})
+    label_ids = {label: number for number, label in enumerate(labels)}
+    speaker_ids = {speaker: number for number, speaker in enumerate(speakers)}
+
+    def example(utterance: str) -> Example:
+        speaker = speakers_of[utterance]
+        return Example(
+            utterance=utterance,
+            entry=entries[utterance],
+            length=lengths[utterance],
+            speaker_name=speaker,
+            emotion=label_ids.get(emotions.get(utterance, ""), -1),
+            speaker=speaker_ids.get(speaker, -1),
+            tokens=tuple(tokenizer.encode(texts.get(utterance, ""))),
+        )
+
+    examples = {part: [example(utterance) for utterance in lists[part]] for part in PARTS}
+    perturbed = {
+        speed: _perturbed_entries(dump, config.feats_type, speed, lists["train"])
+        for speed in config.speed_perturb
+        if speed != 1.0
+    }
+    by_speaker: dict[str, list[tuple[str, str]]] = {}
+    for utterance, speaker in speakers_of.items():
+        if utterance in entries:
+            by_speaker.setdefault(speaker, []).append((utterance, entries[utterance]))
+    digest = _digest(examples, labels, speakers, tokenizer.tokens)
+    return FoldData(examples, labels, speakers, tokenizer, perturbed, by_speaker, digest)
+
+
+def without_targets(examples: Iterable[Example]) -> list[Example]:
+    """The same inputs with every target removed, for decoding."""
+    return [replace(example, emotion=-1, speaker=-1, tokens=()) for example in examples]
+
+
+def read_dump(dump: Path, feats_type: str) -> tuple[dict[str, str], dict[str, int]]:
+    """Ark entries and lengths of a dump directory.
+
+    Raises:
+        UserError: A table is missing (naming the stage that makes it), or the two differ in their utterances.
+    """
+    scp_name, lengths_name = DUMP_TABLES[feats_type]
+    if not (dump / scp_name).is_file():
+        raise UserError(f"{dump / scp_name} is missing; run ./run.sh --stage 2 first")
+    entries = read_table(dump / scp_name)
+    lengths = {utterance: int(value) for utterance, value in read_table(dump / lengths_name).items()}
+    if entries.keys() != lengths.keys():
+        raise UserError(f"{dump}: {scp_name} and {lengths_name} name different utterances; rerun stage 2")
+    return entries, lengths
+
+
+def _perturbed_entries(dump: Path, feats_type: str, speed: float, utterances: list[str]) -> dict[str, str]:
+    directory = dump / f"{feats_type}_sp{speed:g}"
+    entries, _ = read_dump(directory, feats_type)
+    prefix = f"sp{speed:g}-"
+    _refuse_unknown(directory, [prefix + utterance for utterance in utterances], entries, directory)
+    return {utterance: entries[prefix + utterance] for utterance in utterances}
+
+
+def _refuse_unknown(where: Path, utterances: list[str], table: Mapping[str, object], source: Path) -> None:
+    unknown = [utterance for utterance in utterances if utterance not in table]
+    if unknown:
+        raise UserError(
+            f"{where}: {len(unknown)} utterances are not in {source}, e.g. {unknown[0]}; "
+            "the lists are of another preparation: rerun from stage 1"
+        )
+
+
+def _check_training_list(
+    fold_dir: Path, train: list[str], speakers_of: Mapping[str, str], emotions: Mapping[str, str]
+) -> None:
+    if not train:
+        raise UserError(f"{fold_dir}/train is empty: this fold has no training data; choose another protocol")
+    if not any(emotions.get(utterance) for utterance in train):
+        raise UserError(f"{fold_dir}/train: no utterance has an emotion label")
+    for speaker, count in Counter(speakers_of[utterance] for utterance in train).items():
+        if count == 1:
+            print(f"warning: {fold_dir}/train: speaker {speaker} has a single utterance", flush=True)
+
+
+def _digest(examples: Mapping[str, list[Example]], labels: list[str], speakers: list[str], tokens: list[str]) -> str:
+    digest = hashlib.sha256(repr((labels, speakers, tokens)).encode())
+    for part in PARTS:
+        for e in examples[part]:
+            digest.update(repr((part, e.utterance, e.length, e.emotion, e.speaker, e.tokens)).encode())
+    return digest.hexdigest()

@@ -1,0 +1,44 @@
+"""What each epoch measured: ``history.jsonl``, TensorBoard, and the log line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from sermtl.files import atomic_write
+
+
+def write_history(path: Path, records: list[dict[str, Any]]) -> None:
+    """Write one JSON object an epoch, all of them anew, so that a resumed training repeats none."""
+    with atomic_write(path) as file:
+        for record in records:
+            file.write(json.dumps(record, allow_nan=False) + "\n")
+
+
+def write_tensorboard(directory: Path, records: list[dict[str, Any]]) -> None:
+    """Write all epochs' numbers as TensorBoard scalars, replacing what was there."""
+    from torch.utils.tensorboard import SummaryWriter
+
+    for old in directory.glob("events.out.tfevents.*"):
+        old.unlink()
+    with SummaryWriter(str(directory)) as writer:
+        for record in records:
+            for part, values in record.items():
+                if isinstance(values, dict):
+                    for name, value in values.items():
+                        if isinstance(value, (int, float)):
+                            writer.add_scalar(f"{name}/{part}", value, record["epoch"])
+            writer.add_scalar("learning_rate", record["lr"], record["epoch"])
+
+
+def summary(record: dict[str, Any]) -> str:
+    """An epoch in one line for the log."""
+    parts = []
+    for part in ("train", "dev", "monitor_test"):
+        if part in record:
+            shown = ("loss", "loss_ser", "loss_asr", "loss_sid", "wa", "ua", "wer", "acc_sid")
+            values = record[part]
+            numbers = [f"{name} {values[name]:.3f}" for name in shown if values.get(name) is not None]
+            parts.append(f"{part}: {' '.join(numbers)}")
+    return "; ".join(parts)

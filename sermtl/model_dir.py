@@ -1,0 +1,114 @@
+"""A trained model as files: ``model.json`` (what it is) and ``model.safetensors`` (its weights), and its tokens."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+
+from sermtl.dataset import FrontEnd
+from sermtl.errors import UserError
+from sermtl.files import atomic_write
+from sermtl.model import MultiTaskModel
+from sermtl.text import Tokenizer, load_tokenizer
+from sermtl.upstream import OUR_KEYS, Upstream, config_from
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """A model with the meaning of its inputs and outputs."""
+
+    model: MultiTaskModel
+    front_end: FrontEnd
+    labels: list[str]
+    speakers: list[str]
+    tokenizer: Tokenizer
+
+
+def save_description(directory: Path, trained: TrainedModel, tokens: Path) -> None:
+    """Write ``model.json`` and copy the token list, so that the directory is complete with its weights."""
+    upstream_config = trained.model.upstream.config
+    front_end = trained.front_end
+    description = {
+        "format": FORMAT,
+        "labels": trained.labels,
+        "speakers": trained.speakers,
+        "feats_type": front_end.feats_type,
+        "cmvn": front_end.cmvn,
+        "global_mean": None if front_end.global_mean_F is None else front_end.global_mean_F.tolist(),
+        "global_std": None if front_end.global_std_F is None else front_end.global_std_F.tolist(),
+        "upstream": {**upstream_config.to_diff_dict(), "model_type": upstream_config.model_type}
+        | {key: getattr(upstream_config, key) for key in OUR_KEYS},
+    }
+    with atomic_write(directory / "model.json") as file:
+        json.dump(description, file, indent=1, sort_keys=True)
+        file.write("\n")
+    for name in ("tokens.txt", "bpe.model"):
+        if (tokens / name).is_file():
+            with atomic_write(directory / "tokens" / name, "wb") as file:
+                file.write((tokens / name).read_bytes())
+
+
+def save_weights(directory: Path, model: MultiTaskModel) -> None:
+    """Write ``model.safetensors``, whole or not at all."""
+    weights = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    with atomic_write(directory / "model.safetensors", "wb") as file:
+        file.write(save(weights))
+
+
+def load_model(directory: str | Path, device: torch.device) -> TrainedModel:
+    """Load a trained fold, ready to decode in float32.
+
+    Raises:
+        UserError: The directory holds no whole model, or one of another format.
+    """
+    directory = Path(directory)
+    try:
+        description = json.loads((directory / "model.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{directory}/model.json: {error}; stage 3 makes it") from error
+    if not isinstance(description, dict) or description.get("format") != FORMAT:
+        raise UserError(f"{directory}/model.json: not a model of format {FORMAT}; train it again")
+    tokenizer = load_tokenizer(directory / "tokens")
+    try:
+        upstream = Upstream(_upstream_config(description["upstream"], directory))
+        model = MultiTaskModel(
+            upstream, len(description["labels"]), len(tokenizer.tokens), len(description["speakers"])
+        )
+        model.load_state_dict(load_file(directory / "model.safetensors"))
+        front_end = front_end_of(description, upstream)
+    except (OSError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
+        raise UserError(
+            f"{directory}/model.safetensors is missing, damaged or of another model ({error}); rerun stage 3"
+        ) from error
+    return TrainedModel(model.to(device).eval(), front_end, description["labels"], description["speakers"], tokenizer)
+
+
+def front_end_of(description: dict[str, Any], upstream: Upstream) -> FrontEnd:
+    """The front end that a description and its upstream ask for."""
+
+    def array(key: str) -> np.ndarray | None:
+        return None if description.get(key) is None else np.array(description[key], dtype=np.float32)
+
+    return FrontEnd(
+        feats_type=description["feats_type"],
+        normalize_wav=upstream.normalize,
+        cmvn=description["cmvn"],
+        geometry=upstream.geometry,
+        global_mean_F=array("global_mean"),
+        global_std_F=array("global_std"),
+    )
+
+
+def _upstream_config(values: dict[str, Any], directory: Path) -> Any:
+    ignored = ("model_type", "transformers_version", "architectures", "dtype")
+    kept = {key: value for key, value in values.items() if key not in ignored and not key.startswith("_")}
+    return config_from(values["model_type"], kept, f"{directory}/model.json")

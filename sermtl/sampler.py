@@ -1,0 +1,34 @@
+"""Which utterances make which update, as a function of (seed, epoch)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sermtl.seeding import generator
+
+
+def epoch_batches(
+    lengths: Sequence[int], batch_size: int, bucket_batches: int, seed: int, epoch: int
+) -> list[list[int]]:
+    """Indices of the utterances of each update of an epoch; every utterance is in exactly one.
+
+    Utterances are shuffled, pools of ``bucket_batches`` batches are sorted by length and cut, and the batches are
+    shuffled: batches hold similar lengths (little padding), and which utterances meet differs every epoch.
+    ``bucket_batches`` 1 is plain shuffling.
+    """
+    random = generator(seed, "batches", epoch)
+    order = random.permutation(len(lengths)).tolist()
+    pool = batch_size * bucket_batches
+    batches = []
+    for start in range(0, len(order), pool):
+        members = order[start : start + pool]
+        if bucket_batches > 1:
+            members.sort(key=lambda index: lengths[index])
+        batches += [members[i : i + batch_size] for i in range(0, len(members), batch_size)]
+    return [batches[i] for i in random.permutation(len(batches))]
+
+
+def decode_batches(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
+    """Indices in batches of similar length, the longest first."""
+    order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
+    return [order[i : i + batch_size] for i in range(0, len(order), batch_size)]

@@ -1,0 +1,87 @@
+"""Sums over an epoch's utterances, from which its averages and rates are made."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sermtl.batch import Batch
+from sermtl.metrics import count_edits
+from sermtl.model import Output
+from sermtl.text import Tokenizer
+
+
+class Tally:
+    """Adds up losses, hits and word errors; its state is plain numbers, so a checkpoint can hold it."""
+
+    def __init__(self, labels: int, state: dict[str, float] | None = None):
+        self.labels = labels
+        self.sums: dict[str, float] = dict(state or {})
+
+    def add(self, name: str, value: float) -> None:
+        """Add to one sum."""
+        self.sums[name] = self.sums.get(name, 0.0) + value
+
+    def add_outputs(self, output: Output, batch: Batch, references: list[str], tokenizer: Tokenizer) -> None:
+        """Count hits of the emotion and speaker heads and word errors of the greedy transcript."""
+        predicted_B = output.emotion_BC.argmax(1).tolist()
+        for truth, guess in zip(batch.emotions_B.tolist(), predicted_B, strict=True):
+            if truth >= 0:
+                self.add(f"class{truth}", 1)
+                self.add(f"hit{truth}", truth == guess)
+        known_B = batch.speakers_B >= 0
+        self.add("speakers", int(known_B.sum()))
+        self.add("speaker_hits", int(((output.speaker_BS.argmax(1) == batch.speakers_B) & known_B).sum()))
+        for text, hypothesis in zip(references, greedy_texts(output, tokenizer), strict=True):
+            if text:
+                edits = count_edits(text, hypothesis)
+                self.add("words", edits.words)
+                self.add("word_errors", edits.errors)
+
+    def rates(self) -> dict[str, float | None]:
+        """WA, UA, WER and speaker accuracy, None where nothing could be counted."""
+        classes = [(self.sums.get(f"class{c}", 0), self.sums.get(f"hit{c}", 0)) for c in range(self.labels)]
+        present = [(count, hits) for count, hits in classes if count]
+        total = sum(count for count, _ in present)
+        return {
+            "wa": sum(hits for _, hits in present) / total if total else None,
+            "ua": sum(hits / count for count, hits in present) / len(present) if present else None,
+            "wer": self._ratio("word_errors", "words"),
+            "acc_sid": self._ratio("speaker_hits", "speakers"),
+        }
+
+    def _ratio(self, part: str, whole: str) -> float | None:
+        return self.sums.get(part, 0.0) / self.sums[whole] if self.sums.get(whole) else None
+
+
+def greedy_texts(output: Output, tokenizer: Tokenizer) -> list[str]:
+    """The best token of each own frame, repeats collapsed, as words."""
+    best_BT = output.tokens_BTV.argmax(-1).to(torch.int32).cpu().numpy()
+    return [
+        tokenizer.decode(collapse(row_T[:frames]))
+        for row_T, frames in zip(best_BT, output.frames_B.tolist(), strict=True)
+    ]
+
+
+def collapse(best_T: np.ndarray) -> list[int]:
+    """Token ids without repeats and blanks (id 0), as CTC reads a path."""
+    kept = np.ones(len(best_T), dtype=bool)
+    kept[1:] = best_T[1:] != best_T[:-1]
+    return [int(token) for token in best_T[kept] if token != 0]
+
+
+def sum_losses(losses: dict[str, Tensor]) -> dict[str, float]:
+    """Scalar tensors as floats, copied from the device at once."""
+    values = torch.stack([loss.detach().float() for loss in losses.values()]).tolist()
+    return dict(zip(losses, values, strict=True))
+
+
+def plain(record: dict[str, Any]) -> dict[str, Any]:
+    """Numbers rounded to nine significant digits, for JSON."""
+    return {
+        key: plain(value) if isinstance(value, dict) else float(f"{value:.9g}") if isinstance(value, float) else value
+        for key, value in record.items()
+    }

@@ -1,0 +1,260 @@
+"""The encoder: wav2vec 2.0 and its relatives from transformers, with outputs that do not depend on the batch.
+
+Shape suffixes: B batch, S samples, T frames, F bands, C channels, D hidden.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+# isort: off
+from sermtl import torchaudio_compat  # noqa: F401 (before transformers)
+
+# isort: on
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, PretrainedConfig
+
+from sermtl.config import nearest, read_yaml
+from sermtl.errors import UserError
+from sermtl.geometry import ConvGeometry, SpanMasking
+
+GEOMETRIES = Path(__file__).parent.parent / "conf" / "upstream"
+MODEL_TYPES = ("wav2vec2", "hubert", "wavlm", "data2vec-audio")
+OUR_KEYS = ("input_bands", "normalize")
+
+
+class Upstream(nn.Module):
+    """A transformers speech encoder run on each utterance's own frames only.
+
+    Args:
+        config: The transformers configuration; two further attributes are kept in it: ``input_bands``
+            (0: waveform; else the number of mel bands that the first convolution reads) and ``normalize``
+            (whether each waveform is brought to zero mean and unit variance).
+    """
+
+    def __init__(self, config: PretrainedConfig):
+        super().__init__()
+        self.model: Any = _build(config)
+        self._set_up(config)
+
+    @classmethod
+    def around(cls, model: Any, config: PretrainedConfig) -> Upstream:
+        """Wrap a model whose weights are loaded."""
+        upstream = cls.__new__(cls)
+        nn.Module.__init__(upstream)
+        upstream.model = model
+        upstream._set_up(config)
+        return upstream
+
+    def _set_up(self, config: PretrainedConfig) -> None:
+        self.config = config
+        self.input_bands: int = getattr(config, "input_bands", 0)
+        self.normalize: bool = getattr(config, "normalize", True)
+        self.geometry = ConvGeometry(tuple(config.conv_kernel), tuple(config.conv_stride))
+        self.hidden_size: int = config.hidden_size
+        self.final_dropout: float = getattr(config, "final_dropout", 0.0)
+        if config.model_type == "data2vec-audio":
+            self._keep_padding_out_of_positions()
+
+    @property
+    def masking(self) -> SpanMasking:
+        """SpecAugment as the configuration asks for it."""
+        c = self.config
+        if not getattr(c, "apply_spec_augment", True):
+            return SpanMasking(hidden_size=self.hidden_size)
+        return SpanMasking(
+            c.mask_time_prob,
+            c.mask_time_length,
+            getattr(c, "mask_time_min_masks", 0),
+            c.mask_feature_prob,
+            c.mask_feature_length,
+            getattr(c, "mask_feature_min_masks", 0),
+            self.hidden_size,
+        )
+
+    def forward(
+        self,
+        inputs: Tensor,
+        lengths_B: Tensor,
+        time_mask_BT: Tensor | None = None,
+        feature_mask_BD: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Encode a batch.
+
+        Args:
+            inputs: Waveforms (B, S) or features (B, T, F), continued with zeros to the longest, and to the
+                receptive field.
+            lengths_B: Own samples or feature frames.
+            time_mask_BT: Frames whose projected features are replaced by the mask vector.
+            feature_mask_BD: Channels of the projected features that are set to 0.
+
+        Returns:
+            hidden_BTD (0 beyond an utterance's own frames) and the number of own frames (B,).
+        """
+        conv_BTC, frames_B = self.convolve(inputs, lengths_B)
+        return self.contextualise(conv_BTC, frames_B, time_mask_BT, feature_mask_BD), frames_B
+
+    def convolve(self, inputs: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
+        """The convolutional encoder: (B, T, C) and the number of own frames (B,).
+
+        The convolutions have no padding, so own frames see own samples only; the one leak is group
+        normalisation, whose statistics run over time: it gets those of the own frames.
+        """
+        hidden_BCT = inputs[:, None] if inputs.ndim == 2 else inputs.transpose(1, 2)
+        lengths_B = lengths_B.clamp(min=self.geometry.receptive_field)
+        for layer in self.model.feature_extractor.conv_layers:
+            hidden_BCT = layer.conv(hidden_BCT)
+            lengths_B = (lengths_B - layer.conv.kernel_size[0]) // layer.conv.stride[0] + 1
+            norm = getattr(layer, "layer_norm", None)
+            if isinstance(norm, nn.GroupNorm):
+                hidden_BCT = masked_group_norm(hidden_BCT, lengths_B, norm)
+            elif norm is not None:
+                hidden_BCT = norm(hidden_BCT.transpose(1, 2)).transpose(1, 2)
+            hidden_BCT = layer.activation(hidden_BCT)
+        return hidden_BCT.transpose(1, 2), lengths_B
+
+    def contextualise(
+        self,
+        conv_BTC: Tensor,
+        frames_B: Tensor,
+        time_mask_BT: Tensor | None = None,
+        feature_mask_BD: Tensor | None = None,
+    ) -> Tensor:
+        """Projection and transformer: hidden_BTD, 0 beyond an utterance's own frames."""
+        projected = self.model.feature_projection(conv_BTC)
+        hidden_BTD = projected[0] if isinstance(projected, tuple) else projected
+        if time_mask_BT is not None:
+            mask_vector_D = self.model.masked_spec_embed.to(hidden_BTD.dtype)
+            hidden_BTD = torch.where(time_mask_BT[:, :, None], mask_vector_D, hidden_BTD)
+        if feature_mask_BD is not None:
+            hidden_BTD = hidden_BTD.masked_fill(feature_mask_BD[:, None], 0.0)
+        own_BT = own_frames(frames_B, hidden_BTD.shape[1])
+        hidden_BTD = hidden_BTD * own_BT[:, :, None]
+        self._own_BT = own_BT
+        output_BTD = self.model.encoder(hidden_BTD, attention_mask=own_BT).last_hidden_state
+        return output_BTD * own_BT[:, :, None]
+
+    def freeze_feature_encoder(self) -> None:
+        """Keep the convolutional encoder's weights as they are."""
+        self.model.feature_extractor.requires_grad_(False)
+
+    def _keep_padding_out_of_positions(self) -> None:
+        """data2vec-audio stacks positional convolutions whose biases would fill the padding between them."""
+
+        def silence_padding(_layer: nn.Module, _inputs: Any, output_BTD: Tensor) -> Tensor:
+            return output_BTD * self._own_BT[:, None].to(output_BTD.dtype)
+
+        for layer in self.model.encoder.pos_conv_embed.layers:
+            layer.register_forward_hook(silence_padding)
+
+
+def own_frames(frames_B: Tensor, total: int) -> Tensor:
+    """Mask (B, T), True on each utterance's own frames."""
+    return torch.arange(total, device=frames_B.device)[None] < frames_B[:, None]
+
+
+def masked_group_norm(hidden_BCT: Tensor, frames_B: Tensor, norm: nn.GroupNorm) -> Tensor:
+    """Group normalisation with one channel a group, its mean and variance over own frames only.
+
+    Equal to ``norm`` on each utterance alone; positions beyond the own frames hold no meaning.
+    """
+    own_B1T = own_frames(frames_B, hidden_BCT.shape[2])[:, None]
+    values = hidden_BCT.float()
+    count_B11 = frames_B[:, None, None].to(values.dtype)
+    mean_BC1 = (values * own_B1T).sum(2, keepdim=True) / count_B11
+    centred = (values - mean_BC1) * own_B1T
+    variance_BC1 = centred.square().sum(2, keepdim=True) / count_B11
+    scaled = centred * torch.rsqrt(variance_BC1 + norm.eps)
+    return (scaled * norm.weight[:, None] + norm.bias[:, None]).to(hidden_BCT.dtype)
+
+
+def load_upstream(name: str) -> Upstream:
+    """The upstream that ``--upstream`` names: a geometry in ``conf/upstream/``, a folder, or a hub id.
+
+    Raises:
+        UserError: No such geometry, folder or model; a model of another kind; damaged weights; a hub that
+            cannot be reached (with the way to use a local folder).
+    """
+    path = GEOMETRIES / f"{name}.yaml"
+    if path.is_file():
+        return Upstream(read_geometry(path))
+    if name.endswith((".yaml", ".yml")):
+        return Upstream(read_geometry(Path(name)))
+    local = Path(name).is_dir()
+    known = sorted(file.stem for file in GEOMETRIES.glob("*.yaml"))
+    if not local and ("/" not in name or name.startswith((".", "/", "~"))):
+        raise UserError(
+            f"upstream {name!r} is no geometry in conf/upstream ({', '.join(known)}){nearest(name, known)}, "
+            "no folder, and no model id (like facebook/wav2vec2-base)"
+        )
+    try:
+        config = AutoConfig.from_pretrained(name)
+        if config.model_type not in MODEL_TYPES:
+            raise UserError(f"upstream {name} is a {config.model_type} model; known: {', '.join(MODEL_TYPES)}")
+        if config.model_type == "wavlm":
+            config._attn_implementation = "eager"
+        model = AutoModel.from_pretrained(name, config=config, dtype=torch.float32)
+    except UserError:
+        raise
+    except Exception as error:  # hub, file and format errors are of many types
+        reason = str(error).strip().split("\n")[0]
+        way_out = (
+            "the folder must hold config.json and model.safetensors or pytorch_model.bin"
+            if local
+            else "on a machine that reaches the hub run `hf download "
+            f"{name} --local-dir DIR`, copy DIR here, and give --upstream DIR"
+        )
+        raise UserError(f"upstream {name} cannot be loaded ({type(error).__name__}: {reason}); {way_out}") from error
+    config.input_bands = 0
+    config.normalize = _wants_normalised(name)
+    return Upstream.around(model, config)
+
+
+def _wants_normalised(name: str) -> bool:
+    try:
+        return bool(AutoFeatureExtractor.from_pretrained(name).do_normalize)
+    except (OSError, ValueError, AttributeError):
+        return True
+
+
+def read_geometry(path: Path) -> PretrainedConfig:
+    """A transformers configuration from a YAML geometry; ``model_type`` names the family.
+
+    Raises:
+        UserError: The file cannot be read, or has an unknown key.
+    """
+    values = read_yaml(path)
+    model_type = values.pop("model_type", "wav2vec2")
+    if model_type not in MODEL_TYPES:
+        raise UserError(f"{path}: model_type {model_type!r}; known: {', '.join(MODEL_TYPES)}")
+    return config_from(model_type, values, str(path))
+
+
+def config_from(model_type: str, values: dict[str, Any], where: str) -> PretrainedConfig:
+    """Build a configuration, refusing keys that the family does not have."""
+    config = AutoConfig.for_model(model_type)
+    known = [*config.to_dict(), *OUR_KEYS]
+    for key in values:
+        if key not in known:
+            raise UserError(f"{where}: unknown key {key!r}{nearest(key, known)}")
+    ours = {key: values[key] for key in OUR_KEYS if key in values}
+    config = AutoConfig.for_model(model_type, **{key: v for key, v in values.items() if key not in OUR_KEYS})
+    if model_type == "wavlm":
+        config._attn_implementation = "eager"
+    config.input_bands = ours.get("input_bands", 0)
+    config.normalize = ours.get("normalize", True)
+    return config
+
+
+def _build(config: PretrainedConfig) -> nn.Module:
+    """A model with fresh weights; its first convolution reads mel bands where the geometry says so."""
+    model = AutoModel.from_config(config)
+    bands = getattr(config, "input_bands", 0)
+    if bands:
+        first = model.feature_extractor.conv_layers[0]
+        old = first.conv
+        first.conv = nn.Conv1d(bands, old.out_channels, old.kernel_size[0], old.stride[0], bias=old.bias is not None)
+        nn.init.kaiming_normal_(first.conv.weight)
+    return model
