@@ -25,7 +25,8 @@ classes_absent_train, _test          classes without an utterance there
 majority_share_test                  share of the test part's largest class
 speaker_utterances_min, _max         utterances of the training speaker who has fewest, most
 speakers_with_one_utterance          training speakers who have a single one
-ids_repeated, ids_unknown            ids listed twice within a part; ids that the corpus lacks
+ids_repeated                         ids listed twice within a part
+ids_unknown, unknown_ids             ids that the corpus lacks; the first few
 ids_unlisted,                        corpus utterances in none of the parts; those of them that have an
 ids_unlisted_labelled                emotion
 corpus_utterances, corpus_speakers   size of the corpus
@@ -37,8 +38,6 @@ corpus_audio_not_compared            utterances left out of that (pipes, unreada
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -149,9 +148,11 @@ def id_figures(corpus: Corpus, lists: Lists, rows: dict[str, np.ndarray]) -> Aud
     unlisted = np.ones(len(corpus.utts), bool)
     for part in PARTS:
         unlisted[rows[part]] = False
+    unknown = sorted({utt for ids in lists.values() for utt in ids if utt not in corpus.index})
     return {
         "ids_repeated": sum(len(ids) - len(set(ids)) for ids in lists.values()),
-        "ids_unknown": len({utt for ids in lists.values() for utt in ids if utt not in corpus.index}),
+        "ids_unknown": len(unknown),
+        "unknown_ids": unknown[:FEW],
         "ids_unlisted": int(unlisted.sum()),
         "ids_unlisted_labelled": int((unlisted & corpus.labelled).sum()),
     }
@@ -231,7 +232,8 @@ def broken_promises(audit: Audit) -> list[str]:
     if n := audit["ids_repeated"]:
         broken.append(f"{plural(n, 'id')} listed more than once in a part")
     if n := audit["ids_unknown"]:
-        broken.append(f"{plural(n, 'id')} that the data directory does not have")
+        names = " ".join(audit["unknown_ids"])
+        broken.append(f"{plural(n, 'id')} that the data directory does not have: {names}")
     if n := audit["unlabelled_test"]:
         broken.append(f"{plural(n, 'test utterance')} without an emotion")
     for part in ("train", "test"):
@@ -249,9 +251,7 @@ def warnings(audit: Audit) -> list[str]:
     if n := audit["speakers_with_one_utterance"]:
         found.append(f"{plural(n, 'training speaker')} with a single utterance")
     if 0 < audit["utterances_test"] < TINY_TEST:
-        found.append(
-            f"fewer than {TINY_TEST} test utterances: one of them is worth over {100 // TINY_TEST} points"
-        )
+        found.append(f"fewer than {TINY_TEST} test utterances: one of them is worth over {100 // TINY_TEST} points")
     if n := audit["corpus_audio_not_compared"]:
         found.append(f"the audio of {plural(n, 'utterance')} could not be compared (a pipe or unreadable)")
     if n := audit["corpus_duplicate_audio"]:
@@ -262,64 +262,3 @@ def warnings(audit: Audit) -> list[str]:
 def plural(n: int, noun: str) -> str:
     """Write "1 id", "2 ids"."""
     return f"{n} {noun}" + ("" if n == 1 else "s")
-
-
-def gathered(audits: Sequence[Audit], key: str) -> list[str]:
-    """One line for each message under ``key`` ("broken", "warnings"), with the folds that it holds for."""
-    folds: dict[str, list[str]] = {}
-    for audit in audits:
-        for message in audit[key]:
-            folds.setdefault(message, []).append(audit["fold"])
-    lines = []
-    for message, names in folds.items():
-        some = " ".join(names[:FEW]) + (" ..." if len(names) > FEW else "")
-        where = "all folds" if len(names) == len(audits) > 1 else f"fold{'s' * (len(names) > 1)} {some}"
-        lines.append(f"{where}: {message}")
-    return lines
-
-
-def audit_table(audits: Sequence[Audit]) -> str:
-    """One aligned line a fold: sizes, what test shares with train and dev, classes of the test part."""
-    classes = audits[0]["classes"]
-    head = ["fold", "train", "dev", "test", "spk-train", "spk-test", "spk-shared", "ses-shared", "text-seen",
-            "audio-seen", *classes]  # fmt: skip
-    body = [head]
-    for a in audits:
-        shown = [f"utterances_{part}" for part in PARTS]
-        shown += [
-            "speakers_train",
-            "speakers_test",
-            "speakers_shared_train_test",
-            "sessions_shared_train_test",
-        ]
-        shown += ["test_utterances_transcript_seen", "test_utterances_audio_seen"]
-        numbers = [str(a["class_counts_test"][name]) for name in classes]
-        body.append([a["fold"], *(cell(a[key]) for key in shown), *numbers])
-    total: Counter[str] = Counter()
-    for a in audits:
-        total.update(a["class_counts_test"])
-    sums = [total_of(audits, k) for k in ("test_utterances_transcript_seen", "test_utterances_audio_seen")]
-    tested = str(sum(a["utterances_test"] for a in audits))
-    body.append(["all", "", "", tested, "", "", "", "", *sums, *(str(total[name]) for name in classes)])
-    return aligned(body)
-
-
-def aligned(rows: Sequence[Sequence[str]]) -> str:
-    """Lay out rows in columns: the first to the left, the others to the right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = []
-    for first, *rest in rows:
-        words = [word.rjust(width) for word, width in zip(rest, widths[1:], strict=True)]
-        lines.append("  ".join([first.ljust(widths[0]), *words]))
-    return "\n".join(lines)
-
-
-def cell(value: int | None) -> str:
-    """Show a figure; ``-`` where it is not known."""
-    return "-" if value is None else str(value)
-
-
-def total_of(audits: Sequence[Audit], key: str) -> str:
-    """Sum a figure over folds; ``-`` where it is not known."""
-    values = [a[key] for a in audits]
-    return "-" if None in values else str(sum(values))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -11,6 +12,9 @@ import numpy as np
 
 from sermtl.datadir import read_table
 from sermtl.errors import UserError
+
+APOSTROPHES = str.maketrans("", "", "'’")
+ASCII_WORD = re.compile(r"[a-z0-9]+")
 
 
 @dataclass(frozen=True)
@@ -70,9 +74,7 @@ def load_corpus(data: str | Path) -> Corpus:
         raise UserError(f"{data / 'utt2spk'} is empty: there is no utterance to divide")
     nameless = [utt for utt, speaker in utt2spk.items() if not speaker or " " in speaker]
     if nameless:
-        raise UserError(
-            f"{data / 'utt2spk'}: {len(nameless)} utterances without one speaker id, first {nameless[0]}"
-        )
+        raise UserError(f"{data / 'utt2spk'}: {len(nameless)} utterances without one speaker id, first {nameless[0]}")
     text = optional_values(data / "text", utt2spk)
     return Corpus(
         path=data,
@@ -107,6 +109,7 @@ def optional_values(path: Path, utts: Mapping[str, object]) -> list[str] | None:
 
 def comparable_text(text: str) -> str:
     """Reduce a transcript to what two readings of one script share: case-folded words without punctuation."""
-    folded = unicodedata.normalize("NFKC", text).casefold()
-    kept = "".join(c if c.isalnum() or unicodedata.combining(c) else " " for c in folded if c not in "'’")
-    return " ".join(kept.split())
+    folded = unicodedata.normalize("NFKC", text).casefold().translate(APOSTROPHES)
+    if folded.isascii():
+        return " ".join(ASCII_WORD.findall(folded))
+    return " ".join("".join(c if c.isalnum() or unicodedata.combining(c) else " " for c in folded).split())

@@ -56,9 +56,7 @@ def make_folds(corpus: Corpus, protocol: str, dev_ratio: float = 0.0, seed: int 
         UserError: Unknown protocol, ratio out of range, or a corpus that the protocol cannot divide.
     """
     if not 0 <= dev_ratio <= 0.5:
-        raise UserError(
-            f"--dev_ratio {dev_ratio:g} is outside 0 to 0.5, the share of training that becomes dev"
-        )
+        raise UserError(f"--dev_ratio {dev_ratio:g} is outside 0 to 0.5, the share of training that becomes dev")
     group, names = divide(corpus, protocol)
     return folds_of(corpus, group, names, DevPicker(corpus, dev_ratio, seed))
 
@@ -87,9 +85,7 @@ def groups(corpus: Corpus, protocol: str) -> list[str]:
     if protocol == "session":
         return required_groups(corpus, "utt2session", "has no sessions; use --protocol speaker or kfoldK")
     if protocol == "paper":
-        return required_groups(
-            corpus, "utt2paper", "has no published folds; use --protocol speaker or session"
-        )
+        return required_groups(corpus, "utt2paper", "has no published folds; use --protocol speaker or session")
     if match := re.fullmatch(r"kfold([0-9]+)", protocol):
         return kfold_groups(corpus, int(match[1]))
     near = difflib.get_close_matches(protocol, ["speaker", "session", "paper", "kfold10"], 1, 0.5)
@@ -132,11 +128,7 @@ def kfold_groups(corpus: Corpus, k: int) -> list[str]:
     if k > labelled_speakers:
         raise UserError(
             f"kfold{k} needs {k} speakers with labelled utterances, {corpus.path} has {labelled_speakers}; "
-            + (
-                f"use --protocol kfold{labelled_speakers} at most"
-                if labelled_speakers > 1
-                else "it cannot be divided"
-            )
+            + (f"use --protocol kfold{labelled_speakers} at most" if labelled_speakers > 1 else "it cannot be divided")
         )
     loads = [0] * k
     group = [""] * len(speakers)

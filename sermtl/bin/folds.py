@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import shutil
 import sys
 from collections.abc import Iterator
 from os import getpid
 from pathlib import Path
 
-from sermtl.audit import Audio, Audit, audit_fold, audit_table, gathered
+from sermtl.audit import Audio, Audit, audit_fold
+from sermtl.audittable import audit_table, print_audits, write_audit
 from sermtl.corpus import Corpus, load_corpus
 from sermtl.datadir import write_list
 from sermtl.errors import UserError, command
@@ -45,24 +45,16 @@ def replaced_directory(path: Path) -> Iterator[Path]:
         shutil.rmtree(previous, ignore_errors=True)
 
 
-def write_json(path: Path, value: Audit) -> None:
-    """Write readable JSON in a fixed order of keys."""
-    with atomic_write(path) as file:
-        file.write(json.dumps(value, indent=1, ensure_ascii=False, sort_keys=True) + "\n")
-
-
 def write_fold(corpus: Corpus, audio: Audio, args: argparse.Namespace, fold: Fold, out: Path) -> Audit:
     """Write a fold's lists and audit below ``out``."""
     lists = fold.lists(corpus)
     promise = promises_disjoint_speakers(args.protocol)
-    audit = audit_fold(
-        corpus, audio, lists, protocol=args.protocol, fold=fold.name, disjoint_speakers=promise
-    )
+    audit = audit_fold(corpus, audio, lists, protocol=args.protocol, fold=fold.name, disjoint_speakers=promise)
     if args.dev_ratio and not len(fold.dev):
         audit["warnings"].append(f"--dev_ratio {args.dev_ratio:g} of so few utterances gives an empty dev")
     for part, ids in lists.items():
         write_list(out / fold.name / part, ids)
-    write_json(out / fold.name / "audit.json", audit)
+    write_audit(out / fold.name / "audit.json", audit)
     return audit
 
 
@@ -74,26 +66,25 @@ def write_index(audits: list[Audit], out: Path) -> None:
         file.write(audit_table(audits) + "\n")
 
 
-def report(corpus: Corpus, protocol: str, audits: list[Audit], out: Path) -> int:
-    """Print the table, warnings and broken promises; return the exit status."""
-    print(audit_table(audits))
+class BrokenPromise(Exception):
+    """The folds do not keep what their protocol promises and must not be used."""
+
+
+def report(corpus: Corpus, protocol: str, audits: list[Audit], out: Path) -> None:
+    """Print the table, warnings and broken promises.
+
+    Raises:
+        BrokenPromise: A fold breaks one.
+    """
+    kept = print_audits(audits)
     if protocol == "paper":
         print("protocol paper is speaker-dependent: compare its scores with the published ones only")
-    for line in gathered(audits, "warnings"):
-        print(f"warning: {line}", file=sys.stderr)
-    broken = gathered(audits, "broken")
-    for line in broken:
-        print(f"error: {line}", file=sys.stderr)
-    if broken:
-        print(
-            f"error: protocol {protocol} breaks its promise on {corpus.path}, {out} is as it was",
-            file=sys.stderr,
-        )
-        return 1
+    if not kept:
+        hint = "; correct utt2session or use --protocol speaker" if protocol == "session" else ""
+        raise BrokenPromise(f"{corpus.path} breaks the promise of protocol {protocol}, {out} stays as it was{hint}")
     unlabelled = int((~corpus.labelled).sum())
     note = f"; {unlabelled} without emotion are in no test part" if unlabelled else ""
     print(f"{len(audits)} folds of {len(corpus.utts)} utterances{note}: {out}")
-    return 0
 
 
 def parse() -> argparse.Namespace:
@@ -125,12 +116,14 @@ def main() -> int:
         )
     audio = Audio.of(corpus, decode=args.audio == "true")
     out = args.data / "folds" / args.protocol
-    with replaced_directory(out) as staging:
-        audits = [write_fold(corpus, audio, args, fold, staging) for fold in folds]
-        write_index(audits, staging)
-        status = report(corpus, args.protocol, audits, out)
-        if status:
-            raise SystemExit(status)
+    try:
+        with replaced_directory(out) as staging:
+            audits = [write_fold(corpus, audio, args, fold, staging) for fold in folds]
+            write_index(audits, staging)
+            report(corpus, args.protocol, audits, out)
+    except BrokenPromise as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     return 0
 
 

@@ -1,0 +1,132 @@
+"""Audit fold lists, this recipe's or published ones, against a data directory.
+
+DIR holds one directory a fold, or is a fold itself. A fold is a file train (or train.txt, train.lst), a
+file test, and perhaps a file dev (or valid, val, validation): utterance ids, the first word of each line.
+
+Exit status 1 where a promise is broken: parts that share utterances, test audio that is also in train or
+dev, speakers on both sides (unless --allow_shared_speakers true, the default for protocol paper), ids
+listed twice or unknown to the data directory, test utterances without emotion, an empty train or test.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections import Counter
+from pathlib import Path
+
+from sermtl.audit import Audio, audit_fold
+from sermtl.audittable import audit_table, print_audits, write_audit
+from sermtl.corpus import Corpus, load_corpus
+from sermtl.errors import UserError, command
+from sermtl.files import atomic_write
+from sermtl.folds import promises_disjoint_speakers
+
+FILE_NAMES = {
+    part: [f"{name}{suffix}" for name in names for suffix in ("", ".txt", ".lst")]
+    for part, names in {
+        "train": ["train"], "dev": ["dev", "valid", "val", "validation"], "test": ["test"],
+    }.items()
+}  # fmt: skip
+
+
+def read_ids(path: Path) -> list[str]:
+    """Read the first word of each line that has one, in the file's order, repeated ones included."""
+    ids = []
+    try:
+        lines = path.read_bytes().split(b"\n")
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
+    for number, line in enumerate(lines, 1):
+        try:
+            ids += line.decode("utf-8-sig").split()[:1]
+        except UnicodeDecodeError as error:
+            raise UserError(f"{path}:{number}: not UTF-8; expected an utterance id a line") from error
+    return ids
+
+
+def read_fold(fold: Path) -> dict[str, list[str]] | None:
+    """Read a fold's lists; None where the directory is not a fold."""
+    lists: dict[str, list[str]] = {"dev": []}
+    for part, names in FILE_NAMES.items():
+        found = [fold / name for name in names if (fold / name).is_file()]
+        if len(found) > 1:
+            raise UserError(f"{fold}: {found[0].name} or {found[1].name}? Keep one list for {part}")
+        if found:
+            lists[part] = read_ids(found[0])
+    return lists if len(lists) == 3 else None
+
+
+def read_folds(root: Path) -> dict[str, dict[str, list[str]]]:
+    """Read all folds of a directory, by name in byte order.
+
+    Raises:
+        UserError: There is no such directory, or no fold in it.
+    """
+    if not root.is_dir():
+        raise UserError(f"no directory {root}")
+    if (lists := read_fold(root)) is not None:
+        return {root.name: lists}
+    found = {path.name: read_fold(path) for path in root.iterdir() if path.is_dir()}
+    folds = {name: lists for name, lists in sorted(found.items()) if lists is not None}
+    if not folds:
+        raise UserError(f"{root}: no fold, that is a directory with the lists train and test")
+    return folds
+
+
+def coverage(corpus: Corpus, folds: dict[str, dict[str, list[str]]]) -> str:
+    """Say how many labelled utterances the folds test, and how many of them more than once."""
+    tested = Counter(utt for lists in folds.values() for utt in set(lists["test"]) if utt in corpus.index)
+    labelled = [utt for utt, has in zip(corpus.utts, corpus.labelled, strict=True) if has]
+    once = sum(utt in tested for utt in labelled)
+    twice = sum(n > 1 for n in tested.values())
+    again = f"; {twice} in more than one fold, which pooled scores count again" if twice else ""
+    return f"{once} of {len(labelled)} labelled utterances are tested{again}"
+
+
+def parse() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="data directory")
+    parser.add_argument("--folds", type=Path, required=True, help="directory of fold lists")
+    parser.add_argument("--protocol", help="name for the record (default: the name of --folds)")
+    parser.add_argument("--out", type=Path, help="write <fold>/audit.json and audit.txt here")
+    parser.add_argument(
+        "--allow_shared_speakers", choices=("true", "false"), help="the split promises no disjoint speakers"
+    )
+    parser.add_argument(
+        "--audio", choices=("true", "false"), default="false",
+        help="compare decoded samples (reads everything) instead of the files' bytes",
+    )  # fmt: skip
+    return parser.parse_args()
+
+
+@command
+def main() -> int:
+    """Audit and print."""
+    args = parse()
+    folds = read_folds(args.folds)
+    corpus = load_corpus(args.data)
+    protocol = args.protocol or args.folds.resolve().name
+    disjoint = promises_disjoint_speakers(protocol)
+    if args.allow_shared_speakers:
+        disjoint = args.allow_shared_speakers == "false"
+    audio = Audio.of(corpus, decode=args.audio == "true")
+    audits = [
+        audit_fold(corpus, audio, lists, protocol=protocol, fold=name, disjoint_speakers=disjoint)
+        for name, lists in folds.items()
+    ]
+    kept = print_audits(audits)
+    print(coverage(corpus, folds))
+    if any(audit["speaker_dependent"] for audit in audits):
+        print(f"{protocol} is speaker-dependent: speakers of test parts are in train or dev")
+    if args.out:
+        for audit in audits:
+            write_audit(args.out / audit["fold"] / "audit.json", audit)
+        with atomic_write(args.out / "audit.txt") as file:
+            file.write(audit_table(audits) + "\n")
+    return 0 if kept else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
