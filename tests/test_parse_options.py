@@ -98,9 +98,7 @@ def test_unknown_option_names_the_nearest(script: Script, option: str, nearest: 
     assert err == f"run.sh: invalid option {option} (did you mean --{nearest}?)\n"
 
 
-@pytest.mark.parametrize(
-    "option", ["--PATH", "--help_message", "--count", "--a[0]", "--x$(touch evil)", "--_po_used"]
-)
+@pytest.mark.parametrize("option", ["--PATH", "--help_message", "--count", "--a[0]", "--x$(touch evil)", "--_po_used"])
 def test_what_is_no_plain_lower_case_variable_is_no_option(script: Script, option: str) -> None:
     status, _, err = script(option, "3")
     assert (status, err.startswith(f"run.sh: invalid option {option} ")) == (1, True)
@@ -199,3 +197,21 @@ def test_log_line_and_die(tmp_path: Path, recipe: Path) -> None:
     assert first == f"{stamp} (run.sh:2:f) one two"
     assert second == f"{stamp} (run.sh:4:main) %s"
     assert done.stderr[19:] == " (run.sh:5:main) why\n"
+
+
+@pytest.mark.parametrize("value", ["", "two words", "$(date)", "a;b", "it's", "*", 'a "b"', "line\nline", "~", "x=`y`"])
+def test_job_word_survives_the_job_shell(tmp_path: Path, recipe: Path, value: str) -> None:
+    done = subprocess.run(
+        [
+            "bash",
+            "-c",
+            '. "$1/utils/log.sh"; "$1/utils/run.pl" x.log printf "$(job_word "<%s>")" "$(job_word "$2")"',
+            "-",
+            recipe,
+            value,
+        ],
+        cwd=tmp_path,
+        timeout=10,
+    )
+    assert done.returncode == 0
+    assert f"\n<{value}># Accounting" in (tmp_path / "x.log").read_text()

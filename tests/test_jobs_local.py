@@ -1,0 +1,278 @@
+"""utils/run.pl, as a user calls it: logs, quoting, exit status, concurrency, GPUs, interrupts."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+DATE = r"[A-Z][a-z]{2} [A-Z][a-z]{2} [ \d]\d \d\d:\d\d:\d\d \S+ \d{4}"
+
+
+class Runner:
+    """run.pl in a folder of its own; a call gives exit status and stderr (stdout must stay empty)."""
+
+    def __init__(self, folder: Path, recipe: Path) -> None:
+        self.folder = folder
+        self.program = [sys.executable, str(recipe / "utils" / "run.pl")]
+
+    def start(self, *words: str, **env: str) -> subprocess.Popen[str]:
+        settings = {k: v for k, v in os.environ.items() if k != "CUDA_VISIBLE_DEVICES"}
+        return subprocess.Popen(
+            [*self.program, *words],
+            cwd=self.folder,
+            env={**settings, **env},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def __call__(self, *words: str, **env: str) -> tuple[int, str]:
+        process = self.start(*words, **env)
+        out, err = process.communicate(timeout=30)
+        assert out == ""
+        return process.returncode, err
+
+    def read(self, name: str) -> str:
+        return (self.folder / name).read_text(encoding="utf-8")
+
+    def output(self, name: str) -> str:
+        """A log without its comment lines."""
+        return "".join(line for line in self.read(name).splitlines(True) if not line.startswith("# ") and line != "#\n")
+
+    def until(self, condition: str) -> Path:
+        deadline = time.monotonic() + 10
+        while not (self.folder / condition).exists():
+            assert time.monotonic() < deadline, f"{condition} did not come"
+            time.sleep(0.01)
+        return self.folder / condition
+
+
+@pytest.fixture
+def run(tmp_path: Path, recipe: Path) -> Runner:
+    return Runner(tmp_path, recipe)
+
+
+def test_success_is_silent_and_the_log_has_head_and_tail(run: Runner) -> None:
+    assert run("deep/er/a.log", "echo", "hello") == (0, "")
+    lines = run.read("deep/er/a.log").splitlines()
+    assert lines[0] == "# echo hello"
+    assert re.fullmatch(f"# Started at {DATE}", lines[1])
+    assert lines[2] == "#"
+    assert re.fullmatch(r"# Running on \S+, GPU none, Python \S+, torch \S+", lines[3])
+    assert lines[4] == "hello"
+    assert re.fullmatch(r"# Accounting: time=\d+ threads=1", lines[5])
+    assert re.fullmatch(rf"# Ended \(code 0\) at {DATE}, elapsed time \d+ seconds", lines[6])
+    assert len(lines) == 7
+
+
+def test_failure_names_the_log_and_shows_its_end(run: Runner) -> None:
+    status, err = run("a.log", "seq", "40", ";", "exit", "7")
+    assert status == 1
+    lines = err.splitlines()
+    assert lines[0] == "run.pl: job failed, log is in a.log"
+    assert lines[1] == "run.pl: status 7; the last lines of a.log:"
+    assert len(lines) == 2 + 30
+    assert lines[-3].strip() == "40"
+    assert "# Ended (code 7) at" in lines[-1]
+
+
+def test_array_failure_counts_and_the_others_finish(run: Runner) -> None:
+    status, err = run("JOB=1:10", "dir/x.JOB.log", "echo", "JOB;", "test", "$((JOB", "%", "4))", "-ne", "3")
+    assert status == 1
+    assert err.startswith("run.pl: 2 / 10 failed, log is in dir/x.*.log\nrun.pl: task 3: status 1; the last lines of ")
+    assert [run.output(f"dir/x.{i}.log") for i in range(1, 11)] == [f"{i}\n" for i in range(1, 11)]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--mem", "4G", "JOB=2:3", "--num-threads", "2", "--time", "1:00:00"),
+        ("JOB=2:3", "--num_threads", "2", "--max-jobs-run", "1", "-l", "x=y", "-V", "-pe", "smp", "2"),
+        ("--name", "x", "--num-threads", "2", "--config", "f", "JOB=2:3"),
+    ],
+)
+def test_options_and_range_are_interleaved(run: Runner, words: tuple[str, ...]) -> None:
+    assert run(*words, "x.JOB.log", "echo", "JOB-$OMP_NUM_THREADS") == (0, "")
+    assert [run.output(f"x.{i}.log") for i in (2, 3)] == ["2-2\n", "3-2\n"]
+    assert "threads=2\n" in run.read("x.2.log")
+
+
+def test_any_identifier_and_a_single_number(run: Runner) -> None:
+    assert run("fold=3", "x.fold.log", "echo", "fold", "a/fold.b") == (0, "")
+    assert run.output("x.3.log") == "3 a/3.b\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["JOB=1:2", "x.log", "true"], "2 tasks cannot share the log x.log: put JOB in its name"),
+        (["JOB=1:2", "x.JOBS.log", "true"], "'JOB' is part of a longer word in 'x.JOBS.log'"),
+        (["JOB=1:2", "x.JOB.log", "echo", "$SLURM_JOB_ID"], "'JOB' is part of a longer word in '$SLURM_JOB_ID'"),
+        (["JOB=0:2", "x.JOB.log", "true"], "the range JOB=0:2 is empty or begins below 1"),
+        (["JOB=3:2", "x.JOB.log", "true"], "the range JOB=3:2 is empty or begins below 1"),
+        (["JOB=1-4", "x.JOB.log", "true"], "cannot read the range JOB=1-4: write JOB=1:n or JOB=n"),
+        (["JOB=1:n", "x.JOB.log", "true"], "cannot read the range JOB=1:n"),
+        (["--max-job-run", "3", "x.log", "true"], "unknown option --max-job-run (did you mean --max_jobs_run?)"),
+        (["--mem=3G", "x.log", "true"], "options are two words: write --mem 3G, not --mem=3G"),
+        (["--gpu", "--mem", "x.log", "true"], "option --gpu needs a value"),
+        (["--num-threads", "two", "x.log", "true"], "--num_threads is a whole number from 1 on, not 'two'"),
+        (["--max-jobs-run", "0", "x.log", "true"], "--max_jobs_run is a whole number from 1 on, not '0'"),
+        (["--num-nodes", "2", "x.log", "true"], "--num_nodes: this runner has one machine"),
+        (["--pick", "some", "x.log", "true"], "--pick is 'all' or 'failed', not 'some'"),
+        (["x.log"], "usage: run.pl"),
+        ([], "usage: run.pl"),
+        (["/dev/null/x.log", "true"], "cannot make the folder of /dev/null/x.log"),
+    ],
+)
+def test_wrong_calls_run_nothing(run: Runner, words: list[str], message: str) -> None:
+    status, err = run(*words)
+    assert (status, err.startswith(f"run.pl: {message}"), err.count("\n")) == (1, True, 1), err
+    assert list(run.folder.iterdir()) == []
+
+
+def test_words_reach_the_shell(run: Runner) -> None:
+    assert run("a.log", "echo", "a b  $HOME `x` it's", "|", "tr", "a-z", "A-Z", ">", "out", ";", "echo", "", "x") == (
+        0,
+        "",
+    )
+    assert run.read("out") == "A B  $HOME `X` IT'S\n"
+    assert run.output("a.log") == " x\n"
+
+
+def test_pipefail_and_no_standard_input(run: Runner) -> None:
+    assert run("a.log", "false", "|", "cat")[0] == 1
+    assert run("b.log", "cat") == (0, "")
+
+
+def test_stale_logs_do_not_survive(run: Runner) -> None:
+    (run.folder / "x.2.log").write_text("# true\n# Ended (code 0) at some time\n")
+    run("JOB=1:2", "x.JOB.log", "false")
+    assert "(code 0)" not in run.read("x.2.log")
+
+
+def test_pick_failed_runs_only_those(run: Runner) -> None:
+    words = ["JOB=1:4", "x.JOB.log", "echo", "JOB", ">>ran;", "test", "-e", "ok", "-o", "JOB", "-gt", "2"]
+    status, err = run(*words)
+    assert status == 1
+    again = err.splitlines()[-1].partition("to rerun only what failed: ")[2]
+    assert again.startswith("run.pl --pick failed JOB=1:4 x.JOB.log echo JOB '>>ran;' test")
+    (run.folder / "ran").unlink()
+    (run.folder / "ok").touch()
+    assert run("--pick", "failed", *words) == (0, "")
+    assert sorted(run.read("ran").split()) == ["1", "2"]
+    (run.folder / "ran").unlink()
+    assert run("--pick", "failed", *words) == (0, "")
+    assert not (run.folder / "ran").exists()
+    # A log of another command says nothing about this one.
+    assert run("--pick", "failed", "JOB=1:4", "x.JOB.log", "echo", "JOB", ">>ran") == (0, "")
+    assert len(run.read("ran").split()) == 4
+
+
+def most_at_once(run: Runner, *options: str, **env: str) -> int:
+    """Greatest number of tasks that ran together, each noting its begin and its end."""
+    (run.folder / "steps").unlink(missing_ok=True)
+    note = ["echo", "+1", ">>steps;", "sleep", "0.15;", "echo", "-1", ">>steps"]
+    assert run(*options, "JOB=1:6", "l/x.JOB.log", *note, **env) == (0, "")
+    running = [0]
+    for step in run.read("steps").split():
+        running.append(running[-1] + int(step))
+    return max(running)
+
+
+def test_how_many_at_once(run: Runner) -> None:
+    cores = len(os.sched_getaffinity(0))
+    assert most_at_once(run) == min(6, cores)
+    assert most_at_once(run, "--max-jobs-run", "3") == 3
+    assert most_at_once(run, "--max-jobs-run", "4", "-tc", "1") == 1
+    assert most_at_once(run, "--num-threads", str(cores)) == 1
+    assert most_at_once(run, "--gpu", "1", CUDA_VISIBLE_DEVICES="4,5,6") == 3
+    assert most_at_once(run, "--gpu", "1", "--jobs_per_gpu", "2", CUDA_VISIBLE_DEVICES="7") == 2
+
+
+def test_each_slot_has_its_own_gpus(run: Runner) -> None:
+    devices = "GPU-a,1,3,5"
+
+    def seen(*options: str, tasks: int = 4) -> set[str]:
+        words = ["l/x.JOB.log", "echo", "$CUDA_VISIBLE_DEVICES;", "sleep", "0.3"]
+        assert run(*options, f"JOB=1:{tasks}", *words, CUDA_VISIBLE_DEVICES=devices) == (0, "")
+        return {run.output(f"l/x.{i}.log").strip() for i in range(1, tasks + 1)}
+
+    assert seen("--gpu", "1") == {"GPU-a", "1", "3", "5"}
+    assert seen("--gpu", "2", tasks=2) == {"GPU-a,1", "3,5"}
+    assert seen("--gpu", "1", "--jobs-per-gpu", "2", tasks=4) == {"GPU-a", "1", "3", "5"}
+    assert seen(tasks=1) == seen("--gpu", "0", tasks=1) == {""}
+
+
+def test_gpus_are_found_by_nvidia_smi(run: Runner) -> None:
+    fake = run.folder / "bin" / "nvidia-smi"
+    fake.parent.mkdir()
+    fake.write_text("#!/bin/sh\necho 'GPU 0: NVIDIA X (UUID: GPU-1)'\necho 'GPU 1: NVIDIA X (UUID: GPU-2)'\n")
+    fake.chmod(0o755)
+    path = f"{fake.parent}:{os.environ['PATH']}"
+    words = ["JOB=1:2", "x.JOB.log", "echo", "$CUDA_VISIBLE_DEVICES;", "sleep", "0.2"]
+    assert run("--gpu", "1", *words, PATH=path) == (0, "")
+    assert {run.output("x.1.log"), run.output("x.2.log")} == {"0\n", "1\n"}
+    status, err = run("--gpu", "3", *words, PATH=path)
+    assert (status, err) == (1, "run.pl: --gpu 3: there are 2 GPUs (0,1)\n")
+
+
+def gone(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
+    except OSError:
+        return True
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_interrupt_ends_all_that_was_started(run: Runner, number: signal.Signals) -> None:
+    # One child in the task's group, one in a session of its own, as torchrun starts its workers.
+    script = "sleep 60 & echo $! >a.JOB; setsid sleep 60 & echo $! >b.JOB; touch up.JOB; wait"
+    process = run.start("JOB=1:3", "--max-jobs-run", "2", "x.JOB.log", "bash", "-c", script)
+    for name in ("up.1", "up.2"):
+        run.until(name)
+    pids = [int(run.read(f"{which}.{task}")) for which in "ab" for task in (1, 2)]
+    begin = time.monotonic()
+    process.send_signal(number)
+    _, err = process.communicate(timeout=20)
+    assert process.returncode == 2
+    assert err == f"run.pl: interrupted by {number.name}: 2 running tasks ended, 1 not begun\n"
+    assert time.monotonic() - begin < 5
+    assert all(map(gone, pids))
+    assert "# Ended (code 143; signal 15) at" in run.read("x.1.log")
+    assert not (run.folder / "x.3.log").exists()
+
+
+def test_nohup_is_respected(run: Runner) -> None:
+    run.program = ["nohup", *run.program]
+    process = run.start("x.log", "touch", "up;", "sleep", "0.5")
+    run.until("up")
+    process.send_signal(signal.SIGHUP)
+    process.communicate(timeout=20)
+    assert process.returncode == 0
+
+
+def test_killed_tasks_are_told_as_such(run: Runner) -> None:
+    status, err = run("x.log", "kill", "-9", "$$")
+    assert (status, "killed by signal 9, which is what happens to a task that uses too much memory" in err) == (1, True)
+    assert "# Ended (code 137; signal 9) at" in run.read("x.log")
+    assert "killed by signal 9" in run("x.log", "sh", "-c", "kill -9 $$")[1]
+    assert "killed by signal 11 (SIGSEGV)" in run("x.log", "kill", "-11", "$$")[1]
+    assert "killed for memory (signal 9)" in run("x.log", "echo", "oom-kill:", ";", "kill", "-9", "$$")[1]
+    assert "it ran out of memory" in run("x.log", "echo", "torch.OutOfMemoryError: CUDA", ";", "false")[1]
+
+
+def test_a_forgotten_range_is_told(run: Runner) -> None:
+    assert "no range was given: JOB=1:n" in run("x.JOB.log", "false")[1]
+
+
+def test_forty_tasks_cost_little(run: Runner) -> None:
+    begin = time.monotonic()
+    assert run("JOB=1:40", "x.JOB.log", "true") == (0, "")
+    assert time.monotonic() - begin < 5

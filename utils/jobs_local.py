@@ -1,0 +1,266 @@
+"""run.pl: tasks on this machine, as many at once as it has GPUs or cores."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import subprocess
+import time
+from dataclasses import dataclass
+
+from jobs import JobError, Request, commented, date, describe, make_folder_of, report, say
+
+GRACE = 10.0  # seconds between SIGTERM and SIGKILL
+
+
+@dataclass
+class Task:
+    """A running task: its shell leads a session and a process group of its own."""
+
+    number: int
+    slot: int
+    log: str
+    shell: subprocess.Popen
+    begun: float
+
+
+def run(request: Request) -> int:
+    """Run the request's tasks; 0 all succeeded, 1 any failed, 2 interrupted.
+
+    Raises:
+        JobError: for an option's value that does not fit this machine, or a log that cannot be written.
+    """
+    return _Runner(request).run()
+
+
+class _Runner:
+    def __init__(self, request: Request) -> None:
+        self.request = request
+        self.threads = request.number("num_threads", 1, 1)
+        if request.number("num_nodes", 1, 1) > 1:
+            raise JobError("--num_nodes: this runner has one machine; choose another cmd_backend in conf/cmd.sh")
+        self.slots = slots(request)
+        self.versions = versions()
+        self.running: dict[int, Task] = {}
+        self.failures: dict[int, str] = {}
+        self.interrupt: int | None = None
+
+    def run(self) -> int:
+        waiting = self.request.picked_tasks()
+        for number in waiting:
+            make_folder_of(self.request.log_of(number))
+            _remove(self.request.log_of(number))
+        wake = self._listen()
+        while (waiting or self.running) and self.interrupt is None:
+            while waiting and len(self.running) < len(self.slots) and self.interrupt is None:
+                self._start(waiting.pop(0))
+            select.select([wake], [], [], 1.0)
+            _drain(wake)
+            self._collect()
+        if self.interrupt is not None:
+            return self._stop(len(waiting))
+        return report(self.request, self.failures)
+
+    def _listen(self) -> int:
+        """Descriptor that becomes readable at each signal; nothing is lost between a check and a wait."""
+        read, write = os.pipe()
+        os.set_blocking(read, False)
+        os.set_blocking(write, False)
+        signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            # nohup means it.
+            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+                signal.signal(number, self._interrupted)
+        return read
+
+    def _interrupted(self, number: int, _frame: object) -> None:
+        if self.interrupt is not None:
+            for task in self.running.values():
+                _signal_group(task, signal.SIGKILL)
+        self.interrupt = number
+
+    def _start(self, number: int) -> None:
+        slot = min(set(range(len(self.slots))) - set(self.running))
+        log = self.request.log_of(number)
+        command = self.request.command_of(number)
+        env = dict(os.environ, CUDA_VISIBLE_DEVICES=self.slots[slot])
+        if "num_threads" in self.request.options:
+            env["OMP_NUM_THREADS"] = str(self.threads)
+        try:
+            with open(log, "a", encoding="utf-8", errors="surrogateescape") as file:
+                file.write(f"{commented(command)}\n# Started at {date()}\n#\n{self._about(slot)}")
+                file.flush()
+                shell = subprocess.Popen(
+                    ["bash", "-o", "pipefail", "-c", command],
+                    stdin=subprocess.DEVNULL,
+                    stdout=file,
+                    stderr=file,
+                    env=env,
+                    start_new_session=True,
+                )
+        except OSError as error:
+            self.failures[number] = f"cannot start: {error}"
+            return
+        self.running[slot] = Task(number, slot, log, shell, time.time())
+
+    def _about(self, slot: int) -> str:
+        gpu = self.slots[slot] or "none"
+        return f"# Running on {os.uname().nodename}, GPU {gpu}, {self.versions}\n"
+
+    def _collect(self) -> None:
+        for task in list(self.running.values()):
+            code = task.shell.poll()
+            if code is not None:
+                del self.running[task.slot]
+                self._end(task, code)
+
+    def _end(self, task: Task, code: int) -> None:
+        status = code if code >= 0 else 128 - code
+        shown = f"code {status}" if code >= 0 else f"code {status}; signal {-code}"
+        seconds = int(time.time() - task.begun)
+        with open(task.log, "a", encoding="utf-8") as file:
+            file.write(
+                f"# Accounting: time={seconds} threads={self.threads}\n"
+                f"# Ended ({shown}) at {date()}, elapsed time {seconds} seconds\n"
+            )
+        if status:
+            self.failures[task.number] = describe(status, task.log)
+
+    def _stop(self, not_begun: int) -> int:
+        """End what runs, with all that it started, even in sessions of its own (as torchrun's workers are)."""
+        name = signal.Signals(self.interrupt or 0).name
+        killed = len(self.running)
+        shells = {task.shell.pid for task in self.running.values()}
+        others = descendants(shells)
+        for task in self.running.values():
+            _signal_group(task, signal.SIGTERM)
+        for pid in others:
+            if _group(pid) not in shells:
+                _signal(pid, signal.SIGTERM)
+        deadline = time.monotonic() + GRACE
+        while time.monotonic() < deadline and (self.running or any(map(alive, others))):
+            time.sleep(0.05)
+            self._collect()
+        for task in self.running.values():
+            _signal_group(task, signal.SIGKILL)
+        for pid in filter(alive, others):
+            _signal(pid, signal.SIGKILL)
+        while self.running:
+            time.sleep(0.02)
+            self._collect()
+        say(self.request, f"interrupted by {name}: {killed} running tasks ended, {not_begun} not begun")
+        return 2
+
+
+def slots(request: Request) -> list[str]:
+    """CUDA_VISIBLE_DEVICES of each task that may run at once; without GPUs empty strings.
+
+    With `--gpu n` each slot has n GPUs out of those this process may use, and `--jobs_per_gpu` slots share them;
+    `--max_jobs_run` may lower that. Without GPUs it counts alone, else there is a slot for each core.
+    """
+    per_task = request.number("gpu", 0)
+    shared = request.number("jobs_per_gpu", 1, 1)
+    available = visible_gpus() if per_task else []
+    most = request.number("max_jobs_run", 0)
+    if not available:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return [""] * (most or max(1, cores // request.number("num_threads", 1, 1)))
+    groups = [available[i : i + per_task] for i in range(0, len(available) - per_task + 1, per_task)]
+    if not groups:
+        raise JobError(f"--gpu {per_task}: there are {len(available)} GPUs ({','.join(available)})")
+    devices = [",".join(group) for group in groups] * shared
+    return devices[:most] if most else devices
+
+
+def visible_gpus() -> list[str]:
+    """GPUs that this process may use: CUDA_VISIBLE_DEVICES, else all that nvidia-smi lists."""
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if given is not None:
+        return [gpu.strip() for gpu in given.split(",") if gpu.strip() not in ("", "-1", "NoDevFiles")]
+    try:
+        listed = subprocess.run(["nvidia-smi", "-L"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=60)
+    except (OSError, subprocess.TimeoutExpired):
+        return []
+    count = sum(line.startswith(b"GPU ") for line in listed.stdout.splitlines())
+    return [str(i) for i in range(count)] if listed.returncode == 0 else []
+
+
+def versions() -> str:
+    """Python and torch of the environment that tasks are started in, which is this program's own."""
+    import platform
+    from importlib import metadata
+
+    try:
+        torch = metadata.version("torch")
+    except metadata.PackageNotFoundError:
+        torch = "none"
+    return f"Python {platform.python_version()}, torch {torch}"
+
+
+def descendants(pids: set[int]) -> set[int]:
+    """Processes that the given ones started, and those started in turn; none where there is no /proc."""
+    children: dict[int, list[int]] = {}
+    for name in filter(str.isdigit, os.listdir("/proc") if os.path.isdir("/proc") else []):
+        fields = _stat(int(name))
+        if fields:
+            children.setdefault(int(fields[1]), []).append(int(name))
+    found: set[int] = set()
+    new = list(pids)
+    while new:
+        new = [child for pid in new for child in children.get(pid, []) if child not in found]
+        found.update(new)
+    return found
+
+
+def alive(pid: int) -> bool:
+    """Whether a process runs; one that has ended and waits for its parent does not."""
+    fields = _stat(pid)
+    return bool(fields) and fields[0] not in "ZX"
+
+
+def _stat(pid: int) -> list[str]:
+    try:
+        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
+            return file.read().rpartition(")")[2].split()
+    except OSError:
+        return []
+
+
+def _group(pid: int) -> int:
+    try:
+        return os.getpgid(pid)
+    except OSError:
+        return 0
+
+
+def _signal(pid: int, number: int) -> None:
+    try:
+        os.kill(pid, number)
+    except OSError:
+        pass
+
+
+def _signal_group(task: Task, number: int) -> None:
+    try:
+        os.killpg(task.shell.pid, number)
+    except OSError:
+        pass
+
+
+def _drain(descriptor: int) -> None:
+    try:
+        while os.read(descriptor, 4096):
+            pass
+    except BlockingIOError:
+        pass
+
+
+def _remove(path: str) -> None:
+    try:
+        os.remove(path)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise JobError(f"cannot write {path}: {error.strerror}") from None
