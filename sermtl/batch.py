@@ -38,5 +38,6 @@ class Batch:
         return self._each(Tensor.pin_memory)
 
     def _each(self, function: Callable[[Tensor], Tensor]) -> Batch:
-        values: Any = {field.name: getattr(self, field.name) for field in fields(self)}
-        return Batch(**{name: function(v) if isinstance(v, Tensor) else v for name, v in values.items()})
+        values = ((field.name, getattr(self, field.name)) for field in fields(self))
+        moved: dict[str, Any] = {name: function(v) if isinstance(v, Tensor) else v for name, v in values}
+        return Batch(**moved)

@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
+
+from sermtl.config import nearest
+from sermtl.errors import UserError
+
+GEOMETRIES = Path(__file__).parent.parent / "conf" / "upstream"
 
 
 @dataclass(frozen=True)
@@ -49,3 +55,22 @@ class SpanMasking:
     feature_length: int = 10
     feature_min: int = 0
     hidden_size: int = 0
+
+
+def find_geometry(upstream: str) -> Path | None:
+    """The YAML file of an upstream's geometry; None where it is a folder or a model id.
+
+    Raises:
+        UserError: It is none of the three.
+    """
+    path = Path(upstream) if upstream.endswith((".yaml", ".yml")) else GEOMETRIES / f"{upstream}.yaml"
+    if path.is_file():
+        return path
+    is_id = upstream.count("/") == 1 and not upstream.startswith((".", "/", "~"))
+    if Path(upstream).is_dir() or (is_id and not upstream.endswith((".yaml", ".yml"))):
+        return None
+    known = sorted(file.stem for file in GEOMETRIES.glob("*.yaml"))
+    raise UserError(
+        f"upstream {upstream!r} is no geometry in conf/upstream ({', '.join(known)}){nearest(upstream, known)}, "
+        "no folder, and no model id (like facebook/wav2vec2-base)"
+    )

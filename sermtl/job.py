@@ -6,6 +6,7 @@ import argparse
 import logging
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -16,21 +17,48 @@ from sermtl.dataset import Example, FoldDataset, FrontEnd, feature_stats
 from sermtl.errors import UserError
 from sermtl.fold_data import FoldData
 
+LOG_FORMAT = "%(asctime)s (%(filename)s:%(lineno)d:%(funcName)s) %(message)s"
+LOG_DATE = "%Y-%m-%dT%H:%M:%S"
 PATHS = {
     "data": "data directory, e.g. data/mini",
-    "fold_dir": "directory of the fold's lists, e.g. data/mini/folds/speaker/01F",
+    "folds_dir": "a protocol's folds, e.g. data/mini/folds/speaker",
     "dump": "parent of the dump directories, e.g. dump/mini",
-    "tokens": "directory of the fold's tokens.txt",
-    "exp": "directory of the fold's experiment, e.g. exp/<tag>/01F",
+    "tokens": "parent of the folds' token lists, e.g. dump/mini/tokens/speaker",
+    "exp": "directory of the experiment, e.g. exp/<tag>",
 }
 
 
+@dataclass(frozen=True)
+class FoldPaths:
+    """Where one fold's job reads and writes."""
+
+    data: Path
+    fold_dir: Path
+    dump: Path
+    tokens: Path
+    exp: Path
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the paths of a fold, ``--ngpu`` and ``--num_threads``."""
+    """Add the paths of an experiment, the fold's choice, ``--ngpu`` and ``--num_threads``."""
     for name, text in PATHS.items():
         parser.add_argument(f"--{name}", type=Path, required=True, help=text)
+    parser.add_argument("--folds", nargs="+", required=True, metavar="FOLD", help="fold names")
+    parser.add_argument("--job", type=int, default=1, help="which of --folds this job does, from 1")
     parser.add_argument("--ngpu", type=int, default=0, choices=[0, 1], help="GPUs of this job")
     parser.add_argument("--num_threads", type=int, default=1, help="CPU threads of this job")
+
+
+def fold_paths(args: argparse.Namespace) -> FoldPaths:
+    """The paths of the job's own fold.
+
+    Raises:
+        UserError: There is no fold of that number.
+    """
+    if not 1 <= args.job <= len(args.folds):
+        raise UserError(f"--job {args.job}: there are {len(args.folds)} folds")
+    fold = args.folds[args.job - 1]
+    return FoldPaths(args.data, args.folds_dir / fold, args.dump, args.tokens / fold, args.exp / fold)
 
 
 def set_up(args: argparse.Namespace) -> torch.device:
@@ -39,16 +67,18 @@ def set_up(args: argparse.Namespace) -> torch.device:
     Raises:
         UserError: A GPU was asked for and none is usable.
     """
-    logging.basicConfig(
-        stream=sys.stdout,
-        level=logging.INFO,
-        format="%(asctime)s (%(filename)s:%(lineno)d:%(funcName)s) %(message)s",
-        datefmt="%Y-%m-%dT%H:%M:%S",
-    )
+    logging.basicConfig(stream=sys.stdout, level=logging.INFO, format=LOG_FORMAT, datefmt=LOG_DATE)
     torch.set_num_threads(args.num_threads)
     if args.ngpu and not torch.cuda.is_available():
         raise UserError("--ngpu 1: PyTorch sees no GPU here; use --ngpu 0, or a build of PyTorch that fits the driver")
     return torch.device("cuda" if args.ngpu else "cpu")
+
+
+def log_also_to(path: Path) -> None:
+    """Add what is logged from now on to a file too: a fold's ``train.log`` over all of its runs."""
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter(LOG_FORMAT, LOG_DATE))
+    logging.getLogger().addHandler(handler)
 
 
 def speaker_statistics(

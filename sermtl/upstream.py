@@ -18,9 +18,8 @@ from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, Pretrained
 
 from sermtl.config import nearest, read_yaml
 from sermtl.errors import UserError
-from sermtl.geometry import ConvGeometry, SpanMasking
+from sermtl.geometry import ConvGeometry, SpanMasking, find_geometry
 
-GEOMETRIES = Path(__file__).parent.parent / "conf" / "upstream"
 MODEL_TYPES = ("wav2vec2", "hubert", "wavlm", "data2vec-audio")
 OUR_KEYS = ("input_bands", "normalize")
 
@@ -177,18 +176,10 @@ def load_upstream(name: str) -> Upstream:
         UserError: No such geometry, folder or model; a model of another kind; damaged weights; a hub that
             cannot be reached (with the way to use a local folder).
     """
-    path = GEOMETRIES / f"{name}.yaml"
-    if path.is_file():
-        return Upstream(read_geometry(path))
-    if name.endswith((".yaml", ".yml")):
-        return Upstream(read_geometry(Path(name)))
+    geometry = find_geometry(name)
+    if geometry is not None:
+        return Upstream(read_geometry(geometry))
     local = Path(name).is_dir()
-    known = sorted(file.stem for file in GEOMETRIES.glob("*.yaml"))
-    if not local and ("/" not in name or name.startswith((".", "/", "~"))):
-        raise UserError(
-            f"upstream {name!r} is no geometry in conf/upstream ({', '.join(known)}){nearest(name, known)}, "
-            "no folder, and no model id (like facebook/wav2vec2-base)"
-        )
     try:
         config = AutoConfig.from_pretrained(name)
         if config.model_type not in MODEL_TYPES:

@@ -1,7 +1,7 @@
 """Stage 4: decode the test list of one fold.
 
     python -m sermtl.bin.decode --config conf/decode.yaml --data data/mini \\
-        --fold_dir data/mini/folds/speaker/01F --dump dump/mini --tokens dump/mini/tokens/speaker/01F --exp exp/T/01F
+        --folds_dir data/mini/folds/speaker --dump dump/mini --tokens dump/mini/tokens/speaker --exp exp/T --folds 01F
 """
 
 from __future__ import annotations
@@ -35,23 +35,24 @@ def main() -> int:
     job.add_arguments(parser)
     args = parser.parse_args()
     device = job.set_up(args)
+    paths = job.fold_paths(args)
 
     decode_config = load_config(DecodeConfig, args.config)
-    trained = load_model(args.exp, device)
-    config = training_config(args.exp)
-    fold = load_fold(args.data, args.fold_dir, args.dump, args.tokens, config)
-    if fold.digest != read_yaml(args.exp / "config.yaml").get("inputs"):
-        raise UserError(f"{args.exp} was trained on other lists or data than there are now; rerun ./run.sh --stage 3")
+    trained = load_model(paths.exp, device)
+    config = training_config(paths.exp)
+    fold = load_fold(paths.data, paths.fold_dir, paths.dump, paths.tokens, config)
+    if fold.digest != read_yaml(paths.exp / "config.yaml").get("inputs"):
+        raise UserError(f"{paths.exp} was trained on other lists or data than there are now; rerun ./run.sh --stage 3")
     dataset = job.evaluation_set(trained.front_end, config, fold, "test")
     started = time.monotonic()
     decoded = sorted(decode(trained, dataset, decode_config.batch_size, device), key=lambda d: d.utterance.encode())
-    write_decoded(args.exp / "decode_test", decoded, trained.labels)
+    write_decoded(paths.exp / "decode_test", decoded, trained.labels)
     seconds = time.monotonic() - started
     log.info(
         "decoded %d utterances in %.1f s (model %s)",
         len(decoded),
         seconds,
-        sha256(args.exp / "model.safetensors")[:12],
+        sha256(paths.exp / "model.safetensors")[:12],
     )
     return 0
 

@@ -1,7 +1,7 @@
 """Stage 3: train one fold, from its checkpoint where there is one.
 
     python -m sermtl.bin.train --config conf/mini.yaml --set beta=1 --data data/mini \\
-        --fold_dir data/mini/folds/speaker/01F --dump dump/mini --tokens dump/mini/tokens/speaker/01F --exp exp/T/01F
+        --folds_dir data/mini/folds/speaker --dump dump/mini --tokens dump/mini/tokens/speaker --exp exp/T --folds 01F
 """
 
 from __future__ import annotations
@@ -45,23 +45,27 @@ def main() -> int:
     args = parser.parse_args()
     device = job.set_up(args)
 
+    paths = job.fold_paths(args)
     config = load_config(TrainConfig, args.config, args.set)
-    fold = load_fold(args.data, args.fold_dir, args.dump, args.tokens, config)
-    check_fold(config, fold, args.fold_dir)
-    write_config_once(args.exp, resolved_settings(args, config, fold))
-    if (args.exp / "model.safetensors").is_file() and is_finished(args.exp, config):
-        log.info("%s is trained already (%d epochs)", args.exp, config.epochs)
+    fold = load_fold(paths.data, paths.fold_dir, paths.dump, paths.tokens, config)
+    check_fold(config, fold, paths.fold_dir)
+    write_config_once(paths.exp, resolved_settings(paths, config, fold))
+    if (paths.exp / "model.safetensors").is_file() and is_finished(paths.exp, config):
+        log.info("%s is trained already (%d epochs)", paths.exp, config.epochs)
         return 0
+    job.log_also_to(paths.exp / "train.log")
+    with atomic_write(args.exp / "labels.txt") as file:
+        file.writelines(f"{label}\n" for label in fold.labels)
 
     torch.manual_seed(derive_seed(config.seed, "weights"))
     upstream = load_upstream(config.upstream)
     check_input(config, upstream)
     trained = build(config, fold, upstream)
     trained.model.bf16 = wants_bf16(config, device)
-    save_description(args.exp, trained, args.tokens)
+    save_description(paths.exp, trained, paths.tokens)
     log_summary(config, fold, trained, device)
-    Trainer(trained, config, make_sets(args.data, config, fold, trained), args.exp, device).run()
-    log.info("finished: %s", args.exp / "model.safetensors")
+    Trainer(trained, config, make_sets(paths.data, config, fold, trained), paths.exp, device).run()
+    log.info("finished: %s", paths.exp / "model.safetensors")
     return 0
 
 
@@ -120,13 +124,12 @@ def wants_bf16(config: TrainConfig, device: torch.device) -> bool:
     return config.precision == "bf16"
 
 
-def resolved_settings(args: argparse.Namespace, config: TrainConfig, fold: FoldData) -> dict[str, Any]:
+def resolved_settings(paths: job.FoldPaths, config: TrainConfig, fold: FoldData) -> dict[str, Any]:
     """Everything that decides what the training computes, and where it read."""
-    protocol_dir = args.fold_dir.parent
     return {
-        "corpus": args.data.name,
-        "protocol": protocol_dir.name,
-        "fold": args.fold_dir.name,
+        "corpus": paths.data.name,
+        "protocol": paths.fold_dir.parent.name,
+        "fold": paths.fold_dir.name,
         **as_dict(config),
         "inputs": fold.digest,
     }

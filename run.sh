@@ -1,0 +1,138 @@
+#!/usr/bin/env bash
+# Speech emotion recognition by multi-task learning with speaker normalisation: from a corpus to scored folds.
+#
+#   ./run.sh                                                      the made-up corpus, in minutes on two cores
+#   ./run.sh --stage 3 --beta 1                                   train, decode and score with another beta
+#   ./run.sh --corpus iemocap --corpus_dir IEMOCAP_full_release   the paper's setting
+#
+# Stages: 1 data and folds, 2 dump to ark and token lists, 3 training, 4 decoding, 5 scoring.
+# shellcheck disable=SC2034 # options are read by name
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")"
+
+# Stages
+stage=1       # first stage
+stop_stage=5  # last stage
+skip_stages=  # stages to leave out, e.g. "2 4"
+dry_run=false # print what the stages would run
+# Corpus and folds
+corpus=mini        # mini, iemocap, emodb, manifest or kaldi
+corpus_dir=        # where the corpus is (mini is made on the spot)
+manifest=          # the TSV of --corpus manifest
+corpus_name=       # name of the data directory (default: the corpus)
+classes=           # emotion classes to keep (default: the corpus's own four, or all)
+merge_excited=true # IEMOCAP: count excited as happy
+lang=              # language of a manifest's text (default: seen from the text)
+allow_pipes=false  # let the wav.scp of a Kaldi directory run commands
+protocol=speaker   # speaker, session, paper or kfoldK
+folds=             # "01F 02M" or all (default: all; of mini 01F)
+dev_ratio=0        # share of each training list that becomes dev
+# Experiment
+train_config=                     # training settings (default: conf/<corpus>.yaml, else conf/train.yaml)
+train_args=                       # settings to override, "--set epochs=2 learning_rate=1e-4"
+inference_config=conf/decode.yaml # decoding settings
+upstream=                         # model id, folder, or geometry in conf/upstream
+feats_type=                       # raw or fbank
+alpha=                            # weight of the CTC loss
+beta=                             # scale of the speaker head's gradient at the encoder
+grl=                              # reverse or forward
+seed=                             # of all random draws
+tag=                              # name of the experiment (default: made from its settings)
+# Machine
+cmd_backend=local # local, sge or slurm (conf/cmd.sh)
+nj=               # jobs of stage 2 (default: the cores)
+ngpu=             # GPUs of a training or decoding job, 0 or 1 (default: 1 where there is one)
+num_threads=      # CPU threads of such a job (default: the cores, shared by the folds)
+python=           # absolute path of an environment's python3 to use as it is
+datadir=data      # data directories
+dumpdir=dump      # Kaldi arks
+expdir=exp        # experiments
+
+arguments=("$@")
+. utils/parse_options.sh
+. utils/log.sh
+. utils/stages.sh
+if (($#)); then die 2 "run.sh takes no positional arguments, but got '$1'; see ./run.sh --help"; fi
+log "run.sh$(printf ' %q' ${arguments[@]+"${arguments[@]}"})"
+whole_numbers stage stop_stage nj ngpu num_threads
+if [[ -n ${python} ]]; then export SERMTL_PYTHON=${python}; fi
+. ./path.sh
+. conf/cmd.sh
+
+# What the options mean
+corpus_name=${corpus_name:-${corpus}}
+if [[ -z ${train_config} ]]; then
+    train_config=conf/train.yaml
+    if [[ -f conf/${corpus}.yaml ]]; then train_config=conf/${corpus}.yaml; fi
+fi
+read -ra settings <<<"${train_args//--set /}"
+for name in upstream feats_type alpha beta grl seed; do
+    if [[ -n ${!name} ]]; then settings+=("${name}=${!name}"); fi
+done
+resolved=$(python3 -m sermtl.bin.settings --config "${train_config}" \
+    --inference_config "${inference_config}" --corpus "${corpus_name}" --protocol "${protocol}" \
+    --set ${settings[@]+"${settings[@]}"})
+{ read -r auto_tag && read -r feats_type && read -r speeds && read -r token_type && read -r nbpe; } <<<"${resolved}"
+data=${datadir}/${corpus_name} folds_dir=${datadir}/${corpus_name}/folds/${protocol}
+dump=${dumpdir}/${corpus_name} tokens=${dumpdir}/${corpus_name}/tokens/${protocol}
+exp=${expdir}/${tag:-${auto_tag}}
+cores=$(env -u OMP_NUM_THREADS nproc)
+nj=${nj:-${cores}}
+if [[ -z ${ngpu} ]]; then ngpu=$(nvidia-smi -L 2>/dev/null | grep -c . || true); fi
+if ((ngpu)); then fold_cmd="${cuda_cmd} --gpu 1"; else fold_cmd=${train_cmd}; fi
+
+if ((stage >= 2 && stop_stage >= 2)); then needs "${folds_dir}/folds" 1; fi
+if ((stage >= 3 && stop_stage >= 3)); then needs "${tokens}" 2; fi
+if ((stage >= 4 && stop_stage >= 4)); then needs "${exp}/labels.txt" 3; fi
+
+if begins 1 "data preparation and folds: ${corpus_dir:-${manifest:-${corpus}}} -> ${data}/"; then
+    run local/data.sh --corpus "${corpus}" --corpus_dir "${corpus_dir}" --manifest "${manifest}" --out "${data}" \
+        --classes "${classes}" --merge_excited "${merge_excited}" --lang "${lang}" --allow_pipes "${allow_pipes}"
+    run validate_data_dir.sh "${data}"
+    run python3 -m sermtl.bin.folds --data "${data}" --protocol "${protocol}" --dev_ratio "${dev_ratio}"
+    ends
+fi
+if ((stop_stage == 1)); then finish; fi
+
+# The folds of stages 2 to 5
+if [[ -z ${folds} && ${corpus} == mini && ${protocol} == speaker ]]; then folds=01F; fi
+choose_folds "${folds:-all}" "${folds_dir}/folds"
+fold_paths=(--data "${data}" --folds_dir "${folds_dir}" --dump "${dump}" --tokens "${tokens}" --exp "${exp}")
+fold_job=("${fold_paths[@]}" --folds "${fold_names[@]}" --job JOB --ngpu "${ngpu}"
+    --num_threads "${num_threads:-$((${#fold_names[@]} < cores ? cores / ${#fold_names[@]} : 1))}")
+
+if begins 2 "dump: ${data}/ -> ${dump}/"; then
+    for speed in 1 ${speeds}; do
+        out=${dump}/${feats_type}
+        if [[ ${speed} != 1 ]]; then out+=_sp${speed}; fi
+        dump_job=(--data "${data}" --out "${out}" --feats_type "${feats_type}" --speed "${speed}" --nj "${nj}")
+        submit "${train_cmd} JOB=1:${nj}" "${out}/log/dump.JOB.log" \
+            python3 -m sermtl.bin.dump part "${dump_job[@]}" --job JOB
+        run python3 -m sermtl.bin.dump merge "${dump_job[@]}"
+    done
+    run python3 -m sermtl.bin.tokens --data "${data}" --folds_dir "${folds_dir}" --folds "${fold_names[*]}" \
+        --token_type "${token_type}" --nbpe "${nbpe}" --out "${tokens}"
+    ends
+fi
+
+if begins 3 "training: ${dump}/ -> ${exp}/ (${fold_names[*]})"; then
+    submit "${fold_cmd} JOB=1:${#fold_names[@]}" "${exp}/log/train.JOB.log" \
+        python3 -m sermtl.bin.train --config "${train_config}" "${fold_job[@]}" --set ${settings[@]+"${settings[@]}"}
+    ends
+fi
+
+if begins 4 "decoding: ${exp}/*/model.safetensors -> ${exp}/*/decode_test/"; then
+    submit "${fold_cmd} JOB=1:${#fold_names[@]}" "${exp}/log/decode.JOB.log" \
+        python3 -m sermtl.bin.decode --config "${inference_config}" "${fold_job[@]}"
+    ends
+fi
+
+if begins 5 "scoring: ${exp}/*/decode_test/ -> ${exp}/RESULTS.md"; then
+    for fold in "${fold_names[@]}"; do
+        run python3 -m sermtl.bin.score fold --decode "${exp}/${fold}/decode_test" --data "${data}" \
+            --fold_dir "${folds_dir}/${fold}" --exp "${exp}" --labels "${exp}/labels.txt"
+    done
+    run python3 -m sermtl.bin.score pool --exp "${exp}" --folds_file "${folds_dir}/folds"
+    ends
+fi
+finish

@@ -1,0 +1,52 @@
+"""Check an experiment's settings and print what run.sh needs of them, a line each.
+
+Tag, feats_type, speeds of perturbed copies, token_type, nbpe.
+
+python -m sermtl.bin.settings --config conf/mini.yaml --set beta=1 --corpus mini --protocol speaker
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from sermtl.config import DecodeConfig, TrainConfig, experiment_tag, load_config, read_yaml
+from sermtl.errors import UserError, command
+from sermtl.geometry import find_geometry
+
+
+@command
+def main() -> int:
+    """Print what the stages need to know before the first one starts."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--config", type=Path, required=True)
+    parser.add_argument("--inference_config", type=Path, required=True)
+    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--corpus", required=True)
+    parser.add_argument("--protocol", required=True)
+    args = parser.parse_args()
+    config = load_config(TrainConfig, args.config, args.set)
+    load_config(DecodeConfig, args.inference_config)
+    check_feats_type(config)
+    print(experiment_tag(args.corpus, args.protocol, args.config.stem, config, args.set))
+    print(config.feats_type)
+    print(*(f"{speed:g}" for speed in config.speed_perturb if speed != 1.0))
+    print(config.token_type)
+    print(config.nbpe)
+    return 0
+
+
+def check_feats_type(config: TrainConfig) -> None:
+    """Refuse an unknown upstream, or one that reads other features than the configured ones."""
+    geometry = find_geometry(config.upstream)
+    reads = "fbank" if geometry and read_yaml(geometry).get("input_bands") else "raw"
+    if reads != config.feats_type:
+        raise UserError(
+            f"upstream {config.upstream} reads {reads}, but feats_type is {config.feats_type}; "
+            f"use --feats_type {reads}, or a --train_config made for this upstream"
+        )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

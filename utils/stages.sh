@@ -1,0 +1,91 @@
+# shellcheck shell=bash disable=SC2154
+# Sourced by run.sh: what its stages have in common. Uses run.sh's options stage, stop_stage, skip_stages and dry_run,
+# and its array `arguments`, the command line.
+
+stage_times=()
+current_stage=
+
+# whole_numbers NAME...: stops where one of these options is set to something else.
+whole_numbers() {
+    local name
+    for name in "$@"; do
+        if [[ ! ${!name} =~ ^-?[0-9]*$ ]]; then die 2 "--${name} takes a whole number, not '${!name}'"; fi
+    done
+}
+
+# begins N TITLE: whether stage N is to run; if so, says that it begins.
+begins() {
+    if ((stage > $1 || stop_stage < $1)) || [[ " ${skip_stages} " == *" $1 "* ]]; then return 1; fi
+    current_stage=$1 stage_started=${SECONDS}
+    log "Stage $1: $2"
+}
+
+ends() {
+    stage_times+=("stage ${current_stage} $((SECONDS - stage_started)) s")
+    current_stage=
+}
+
+# run WORD...: a command here and now; --dry_run true prints it.
+run() {
+    if ${dry_run}; then
+        printf '  %s\n' "$(printf '%q ' "$@")"
+    else
+        "$@"
+    fi
+}
+
+# submit "COMMAND OPTION..." LOG WORD...: a command as jobs, by run.pl, queue.pl or slurm.pl.
+submit() {
+    local words word
+    read -ra words <<<"$1"
+    log "log: $2"
+    words+=("$2")
+    shift 2
+    for word in "$@"; do words+=("$(job_word "${word}")"); done
+    run "${words[@]}"
+}
+
+# needs FILE N: stops where FILE is missing, before anything starts; stage N makes it.
+needs() {
+    if [[ ! -e $1 ]] && ! ${dry_run}; then die 2 "$1 is missing; stage $2 makes it:$(rerun_from "$2")"; fi
+}
+
+# The command line again, beginning at stage $1.
+rerun_from() {
+    local i
+    printf ' ./run.sh'
+    for ((i = 0; i < ${#arguments[@]}; i += 2)); do
+        if [[ ${arguments[i]} != --stage ]]; then printf ' %q' "${arguments[@]:i:2}"; fi
+    done
+    printf ' --stage %s' "$1"
+}
+
+# choose_folds "NAME..." FILE: the names of FILE, or those of them that are asked for, in the array fold_names.
+choose_folds() {
+    local known name
+    read -ra fold_names <<<"$1"
+    if [[ ! -f $2 ]]; then return; fi # only in a dry run
+    mapfile -t known <"$2"
+    if [[ $1 == all ]]; then fold_names=("${known[@]}"); fi
+    for name in "${fold_names[@]}"; do
+        if [[ " ${known[*]} " != *" ${name} "* ]]; then
+            die 2 "--folds: there is no fold '${name}' in $2; known: ${known[*]}"
+        fi
+    done
+}
+
+# The last lines: seconds of each stage, and success.
+finish() {
+    local line
+    for line in ${stage_times[@]+"${stage_times[@]}"}; do log "${line}"; done
+    log "Successfully finished. [elapsed=${SECONDS}s]"
+    exit 0
+}
+
+_report_failure() {
+    local status=$?
+    if ((status)) && [[ -n ${current_stage} ]]; then
+        log "Stage ${current_stage} failed. To go on from there:$(rerun_from "${current_stage}")" >&2
+    fi
+}
+trap _report_failure EXIT
