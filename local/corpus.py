@@ -1,0 +1,283 @@
+"""What all prepare scripts share: the utterance record, the check of audio headers, the tables."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import struct
+import sys
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import soundfile
+
+from sermtl.datadir import write_table
+from sermtl.errors import UserError
+from sermtl.files import atomic_write
+
+OPTIONAL = ("segments", "utt2session", "spk2gender", "utt2style", "spk2fold", "utt2paper")
+SHOWN = 100
+_IN_PROCESS = 2000
+
+
+@dataclass(slots=True)
+class Utterance:
+    """One utterance of a corpus; an empty field is unknown.
+
+    ``where`` is the file and line that named it, for messages; ``paper`` and ``fold`` are the names of its
+    folds under the protocols `paper` and `speaker`.
+    """
+
+    utt: str
+    path: str
+    speaker: str
+    emotion: str = ""
+    text: str = ""
+    session: str = ""
+    gender: str = ""
+    style: str = ""
+    paper: str = ""
+    fold: str = ""
+    where: str = ""
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Dropped:
+    """An utterance that is not used: its id (``-`` where a line has none), why, and the file and line."""
+
+    utt: str
+    reason: str
+    where: str
+
+
+def boolean(value: str) -> bool:
+    """Read an option's ``true`` or ``false``; anything else is refused by argparse."""
+    if value not in ("true", "false"):
+        raise argparse.ArgumentTypeError(f"{value!r} is neither true nor false")
+    return value == "true"
+
+
+def options(description: str | None) -> argparse.ArgumentParser:
+    """Make a parser with the options that every prepare script has."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--out", type=Path, required=True, help="data directory to write")
+    parser.add_argument("--nj", type=int, default=2, help="processes that read audio headers")
+    parser.add_argument("--skip_broken", type=boolean, default=False, help="leave broken audio out instead of stopping")
+    return parser
+
+
+def warn(message: str) -> None:
+    """Print a warning."""
+    print(f"warning: {message}", file=sys.stderr, flush=True)
+
+
+def listed(items: Sequence[str], shown: int = SHOWN) -> str:
+    """Lay out items one a line, indented; says how many more there are than are shown."""
+    more = [f"and {len(items) - shown} more"] if len(items) > shown else []
+    return "".join(f"\n  {item}" for item in [*items[:shown], *more])
+
+
+def riff_data_missing(file: BinaryIO) -> int:
+    """How many bytes a RIFF file's ``data`` chunk is short of what its header says.
+
+    libsndfile reads such a file as a shorter one and says nothing. Sizes of 0 and 2**32-1 are what
+    programs write into a pipe, and say nothing either.
+    """
+    size = os.fstat(file.fileno()).st_size
+    if file.read(12)[:4] != b"RIFF":
+        return 0
+    while len(head := file.read(8)) == 8:
+        name, length = struct.unpack("<4sI", head)
+        if name == b"data":
+            return 0 if length in (0, 0xFFFFFFFF) else max(0, length - (size - file.tell()))
+        file.seek(length + length % 2, os.SEEK_CUR)
+    return 0
+
+
+def audio_seconds(path: str) -> float | str:
+    """Seconds of an audio file by its header, or what is wrong with the file."""
+    try:
+        with open(path, "rb") as file:
+            if not os.fstat(file.fileno()).st_size:
+                return "empty file"
+            short = riff_data_missing(file)
+        if short:
+            return f"truncated: {short} bytes fewer than its header says"
+        with soundfile.SoundFile(path) as audio:
+            if not audio.frames:
+                return "no samples"
+            if audio.format != "WAV":
+                # Compressed formats keep the length in the header; only reading the end shows it is there.
+                audio.seek(audio.frames - 1)
+                if len(audio.read(1)) != 1:
+                    return "truncated: its last sample cannot be read"
+            return float(audio.frames / audio.samplerate)
+    except OSError as error:
+        return "no such file" if isinstance(error, FileNotFoundError) else f"cannot be read: {error.strerror}"
+    except soundfile.SoundFileError as error:
+        return f"not readable as audio: {str(error).rpartition(': ')[2] or error}"
+
+
+def all_seconds(paths: Sequence[str], nj: int) -> Iterable[float | str]:
+    """`audio_seconds` of many files, in a pool of processes where there are many."""
+    if nj < 2 or len(paths) < _IN_PROCESS:
+        yield from map(audio_seconds, paths)
+        return
+    with ProcessPoolExecutor(nj) as pool:
+        yield from pool.map(audio_seconds, paths, chunksize=250)
+
+
+def stop_on_broken(broken: Sequence[str], out: Path) -> None:
+    """Raise one error that lists all that is broken; the whole list is also ``broken.txt`` in ``out``."""
+    file = out / "broken.txt"
+    if broken:
+        with atomic_write(file) as lines:
+            lines.writelines(f"{item}\n" for item in broken)
+        raise UserError(
+            f"{len(broken)} broken or missing (also in {file}):{listed(broken)}\n"
+            "put them right, or pass --skip_broken true to leave them out"
+        )
+    file.unlink(missing_ok=True)
+
+
+def check_audio(
+    utterances: list[Utterance],
+    out: Path,
+    nj: int = 2,
+    skip: bool = False,
+    broken: Iterable[Dropped] = (),
+) -> tuple[list[Utterance], list[Dropped]]:
+    """Read all audio headers and note the durations.
+
+    Args:
+        utterances: Those to check; ``seconds`` is set in place.
+        out: The data directory, for the list of broken files.
+        nj: Processes.
+        skip: Leave broken files out instead of raising.
+        broken: What was already found broken, to be told in the same message.
+
+    Returns:
+        The sound utterances, and the broken ones with their reasons.
+
+    Raises:
+        UserError: A file is missing, empty, truncated or no audio, unless ``skip``; lists all of them.
+    """
+    bad = list(broken)
+    good = []
+    for utterance, seconds in zip(utterances, all_seconds([u.path for u in utterances], nj), strict=True):
+        if isinstance(seconds, str):
+            bad.append(Dropped(utterance.utt, f"{utterance.path}: {seconds}", utterance.where))
+        else:
+            utterance.seconds = seconds
+            good.append(utterance)
+    found = [f"{item.utt}: {item.reason} ({item.where})" for item in bad]
+    if not skip:
+        stop_on_broken(found, out)
+    elif found:
+        warn(f"{len(found)} broken utterances are left out:{listed(found)}")
+    return good, bad
+
+
+def path_problem(path: str) -> str | None:
+    """Why a path cannot stand in wav.scp, or None."""
+    if not path.isprintable():
+        return f"path {path!r} holds a control character or bytes that are not UTF-8"
+    if path != path.strip() or path.endswith("|"):
+        return f"path {path!r} begins or ends with a blank or |, which wav.scp would misread"
+    return None
+
+
+def check_ids(utterances: Iterable[Utterance]) -> None:
+    """Check that ids are unique and that sorting by utterance and by speaker agree.
+
+    Raises:
+        UserError: They do not; lists all repeated ids.
+    """
+    seen: dict[str, str] = {}
+    repeated = []
+    for utterance in utterances:
+        if utterance.utt in seen:
+            repeated.append(f"{utterance.utt}: {seen[utterance.utt]} and {utterance.where}")
+        seen[utterance.utt] = utterance.where
+    if repeated:
+        raise UserError(f"{len(repeated)} utterance ids occur twice:{listed(repeated)}")
+    previous = ""
+    for utterance in sorted(utterances, key=lambda u: u.utt.encode()):
+        if utterance.speaker.encode() < previous.encode():
+            raise UserError(
+                f"speaker ids {utterance.speaker!r} and {previous!r} make utterances sort in another order than "
+                f"speakers ({utterance.where}): rename one so that neither id begins with the other"
+            )
+        previous = utterance.speaker
+
+
+def write_data(out: Path, utterances: list[Utterance], lang: str, dropped: Iterable[Dropped]) -> None:
+    """Write all tables of a data directory; optional tables that have no values are removed.
+
+    Raises:
+        UserError: No utterance is left, an id or path cannot stand in a table, or nothing can be written.
+    """
+    dropped = list(dropped)
+    if not utterances:
+        reasons = Counter(item.reason for item in dropped).most_common(5)
+        why = listed([f"{count} x {reason}" for reason, count in reasons])
+        raise UserError(f"no utterance is left for {out}{': dropped were' if why else ''}{why}")
+    problems = [f"{p} ({u.where})" for u in utterances if (p := path_problem(u.path))]
+    if problems:
+        raise UserError(f"{len(problems)} paths cannot stand in wav.scp:{listed(problems)}")
+    check_ids(utterances)
+    for name in OPTIONAL:
+        (out / name).unlink(missing_ok=True)
+    write_table(out / "wav.scp", {u.utt: u.path for u in utterances})
+    write_utterance_tables(out, utterances, lang, dropped)
+
+
+def write_utterance_tables(out: Path, utterances: list[Utterance], lang: str, dropped: Iterable[Dropped]) -> None:
+    """Write all tables but ``wav.scp``."""
+    by_speaker: dict[str, list[str]] = {}
+    for u in sorted(utterances, key=lambda u: u.utt.encode()):
+        by_speaker.setdefault(u.speaker, []).append(u.utt)
+    write_table(out / "text", {u.utt: u.text for u in utterances})
+    write_table(out / "utt2spk", {u.utt: u.speaker for u in utterances})
+    write_table(out / "spk2utt", {speaker: " ".join(utts) for speaker, utts in by_speaker.items()})
+    write_table(out / "utt2emo", {u.utt: u.emotion for u in utterances})
+    write_table(out / "utt2dur", {u.utt: round(u.seconds, 6) for u in utterances})
+    for name, field in (("utt2session", "session"), ("utt2style", "style"), ("utt2paper", "paper")):
+        if any(getattr(u, field) for u in utterances):
+            write_table(out / name, {u.utt: getattr(u, field) for u in utterances})
+    for name, field, unknown in (("spk2gender", "gender", "u"), ("spk2fold", "fold", "")):
+        if any(getattr(u, field) for u in utterances):
+            write_table(out / name, {u.speaker: getattr(u, field) or unknown for u in utterances})
+    with atomic_write(out / "lang") as file:
+        file.write(f"{lang}\n")
+    with atomic_write(out / "dropped.tsv") as file:
+        for item in dropped:
+            file.write("\t".join(clean(field) for field in (item.utt, item.reason, item.where)) + "\n")
+
+
+def clean(field: str) -> str:
+    """Make a field fit for a TSV: control characters and foreign bytes become escapes."""
+    if field.isprintable():
+        return field
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in field)
+
+
+def summarise(out: Path, utterances: list[Utterance], dropped: Sequence[Dropped]) -> None:
+    """Print what was prepared and what was dropped, by reason."""
+    hours = sum(u.seconds for u in utterances) / 3600
+    speakers = len({u.speaker for u in utterances})
+    classes = Counter(u.emotion or "(no emotion)" for u in utterances)
+    counts = " ".join(f"{name} {count}" for name, count in sorted(classes.items()))
+    empty = sum(not u.text for u in utterances)
+    print(f"{out}: {len(utterances)} utterances, {speakers} speakers, {hours:.2f} h: {counts}")
+    if empty:
+        print(f"{out}: {empty} utterances have an empty transcript after normalisation")
+    for reason, count in sorted(Counter(item.reason.rpartition(": ")[2] for item in dropped).items()):
+        print(f"{out}: dropped {count}: {reason}")
+    if dropped:
+        print(f"{out}: every dropped one with its place is in {out / 'dropped.tsv'}")

@@ -1,0 +1,171 @@
+"""Read a tree laid out as IEMOCAP_full_release, as it really is: litter, gaps, bytes that are not UTF-8."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from corpus import Dropped
+
+from sermtl.errors import UserError
+
+CODES = ("ang", "hap", "exc", "neu", "sad", "fru", "fea", "sur", "dis", "oth", "xxx")
+SESSIONS = (1, 2, 3, 4, 5)
+# Session, actor with the markers, dialog, real speaker, turn.
+TURN = re.compile(r"Ses(\d\d)([FM])_((?:impro|script)\w*)_([FM])(\d{3}|XX\d*)")
+_LABEL = re.compile(r"\[\s*[\d.]+\s*-\s*[\d.]+\s*\]\s+(\S+)\s+([A-Za-z]+)(?:\s|$)")
+_LINE = re.compile(r"(Ses\w+)\s*(?:\[[^\]]*\]\s*)?:(.*)")
+
+
+@dataclass
+class Dialog:
+    """What a tree holds of one dialog; a part that is missing is None."""
+
+    name: str
+    session: Path
+    labels: Path | None
+    transcript: Path | None
+    wavs: Path | None
+
+
+@dataclass
+class Tree:
+    """The dialogs of a tree in order, and what of the full release is missing (in words)."""
+
+    dialogs: list[Dialog] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+
+
+def decode(raw: bytes) -> str:
+    """Decode a line: UTF-8, else the Windows code page that the odd bytes are in."""
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError:
+        return raw.decode("cp1252", errors="replace")
+
+
+def lines(path: Path) -> Iterator[tuple[str, str]]:
+    """Yield the lines of a file that are not blank, stripped, each with ``file:number``.
+
+    Raises:
+        UserError: The file cannot be read.
+    """
+    try:
+        with open(path, "rb") as file:
+            for number, raw in enumerate(file, 1):
+                if line := decode(raw).strip("\ufeff \t\r\n\0"):
+                    yield f"{path}:{number}", line
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
+
+
+def entries(folder: Path, *suffixes: str) -> dict[str, Path]:
+    """Map stem to path of the files (or, without suffixes, the folders) in a folder; no hidden ones."""
+    found = {}
+    try:
+        with os.scandir(folder) as entries:
+            for entry in sorted(entries, key=lambda entry: entry.name):
+                stem, suffix = os.path.splitext(entry.name)
+                if entry.name.startswith("."):
+                    continue
+                if suffixes and suffix.lower() in suffixes:
+                    found[stem] = Path(entry.path)
+                elif not suffixes and entry.is_dir():
+                    found[entry.name] = Path(entry.path)
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    except OSError as error:
+        raise UserError(f"cannot read {folder}: {error.strerror}") from error
+    return found
+
+
+def sessions(root: Path) -> dict[int, Path]:
+    """Find the session folders.
+
+    Raises:
+        UserError: There are none; says where they might be.
+    """
+    if not root.is_dir():
+        raise UserError(f"no corpus folder {root}: give --corpus_dir .../IEMOCAP_full_release")
+    folders = entries(root)
+    found = {int(m[1]): path for name, path in folders.items() if (m := re.fullmatch(r"Session(\d+)", name))}
+    if found:
+        return found
+    hint = "give the folder that holds Session1 to Session5"
+    if "dialog" in folders or "sentences" in folders:
+        hint = f"this is one session; did you mean --corpus_dir {root.resolve().parent} ?"
+    for name in folders:
+        if any(re.fullmatch(r"Session\d+", below) for below in entries(root / name)):
+            hint = f"did you mean --corpus_dir {root / name} ?"
+    state = "holds no Session folder" if any(root.iterdir()) else "is empty"
+    raise UserError(f"{root} {state}: {hint}")
+
+
+def read_tree(root: Path) -> Tree:
+    """List the dialogs of all sessions, and name what is missing of the full release.
+
+    Raises:
+        UserError: There is no session, or no label file at all.
+    """
+    tree, found = Tree(), sessions(root)
+    tree.missing = [f"{root / f'Session{number}'}" for number in SESSIONS if number not in found]
+    for session in (found[number] for number in sorted(found)):
+        labels = entries(session / "dialog" / "EmoEvaluation", ".txt")
+        transcripts = entries(session / "dialog" / "transcriptions", ".txt")
+        wavs = entries(session / "sentences" / "wav")
+        for folder, content in (("dialog/EmoEvaluation", labels), ("sentences/wav", wavs)):
+            if not content:
+                tree.missing.append(f"{session / folder}")
+        if not transcripts:
+            tree.missing.append(f"{session / 'dialog' / 'transcriptions'}")
+        for name in sorted({name for name in labels.keys() | wavs.keys() if name.startswith("Ses")}):
+            dialog = Dialog(name, session, labels.get(name), transcripts.get(name), wavs.get(name))
+            tree.dialogs.append(dialog)
+            places = (
+                (labels, dialog.labels, session / "dialog/EmoEvaluation" / f"{name}.txt"),
+                (transcripts, dialog.transcript, session / "dialog/transcriptions" / f"{name}.txt"),
+                (wavs, dialog.wavs, session / "sentences/wav" / name),
+            )
+            tree.missing += [f"{place}" for content, part, place in places if content and part is None]
+    if not any(dialog.labels for dialog in tree.dialogs):
+        raise UserError(f"{root}: no label file Session*/dialog/EmoEvaluation/Ses*.txt; is the copy whole?")
+    return tree
+
+
+def read_labels(path: Path) -> tuple[dict[str, tuple[str, str]], list[Dropped]]:
+    """Read a label file: utterance to (code, ``file:line``), and the lines that cannot be used."""
+    labels: dict[str, tuple[str, str]] = {}
+    dropped = []
+    for where, line in lines(path):
+        if not line.startswith("["):
+            continue
+        match = _LABEL.match(line)
+        if not match:
+            dropped.append(Dropped("-", "label line that cannot be read", where))
+        elif not TURN.fullmatch(match[1]):
+            dropped.append(Dropped(match[1], "not an IEMOCAP utterance id", where))
+        elif match[2].lower() not in CODES:
+            dropped.append(Dropped(match[1], f"unknown emotion code {match[2][:20]}", where))
+        elif match[1] in labels:
+            dropped.append(Dropped(match[1], "labelled again, the first label counts", where))
+        else:
+            labels[match[1]] = (match[2].lower(), where)
+    return labels, dropped
+
+
+def read_transcript(path: Path) -> tuple[dict[str, tuple[str, str]], list[Dropped]]:
+    """Read a transcript file: turn to (text, ``file:line``), and the lines that belong to no turn."""
+    texts: dict[str, tuple[str, str]] = {}
+    dropped = []
+    for where, line in lines(path):
+        match = _LINE.fullmatch(line)
+        if not match:
+            dropped.append(Dropped("-", "transcript line without a turn", where))
+        elif match[1] in texts:
+            dropped.append(Dropped(match[1], "transcribed again, the first transcript counts", where))
+        else:
+            texts[match[1]] = (match[2].strip(), where)
+    return texts, dropped

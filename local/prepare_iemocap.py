@@ -1,0 +1,149 @@
+"""Prepare IEMOCAP (or `mini`, which has its layout): one pass over the tree, all tables of data/<corpus>."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from corpus import (
+    Dropped,
+    Utterance,
+    boolean,
+    check_audio,
+    listed,
+    options,
+    summarise,
+    warn,
+    write_data,
+)
+from iemocap_counts import differences
+from iemocap_tree import CODES, TURN, Dialog, entries, read_labels, read_transcript, read_tree
+
+from sermtl.errors import UserError, command
+from sermtl.text import normalise
+
+
+@dataclass
+class Scan:
+    """What was found: usable utterances, those not used, and those whose label or audio is lost."""
+
+    utterances: list[Utterance] = field(default_factory=list)
+    dropped: list[Dropped] = field(default_factory=list)
+    broken: list[Dropped] = field(default_factory=list)
+    without_text: list[str] = field(default_factory=list)
+
+
+def real_speaker(turn: str) -> str:
+    """Speaker of a turn: its session and the letter of the last part, not the file name's prefix.
+
+    >>> real_speaker("Ses01F_impro01_M000")
+    'Ses01M'
+    """
+    match = TURN.fullmatch(turn)
+    assert match, turn
+    return f"Ses{match[1]}{match[4]}"
+
+
+def make_utterance(turn: str, path: Path, emotion: str, text: str, where: str) -> Utterance:
+    """Derive all that an utterance's id says of it."""
+    speaker = real_speaker(turn)
+    return Utterance(
+        utt=f"{speaker}-{turn}",
+        path=str(path),
+        speaker=speaker,
+        emotion=emotion,
+        text=normalise(text),
+        session=speaker[:5],
+        gender=speaker[5].lower(),
+        style="scripted" if "_script" in turn else "improvised",
+        paper=turn[3:6],
+        fold=speaker[3:],
+        where=where,
+    )
+
+
+def scan_dialog(dialog: Dialog, classes: Sequence[str], merge: bool, scan: Scan) -> None:
+    """Add one dialog to the scan: every labelled turn, wav and transcript line ends up somewhere."""
+    labels, bad_labels = read_labels(dialog.labels) if dialog.labels else ({}, [])
+    texts, bad_lines = read_transcript(dialog.transcript) if dialog.transcript else ({}, [])
+    wavs = entries(dialog.wavs, ".wav", ".flac") if dialog.wavs else {}
+    scan.dropped += bad_labels + bad_lines
+    for turn, (code, where) in labels.items():
+        emotion = "hap" if merge and code == "exc" else code
+        if emotion not in classes:
+            scan.dropped.append(Dropped(turn, f"class {code} is not asked for", where))
+        elif turn in wavs:
+            if turn not in texts:
+                scan.without_text.append(turn)
+            text = texts.get(turn, ("", ""))[0]
+            scan.utterances.append(make_utterance(turn, wavs[turn], emotion, text, where))
+        elif dialog.wavs is None or "XX" in turn:
+            scan.dropped.append(Dropped(turn, "no audio", where))
+        else:
+            scan.broken.append(Dropped(turn, f"no audio {dialog.wavs / turn}.wav for the label", where))
+    named = labels.keys() | {item.utt for item in bad_labels}
+    for turn, path in wavs.items():
+        if turn in named:
+            continue
+        if dialog.labels is None or "XX" in turn or not TURN.fullmatch(turn):
+            scan.dropped.append(Dropped(turn, "no label", str(path)))
+        else:
+            scan.broken.append(Dropped(turn, f"no label in {dialog.labels} for the audio", str(path)))
+    for turn, (_, where) in texts.items():
+        if turn not in named and turn not in wavs:
+            scan.dropped.append(Dropped(turn, "transcript line without label and audio", where))
+
+
+def check_classes(classes: Sequence[str], merge: bool) -> None:
+    """Refuse classes that the corpus does not have."""
+    unknown = [name for name in classes if name not in CODES]
+    if unknown or not classes or len(set(classes)) < len(classes):
+        raise UserError(f"--classes {' '.join(classes)!r}: name each once, out of {' '.join(CODES)}")
+    if merge and "exc" in classes:
+        raise UserError("--classes names exc, which is merged into hap: add --merge_excited false")
+
+
+def prepare(args: argparse.Namespace) -> None:
+    """Scan, check, write, and say how the copy differs from the published corpus.
+
+    Raises:
+        UserError: The folder is no such corpus, or audio or labels are broken.
+    """
+    classes = args.classes.split()
+    check_classes(classes, args.merge_excited)
+    tree = read_tree(args.corpus_dir)
+    if tree.missing:
+        warn(f"{args.corpus_dir} is a partial copy; missing are:{listed(tree.missing)}")
+    scan = Scan()
+    for dialog in tree.dialogs:
+        scan_dialog(dialog, classes, args.merge_excited, scan)
+    if scan.without_text:
+        count = len(scan.without_text)
+        warn(f"{count} utterances have no transcript line, first {scan.without_text[0]}; their text is empty")
+    utterances, broken = check_audio(scan.utterances, args.out, args.nj, args.skip_broken, scan.broken)
+    dropped = scan.dropped + broken
+    write_data(args.out, utterances, "en", dropped)
+    summarise(args.out, utterances, dropped)
+    if args.known_counts:
+        found = differences(utterances, classes, args.merge_excited)
+        if found:
+            warn(f"{len(found)} counts differ from the published ones:{listed(found)}")
+        else:
+            print(f"{args.out}: all counts by class, speaker and prefix are the published ones")
+
+
+@command
+def main() -> None:
+    """Read the options and prepare."""
+    parser = options(__doc__)
+    parser.add_argument("--corpus_dir", type=Path, required=True, help="the folder IEMOCAP_full_release")
+    parser.add_argument("--classes", default="neu hap ang sad", help="emotion codes to keep")
+    parser.add_argument("--merge_excited", type=boolean, default=True, help="count exc as hap")
+    parser.add_argument("--known_counts", type=boolean, default=True, help="compare the counts with the published ones")
+    prepare(parser.parse_args())
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
