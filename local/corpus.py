@@ -82,6 +82,26 @@ def listed(items: Sequence[str], shown: int = SHOWN) -> str:
     return "".join(f"\n  {item}" for item in [*items[:shown], *more])
 
 
+def entries(folder: Path, *suffixes: str) -> dict[str, Path]:
+    """Map stem to path of the files (or, without suffixes, the folders) in a folder; no hidden ones."""
+    found = {}
+    try:
+        with os.scandir(folder) as entries:
+            for entry in sorted(entries, key=lambda entry: entry.name):
+                stem, suffix = os.path.splitext(entry.name)
+                if entry.name.startswith("."):
+                    continue
+                if suffixes and suffix.lower() in suffixes:
+                    found[stem] = Path(entry.path)
+                elif not suffixes and entry.is_dir():
+                    found[entry.name] = Path(entry.path)
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    except OSError as error:
+        raise UserError(f"cannot read {folder}: {error.strerror}") from error
+    return found
+
+
 def riff_data_missing(file: BinaryIO) -> int:
     """How many bytes a RIFF file's ``data`` chunk is short of what its header says.
 

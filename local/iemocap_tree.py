@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from corpus import Dropped
+from corpus import Dropped, entries
 
 from sermtl.errors import UserError
 
@@ -60,26 +59,6 @@ def lines(path: Path) -> Iterator[tuple[str, str]]:
                     yield f"{path}:{number}", line
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
-
-
-def entries(folder: Path, *suffixes: str) -> dict[str, Path]:
-    """Map stem to path of the files (or, without suffixes, the folders) in a folder; no hidden ones."""
-    found = {}
-    try:
-        with os.scandir(folder) as entries:
-            for entry in sorted(entries, key=lambda entry: entry.name):
-                stem, suffix = os.path.splitext(entry.name)
-                if entry.name.startswith("."):
-                    continue
-                if suffixes and suffix.lower() in suffixes:
-                    found[stem] = Path(entry.path)
-                elif not suffixes and entry.is_dir():
-                    found[entry.name] = Path(entry.path)
-    except (FileNotFoundError, NotADirectoryError):
-        return {}
-    except OSError as error:
-        raise UserError(f"cannot read {folder}: {error.strerror}") from error
-    return found
 
 
 def sessions(root: Path) -> dict[int, Path]:

@@ -12,6 +12,7 @@ from corpus import (
     Utterance,
     boolean,
     check_audio,
+    entries,
     listed,
     options,
     summarise,
@@ -19,7 +20,7 @@ from corpus import (
     write_data,
 )
 from iemocap_counts import differences
-from iemocap_tree import CODES, TURN, Dialog, entries, read_labels, read_transcript, read_tree
+from iemocap_tree import CODES, TURN, Dialog, read_labels, read_transcript, read_tree
 
 from sermtl.errors import UserError, command
 from sermtl.text import normalise

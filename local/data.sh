@@ -1,0 +1,57 @@
+#!/usr/bin/env bash
+# Prepare the data directory of one corpus.
+# shellcheck disable=SC2034 # options are read by name
+set -euo pipefail
+
+corpus=mini        # mini, iemocap, emodb, manifest or kaldi
+corpus_dir=        # where the corpus is (mini is made on the spot)
+manifest=          # the TSV of --corpus manifest
+out=               # data directory to write, e.g. data/mini
+classes=           # emotion classes to keep (default: the corpus's own four, or all)
+merge_excited=true # IEMOCAP: count excited as happy
+lang=              # language of a manifest's or Kaldi directory's text (default: seen from the text)
+allow_pipes=false  # let the wav.scp of a Kaldi directory run commands
+skip_broken=false  # leave broken audio out instead of stopping
+nj=2               # processes that read audio headers
+
+. utils/parse_options.sh
+. utils/log.sh
+. ./path.sh
+
+known="mini iemocap emodb manifest kaldi"
+if (($#)); then die 2 "local/data.sh takes no positional arguments, but got '$1'"; fi
+if [[ " ${known} " != *" ${corpus} "* ]]; then
+    die 2 "--corpus ${corpus}: unknown; known are: ${known} (any other corpus: --corpus manifest --manifest my.tsv)"
+fi
+out=${out:-data/${corpus}}
+
+# need OPTION VALUE WHAT
+need() {
+    if [[ -z $2 ]]; then die 2 "--corpus ${corpus} needs --$1: $3"; fi
+}
+
+options=(--out "${out}" --nj "${nj}" --skip_broken "${skip_broken}")
+if [[ -n ${classes} ]]; then options+=(--classes "${classes}"); fi
+case ${corpus} in
+    mini)
+        if [[ -n ${corpus_dir} ]]; then die 2 "--corpus mini is made on the spot: leave out --corpus_dir"; fi
+        corpus_dir=$(dirname "${out}")/local/mini/IEMOCAP_full_release
+        python3 local/make_mini.py --out "${corpus_dir}"
+        options+=(--merge_excited "${merge_excited}" --known_counts false)
+        ;;
+    iemocap)
+        need corpus_dir "${corpus_dir}" "the folder IEMOCAP_full_release"
+        options+=(--merge_excited "${merge_excited}")
+        ;;
+    emodb) need corpus_dir "${corpus_dir}" "the folder that holds wav/03a01Wa.wav" ;;
+    manifest)
+        need manifest "${manifest}" "a TSV with the columns utt path speaker emotion text"
+        options+=(--manifest "${manifest}" --lang "${lang}")
+        ;;
+    kaldi)
+        need corpus_dir "${corpus_dir}" "a Kaldi data directory with utt2emo"
+        options+=(--lang "${lang}" --allow_pipes "${allow_pipes}")
+        ;;
+esac
+if [[ ${corpus} != manifest ]]; then options+=(--corpus_dir "${corpus_dir}"); fi
+exec python3 "local/prepare_${corpus/mini/iemocap}.py" "${options[@]}"

@@ -1,0 +1,118 @@
+"""Write the token list of every fold: characters or subwords of its own training text, or the fixed 32."""
+
+from __future__ import annotations
+
+import argparse
+import io
+from collections.abc import Iterator
+from pathlib import Path
+
+from sermtl.datadir import read_list, read_table
+from sermtl.errors import UserError, command
+from sermtl.files import atomic_write
+from sermtl.text import BOUNDARY, BPE_MODEL, SPECIALS, BpeTokenizer, char_tokens
+
+
+def train_texts(train: Path, text: dict[str, str]) -> Iterator[str]:
+    """Yield the transcripts of a training list.
+
+    Raises:
+        UserError: The list is missing, or names an utterance without a line in ``text``.
+    """
+    for utt in read_list(train):
+        if utt not in text:
+            raise UserError(f"{train}: {utt} is not in the data directory's text; make the folds again (stage 1)")
+        yield text[utt]
+
+
+def train_bpe(texts: Iterator[str], nbpe: int, where: Path) -> bytes:
+    """Train a sentencepiece BPE model of ``nbpe`` pieces whose ids 0 to 3 are the specials.
+
+    Raises:
+        UserError: There is no text, or not enough of it for so many pieces.
+    """
+    import sentencepiece
+
+    model = io.BytesIO()
+    pad, begin, end, unknown = SPECIALS
+    sentences = [text for text in texts if text]
+    if not sentences:
+        raise UserError(f"{where}: no transcript to train subwords on; use --token_type char with alpha 0")
+    try:
+        sentencepiece.SentencePieceTrainer.Train(
+            sentence_iterator=iter(sentences),
+            model_writer=model,
+            model_type="bpe",
+            vocab_size=nbpe,
+            character_coverage=1.0,
+            # The text is normalised already; sentencepiece's own rules would change it again.
+            normalization_rule_name="identity",
+            pad_id=0,
+            bos_id=1,
+            eos_id=2,
+            unk_id=3,
+            pad_piece=pad,
+            bos_piece=begin,
+            eos_piece=end,
+            unk_piece=unknown,
+            num_threads=1,
+            minloglevel=2,
+        )
+    except (RuntimeError, OSError) as error:
+        reason = str(error).rpartition("] ")[2] or str(error)
+        raise UserError(f"{where}: no {nbpe} subwords from this text ({reason}); change --nbpe") from error
+    return model.getvalue()
+
+
+def write_tokens(out: Path, text: dict[str, str], train: Path, token_type: str, nbpe: int, lang: str) -> list[str]:
+    """Write one fold's ``tokens.txt``, with ``bpe.model`` beside it for subwords; returns the tokens."""
+    if token_type == "bpe":
+        model = train_bpe(train_texts(train, text), nbpe, train)
+        tokens = BpeTokenizer(model).tokens
+        with atomic_write(out / BPE_MODEL, "wb") as file:
+            file.write(model)
+    else:
+        (out / BPE_MODEL).unlink(missing_ok=True)
+        tokens = char_tokens(train_texts(train, text), lang)
+    with atomic_write(out / "tokens.txt") as file:
+        file.writelines(f"{token}\n" for token in tokens)
+    return tokens
+
+
+def read_lang(data: Path) -> str:
+    """Language code of a data directory.
+
+    Raises:
+        UserError: The file ``lang`` is missing or empty.
+    """
+    try:
+        lang = (data / "lang").read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read {data / 'lang'}; stage 1 writes it: one line, en or another code") from error
+    if not lang:
+        raise UserError(f"{data / 'lang'} is empty; write a language code such as en into it")
+    return lang
+
+
+@command
+def main() -> None:
+    """Write the token lists of the folds."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, required=True, help="data directory")
+    parser.add_argument("--folds_dir", type=Path, required=True, help="its fold lists under one protocol")
+    parser.add_argument("--folds", required=True, help='fold names, "01F 02M"')
+    parser.add_argument("--token_type", choices=("char", "bpe"), default="char")
+    parser.add_argument("--nbpe", type=int, default=300, help="pieces of --token_type bpe, specials included")
+    parser.add_argument("--out", type=Path, required=True, help="a folder for each fold is made here")
+    args = parser.parse_args()
+    lang = read_lang(args.data)
+    text = read_table(args.data / "text")
+    for fold in args.folds.split():
+        train = args.folds_dir / fold / "train"
+        tokens = write_tokens(args.out / fold, text, train, args.token_type, args.nbpe, lang)
+        plain = sum(token not in (*SPECIALS, BOUNDARY) for token in tokens)
+        print(f"{args.out / fold}: {len(tokens)} tokens ({plain} of text, {args.token_type}, {lang})")
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
