@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import argparse
 import os
-import struct
+import re
 import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 import soundfile
 
+from sermtl.audiocheck import header_seconds
 from sermtl.datadir import write_table
 from sermtl.errors import UserError
 from sermtl.files import atomic_write
+from sermtl.sameaudio import locate
+from sermtl.text import is_english
 
 OPTIONAL = ("segments", "utt2session", "spk2gender", "utt2style", "spk2fold", "utt2paper")
 SHOWN = 100
@@ -102,45 +104,33 @@ def entries(folder: Path, *suffixes: str) -> dict[str, Path]:
     return found
 
 
-def riff_data_missing(file: BinaryIO) -> int:
-    """How many bytes a RIFF file's ``data`` chunk is short of what its header says.
-
-    libsndfile reads such a file as a shorter one and says nothing. Sizes of 0 and 2**32-1 are what
-    programs write into a pipe, and say nothing either.
-    """
-    size = os.fstat(file.fileno()).st_size
-    if file.read(12)[:4] != b"RIFF":
-        return 0
-    while len(head := file.read(8)) == 8:
-        name, length = struct.unpack("<4sI", head)
-        if name == b"data":
-            return 0 if length in (0, 0xFFFFFFFF) else max(0, length - (size - file.tell()))
-        file.seek(length + length % 2, os.SEEK_CUR)
-    return 0
-
-
 def audio_seconds(path: str) -> float | str:
-    """Seconds of an audio file by its header, or what is wrong with the file."""
+    """Seconds of a recording by its header, or what is wrong with the file."""
     try:
-        with open(path, "rb") as file:
-            if not os.fstat(file.fileno()).st_size:
-                return "empty file"
-            short = riff_data_missing(file)
-        if short:
-            return f"truncated: {short} bytes fewer than its header says"
-        with soundfile.SoundFile(path) as audio:
-            if not audio.frames:
-                return "no samples"
-            if audio.format != "WAV":
-                # Compressed formats keep the length in the header; only reading the end shows it is there.
-                audio.seek(audio.frames - 1)
-                if len(audio.read(1)) != 1:
-                    return "truncated: its last sample cannot be read"
-            return float(audio.frames / audio.samplerate)
-    except OSError as error:
-        return "no such file" if isinstance(error, FileNotFoundError) else f"cannot be read: {error.strerror}"
-    except soundfile.SoundFileError as error:
-        return f"not readable as audio: {str(error).rpartition(': ')[2] or error}"
+        seconds = header_seconds(path)
+        if not path.lower().endswith(".wav"):
+            # Compressed formats keep the length in the header; only reading the end shows that it is there.
+            read_last_sample(path)
+        return seconds
+    except FileNotFoundError:
+        return "no such file"
+    except (OSError, RuntimeError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        return f"not readable as audio: {reason.rpartition(path)[2].lstrip(chr(39) + ': ')}"
+
+
+def read_last_sample(path: str) -> None:
+    """Raise ValueError where the end of a compressed file cannot be decoded."""
+    if locate(path).offset:
+        return
+    with soundfile.SoundFile(path) as audio:
+        try:
+            audio.seek(audio.frames - 1)
+            last = audio.read(1)
+        except soundfile.SoundFileError:
+            last = ()
+        if len(last) != 1:
+            raise ValueError("truncated, its last sample cannot be read")
 
 
 def all_seconds(paths: Sequence[str], nj: int) -> Iterable[float | str]:
@@ -236,8 +226,17 @@ def check_ids(utterances: Iterable[Utterance]) -> None:
         previous = utterance.speaker
 
 
-def write_data(out: Path, utterances: list[Utterance], lang: str, dropped: Iterable[Dropped]) -> None:
+def write_data(
+    out: Path,
+    utterances: list[Utterance],
+    lang: str,
+    dropped: Iterable[Dropped],
+    wav_scp: dict[str, str] | None = None,
+    segments: dict[str, str] | None = None,
+) -> None:
     """Write all tables of a data directory; optional tables that have no values are removed.
+
+    ``wav_scp`` and ``segments`` are those of a corpus that comes with them; else every utterance is a file.
 
     Raises:
         UserError: No utterance is left, an id or path cannot stand in a table, or nothing can be written.
@@ -247,13 +246,17 @@ def write_data(out: Path, utterances: list[Utterance], lang: str, dropped: Itera
         reasons = Counter(item.reason for item in dropped).most_common(5)
         why = listed([f"{count} x {reason}" for reason, count in reasons])
         raise UserError(f"no utterance is left for {out}{': dropped were' if why else ''}{why}")
-    problems = [f"{p} ({u.where})" for u in utterances if (p := path_problem(u.path))]
-    if problems:
-        raise UserError(f"{len(problems)} paths cannot stand in wav.scp:{listed(problems)}")
+    if wav_scp is None:
+        problems = [f"{p} ({u.where})" for u in utterances if (p := path_problem(u.path))]
+        if problems:
+            raise UserError(f"{len(problems)} paths cannot stand in wav.scp:{listed(problems)}")
+        wav_scp = {u.utt: u.path for u in utterances}
     check_ids(utterances)
     for name in OPTIONAL:
         (out / name).unlink(missing_ok=True)
-    write_table(out / "wav.scp", {u.utt: u.path for u in utterances})
+    write_table(out / "wav.scp", wav_scp)
+    if segments:
+        write_table(out / "segments", segments)
     write_utterance_tables(out, utterances, lang, dropped)
 
 
@@ -278,6 +281,50 @@ def write_utterance_tables(out: Path, utterances: list[Utterance], lang: str, dr
     with atomic_write(out / "dropped.tsv") as file:
         for item in dropped:
             file.write("\t".join(clean(field) for field in (item.utt, item.reason, item.where)) + "\n")
+
+
+def choose_lang(given: str, texts: Iterable[str]) -> str:
+    """Language code of a corpus: the one given, else ``en`` for A to Z alone, else ``und`` (undetermined).
+
+    Raises:
+        UserError: The code is no code.
+    """
+    if given:
+        if not re.fullmatch(r"[a-z]{2,3}", given):
+            raise UserError(f"--lang {given}: expected a code of two or three letters, such as en, de, ru")
+        return given
+    if is_english(texts):
+        return "en"
+    warn("the text has letters outside A to Z: --lang und; name the language (--lang de) to spell out digits")
+    return "und"
+
+
+def keep_classes(utterances: list[Utterance], classes: str) -> tuple[list[Utterance], list[Dropped]]:
+    """Keep the classes asked for (all where ``classes`` is empty) and the utterances without emotion.
+
+    Raises:
+        UserError: A class does not occur, or no utterance has an emotion.
+    """
+    present = {u.emotion for u in utterances} - {""}
+    if not present:
+        raise UserError("no utterance has an emotion: there is nothing to learn")
+    wanted = set(classes.split()) or present
+    if wanted - present:
+        names = " ".join(sorted(wanted - present))
+        raise UserError(f"--classes: the corpus has no {names}; it has {' '.join(sorted(present))}")
+    kept = [u for u in utterances if not u.emotion or u.emotion in wanted]
+    others = (u for u in utterances if u.emotion and u.emotion not in wanted)
+    return kept, [Dropped(u.utt, f"class {u.emotion} is not asked for", u.where) for u in others]
+
+
+def name_problem(name: str) -> str | None:
+    """Why a speaker, session or emotion cannot name a fold, a folder or a class, or None."""
+    if not name.isprintable() or len(name.split()) != 1 or name != name.strip():
+        return f"{name!r} is not one printable word"
+    # Speakers and sessions become folders of experiments and words of command lines.
+    if "/" in name or name[0] in ".-":
+        return f"{name!r} begins with . or - or holds /"
+    return None
 
 
 def clean(field: str) -> str:

@@ -1,0 +1,191 @@
+"""Prepare a data directory that Kaldi or ESPnet made: its wav.scp and segments as they are, plus `utt2emo`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from corpus import (
+    Dropped,
+    Utterance,
+    all_seconds,
+    boolean,
+    choose_lang,
+    keep_classes,
+    listed,
+    name_problem,
+    options,
+    stop_on_broken,
+    summarise,
+    warn,
+    write_data,
+)
+
+from sermtl.datadir import read_table
+from sermtl.errors import UserError, command
+from sermtl.sameaudio import is_pipe
+from sermtl.text import normalise
+
+FIELDS = {"text": "text", "utt2emo": "emotion", "utt2session": "session", "utt2style": "style", "utt2paper": "paper"}
+SPEAKER_FIELDS = {"spk2gender": "gender", "spk2fold": "fold"}
+
+
+def optional(path: Path) -> dict[str, str]:
+    """Read a table, or nothing where the file is absent."""
+    return read_table(path) if path.exists() else {}
+
+
+def read_utterances(folder: Path) -> list[Utterance]:
+    """Read all tables but wav.scp and segments into records.
+
+    Raises:
+        UserError: ``utt2spk`` or ``utt2emo`` is missing, or a table is broken.
+    """
+    if not folder.is_dir():
+        raise UserError(f"no data directory {folder}: give --corpus_dir data/train or the like")
+    if not (folder / "utt2emo").is_file():
+        raise UserError(f"{folder} has no utt2emo: write one, `utterance emotion` a line, sorted in byte order")
+    utt2spk = read_table(folder / "utt2spk")
+    utterances = {
+        utt: Utterance(utt, "", speaker, where=f"{folder / 'utt2spk'}:{number}")
+        for number, (utt, speaker) in enumerate(utt2spk.items(), 1)
+    }
+    for name, field in FIELDS.items():
+        table = optional(folder / name)
+        for utt, value in table.items():
+            if utt in utterances:
+                setattr(utterances[utt], field, value.strip())
+        if table.keys() - utterances.keys():
+            warn(f"{folder / name}: {len(table.keys() - utterances.keys())} utterances are not in utt2spk")
+    for name, field in SPEAKER_FIELDS.items():
+        table = optional(folder / name)
+        for utterance in utterances.values():
+            setattr(utterance, field, table.get(utterance.speaker, ""))
+    return list(utterances.values())
+
+
+def recordings(folder: Path, allow_pipes: bool) -> dict[str, str]:
+    """Read wav.scp.
+
+    Raises:
+        UserError: It is missing, or names shell commands without consent.
+    """
+    wav_scp = read_table(folder / "wav.scp")
+    pipes = [f"{key} {entry}" for key, entry in wav_scp.items() if is_pipe(entry)]
+    if pipes and not allow_pipes:
+        raise UserError(
+            f"{folder / 'wav.scp'} would run {len(pipes)} shell commands; read them, then pass --allow_pipes true "
+            f"if you trust them:{listed(pipes, 5)}"
+        )
+    files = [entry for entry in wav_scp.values() if not is_pipe(entry)]
+    if files and not any(os.path.isabs(entry) for entry in files[:100]) and not os.path.exists(files[0]):
+        warn(f"{folder / 'wav.scp'}: its paths are relative and are looked up from {Path.cwd()}")
+    return wav_scp
+
+
+def durations(folder: Path, wav_scp: dict[str, str], nj: int) -> dict[str, float | str]:
+    """Seconds of every recording (or what is wrong with it); those of shell commands come from utt2dur."""
+    files = [key for key, entry in wav_scp.items() if not is_pipe(entry)]
+    seconds: dict[str, float | str] = dict(zip(files, all_seconds([wav_scp[key] for key in files], nj), strict=True))
+    known = optional(folder / "utt2dur")
+    for key in wav_scp.keys() - seconds.keys():
+        try:
+            seconds[key] = float(known[key])
+        except (KeyError, ValueError):
+            seconds[key] = "a shell command without a duration in utt2dur"
+    return seconds
+
+
+def set_duration(utterance: Utterance, segment: str | None, seconds: dict[str, float | str]) -> str | None:
+    """Set an utterance's duration and recording (as its path); returns what is wrong."""
+    words = segment.split() if segment is not None else [utterance.utt]
+    if len(words) not in ((1,) if segment is None else (3, 4)):
+        return f"segment {segment!r} is not `recording start end`"
+    length = seconds.get(words[0], f"no line for {words[0]} in wav.scp")
+    if isinstance(length, str):
+        return f"{words[0]}: {length}"
+    utterance.path, utterance.seconds = words[0], length
+    if segment is None:
+        return None
+    try:
+        start, end = float(words[1]), float(words[2])
+    except ValueError:
+        return f"segment {segment!r}: start and end are seconds"
+    end = length if end == -1 else end
+    utterance.seconds = end - start
+    if not 0 <= start < end:
+        return f"segment {segment!r} has no samples"
+    return f"segment {segment!r} ends behind the recording's {length:.2f} s" if end > length + 0.1 else None
+
+
+def check(
+    utterances: Iterable[Utterance], segments: dict[str, str], seconds: dict[str, float | str], cut: bool
+) -> tuple[list[Utterance], list[Dropped]]:
+    """Divide utterances into those that can be used (durations set) and those that cannot."""
+    good, bad = [], []
+    for u in utterances:
+        segment = segments.get(u.utt) if cut else None
+        if cut and segment is None:
+            problem: str | None = "no line in segments"
+        else:
+            problem = set_duration(u, segment, seconds)
+        names = (u.speaker, u.emotion or "x", u.session or "x")
+        problem = problem or next((p for name in names if (p := name_problem(name or " "))), None)
+        if problem:
+            bad.append(Dropped(u.utt, problem, u.where))
+        else:
+            good.append(u)
+    return good, bad
+
+
+def prepare(args: argparse.Namespace) -> None:
+    """Read, check and write.
+
+    Raises:
+        UserError: A table or the audio is broken, or the directory would be overwritten by its own copy.
+    """
+    folder: Path = args.corpus_dir
+    if args.out.resolve() == folder.resolve():
+        raise UserError(f"{folder} would be overwritten: name another --out (run.sh: --corpus_name)")
+    utterances = read_utterances(folder)
+    wav_scp = recordings(folder, args.allow_pipes)
+    segments = optional(folder / "segments")
+    cut = (folder / "segments").exists()
+    used = {value.split(" ")[0] for value in segments.values()} if cut else {u.utt for u in utterances}
+    wav_scp = {key: entry for key, entry in wav_scp.items() if key in used}
+    utterances, broken = check(utterances, segments, durations(folder, wav_scp, args.nj), cut)
+    found = [f"{item.utt}: {item.reason} ({item.where})" for item in broken]
+    if not args.skip_broken:
+        stop_on_broken(found, args.out)
+    elif found:
+        warn(f"{len(found)} broken utterances are left out:{listed(found)}")
+    utterances, others = keep_classes(utterances, args.classes)
+    lang_file = folder / "lang"
+    given = args.lang or (lang_file.read_text(encoding="utf-8").strip() if lang_file.exists() else "")
+    lang = choose_lang(given, (u.text for u in utterances))
+    for utterance in utterances:
+        utterance.text = normalise(utterance.text, lang)
+    if not any(u.text for u in utterances):
+        warn(f"{folder} has no transcripts: train with alpha 0")
+    used = {u.path for u in utterances}
+    wav_scp = {key: entry for key, entry in wav_scp.items() if key in used}
+    kept = {u.utt: segments[u.utt] for u in utterances} if cut else None
+    write_data(args.out, utterances, lang, broken + others, wav_scp, kept)
+    summarise(args.out, utterances, broken + others)
+
+
+@command
+def main() -> None:
+    """Read the options and prepare."""
+    parser = options(__doc__)
+    parser.add_argument("--corpus_dir", type=Path, required=True, help="the data directory, with utt2emo")
+    parser.add_argument("--classes", default="", help="emotions to keep (default: all that occur)")
+    parser.add_argument("--lang", default="", help="en, de, ... (default: its file lang, or seen from the text)")
+    parser.add_argument("--allow_pipes", type=boolean, default=False, help="let wav.scp name shell commands")
+    prepare(parser.parse_args())
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,173 @@
+"""Prepare any corpus from a TSV: `utt path speaker emotion text`, optional `session gender`, header first.
+
+Paths are relative to the TSV. Emotion and text may be empty for single utterances. Nothing is quoted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from corpus import (
+    Dropped,
+    Utterance,
+    check_audio,
+    choose_lang,
+    clean,
+    keep_classes,
+    name_problem,
+    options,
+    path_problem,
+    summarise,
+    warn,
+    write_data,
+)
+
+from sermtl.datadir import raw_lines
+from sermtl.errors import UserError, command
+from sermtl.text import is_english, normalise
+
+REQUIRED = ("utt", "path", "speaker", "emotion", "text")
+OPTIONAL_COLUMNS = ("session", "gender")
+GENDERS = {"m": "m", "male": "m", "f": "f", "female": "f"}
+UNKNOWN = ("", "u", "?", "unknown", "o", "other")
+
+
+def rows(manifest: Path) -> Iterator[tuple[str, list[str] | str]]:
+    """Yield ``file:line`` and the fields of each line that is not blank, or what is wrong with the line."""
+    for number, raw in raw_lines(manifest):
+        where = f"{manifest}:{number}"
+        try:
+            line = raw.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r")
+        except UnicodeDecodeError as error:
+            yield where, f"not UTF-8 ({error.reason} at byte {error.start + 1})"
+            continue
+        if line.strip():
+            yield where, [field.strip() for field in line.split("\t")]
+
+
+def read_header(where: str, header: list[str] | str) -> dict[str, int]:
+    """Map the columns that are known to their places.
+
+    Raises:
+        UserError: One is missing or stands twice.
+    """
+    names = header if isinstance(header, list) else []
+    missing = [name for name in REQUIRED if name not in names]
+    if missing:
+        first = clean(" ".join(names))[:200] or header
+        raise UserError(
+            f"{where}: the header lacks {' '.join(missing)}; needed are, between tabs and in any order, "
+            f"{' '.join(REQUIRED)}, and optionally {' '.join(OPTIONAL_COLUMNS)}; found: {first}"
+        )
+    known = [name for name in names if name in REQUIRED + OPTIONAL_COLUMNS]
+    if len(set(known)) < len(known):
+        raise UserError(f"{where}: a column stands twice in the header: {' '.join(known)}")
+    unused = [name for name in names if name not in known]
+    if unused:
+        warn(f"{where}: columns that are not used: {clean(' '.join(unused))}")
+    return {name: names.index(name) for name in known}
+
+
+def row_problems(row: dict[str, str]) -> Iterator[str]:
+    """Say what is wrong with the fields of one line."""
+    for name in ("utt", "path", "speaker"):
+        if not row[name]:
+            yield f"no {name}"
+    for name in ("speaker", "emotion", "session"):
+        if row.get(name) and (problem := name_problem(row[name])):
+            yield f"{name} {problem}"
+    if row["utt"] and (not row["utt"].isprintable() or len(row["utt"].split()) != 1):
+        yield f"utt {row['utt']!r} is not one printable word"
+    if row["path"] and (problem := path_problem(row["path"])):
+        yield problem
+    if row.get("gender", "").lower() not in (*GENDERS, *UNKNOWN):
+        yield f"gender {row['gender']!r} is neither m nor f (empty: unknown)"
+
+
+def make_utterance(row: dict[str, str], folder: Path, where: str) -> Utterance:
+    """Make the record of a line without problems; the id gets the speaker as prefix where it has none."""
+    utt, speaker = row["utt"], row["speaker"]
+    return Utterance(
+        utt=utt if utt.startswith(f"{speaker}-") else f"{speaker}-{utt}",
+        path=os.path.join(folder, row["path"]),
+        speaker=speaker,
+        emotion=row["emotion"],
+        text=row["text"],
+        session=row.get("session", ""),
+        gender=GENDERS.get(row.get("gender", "").lower(), ""),
+        where=where,
+    )
+
+
+def read_manifest(manifest: Path) -> tuple[list[Utterance], list[Dropped]]:
+    """Read all lines: utterances with their text as it stands, and the lines that cannot be used.
+
+    Raises:
+        UserError: The file is missing or empty, or its header is wrong.
+    """
+    lines = rows(manifest)
+    try:
+        columns = read_header(*next(lines))
+    except StopIteration:
+        raise UserError(f"{manifest} is empty: the first line names the columns {' '.join(REQUIRED)}") from None
+    utterances: list[Utterance] = []
+    bad: list[Dropped] = []
+    seen: dict[str, str] = {}
+    genders: dict[str, str] = {}
+    width = max(columns.values()) + 1
+    for where, fields in lines:
+        if isinstance(fields, str) or len(fields) < width:
+            short = f"{len(fields)} fields, but the header needs {width}"
+            bad.append(Dropped("-", fields if isinstance(fields, str) else short, where))
+            continue
+        row = {name: fields[place] for name, place in columns.items()}
+        problems = list(row_problems(row))
+        if not problems:
+            utterance = make_utterance(row, manifest.parent, where)
+            if (first := seen.setdefault(utterance.utt, where)) != where:
+                problems.append(f"the same utt and speaker as {first}")
+            if utterance.gender != genders.setdefault(utterance.speaker, utterance.gender):
+                problems.append(f"another gender of speaker {utterance.speaker} than before")
+        if problems:
+            bad.append(Dropped(row["utt"] or "-", "; ".join(problems), where))
+        else:
+            utterances.append(utterance)
+    return utterances, bad
+
+
+def prepare(args: argparse.Namespace) -> None:
+    """Read, check and write.
+
+    Raises:
+        UserError: The manifest or audio that it names is broken; lists all of it.
+    """
+    utterances, bad = read_manifest(args.manifest)
+    utterances, broken = check_audio(utterances, args.out, args.nj, args.skip_broken, bad)
+    utterances, others = keep_classes(utterances, args.classes)
+    lang = choose_lang(args.lang, (u.text for u in utterances))
+    foreign = sum(not is_english([u.text]) for u in utterances) if args.lang == "en" else 0
+    if foreign:
+        warn(f"--lang en: {foreign} transcripts lose letters outside A to Z")
+    for utterance in utterances:
+        utterance.text = normalise(utterance.text, lang)
+    if not any(u.text for u in utterances):
+        warn(f"{args.manifest} has no transcripts: train with alpha 0")
+    write_data(args.out, utterances, lang, broken + others)
+    summarise(args.out, utterances, broken + others)
+
+
+@command
+def main() -> None:
+    """Read the options and prepare."""
+    parser = options(__doc__)
+    parser.add_argument("--manifest", type=Path, required=True, help="the TSV")
+    parser.add_argument("--classes", default="", help="emotions to keep (default: all that occur)")
+    parser.add_argument("--lang", default="", help="en, de, ... (default: en where all letters are A to Z)")
+    prepare(parser.parse_args())
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
