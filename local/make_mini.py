@@ -50,7 +50,7 @@ STYLES = {
     "neu": Style(rate=100, pitch=0, range=50, volume=100),
     "hap": Style(rate=115, pitch=35, range=180, volume=105, swing=30, effort=0.3),
     "ang": Style(rate=150, pitch=5, range=120, volume=230, effort=0.75),
-    "sad": Style(rate=64, pitch=-25, range=10, volume=70, fade=45, effort=-0.75),
+    "sad": Style(rate=68, pitch=-25, range=10, volume=70, fade=45, effort=-0.75),
 }
 SOUNDS_LIKE = {"exc": "hap", "fru": "ang", "fea": "sad", "sur": "hap", "dis": "ang"}
 # Valence, activation, dominance as the annotators' mean.
@@ -93,7 +93,7 @@ def synthesize(espeak: Synthesizer, turn: Turn) -> np.ndarray:
     effort = style.effort * rng.uniform(0.9, 1.1)
     wav = lfilter([1.0, -effort], [1.0], wav) / (1 + abs(effort))
     (heard,) = np.nonzero(np.abs(wav) > 0.02 * np.abs(wav).max())
-    margin = RATE // 20
+    margin = RATE // 33
     wav = wav[max(0, heard[0] - margin) : heard[-1] + margin]
     return np.clip(np.round(wav), -32768, 32767).astype("<i2")
 

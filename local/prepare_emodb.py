@@ -6,7 +6,9 @@ import argparse
 import re
 from pathlib import Path
 
-from corpus import Dropped, Utterance, check_audio, entries, listed, options, summarise, warn, write_data
+from audio_headers import check_audio
+from corpus import Dropped, Utterance, entries, listed, options, warn
+from tables import summarise, write_data
 
 from sermtl.errors import UserError, command
 from sermtl.text import normalise

@@ -7,20 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from corpus import (
-    Dropped,
-    Utterance,
-    boolean,
-    check_audio,
-    entries,
-    listed,
-    options,
-    summarise,
-    warn,
-    write_data,
-)
+from audio_headers import check_audio
+from corpus import Dropped, Utterance, boolean, entries, listed, options, warn
 from iemocap_counts import differences
 from iemocap_tree import CODES, TURN, Dialog, read_labels, read_transcript, read_tree
+from tables import summarise, write_data
 
 from sermtl.errors import UserError, command
 from sermtl.text import normalise

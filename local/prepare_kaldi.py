@@ -7,21 +7,19 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
+from audio_headers import all_seconds, report_broken
 from corpus import (
     Dropped,
     Utterance,
-    all_seconds,
     boolean,
     choose_lang,
     keep_classes,
     listed,
     name_problem,
     options,
-    stop_on_broken,
-    summarise,
     warn,
-    write_data,
 )
+from tables import summarise, write_data
 
 from sermtl.datadir import read_table
 from sermtl.errors import UserError, command
@@ -156,11 +154,7 @@ def prepare(args: argparse.Namespace) -> None:
     used = {value.split(" ")[0] for value in segments.values()} if cut else {u.utt for u in utterances}
     wav_scp = {key: entry for key, entry in wav_scp.items() if key in used}
     utterances, broken = check(utterances, segments, durations(folder, wav_scp, args.nj), cut)
-    found = [f"{item.utt}: {item.reason} ({item.where})" for item in broken]
-    if not args.skip_broken:
-        stop_on_broken(found, args.out)
-    elif found:
-        warn(f"{len(found)} broken utterances are left out:{listed(found)}")
+    report_broken(broken, args.out, args.skip_broken)
     utterances, others = keep_classes(utterances, args.classes)
     lang_file = folder / "lang"
     given = args.lang or (lang_file.read_text(encoding="utf-8").strip() if lang_file.exists() else "")

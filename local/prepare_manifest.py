@@ -10,20 +10,18 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from audio_headers import check_audio
 from corpus import (
     Dropped,
     Utterance,
-    check_audio,
     choose_lang,
     clean,
     keep_classes,
     name_problem,
     options,
-    path_problem,
-    summarise,
     warn,
-    write_data,
 )
+from tables import path_problem, summarise, write_data
 
 from sermtl.datadir import raw_lines
 from sermtl.errors import UserError, command
