@@ -78,7 +78,7 @@ def same_audio(data: str | Path, utts: list[str], decode: bool = False) -> np.nd
         if not is_pipe(entry):
             try:
                 sources[entry] = locate(entry)
-            except (OSError, ValueError):
+            except (OSError, ValueError, OverflowError):
                 continue
     groups = group_samples(sources) if decode else group_bytes(sources)
     numbers: dict[Hashable, int] = {}
