@@ -35,6 +35,8 @@ _sermtl_path() {
     unset PYTHONHOME
     export LC_ALL=C PYTHONUTF8=1 PYTHONUNBUFFERED=1
     export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
+    # Threads that spin while they wait make a training ten times slower where other jobs share its cores.
+    export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-PASSIVE}
 }
 
 if ! _sermtl_path; then
