@@ -33,9 +33,7 @@ class Edits:
         return self.substitutions + self.deletions + self.insertions
 
 
-def confusion_matrix(
-    references: Sequence[str], hypotheses: Sequence[str], labels: Sequence[str]
-) -> np.ndarray:
+def confusion_matrix(references: Sequence[str], hypotheses: Sequence[str], labels: Sequence[str]) -> np.ndarray:
     """Count class pairs.
 
     Args:

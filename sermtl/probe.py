@@ -19,9 +19,7 @@ from sklearn.preprocessing import StandardScaler
 FOLDS = 5
 
 
-def stack_embeddings(
-    table: Mapping[str, str], read: Callable[[str], np.ndarray], utts: Sequence[str]
-) -> np.ndarray:
+def stack_embeddings(table: Mapping[str, str], read: Callable[[str], np.ndarray], utts: Sequence[str]) -> np.ndarray:
     """Read the embeddings of some utterances.
 
     Args:

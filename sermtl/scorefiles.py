@@ -13,7 +13,7 @@ from sermtl.errors import UserError
 from sermtl.files import atomic_write
 
 AUDIT_WORDS = (
-    "train_test", "overlap", "_seen", "speaker_dependent", "utterances_t", "utterances_dev",
+    "train_test", "speakers_train", "overlap", "_seen", "speaker_dependent", "utterances_t", "utterances_dev",
     "majority_share", "broken", "warnings",
 )  # fmt: skip
 """A figure of ``audit.json`` whose name holds one of these is copied into the scores."""
@@ -55,9 +55,7 @@ def read_audit(path: Path) -> dict[str, Any]:
     try:
         audit = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise UserError(
-            f"{path}: damaged ({error}); ./run.sh --stage 1 --stop_stage 1 writes it anew"
-        ) from error
+        raise UserError(f"{path}: damaged ({error}); ./run.sh --stage 1 --stop_stage 1 writes it anew") from error
     if not isinstance(audit, dict):
         raise UserError(f"{path}: expected a mapping")
     return {key: value for key, value in audit.items() if any(word in key for word in AUDIT_WORDS)}

@@ -24,7 +24,7 @@ from sermtl.scorefiles import (
 )
 
 # Settings that may differ from fold to fold without making the folds another experiment.
-FOLD_OWN = frozenset({"fold", "num_workers", "accum_grad", "device", "resume"})
+FOLD_OWN = frozenset({"fold", "inputs", "num_workers", "accum_grad", "device", "resume"})
 
 
 def score_fold(decode: Path, data: Path, fold_dir: Path, exp: Path, labels_file: Path) -> dict[str, Any]:
@@ -123,9 +123,7 @@ def pool_folds(exp: Path, folds: Sequence[str]) -> dict[str, Any]:
         "ser": metrics.emotion_scores(confusion, labels) | {"no_reference": no_emotion},
         "asr": metrics.pool_asr([part["asr"] for part in parts]),
         "spk": metrics.pool_speakers([part["spk"] for part in parts]),
-        "per_fold": {
-            fold: {key: part[key] for key in ("ser", "asr", "spk")} for fold, part in per_fold.items()
-        },
+        "per_fold": {fold: {key: part[key] for key in ("ser", "asr", "spk")} for fold, part in per_fold.items()},
         "mean_over_folds": _means(parts),
         "per_speaker": per_speaker([row for part_rows in rows.values() for row in part_rows], labels),
         "audit": {fold: part["audit"] for fold, part in per_fold.items() if part.get("audit")},
@@ -161,9 +159,7 @@ def group_scores(rows: Sequence[Utterance], labels: Sequence[str]) -> dict[str, 
     confusion = metrics.confusion_matrix([r.ref for r in emotional], [r.hyp for r in emotional], labels)
     ser = metrics.emotion_scores(confusion, labels)
     spoken = [row for row in rows if row.words]
-    sums = {
-        key: sum(getattr(row, key) for row in spoken) for key in ("words", "errors", "chars", "char_errors")
-    }
+    sums = {key: sum(getattr(row, key) for row in spoken) for key in ("words", "errors", "chars", "char_errors")}
     return {
         **{key: ser[key] for key in ("n", "correct", "wa", "ua", "macro_f1", "recall")},
         **sums,
@@ -181,9 +177,7 @@ def _emotion(rows: Sequence[Utterance], labels: Sequence[str], decode: Path) -> 
     return metrics.emotion_scores(confusion, labels) | {"no_reference": len(rows) - len(counted)}
 
 
-def _refuse_mismatch(
-    test: Sequence[str], tables: Mapping[Path, Mapping[str, str]], wanted: Path, again: str
-) -> None:
+def _refuse_mismatch(test: Sequence[str], tables: Mapping[Path, Mapping[str, str]], wanted: Path, again: str) -> None:
     problems = []
     for path, table in tables.items():
         for what, ids in (("lacks", set(test) - set(table)), ("has extra", set(table) - set(test))):
@@ -198,9 +192,7 @@ def _refuse_mismatch(
 def _lookup(path: Path, ids: Iterable[str]) -> dict[str, str]:
     table, wanted = read_table(path), list(ids)
     if missing := [utt for utt in wanted if utt not in table]:
-        raise UserError(
-            f"{path} lacks {len(missing)} utterances: {metrics.first(missing)}; run ./run.sh --stage 1"
-        )
+        raise UserError(f"{path} lacks {len(missing)} utterances: {metrics.first(missing)}; run ./run.sh --stage 1")
     return {utt: table[utt] for utt in wanted}
 
 
@@ -214,9 +206,7 @@ def _write_lines(path: Path, lines: Iterable[str]) -> None:
         file.writelines(line + "\n" for line in lines)
 
 
-def _read_folds(
-    exp: Path, folds: Sequence[str]
-) -> tuple[dict[str, dict[str, Any]], dict[str, list[Utterance]]]:
+def _read_folds(exp: Path, folds: Sequence[str]) -> tuple[dict[str, dict[str, Any]], dict[str, list[Utterance]]]:
     """Scores and utterances of each fold; everything that is damaged is named in one message."""
     scores, rows, problems = {}, {}, []
     for fold in folds:
@@ -236,8 +226,7 @@ def _read_folds(
 
 def _refuse_differences(exp: Path, per_fold: Mapping[str, Mapping[str, Any]]) -> None:
     shared = {
-        fold: common_settings(part["settings"])
-        | {"protocol": part["protocol"], "labels": part["ser"]["labels"]}
+        fold: common_settings(part["settings"]) | {"protocol": part["protocol"], "labels": part["ser"]["labels"]}
         for fold, part in per_fold.items()
     }
     problems = []

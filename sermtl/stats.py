@@ -194,9 +194,7 @@ def odds_ratio(only_first: int, only_second: int) -> float | None:
     return only_second / only_first if only_first else None
 
 
-def detectable_by_mcnemar(
-    utterances: int, differing: float, level: float = 0.05, power: float = 0.8
-) -> float | None:
+def detectable_by_mcnemar(utterances: int, differing: float, level: float = 0.05, power: float = 0.8) -> float | None:
     """Smallest difference of accuracies that McNemar's test shows with this power.
 
     Connor (1987): n = (z_level sqrt(q) + z_power sqrt(q - d^2))^2 / d^2, solved for d.

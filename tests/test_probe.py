@@ -45,9 +45,7 @@ def test_a_probe_needs_two_speakers():
 def test_eer_is_where_scikit_learns_roc_crosses(seed):
     random = np.random.default_rng(seed)
     targets, impostors = random.normal(1, 1, 300), random.normal(0, 1, 500)
-    false, true, _ = roc_curve(
-        [1] * 300 + [0] * 500, np.concatenate([targets, impostors]), drop_intermediate=False
-    )
+    false, true, _ = roc_curve([1] * 300 + [0] * 500, np.concatenate([targets, impostors]), drop_intermediate=False)
     expected = brentq(lambda x: 1 - x - interp1d(false, true)(x), 0, 1)
     assert probe.equal_error_rate(targets, impostors) == pytest.approx(expected, abs=1e-6)
 

@@ -34,9 +34,7 @@ def score(tmp_path, monkeypatch, capsys):
 
         def fold(self, name="01F"):
             where = ["--data", data, "--exp", exp, "--fold_dir", data / "folds/speaker" / name]
-            return self(
-                "fold", "--decode", exp / name / "decode_test", "--labels", exp / "labels.txt", *where
-            )
+            return self("fold", "--decode", exp / name / "decode_test", "--labels", exp / "labels.txt", *where)
 
         def pool(self):
             return self("pool", "--exp", exp, "--folds_file", data / "folds/speaker/folds")

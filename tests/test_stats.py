@@ -26,9 +26,7 @@ def system(random, n=200, skill=0.7):
 
 def test_rates_are_those_of_the_counts():
     ref, hyp = np.array([0, 0, 1, 1, 2, -1]), np.array([0, 1, 1, 1, 0, 2])
-    counts = stats.additive_counts(
-        ref, hyp, np.array([4, 0, 2, 2, 2, 0]), np.array([1, 9, 0, 2, 1, 3]), CLASSES
-    )
+    counts = stats.additive_counts(ref, hyp, np.array([4, 0, 2, 2, 2, 0]), np.array([1, 9, 0, 2, 1, 3]), CLASSES)
     rates = stats.rates(counts.sum(0))
     assert rates["wa"] == 3 / 5
     assert rates["ua"] == pytest.approx((1 / 2 + 1 + 0) / 3)

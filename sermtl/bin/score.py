@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from sermtl.datadir import read_list
 from sermtl.errors import UserError, command
@@ -39,7 +40,17 @@ def fold(args: argparse.Namespace) -> None:
         ("spk", results.result_spk),
     ):
         _write(out / f"result_{name}.txt", render(scores))
+    if (args.decode / "emb.scp").exists():
+        write_json(out / "probe.json", probed(args))
     write_json(out / "scores.json", scores)
+
+
+def probed(args: argparse.Namespace) -> dict[str, Any]:
+    """What the fold's embeddings tell; scikit-learn and kaldiio are loaded only for this."""
+    from sermtl.ark import read_matrix
+    from sermtl.probing import probe_fold
+
+    return probe_fold(args.decode.parent, args.data, args.fold_dir, read_matrix)
 
 
 def pool(args: argparse.Namespace) -> None:

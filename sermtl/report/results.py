@@ -40,9 +40,7 @@ def result_ser(scores: Mapping[str, Any]) -> str:
     if ser.get("no_reference"):
         summary.append(["without an emotion, not counted", ser["no_reference"]])
     parts = [_head("Speech emotion recognition", scores), aligned(summary), aligned(class_rows(ser))]
-    return "\n".join(
-        [*parts, "confusion: rows are references, columns hypotheses\n" + aligned(confusion_rows(ser))]
-    )
+    return "\n".join([*parts, "confusion: rows are references, columns hypotheses\n" + aligned(confusion_rows(ser))])
 
 
 def result_asr(scores: Mapping[str, Any]) -> str:
@@ -155,23 +153,13 @@ def _section(title: str, rows: list[list[Any]]) -> str:
 
 
 def _metric(scores: Mapping[str, Any], head: str, key: str, name: str) -> str:
-    counts = (
-        ("n", "correct")
-        if head == "ser"
-        else ("words", "errors")
-        if key == "wer"
-        else ("chars", "char_errors")
-    )
+    counts = ("n", "correct") if head == "ser" else ("words", "errors") if key == "wer" else ("chars", "char_errors")
     rows: list[list[Any]] = []
     for fold, part in scores["per_fold"].items():
         rows.append([fold, *(part[head][count] for count in counts), number(part[head][key])])
-    rows.append(
-        ["**pooled**", *(scores[head][count] for count in counts), f"**{number(scores[head][key])}**"]
-    )
+    rows.append(["**pooled**", *(scores[head][count] for count in counts), f"**{number(scores[head][key])}**"])
     spread = scores["mean_over_folds"][key]
-    rows.append(
-        [f"mean over {spread['folds']} folds (std {number(spread['std'])})", "", "", number(spread["mean"])]
-    )
+    rows.append([f"mean over {spread['folds']} folds (std {number(spread['std'])})", "", "", number(spread["mean"])])
     return f"## {name}\n\n" + markdown(["fold", *counts, name], rows)
 
 

@@ -31,10 +31,7 @@ def markdown(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     widths = [max(3, *(len(row[column]) for row in cells)) for column in range(len(head))]
     rule = ["-" * width if column == 0 else "-" * (width - 1) + ":" for column, width in enumerate(widths)]
     padded = [
-        [
-            cell.ljust(width) if column == 0 else cell.rjust(width)
-            for column, (cell, width) in enumerate(pairs)
-        ]
+        [cell.ljust(width) if column == 0 else cell.rjust(width) for column, (cell, width) in enumerate(pairs)]
         for pairs in (list(zip(row, widths, strict=True)) for row in cells)
     ]
     return "".join("| " + " | ".join(row) + " |\n" for row in [padded[0], rule, *padded[1:]])

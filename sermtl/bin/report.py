@@ -1,0 +1,50 @@
+"""Stage 6: the report over all experiments of a corpus."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+
+from sermtl.errors import UserError, command
+from sermtl.report.build import Sources, build
+from sermtl.report.load import load_experiments
+from sermtl.report.render import write_report
+
+
+def parse() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m sermtl.bin.report", description=__doc__)
+    parser.add_argument("--exp", type=Path, required=True, help="directory of the experiments")
+    parser.add_argument("--data", type=Path, required=True, help="data/<corpus>")
+    parser.add_argument("--corpus", required=True, help="name of the corpus in the experiments' settings")
+    parser.add_argument("--out", type=Path, required=True, help="exp/report/<corpus>")
+    return parser.parse_args()
+
+
+def read_vector(location: str) -> np.ndarray:
+    """An embedding; kaldiio is loaded only where there are any."""
+    from sermtl.ark import read_matrix
+
+    return read_matrix(location)
+
+
+@command
+def main() -> None:
+    """Load, compute, write."""
+    args = parse()
+    if not args.exp.is_dir():
+        raise UserError(f"{args.exp}: no such directory; ./run.sh --corpus {args.corpus} makes experiments")
+    loaded = load_experiments(args.exp, args.data, args.corpus)
+    document = build(loaded, args.corpus, Sources(args.data, args.out / "images", read_vector))
+    write_report(document, loaded.experiments, args.out)
+    for line in document.warnings:
+        print(f"warning: {line}")
+    for line in document.findings:
+        print(line)
+    print(f"{len(loaded.experiments)} experiments -> {args.out / 'index.html'}")
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

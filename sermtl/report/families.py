@@ -1,0 +1,202 @@
+"""Experiments grouped into settings, and settings into families within which they may be compared."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from sermtl import metrics
+from sermtl.report.load import Experiment
+
+VARIED = ("alpha", "beta", "grl", "seed")
+"""The settings that the paper varies; two experiments of one family differ in nothing else."""
+
+
+@dataclass(eq=False)
+class Setting:
+    """One value of alpha, beta and direction, with an experiment a seed, all tested on the same utterances."""
+
+    alpha: float
+    beta: float
+    grl: str
+    experiments: list[Experiment] = field(default_factory=list)
+    set_aside: list[str] = field(default_factory=list)
+    """Experiments of this setting that are in none of its numbers, and why."""
+    name: str = ""
+
+    @property
+    def first(self) -> Experiment:
+        """The experiment that stands for the test set."""
+        return self.experiments[0]
+
+    @property
+    def seeds(self) -> list[int]:
+        """Seeds of its experiments."""
+        return [made.seed for made in self.experiments]
+
+    @cached_property
+    def counts(self) -> np.ndarray:
+        """(N, 2C + 2) additive counts, summed over seeds."""
+        return np.sum([made.counts for made in self.experiments], axis=0)
+
+    @property
+    def missing_folds(self) -> list[str]:
+        """Folds of the protocol that its numbers lack."""
+        return list(self.first.scores.get("missing_folds", []))
+
+    def rates(self, rows: np.ndarray | slice = slice(None)) -> dict[str, Any]:
+        """Counts and rates of some of the test utterances, summed over seeds.
+
+        Args:
+            rows: Mask or slice of the N utterances.
+        """
+        size = len(self.first.labels)
+        confusion, edits = np.zeros(size * size, dtype=np.int64), np.zeros(4, dtype=np.int64)
+        for made in self.experiments:
+            ref, hyp = made.ref[rows], made.hyp[rows]
+            kept = ref >= 0
+            confusion += np.bincount(ref[kept] * size + hyp[kept], minlength=size * size)
+            edits += made.edits[rows].sum(axis=0)
+        words, errors, chars, char_errors = (int(value) for value in edits)
+        asr = {"wer": metrics.ratio(errors, words), "cer": metrics.ratio(char_errors, chars), "words": words}
+        return metrics.emotion_scores(confusion.reshape(size, size), self.first.labels) | asr | {"errors": errors}
+
+
+@dataclass(eq=False)
+class Family:
+    """Settings that may be compared: same protocol, and all else the same but alpha, beta, direction, seed."""
+
+    protocol: str
+    base: dict[str, Any]
+    settings: list[Setting]
+    title: str = ""
+
+    @property
+    def speaker_dependent(self) -> bool:
+        """Whether any of its tests met speakers of the training set."""
+        made = [experiment for setting in self.settings for experiment in setting.experiments]
+        return any(experiment.scores["speaker_dependent"] for experiment in made)
+
+    @property
+    def alpha(self) -> float:
+        """The usual alpha: the most frequent one above 0, else 0."""
+        positive = Counter(s.alpha for s in self.settings if s.alpha > 0)
+        return positive.most_common(1)[0][0] if positive else 0.0
+
+    def find(self, beta: float, grl: str = "", alpha: float | None = None) -> Setting | None:
+        """The setting with these values; the direction does not matter where beta is 0."""
+        wanted = self.alpha if alpha is None else alpha
+        for setting in self.settings:
+            if setting.alpha == wanted and setting.beta == beta and (beta == 0 or setting.grl == grl):
+                return setting
+        return None
+
+    def baseline(self, setting: Setting) -> Setting | None:
+        """What a setting is compared with: beta 0 of its alpha; for beta 0 itself, beta 0 of the usual alpha."""
+        found = self.find(0.0, alpha=setting.alpha if setting.beta else None)
+        return None if found is setting else found
+
+
+def group(experiments: Sequence[Experiment]) -> list[Family]:
+    """Sort experiments into families and settings, in the order of the paper's tables."""
+    families: dict[str, Family] = {}
+    for made in experiments:
+        base = {key: value for key, value in made.settings.items() if key not in VARIED}
+        key = json.dumps([made.scores["protocol"], base], sort_keys=True, default=str)
+        family = families.setdefault(key, Family(made.scores["protocol"], base, []))
+        _setting_of(family, made).experiments.append(made)
+    ordered = sorted(families.values(), key=lambda family: family.protocol != "speaker")
+    for family in ordered:
+        for setting in family.settings:
+            _settle(setting)
+        usual = family.alpha
+        family.settings.sort(key=lambda s: (s.alpha != usual, s.alpha, s.beta != 0, s.grl != "reverse", s.beta))
+        for setting in family.settings:
+            setting.name = setting_name(setting, usual)
+    _name_families(ordered)
+    return ordered
+
+
+def setting_name(setting: Setting, usual_alpha: float) -> str:
+    """A short name: ``beta 0``, ``reverse 0.1``, and alpha where it is not the usual one."""
+    name = "β 0" if setting.beta == 0 else f"{setting.grl} {setting.beta:g}"
+    return name if setting.alpha == usual_alpha else f"{name}, α {setting.alpha:g}"
+
+
+def differences(first: Experiment, second: Experiment, ignore: Sequence[str] = ()) -> list[str]:
+    """Why two experiments must not be paired: other test sets, references, labels or seeds.
+
+    Args:
+        first: One experiment.
+        second: The other.
+        ignore: May hold ``"seed"``.
+
+    Returns:
+        What differs, in words; empty where they may be paired.
+    """
+    found = []
+    if first.labels != second.labels:
+        found.append(f"labels: {' '.join(first.labels)} against {' '.join(second.labels)}")
+    if "seed" not in ignore and first.seed != second.seed:
+        found.append(f"seeds: {first.seed} against {second.seed}")
+    if not np.array_equal(first.utts, second.utts):
+        for one, other in ((first, second), (second, first)):
+            only = [str(utt) for utt in np.setdiff1d(one.utts, other.utts)]
+            folds = " ".join(sorted(set(one.fold.tolist()) - set(other.fold.tolist())))
+            where = f"; fold {folds}" if folds else ""
+            if only:
+                found.append(f"test sets: {len(only)} utterances only in {one.tag} ({metrics.first(only, 2)}{where})")
+    elif not np.array_equal(first.fold, second.fold):
+        found.append("folds: the same utterances are tested in other folds")
+    elif first.labels == second.labels and not np.array_equal(first.ref, second.ref):
+        found.append(f"reference emotions of {int((first.ref != second.ref).sum())} utterances")
+    elif not np.array_equal(first.edits[:, [0, 2]], second.edits[:, [0, 2]]):
+        found.append("reference transcripts")
+    return found
+
+
+def subset(setting: Setting, seeds: Sequence[int]) -> Setting:
+    """The same setting with some of its seeds."""
+    kept = [made for made in setting.experiments if made.seed in seeds]
+    return replace(setting, experiments=kept)
+
+
+def _setting_of(family: Family, made: Experiment) -> Setting:
+    values = made.settings
+    alpha, beta = float(values.get("alpha", 0)), float(values.get("beta", 0))
+    grl = str(values.get("grl", "reverse"))
+    for setting in family.settings:
+        if (setting.alpha, setting.beta) == (alpha, beta) and (beta == 0 or setting.grl == grl):
+            return setting
+    family.settings.append(Setting(alpha, beta, grl))
+    return family.settings[-1]
+
+
+def _settle(setting: Setting) -> None:
+    """Keep one experiment a seed, of those with most folds and equal test sets; name the others."""
+    best_first = sorted(setting.experiments, key=lambda made: (-len(made.scores["folds"]), made.seed, made.tag))
+    setting.experiments = []
+    for made in best_first:
+        reasons = differences(setting.first, made, ignore=["seed"]) if setting.experiments else []
+        if not reasons and made.seed in setting.seeds:
+            reasons = [f"seed {made.seed} is there already"]
+        if reasons:
+            setting.set_aside.append(f"{made.tag}: {'; '.join(reasons)}")
+        else:
+            setting.experiments.append(made)
+    setting.experiments.sort(key=lambda made: made.seed)
+
+
+def _name_families(families: Sequence[Family]) -> None:
+    """Title each family by its protocol and by the settings in which those of one protocol differ."""
+    for family in families:
+        rivals = [other.base for other in families if other.protocol == family.protocol]
+        keys = sorted({key for base in rivals for key in base})
+        varied = [key for key in keys if len({repr(base.get(key)) for base in rivals}) > 1]
+        family.title = ", ".join([family.protocol, *(f"{key} {family.base.get(key)}" for key in varied)])

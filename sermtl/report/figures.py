@@ -1,0 +1,199 @@
+"""The report's figures: drawn without a display, saved as PNG and SVG.
+
+Colours are Okabe and Ito's, which colour-blind readers tell apart; line style and marker repeat the
+distinction for print in grey.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from sermtl.files import atomic_write
+from sermtl.report.document import Estimate
+
+COLOURS = ("#000000", "#0072B2", "#56B4E9", "#D55E00", "#E69F00", "#009E73", "#CC79A7", "#7F7F7F")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+LINES = ("-", "--", "-.", ":")
+STYLE: dict[Any, Any] = {
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#dddddd",
+    "grid.linewidth": 0.6,
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+    "svg.hashsalt": "sermtl",
+}
+
+
+def save(figure: Figure, folder: Path, name: str) -> None:
+    """Write ``<name>.png`` and ``<name>.svg``; equal figures give equal files."""
+    for suffix, metadata in (("png", {"Software": None}), ("svg", {"Date": None, "Creator": None})):
+        with matplotlib.rc_context(STYLE), atomic_write(folder / f"{name}.{suffix}", "wb") as file:
+            figure.savefig(file, format=suffix, dpi=160, bbox_inches="tight", metadata=metadata)
+
+
+def look(index: int) -> dict[str, Any]:
+    """Colour, line style and marker of the index-th setting."""
+    return {
+        "color": COLOURS[index % len(COLOURS)],
+        "marker": MARKERS[index % len(MARKERS)],
+        "linestyle": LINES[index // 2 % len(LINES)],
+    }
+
+
+def against_epoch(curves: Mapping[str, np.ndarray], ylabel: str) -> Figure:
+    """A curve a setting, mean over folds with a band of one standard error.
+
+    Args:
+        curves: Setting -> (folds, epochs), NaN where a fold has no value.
+        ylabel: Name of the rate.
+    """
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(7.2, 4.2))
+        axes = figure.add_subplot()
+        for index, (name, values) in enumerate(curves.items()):
+            known = np.isfinite(values).sum(axis=0)
+            shown = known > 0
+            mean = np.nansum(values, axis=0)[shown] / known[shown]
+            spread = np.nanstd(values[:, shown], axis=0, ddof=0) / np.sqrt(np.maximum(known[shown] - 1, 1))
+            epochs = np.flatnonzero(shown) + 1
+            style = look(index)
+            every = max(1, len(epochs) // 8)
+            axes.plot(epochs, mean, label=name, markevery=(index % every, every), markersize=5, **style)
+            axes.fill_between(epochs, mean - spread, mean + spread, color=style["color"], alpha=0.15, linewidth=0)
+        axes.set_xlabel("epoch")
+        axes.set_ylabel(ylabel)
+        axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return figure
+
+
+def intervals(rows: Mapping[str, tuple[Estimate, Estimate]], xlabel: str, zero: bool = False) -> Figure:
+    """Estimates with two intervals each: by speaker (thick) and by utterance (thin).
+
+    Args:
+        rows: Name -> estimates by speaker and by utterance.
+        xlabel: What is estimated.
+        zero: Draw a line at 0, for differences.
+    """
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(7.2, 0.9 + 0.42 * len(rows)))
+        axes = figure.add_subplot()
+        for y, (by_speaker, by_utterance) in enumerate(rows.values()):
+            for estimate, shift, colour, width, label in (
+                (by_speaker, -0.12, COLOURS[1], 3.0, "resampled by speaker"),
+                (by_utterance, 0.12, COLOURS[4], 1.4, "resampled by utterance"),
+            ):
+                if estimate.value is None or estimate.low is None or estimate.high is None:
+                    continue
+                line = [estimate.low, estimate.high]
+                axes.plot(line, [y + shift] * 2, color=colour, linewidth=width, label=None if y else label)
+                axes.plot(estimate.value, y + shift, "o", color=colour, markersize=5)
+        if zero:
+            axes.axvline(0, color="#000000", linewidth=0.8)
+        axes.set_yticks(range(len(rows)), list(rows))
+        axes.set_ylim(len(rows) - 0.5, -0.5)
+        axes.set_xlabel(xlabel)
+        axes.legend(loc="lower center", bbox_to_anchor=(0.4, 1.0), ncols=2)
+    return figure
+
+
+def confusions(matrices: Mapping[str, np.ndarray], labels: Sequence[str]) -> Figure:
+    """Confusion matrices side by side: colour is the share of the row, the number in the cell the count."""
+    columns = min(3, len(matrices))
+    rows = -(-len(matrices) // columns)
+    size = 0.55 * len(labels) + 0.9
+    with matplotlib.rc_context(STYLE | {"axes.grid": False}):
+        figure = Figure(figsize=(columns * size, rows * size + 0.2), layout="constrained")
+        for index, (name, counts) in enumerate(matrices.items()):
+            axes = figure.add_subplot(rows, columns, index + 1)
+            shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+            axes.imshow(shares, cmap="cividis", vmin=0, vmax=1)
+            for (row, column), share in np.ndenumerate(shares):
+                colour = "#000000" if share > 0.55 else "#ffffff"
+                text = f"{counts[row, column]}\n{100 * share:.0f} %"
+                axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=7)
+            axes.set_xticks(range(len(labels)), labels, fontsize=8)
+            axes.set_yticks(range(len(labels)), labels, fontsize=8)
+            axes.set_title(name, fontsize=9)
+            axes.set_ylabel("reference" if index % columns == 0 else "", fontsize=8)
+            axes.set_xlabel("hypothesis" if index >= len(matrices) - columns else "", fontsize=8)
+    return figure
+
+
+def by_fold(values: Mapping[str, Sequence[float | None]], folds: Sequence[str], ylabel: str) -> Figure:
+    """One column a fold, one marker a setting."""
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(7.2, 3.6))
+        axes = figure.add_subplot()
+        width = 0.7 / max(len(values), 1)
+        for index, (name, row) in enumerate(values.items()):
+            x = np.arange(len(folds)) - 0.35 + (index + 0.5) * width
+            style = look(index) | {"linestyle": "none"}
+            axes.plot(x, [np.nan if value is None else value for value in row], label=name, markersize=5, **style)
+        axes.set_xticks(range(len(folds)), folds, rotation=0 if len(folds) <= 12 else 90)
+        axes.set_xlabel("fold")
+        axes.set_ylabel(ylabel)
+        axes.grid(axis="x", visible=False)
+        axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return figure
+
+
+def speaker_knowledge(rows: Mapping[str, Mapping[str, float | None]], chance: float | None) -> Figure:
+    """Speaker accuracy of the head and of a fresh probe, a pair of bars a setting, with the chance level."""
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(7.2, 3.4))
+        axes = figure.add_subplot()
+        for shift, key, colour, hatch, label in (
+            (-0.2, "head", COLOURS[4], "", "the model's own speaker head"),
+            (0.2, "probe", COLOURS[1], "//", "probe fitted anew"),
+        ):
+            heights = [row.get(key) or 0.0 for row in rows.values()]
+            x = np.arange(len(rows)) + shift
+            bars = axes.bar(x, heights, 0.38, color=colour, hatch=hatch, edgecolor="#ffffff", label=label)
+            texts = ["" if row.get(key) is None else f"{row[key]:.2f}" for row in rows.values()]
+            axes.bar_label(bars, texts, fontsize=8)
+        if chance is not None:
+            axes.axhline(chance, color="#000000", linestyle="--", linewidth=1, label=f"chance ({chance:.2f})")
+        axes.set_xticks(range(len(rows)), list(rows), rotation=0 if len(rows) <= 6 else 20)
+        axes.set_ylim(0, 1.05)
+        axes.set_ylabel("speaker accuracy")
+        axes.grid(axis="x", visible=False)
+        axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)
+    return figure
+
+
+def planes(clouds: Sequence[tuple[str, np.ndarray, Sequence[str], Sequence[str]]]) -> Figure:
+    """Embeddings in the plane: a row a setting, coloured by speaker on the left, by emotion on the right.
+
+    Args:
+        clouds: (title, (N, 2) coordinates, N speakers, N emotions).
+    """
+    with matplotlib.rc_context(STYLE | {"axes.grid": False}):
+        figure = Figure(figsize=(8.4, 3.4 * len(clouds)), layout="constrained")
+        for row, (title, points, speakers, emotions) in enumerate(clouds):
+            for column, (what, names) in enumerate((("speaker", speakers), ("emotion", emotions))):
+                axes = figure.add_subplot(len(clouds), 2, 2 * row + column + 1)
+                _scatter(axes, points, names)
+                axes.set_title(f"{title}, by {what}", fontsize=9)
+    return figure
+
+
+def _scatter(axes: Axes, points: np.ndarray, names: Sequence[str]) -> None:
+    classes = sorted(set(names))
+    for index, name in enumerate(classes):
+        chosen = points[np.array([other == name for other in names])]
+        marker, colour = MARKERS[index % len(MARKERS)], COLOURS[(index + index // len(COLOURS)) % len(COLOURS)]
+        axes.plot(*chosen.T, marker, color=colour, markersize=4, alpha=0.7, label=name, rasterized=True)
+    axes.set_xticks([])
+    axes.set_yticks([])
+    if len(classes) <= 16:
+        axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=7, handletextpad=0.1)

@@ -1,0 +1,224 @@
+"""All experiments of a corpus, read back from their score files and checked against each other."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sermtl import metrics, stats
+from sermtl.config import read_yaml
+from sermtl.datadir import read_list, read_table
+from sermtl.errors import UserError
+from sermtl.scorefiles import Utterance, read_scores, read_utterances
+
+
+@dataclass(frozen=True, eq=False)
+class Experiment:
+    """One experiment with its N test utterances, sorted by id."""
+
+    path: Path
+    scores: dict[str, Any]
+    utts: np.ndarray
+    """(N,) ids."""
+    spk: np.ndarray
+    """(N,) real speakers."""
+    fold: np.ndarray
+    """(N,) fold in which it was tested."""
+    style: np.ndarray
+    """(N,) speaking style, empty where unknown."""
+    ref: np.ndarray
+    """(N,) class index, -1 without an emotion."""
+    hyp: np.ndarray
+    """(N,) class index."""
+    edits: np.ndarray
+    """(N, 4) reference words, word errors, reference characters, character errors; 0 without reference."""
+
+    @property
+    def tag(self) -> str:
+        """Name of the experiment's directory."""
+        return self.path.name
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What its folds were trained with."""
+        return self.scores["settings"]
+
+    @property
+    def labels(self) -> list[str]:
+        """Class names in logit order."""
+        return self.scores["ser"]["labels"]
+
+    @property
+    def seed(self) -> int:
+        """The training's seed."""
+        return self.settings.get("seed", 0)
+
+    @cached_property
+    def counts(self) -> np.ndarray:
+        """(N, 2C + 2), see `stats.additive_counts`."""
+        words, errors = self.edits[:, 0], self.edits[:, 1]
+        return stats.additive_counts(self.ref, self.hyp, words, errors, len(self.labels))
+
+    @cached_property
+    def right(self) -> np.ndarray:
+        """(N,) bool: the emotion was recognised."""
+        return (self.ref >= 0) & (self.ref == self.hyp)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A fold that has no scores: where it stopped."""
+
+    tag: str
+    fold: str
+    state: str
+
+
+@dataclass
+class Loaded:
+    """What was found, and what had to be left out."""
+
+    experiments: list[Experiment] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
+    """Damaged files and the experiments that they keep out of the report."""
+    unfinished: list[Run] = field(default_factory=list)
+
+
+def load_experiments(exp: Path, data: Path, corpus: str) -> Loaded:
+    """Read every experiment of a corpus; damaged ones are named in ``left_out``.
+
+    Args:
+        exp: Directory of the experiments.
+        data: Data directory, for speaking styles and fold names.
+        corpus: Name that the experiments' settings hold.
+
+    Raises:
+        UserError: There is no experiment of this corpus at all.
+    """
+    loaded = Loaded()
+    styles = read_table(data / "utt2style") if (data / "utt2style").exists() else {}
+    for folder in sorted(path for path in exp.glob("*") if path.is_dir()):
+        configured, pooled = _corpus_of(folder), False
+        if (folder / "scores.json").exists():
+            try:
+                scores = read_scores(folder / "scores.json")
+                if scores["settings"].get("corpus") != corpus:
+                    continue
+                loaded.experiments.append(_load(folder, scores, styles))
+                pooled = True
+            except UserError as error:
+                if configured in (corpus, None):
+                    loaded.left_out.append(f"{error}; all of {folder.name} is left out")
+                    continue
+        if pooled or configured == corpus:
+            folds = loaded.experiments[-1].scores["folds"] if pooled else []
+            loaded.unfinished += _unfinished(folder, folds)
+    if not loaded.experiments and not loaded.left_out and not loaded.unfinished:
+        raise UserError(f"{exp}: no experiment of corpus {corpus}; ./run.sh --corpus {corpus} makes one")
+    if not loaded.experiments:
+        reasons = loaded.left_out + [f"{run.tag}/{run.fold}: {run.state}" for run in loaded.unfinished]
+        raise UserError(
+            "\n  ".join([f"{exp}: no experiment of corpus {corpus} with whole scores:", *reasons, "./run.sh --stage 5"])
+        )
+    return loaded
+
+
+def read_history(path: Path) -> list[dict[str, Any]]:
+    """The epochs of ``history.jsonl``, each once; an absent file has none, a cut last line is left out."""
+    if not path.exists():
+        return []
+    epochs: dict[int, dict[str, Any]] = {}
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            record = json.loads(line)
+            epochs[int(record["epoch"])] = record
+        except (ValueError, KeyError, TypeError):
+            continue
+    return [epochs[number] for number in sorted(epochs)]
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A mapping from a JSON file; empty where the file is absent or damaged."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def protocol_folds(data: Path, protocol: str) -> list[str]:
+    """All folds of a protocol, as far as the data directory knows."""
+    path = data / "folds" / protocol / "folds"
+    return read_list(path) if path.exists() else []
+
+
+def _load(folder: Path, scores: dict[str, Any], styles: dict[str, str]) -> Experiment:
+    rows: list[tuple[Utterance, str]] = []
+    for fold in scores["folds"]:
+        rows += [(row, fold) for row in read_utterances(folder / fold / "score_test" / "per_utt.tsv")]
+    rows.sort(key=lambda item: item[0].utt)
+    labels = scores["ser"]["labels"]
+    index = {"": -1} | {label: number for number, label in enumerate(labels)}
+    unknown = {name for row, _ in rows for name in (row.ref, row.hyp)} - set(index)
+    if unknown:
+        raise UserError(f"{folder}: per_utt.tsv has classes that scores.json lacks: {' '.join(sorted(unknown))}")
+    edits = [(r.words, r.errors, r.chars, r.char_errors) if r.words else (0, 0, 0, 0) for r, _ in rows]
+    made = Experiment(
+        path=folder,
+        scores=scores,
+        utts=np.array([row.utt for row, _ in rows]),
+        spk=np.array([row.spk for row, _ in rows]),
+        fold=np.array([fold for _, fold in rows]),
+        style=np.array([styles.get(row.utt, "") for row, _ in rows]),
+        ref=np.array([index[row.ref] for row, _ in rows], dtype=np.int32),
+        hyp=np.array([index[row.hyp] for row, _ in rows], dtype=np.int32),
+        edits=np.array(edits, dtype=np.int64).reshape(-1, 4),
+    )
+    _check(made)
+    return made
+
+
+def _check(made: Experiment) -> None:
+    """Refuse pooled scores that are not those of the folds' utterances."""
+    labels, ser, asr = made.labels, made.scores["ser"], made.scores["asr"]
+    labelled = made.ref >= 0
+    names = np.array(labels)
+    confusion = metrics.confusion_matrix(names[made.ref[labelled]].tolist(), names[made.hyp[labelled]].tolist(), labels)
+    same = confusion.tolist() == ser["confusion"]
+    if not same or made.edits[:, :2].sum(0).tolist() != [asr["words"], asr["errors"]]:
+        raise UserError(
+            f"{made.path / 'scores.json'}: does not fit the folds' scores (one was scored anew?); "
+            f"pool again with: ./run.sh --tag {made.tag} --stage 5 --stop_stage 5"
+        )
+
+
+def _corpus_of(folder: Path) -> str | None:
+    for config in sorted(folder.glob("*/config.yaml")):
+        try:
+            return str(read_yaml(config).get("corpus"))
+        except UserError:
+            continue
+    return None
+
+
+def _unfinished(folder: Path, pooled: Sequence[str]) -> Iterator[Run]:
+    """Folds that were begun but are not in the pooled scores, and how far they came."""
+    for config in sorted(folder.glob("*/config.yaml")):
+        fold = config.parent
+        if fold.name in pooled:
+            continue
+        if (fold / "score_test" / "scores.json").exists():
+            state = "scored, not pooled: run stage 5"
+        elif (fold / "decode_test" / "utt2emo").exists():
+            state = "decoded, not scored"
+        elif (fold / "model.safetensors").exists():
+            state = "trained, not decoded"
+        else:
+            state = f"stopped in training after {len(read_history(fold / 'history.jsonl'))} epochs"
+        yield Run(folder.name, fold.name, state)

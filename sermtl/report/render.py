@@ -1,0 +1,114 @@
+"""A `Document` written as one self-contained HTML file, as Markdown, JSON and CSV."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from sermtl.files import atomic_write
+from sermtl.report.document import Document, Figure, Table, flat, is_number, raw, show
+from sermtl.report.load import Experiment
+from sermtl.report.text import markdown
+from sermtl.scorefiles import write_json
+
+TEMPLATE = "index.html.j2"
+
+
+def write_report(document: Document, experiments: Iterable[Experiment], out: Path) -> None:
+    """Write all forms of the report into ``out``; ``index.html`` comes last.
+
+    The figures are already in ``out/images``; pictures and tables of an earlier report that this one does
+    not have are removed.
+    """
+    tables = document.tables()
+    for table in tables:
+        with atomic_write(out / "tables" / f"{table.name}.csv") as file:
+            file.write(as_csv(table))
+    with atomic_write(out / "RESULTS.md") as file:
+        file.write(as_markdown(document))
+    write_json(out / "results.json", as_json(document, experiments))
+    html = as_html(document, out / "images")
+    with atomic_write(out / "index.html") as file:
+        file.write(html)
+    _remove_others(out / "tables", "csv", {table.name for table in tables})
+    figures = {item.name for section in document.sections for item in section.items if isinstance(item, Figure)}
+    for suffix in ("png", "svg"):
+        _remove_others(out / "images", suffix, figures)
+
+
+def as_html(document: Document, images: Path) -> str:
+    """One page that opens from disk: styles and pictures are inside, nothing is fetched, no script is needed."""
+
+    def embedded(figure: Figure) -> str:
+        content = base64.b64encode((images / f"{figure.name}.svg").read_bytes()).decode("ascii")
+        return f"data:image/svg+xml;base64,{content}"
+
+    loader = jinja2.FileSystemLoader(Path(__file__).parent)
+    environment = jinja2.Environment(
+        loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.globals |= {"show": show, "raw": raw, "is_number": is_number, "embedded": embedded}
+    environment.tests |= {
+        "table": lambda item: isinstance(item, Table),
+        "figure": lambda item: isinstance(item, Figure),
+    }
+    return environment.get_template(TEMPLATE).render(document=document)
+
+
+def as_markdown(document: Document) -> str:
+    """The same as the page, with ESPnet's head and the figures linked."""
+    parts = [f"# RESULTS: {document.title}\n", "## Environments\n" + "\n".join(document.head) + "\n"]
+    if document.warnings:
+        parts.append("## Read first\n\n" + "".join(f"- **{line}**\n" for line in document.warnings))
+    parts.append("## In short\n\n" + "".join(f"- {line}\n" for line in document.findings))
+    for section in document.sections:
+        parts.append(f"{'#' * section.level} {section.title}\n")
+        for item in section.items:
+            if isinstance(item, Table):
+                note = f"\n{item.note}\n" if item.note else ""
+                rows = [[show(cell) for cell in row] for row in item.rows]
+                parts.append(f"**{item.caption}**\n\n{markdown(item.head, rows)}{note}")
+            elif isinstance(item, Figure):
+                parts.append(f"![{item.alt}](images/{item.name}.png)\n\n*{item.caption}*\n")
+            else:
+                parts.append(f"{item}\n")
+    return "\n".join(parts)
+
+
+def as_csv(table: Table) -> str:
+    """A table's unrounded numbers, intervals in columns of their own."""
+    head, rows = flat(table)
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(head)
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def as_json(document: Document, experiments: Iterable[Experiment]) -> dict[str, Any]:
+    """Every number of the report, and the pooled scores of the experiments behind them."""
+    tables = {}
+    for table in document.tables():
+        head, rows = flat(table)
+        tables[table.name] = {"caption": table.caption, "head": head, "rows": rows}
+    kept = ("protocol", "speaker_dependent", "folds", "missing_folds", "settings", "ser", "asr", "spk")
+    return {
+        "title": document.title,
+        "environment": document.head,
+        "warnings": document.warnings,
+        "findings": document.findings,
+        "tables": tables,
+        "experiments": {made.tag: {key: made.scores.get(key) for key in kept} for made in experiments},
+    }
+
+
+def _remove_others(folder: Path, suffix: str, names: set[str]) -> None:
+    for path in folder.glob(f"*.{suffix}"):
+        if path.name.removesuffix(f".{suffix}") not in names:
+            path.unlink()

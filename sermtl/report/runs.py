@@ -1,0 +1,102 @@
+"""What was run: settings, experiments, audit of the folds, what is missing or was left out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sermtl import metrics
+from sermtl.report import history as logs
+from sermtl.report.document import Cell, Table
+from sermtl.report.families import Family
+from sermtl.report.history import Histories
+from sermtl.report.load import Experiment, Loaded
+from sermtl.report.tables import slug
+
+AUDIT = {
+    "utterances_train": "train",
+    "utterances_dev": "dev",
+    "utterances_test": "test",
+    "speakers_shared_train_test": "speakers in train and test",
+    "test_utterances_speaker_seen": "test utterances of seen speakers",
+    "transcripts_shared_train_test": "transcripts in train and test",
+    "test_utterances_transcript_seen": "test utterances with a seen transcript",
+    "majority_share_test": "share of the largest class",
+}
+
+
+def settings(families: Sequence[Family]) -> Table:
+    """What all experiments of a family share, a column a family."""
+    keys = list(dict.fromkeys(key for family in families for key in family.base if key != "protocol"))
+    rows: list[list[Cell]] = [["protocol", *(family.protocol for family in families)]]
+    rows += [[key, *(_text(family.base.get(key)) for family in families)] for key in keys]
+    caption = "Settings that the experiments of a column share; α, β, direction and seed vary."
+    return Table("run-settings", caption, ["setting", *(family.title for family in families)], rows)
+
+
+def experiments(families: Sequence[Family], histories: Histories) -> Table:
+    """Every experiment that is in the report."""
+    rows: list[list[Cell]] = []
+    for family in families:
+        for setting in family.settings:
+            for made in setting.experiments:
+                missing = made.scores.get("missing_folds", [])
+                folds = f"{len(made.scores['folds'])} of {len(made.scores['folds']) + len(missing)}"
+                time = logs.hours(made, histories)
+                numbers: list[Cell] = [made.scores["ser"]["wa"], made.scores["ser"]["ua"], made.scores["asr"]["wer"]]
+                row: list[Cell] = [made.tag, family.title, setting.name, made.seed, folds, " ".join(missing) or "none"]
+                rows.append([*row, logs.epochs(made, histories), time, *numbers])
+    head = ["experiment", "family", "setting", "seed", "folds", "missing folds", "epochs", "hours", "WA", "UA", "WER"]
+    caption = "Experiments in this report. Hours: training of all folds together, as their histories tell."
+    return Table("run-experiments", caption, head, rows)
+
+
+def audit(family: Family) -> Table | None:
+    """What the folds' lists share; None where no audit was kept."""
+    figures = family.settings[0].first.scores.get("audit") or {}
+    keys = [key for key in AUDIT if any(key in found for found in figures.values())]
+    if not keys:
+        return None
+    rows: list[list[Cell]] = [[fold, *(found.get(key) for key in keys)] for fold, found in figures.items()]
+    caption = f"Audit of the folds, protocol {family.protocol}."
+    return Table(f"{slug(family)}-audit", caption, ["fold", *(AUDIT[key] for key in keys)], rows)
+
+
+def unfinished(loaded: Loaded) -> Table | None:
+    """Folds that were begun and have no pooled scores; None where there are none."""
+    if not loaded.unfinished:
+        return None
+    rows: list[list[Cell]] = [[run.tag, run.fold, run.state] for run in loaded.unfinished]
+    caption = "Folds that were begun and are in none of the numbers."
+    return Table("run-unfinished", caption, ["experiment", "fold", "state"], rows)
+
+
+def warnings(loaded: Loaded, families: Sequence[Family], refused: Sequence[str]) -> list[str]:
+    """What a reader must know before any number."""
+    found = [f"LEFT OUT: {message}" for message in loaded.left_out]
+    for family in families:
+        if family.speaker_dependent:
+            found.append(
+                f"Protocol {family.protocol} is SPEAKER-DEPENDENT: its test speakers also stand in the training "
+                "sets. Its numbers only compare with others of the same split."
+            )
+        by_folds: dict[str, list[Experiment]] = {}
+        for setting in family.settings:
+            for made in setting.experiments:
+                if missing := made.scores.get("missing_folds"):
+                    by_folds.setdefault(" ".join(missing), []).append(made)
+        for missing, several in by_folds.items():
+            total = len(several[0].scores["folds"]) + len(missing.split())
+            found.append(
+                f"MISSING: {len(missing.split())} of {total} folds of {len(several)} experiments ({family.title}) are "
+                f"in none of the numbers: {missing} of {metrics.first([one.tag for one in several], 3)}"
+            )
+        found += [f"SET ASIDE: {message}" for setting in family.settings for message in setting.set_aside]
+    if loaded.unfinished:
+        found.append(f"UNFINISHED: {len(loaded.unfinished)} folds were begun and have no pooled scores (listed below).")
+    return found + [f"NOT PAIRED: {message}" for message in refused]
+
+
+def _text(value: object) -> str:
+    if isinstance(value, list):
+        return " ".join(map(str, value)) or "none"
+    return "–" if value is None else str(value)

@@ -1,0 +1,158 @@
+"""What speaker normalisation did to the embeddings: probe, verification, the head itself, a picture."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from sermtl import probe, probing
+from sermtl.datadir import read_list, read_table
+from sermtl.errors import UserError
+from sermtl.report import figures
+from sermtl.report import history as logs
+from sermtl.report.document import Cell, Table
+from sermtl.report.families import Family, Setting
+from sermtl.report.history import Histories
+from sermtl.report.load import read_json
+from sermtl.report.tables import slug, speaker_accuracy
+
+MOST_POINTS = 600
+
+
+@dataclass(frozen=True)
+class Knowledge:
+    """What a setting's embeddings tell about speakers, pooled over its folds and seeds."""
+
+    name: str
+    probe: float | None
+    chance: float | None
+    low: float | None
+    """Lowest probe accuracy of a fold."""
+    high: float | None
+    head: float | None
+    """The model's own head on the same utterances."""
+    head_loss: float | None
+    """Its cross-entropy there after the last epoch, nats."""
+    speakers: int | None
+    utterances: int
+    eer: float | None
+    eer_folds: int
+    reasons: tuple[str, ...]
+
+
+def knowledge(family: Family, histories: Histories) -> list[Knowledge]:
+    """Pool ``score_test/probe.json`` of all folds and seeds of each setting."""
+    return [_of(setting, histories) for setting in family.settings]
+
+
+def table(family: Family, rows: Sequence[Knowledge]) -> Table:
+    """Probe, head and verification, a row a setting."""
+    cells: list[list[Cell]] = []
+    for row, setting in zip(rows, family.settings, strict=True):
+        span = f"{row.low:.2f} to {row.high:.2f}" if row.low is not None and row.high is not None else None
+        uniform = math.log(row.speakers) if row.speakers else None
+        known: list[Cell] = [row.name, row.probe, span, row.chance, row.head, row.head_loss, uniform]
+        cells.append([*known, row.utterances, row.eer, row.eer_folds, speaker_accuracy(setting)["acc"]])
+    head = ["setting", "probe accuracy", "lowest to highest fold", "chance", "own head's accuracy"]
+    head += ["own head's cross-entropy", "ln(speakers)", "held-out utterances", "EER, unseen speakers"]
+    head += ["folds with EER", "own head on the test folds"]
+    caption = (
+        "Speakers in the embeddings. Probe: a logistic regression fitted anew, cross-validated on held-out "
+        "utterances of training speakers; the model's own head on the same utterances; chance: the share of the "
+        "most frequent speaker. EER: equal error rate of telling unseen test speakers apart by cosine, mean over "
+        "folds (embeddings of different folds come from different models and are never compared)."
+    )
+    reasons = sorted({reason for row in rows for reason in row.reasons})
+    note = f"Undefined: {'; '.join(reasons)}." if reasons else ""
+    return Table(f"{slug(family)}-speakers", caption, head, cells, note)
+
+
+def figure(rows: Sequence[Knowledge]) -> Figure | None:
+    """Head and probe side by side; None where no probe was fitted."""
+    if all(row.probe is None for row in rows):
+        return None
+    chances = [row.chance for row in rows if row.chance is not None]
+    bars = {row.name: {"head": row.head, "probe": row.probe} for row in rows}
+    return figures.speaker_knowledge(bars, float(np.mean(chances)))
+
+
+def picture(family: Family, data: Path, read: Callable[[str], np.ndarray]) -> tuple[Figure, str] | str:
+    """The embeddings of one fold in the plane, beta 0 above the largest reversed beta.
+
+    Args:
+        family: The settings.
+        data: Data directory, for speakers, emotions and the fold's lists.
+        read: Gives the vector at a location of ``emb.scp``.
+
+    Returns:
+        The figure and what it shows in words, or why there is none.
+    """
+    reversed_ones = [s for s in family.settings if s.beta and s.grl == "reverse" and s.alpha == family.alpha]
+    chosen = [family.find(0.0), max(reversed_ones, key=lambda s: s.beta, default=None)]
+    shown = [setting for setting in chosen if setting is not None]
+    if not shown:
+        return "neither β 0 nor a reversed β was run"
+    fold = next((f for f in shown[0].first.scores["folds"] if all(f in s.first.scores["folds"] for s in shown)), None)
+    if fold is None:
+        return f"{' and '.join(s.name for s in shown)} have no fold in common"
+    lists = data / "folds" / family.protocol / fold
+    try:
+        part = "dev" if all(_has(s, fold, "dev") for s in shown) and read_list(lists / "dev") else "test"
+        missing = [setting.first.tag for setting in shown if not _has(setting, fold, part)]
+        if missing:
+            return f"no stored embeddings: {', '.join(missing)}"
+        utts = read_list(lists / part)
+        utts = utts[:: -(-len(utts) // MOST_POINTS)]
+        speakers, emotions = read_table(data / "utt2spk"), read_table(data / "utt2emo")
+        clouds = []
+        for setting in shown:
+            vectors = probing.embeddings(setting.first.path / fold / f"decode_{part}", utts, read)
+            points, shares = probe.principal_plane(vectors)
+            title = f"{setting.name} ({100 * shares.sum():.0f} % of variance)"
+            clouds.append((title, points, [speakers[u] for u in utts], [emotions.get(u) or "none" for u in utts]))
+    except (UserError, KeyError) as error:
+        return f"embeddings cannot be read: {error}"
+    who = "held-out utterances of training speakers" if part == "dev" else "test utterances"
+    return figures.planes(clouds), f"fold {fold}, seed {shown[0].first.seed}, {len(utts)} {who}"
+
+
+def _has(setting: Setting, fold: str, part: str) -> bool:
+    return (setting.first.path / fold / f"decode_{part}" / "emb.scp").exists()
+
+
+def _of(setting: Setting, histories: Histories) -> Knowledge:
+    found: list[dict[str, Any]] = []
+    reasons = set()
+    for made in setting.experiments:
+        for fold in made.scores["folds"]:
+            content = read_json(made.path / fold / "score_test" / "probe.json")
+            if {"probe", "head", "verification"} <= set(content):
+                found.append(content)
+            else:
+                reasons.add("folds without score_test/probe.json (stage 5 writes it where stage 4 left embeddings)")
+    reasons |= {part["reason"] for content in found for part in content.values() if "reason" in part}
+    probes = [content["probe"] for content in found if content["probe"].get("acc") is not None]
+    heads = [content["head"] for content in found if content["head"].get("acc") is not None]
+    eers = [content["verification"]["eer"] for content in found if content["verification"].get("eer") is not None]
+    n = sum(part["n"] for part in probes)
+    accuracies = [part["acc"] for part in probes]
+    return Knowledge(
+        name=setting.name,
+        probe=sum(part["correct"] for part in probes) / n if n else None,
+        chance=sum(part["chance"] * part["n"] for part in probes) / n if n else None,
+        low=min(accuracies, default=None),
+        high=max(accuracies, default=None),
+        head=sum(h["correct"] for h in heads) / sum(h["n"] for h in heads) if heads else None,
+        head_loss=logs.last(setting, histories, "dev", "loss_sid"),
+        speakers=max((part["speakers"] for part in probes), default=None),
+        utterances=n,
+        eer=float(np.mean(eers)) if eers else None,
+        eer_folds=len(eers),
+        reasons=tuple(sorted(reasons)),
+    )

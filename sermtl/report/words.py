@@ -1,0 +1,129 @@
+"""Sentences that say what the numbers allow to conclude."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from sermtl.report import paper
+from sermtl.report.compare import Comparison, Results
+from sermtl.report.document import show
+from sermtl.report.speaker import Knowledge
+
+LEVEL = 0.05
+RATES = {"wa": "WA", "ua": "UA", "wer": "WER"}
+
+
+def findings(results: Results, known: Sequence[Knowledge]) -> list[str]:
+    """What a hurried reader should take home of a family."""
+    family = results.family
+    told = [f"{_where(results)}: {_scores(results)}"]
+    if results.comparisons:
+        told += [_tests(results), detectable(results)]
+    told += _speakers(known)
+    mark = " (speaker-dependent)" if family.speaker_dependent else ""
+    return [f"[{family.title}{mark}] {sentence}" for sentence in told]
+
+
+def detectable(results: Results) -> str:
+    """What difference this corpus could have shown at all."""
+    comparisons = [c for c in results.comparisons if c.second.beta] or results.comparisons
+    n = comparisons[0].mcnemar[0].n
+    differing = float(np.mean([comparison.differing for comparison in comparisons]))
+    alone = [shown for c in comparisons if (shown := c.detectable_by_mcnemar) is not None]
+    folds = [shown for c in comparisons if (shown := c.detectable["wa"]) is not None]
+    seeds = max(len(comparison.second.seeds) for comparison in comparisons)
+    text = (
+        f"What could have been seen at all: two trainings that differ only in β disagree on {100 * differing:.1f} % "
+        f"of the {n} test utterances (exactly one of the two is right). "
+    )
+    if alone:
+        points = float(np.median(alone))
+        text += (
+            f"With that, McNemar's test of one seed shows a difference in WA of {100 * points:.1f} points "
+            f"({points * n:.0f} utterances) or more in 80 % of the cases. "
+        )
+    else:
+        text += "With that, McNemar's test of one seed has no 80 % chance to show any difference. "
+    if folds:
+        points = float(np.median(folds))
+        text += (
+            f"Over {comparisons[0].folds} folds ({'mean of ' if seeds > 1 else ''}{_count(seeds, 'seed')}), a paired "
+            f"test shows {100 * points:.1f} points or more. "
+        )
+    smallest = min([*alone, *folds], default=1.0)
+    verdict = "could not" if smallest > paper.GAIN else "could"
+    return text + (
+        f"A gain like the paper's ({100 * paper.GAIN:.1f} points, two or three of its {paper.UTTERANCES} utterances) "
+        f"{verdict} have been shown here."
+    )
+
+
+def _where(results: Results) -> str:
+    family = results.family
+    made = family.settings[0].first
+    folds, missing = len(made.scores["folds"]), len(made.scores.get("missing_folds", []))
+    count = f"{folds} of {folds + missing} folds" if missing else _count(folds, "fold")
+    seeds = sorted({seed for setting in family.settings for seed in setting.seeds})
+    return f"{count}, {len(made.utts)} test utterances, {_count(len(seeds), 'seed')}"
+
+
+def _scores(results: Results) -> str:
+    shown = results.family.find(0.0) or results.family.settings[0]
+    by_speaker = results.estimates[shown]["speaker"]
+    parts = [f"{RATES[rate]} {show(by_speaker[rate])}" for rate in ("wa", "ua", "wer")]
+    return f"{shown.name} has {', '.join(parts)} (95 % intervals, resampled by speaker)."
+
+
+def _tests(results: Results) -> str:
+    comparisons = results.comparisons
+    total = len(comparisons) * len(RATES)
+    found = [(c, rate) for c in comparisons for rate in RATES if c.p_holm[rate] < LEVEL]
+    smallest = 2 / 2 ** comparisons[0].folds
+    if found:
+        named = "; ".join(f"{c.name}: {RATES[rate]} {_difference(c, rate)}" for c, rate in found)
+        return f"{len(found)} of {total} differences from β 0 are significant at .05 after Holm's correction: {named}."
+    text = f"None of {total} differences from β 0 is significant at .05 after Holm's correction; "
+    text += f"the largest in WA is {_largest(comparisons)}."
+    if smallest * total > LEVEL:
+        text += (
+            f" With {_count(comparisons[0].folds, 'fold')} the permutation test cannot give p below {smallest:.3g}, so "
+            f"with {total} tests none could have been."
+        )
+    return text
+
+
+def _largest(comparisons: Sequence[Comparison]) -> str:
+    top = max(comparisons, key=lambda c: abs(c.difference["speaker"]["wa"].value or 0.0))
+    return f"{_difference(top, 'wa')} ({top.name})"
+
+
+def _difference(comparison: Comparison, rate: str) -> str:
+    return show(comparison.difference["speaker"][rate])
+
+
+def _speakers(known: Sequence[Knowledge]) -> list[str]:
+    base = next((row for row in known if row.name == "β 0" and row.probe is not None), None)
+    others = [row for row in known if row.name.startswith("reverse") and row.probe is not None and "α" not in row.name]
+    if base is None or not others or base.probe is None:
+        return []
+    strongest = max(others, key=lambda row: float(row.name.split()[1]))
+    if strongest.probe is None or strongest.chance is None:
+        return []
+    moved = strongest.probe - base.probe
+    verdict = (
+        "easier to find than" if moved > 0.02 else "harder to find than" if moved < -0.02 else "as easy to find as"
+    )
+    heads = ""
+    if base.head is not None and strongest.head is not None:
+        heads = f" The model's own head went from {base.head:.2f} to {strongest.head:.2f} on the same utterances."
+    return [
+        f"A probe fitted anew finds the speaker in {base.probe:.2f} of held-out utterances with β 0 and in "
+        f"{strongest.probe:.2f} with {strongest.name} (chance {strongest.chance:.2f}): the speaker is {verdict} "
+        f"without normalisation.{heads}"
+    ]
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
