@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from functools import partial
 from multiprocessing import get_context
 
-from sermtl.sameaudio import is_pipe, locate
+from sermtl.recordings import is_pipe, locate
 
 POOL_FROM = 2000
 """Recordings below which starting processes costs more than it saves."""

@@ -79,6 +79,21 @@ def read_list(path: str | Path) -> list[str]:
     return list(read_table(path))
 
 
+def read_ids(path: str | Path) -> list[str]:
+    """Read a list as people keep it: the first word of each line that has one, in any order, repeated or not.
+
+    Raises:
+        UserError: The file is missing or not UTF-8.
+    """
+    ids: list[str] = []
+    for number, raw in raw_lines(path):
+        try:
+            ids += raw.decode("utf-8-sig").split()[:1]
+        except UnicodeDecodeError as error:
+            raise UserError(f"{path}:{number}: not UTF-8; expected an utterance id a line") from error
+    return ids
+
+
 def write_list(path: str | Path, ids: Iterable[str]) -> None:
     """Write a list of ids, one a line, in byte order."""
     write_table(path, dict.fromkeys(ids, ""))

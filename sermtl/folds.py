@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import math
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -175,7 +176,8 @@ class DevPicker:
         """Pick dev out of the (n,) sorted training indices.
 
         Strata are walked emotion by emotion with cumulative rounding, so that all of dev, each emotion and
-        each stratum are within one utterance of their share; no speaker and no class loses its last one.
+        each stratum are within one utterance of their share. No speaker and no class loses its last one,
+        which may leave dev short; what one emotion cannot give is not taken from the next.
         """
         if not self.ratio:
             return np.array([], np.int64)
@@ -184,21 +186,25 @@ class DevPicker:
         inside[train] = True
         rows = self.order[inside[self.order] & self.corpus.labelled[self.order]]
         left_speaker = Counter(speaker[train].tolist())
-        left_class = Counter(emotion[rows].tolist())
-        strata = np.flatnonzero(np.diff(emotion[rows]) | np.diff(speaker[rows])) + 1
         picked: list[int] = []
         due = 0.0
-        for stratum in np.split(rows, strata):
-            due += self.ratio * len(stratum)
-            wanted = min(round_half_up(due) - len(picked), int(np.ceil(self.ratio * len(stratum))))
-            for row in stratum.tolist():
-                e, s = int(emotion[row]), int(speaker[row])
-                if wanted > 0 and left_speaker[s] > 1 and left_class[e] > 1:
-                    picked.append(row)
-                    wanted -= 1
-                    left_speaker[s] -= 1
-                    left_class[e] -= 1
+        for same_emotion in runs(rows, emotion[rows]):
+            short = round_half_up(due) - len(picked)
+            left = len(same_emotion)
+            for stratum in runs(same_emotion, speaker[same_emotion]):
+                due += self.ratio * len(stratum)
+                wanted = min(round_half_up(due) - short - len(picked), math.ceil(self.ratio * len(stratum)))
+                owner = int(speaker[stratum[0]])
+                taken = max(0, min(wanted, left - 1, left_speaker[owner] - 1))
+                picked += stratum[:taken].tolist()
+                left -= taken
+                left_speaker[owner] -= taken
         return np.array(sorted(picked), np.int64)
+
+
+def runs(rows: np.ndarray, codes: np.ndarray) -> list[np.ndarray]:
+    """Cut (n,) rows where their (n,) codes change."""
+    return np.split(rows, np.flatnonzero(np.diff(codes)) + 1) if len(rows) else []
 
 
 def round_half_up(value: float) -> int:

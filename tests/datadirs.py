@@ -7,8 +7,6 @@ from pathlib import Path
 
 import numpy as np
 
-from sermtl.datadir import write_table
-
 CLASSES = ("ang", "hap", "neu", "sad")
 
 
@@ -25,6 +23,12 @@ def write_wav(path: Path, samples: np.ndarray, rate: int = 16000) -> Path:
 
 def noise(seed: int, samples: int = 1600) -> np.ndarray:
     return np.random.default_rng(seed).integers(-9000, 9000, samples, dtype=np.int16)
+
+
+def put(path: Path, table: dict[str, str]) -> None:
+    """Write a table with nothing of the package (and without waiting for the disk)."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"".join(sorted(f"{key} {value}".rstrip().encode() + b"\n" for key, value in table.items())))
 
 
 def rows_of(speakers: int = 4, each: int = 8, sessions: int = 2) -> list[dict[str, str]]:
@@ -50,9 +54,9 @@ def make_data(path: Path, rows: list[dict[str, str]], audio: bool = False) -> Pa
         tables["wav.scp"] = {utt: str(wav) for utt, wav in wavs.items()}
         tables["utt2dur"] = dict.fromkeys(wavs, "0.1000")
     for table, values in tables.items():
-        write_table(path / table, values)
+        put(path / table, values)
     speakers: dict[str, list[str]] = {}
     for row in sorted(rows, key=lambda row: row["utt"]):
         speakers.setdefault(row["utt2spk"], []).append(row["utt"])
-    write_table(path / "spk2utt", {speaker: " ".join(utts) for speaker, utts in speakers.items()})
+    put(path / "spk2utt", {speaker: " ".join(utts) for speaker, utts in speakers.items()})
     return path

@@ -8,6 +8,7 @@ from datadirs import make_data, noise, rows_of, write_wav
 
 from sermtl.audit import Audio, audit_fold
 from sermtl.bin import audit as program
+from sermtl.bin import folds as folds_program
 from sermtl.corpus import comparable_text, load_corpus
 from sermtl.datadir import read_table, write_table
 from sermtl.sameaudio import same_audio
@@ -209,3 +210,21 @@ def test_empty_and_broken_lists(tmp_path, monkeypatch, capsys, content, message)
     assert run(monkeypatch, "--data", data, "--folds", tmp_path / "nowhere") == 2
     assert run(monkeypatch, "--data", data, "--folds", data) == 2
     assert "no fold" in capsys.readouterr().err
+
+
+def test_real_recordings_are_each_tested_once_and_none_is_a_copy(tmp_path, test_data, monkeypatch, capsys):
+    wavs = sorted((test_data / "emodb" / "wav").glob("*.wav"))
+    rows = [
+        {"utt": f"{w.stem[:2]}-{w.stem}", "utt2spk": w.stem[:2], "utt2emo": w.stem[5], "text": w.stem[2:5]}
+        for w in wavs
+    ]
+    data = make_data(tmp_path / "data", rows)
+    write_table(data / "wav.scp", {row["utt"]: str(wav) for row, wav in zip(rows, wavs, strict=True)})
+    monkeypatch.setattr(sys, "argv", ["folds", "--data", str(data), "--dev_ratio", "0.1", "--audio", "true"])
+    assert folds_program.main() == 0
+    assert run(monkeypatch, "--data", data, "--folds", data / "folds" / "speaker") == 0
+    assert "339 of 339 labelled utterances are tested\n" in capsys.readouterr().out
+    audits = [json.loads(path.read_text()) for path in data.glob("folds/speaker/*/audit.json")]
+    assert sum(audit["utterances_test"] for audit in audits) == 339 and len(audits) == 10
+    assert all(audit["corpus_duplicate_audio"] == 0 and audit["ok"] for audit in audits)
+    assert all(audit["test_utterances_transcript_seen_share"] == 1 for audit in audits)

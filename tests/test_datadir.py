@@ -25,13 +25,15 @@ from sermtl.validate import Options, validate
 
 ROOT = Path(__file__).parent.parent
 NO_WAV = Options(wav=False)
-fuzzing = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+fuzzing = settings(
+    max_examples=40, derandomize=True, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 # Lines of the kinds that real tables hold, whole and damaged.
 damaged_line = st.one_of(
     st.binary(max_size=12),
     st.sampled_from([b"", b" ", b"s0-00", b"s0-00 s0", b"s0-01 s0", b"s1-00 s1", b"s1-00  s1", b"s1-01\ts1",
-                     b"s1-00 s0", b"s0-00 s0\r", b"\xef\xbb\xbfs0-00 s0", b"\xff s0", b"s1-00 0.5", "s1-00 \u00fc\u200b".encode(),
-                     b"s0-00 s0-01 0 1", b"s1-00 nan"]),
+                     b"s1-00 s0", b"s0-00 s0\r", b"\xef\xbb\xbfs0-00 s0", b"\xff s0", b"s1-00 0.5",
+                     "s1-00 \u00fc\u200b".encode(), b"s0-00 s0-01 0 1", b"s1-00 nan"]),
 )  # fmt: skip
 damaged_table = st.lists(damaged_line, max_size=8).map(b"\n".join)
 key = st.text(st.characters(exclude_categories=("C", "Z")), min_size=1, max_size=8)
@@ -280,6 +282,7 @@ def test_utt2spk_to_spk2utt_from_file_and_stdin(tmp_path):
 
 
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=12), st.data())
+@fuzzing
 def test_splits_are_consecutive_and_even(sizes, data):
     speakers = [f"s{i:02d}" for i, size in enumerate(sizes) for _ in range(size)]
     items = list(range(len(speakers)))

@@ -18,6 +18,7 @@ from pathlib import Path
 from sermtl.audit import Audio, audit_fold
 from sermtl.audittable import audit_table, print_audits, write_audit
 from sermtl.corpus import Corpus, load_corpus
+from sermtl.datadir import read_ids
 from sermtl.errors import UserError, command
 from sermtl.files import atomic_write
 from sermtl.folds import promises_disjoint_speakers
@@ -28,21 +29,6 @@ FILE_NAMES = {
         "train": ["train"], "dev": ["dev", "valid", "val", "validation"], "test": ["test"],
     }.items()
 }  # fmt: skip
-
-
-def read_ids(path: Path) -> list[str]:
-    """Read the first word of each line that has one, in the file's order, repeated ones included."""
-    ids = []
-    try:
-        lines = path.read_bytes().split(b"\n")
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
-    for number, line in enumerate(lines, 1):
-        try:
-            ids += line.decode("utf-8-sig").split()[:1]
-        except UnicodeDecodeError as error:
-            raise UserError(f"{path}:{number}: not UTF-8; expected an utterance id a line") from error
-    return ids
 
 
 def read_fold(fold: Path) -> dict[str, list[str]] | None:

@@ -8,9 +8,8 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from sermtl.bin.audit import read_ids
 from sermtl.choose import WAYS, choose
-from sermtl.datadir import Line, raw_lines, read_table, spk2utt_of, split_by_speaker, split_evenly
+from sermtl.datadir import Line, raw_lines, read_ids, read_table, spk2utt_of, split_by_speaker, split_evenly
 from sermtl.errors import UserError, command
 from sermtl.files import atomic_write
 from sermtl.fixdir import fix, subset
