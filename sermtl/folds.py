@@ -169,8 +169,10 @@ class DevPicker:
     def __init__(self, corpus: Corpus, ratio: float, seed: int) -> None:
         self.corpus, self.ratio = corpus, ratio
         if ratio:
-            digests = np.array([hashlib.sha256(f"{seed} {utt}".encode()).hexdigest() for utt in corpus.utts])
-            self.order = np.lexsort((digests, corpus.speaker.codes, corpus.emotion.codes))
+            digests = [hashlib.sha256(f"{seed} {utt}".encode()).digest()[:8] for utt in corpus.utts]
+            self.order = np.lexsort(
+                (np.frombuffer(b"".join(digests), ">u8"), corpus.speaker.codes, corpus.emotion.codes)
+            )
 
     def pick(self, train: np.ndarray) -> np.ndarray:
         """Pick dev out of the (n,) sorted training indices.

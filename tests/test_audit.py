@@ -190,6 +190,13 @@ def test_published_lists_as_people_keep_them(tmp_path, monkeypatch, capsys):
     assert "test or test.txt" in capsys.readouterr().err
 
 
+def test_a_single_fold_is_judged_by_its_protocols_promise(tmp_path, monkeypatch, capsys):
+    data = make_data(tmp_path / "data", rows_of())
+    for protocol, status in (("paper", 0), ("speaker", 1)):
+        root = write_fold(tmp_path / protocol, train=["s1-00"], test=["s1-01"])
+        assert run(monkeypatch, "--data", data, "--folds", root / "1") == status
+
+
 def test_a_test_part_pooled_twice_is_told(tmp_path, monkeypatch, capsys):
     data = make_data(tmp_path / "data", rows_of())
     for name, train in (("a", "s0"), ("b", "s1")):

@@ -1,3 +1,4 @@
+import contextlib
 import json
 import random
 import sys
@@ -221,6 +222,24 @@ def test_an_interrupted_run_leaves_the_earlier_folds_whole(tmp_path, monkeypatch
     monkeypatch.setattr(program, "write_list", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run(monkeypatch, "--data", data, "--dev_ratio", "0.25")
+    assert contents(data / "folds") == before
+
+
+@pytest.mark.parametrize("failure", [OSError("disk"), KeyboardInterrupt()])
+def test_a_failure_while_changing_places_brings_the_earlier_folds_back(tmp_path, monkeypatch, failure):
+    data = make_data(tmp_path, rows_of())
+    assert run(monkeypatch, "--data", data) == 0
+    before = contents(data / "folds")
+    rename = Path.rename
+
+    def failing(path, target):
+        if path.name.endswith(".tmp"):
+            raise failure
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", failing)
+    with contextlib.suppress(KeyboardInterrupt):
+        assert run(monkeypatch, "--data", data, "--dev_ratio", "0.25") == 2
     assert contents(data / "folds") == before
 
 

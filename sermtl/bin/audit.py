@@ -75,7 +75,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="data directory")
     parser.add_argument("--folds", type=Path, required=True, help="directory of fold lists")
-    parser.add_argument("--protocol", help="name for the record (default: the name of --folds)")
+    parser.add_argument("--protocol", help="name for the record (default: that of the directory of folds)")
     parser.add_argument("--out", type=Path, help="write <fold>/audit.json and audit.txt here")
     parser.add_argument(
         "--allow_shared_speakers", choices=("true", "false"), help="the split promises no disjoint speakers"
@@ -93,7 +93,8 @@ def main() -> int:
     args = parse()
     folds = read_folds(args.folds)
     corpus = load_corpus(args.data)
-    protocol = args.protocol or args.folds.resolve().name
+    root = args.folds.resolve()
+    protocol = args.protocol or (root.parent if read_fold(root) else root).name
     disjoint = promises_disjoint_speakers(protocol)
     if args.allow_shared_speakers:
         disjoint = args.allow_shared_speakers == "false"

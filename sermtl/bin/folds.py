@@ -42,6 +42,9 @@ def replaced_directory(path: Path) -> Iterator[Path]:
         raise UserError(f"cannot write {path}: {error.strerror or error}") from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+        # Interrupted between the two renames: the earlier folds come back.
+        if previous.exists() and not path.exists():
+            previous.rename(path)
         shutil.rmtree(previous, ignore_errors=True)
 
 
