@@ -33,24 +33,26 @@ APPLE_DOUBLE = bytes.fromhex("00051607") + b"\0\2\0\0Mac OS X        " + bytes(6
 class Style:
     """How an emotion sounds, relative to the speaker's own voice (percent of rate, pitch, range).
 
-    `swing` is added to and taken from the pitch of every other word, `fade` is the loudness lost from the
-    first to the last word, `effort` tilts the spectrum (above 0 brighter, below 0 duller).
+    `volume` is espeak-ng's (above 200 it overdrives the voice), `level` the loudness of the file in dB below
+    full scale, `swing` is added to and taken from the pitch of every other word, `fade` is the volume lost
+    from the first to the last word, `effort` tilts the spectrum (above 0 brighter, below 0 duller).
     """
 
     rate: int
     pitch: int
     range: int
     volume: int
+    level: int
     swing: int = 0
     fade: int = 0
     effort: float = 0.0
 
 
 STYLES = {
-    "neu": Style(rate=100, pitch=0, range=50, volume=100),
-    "hap": Style(rate=115, pitch=35, range=180, volume=105, swing=30, effort=0.3),
-    "ang": Style(rate=150, pitch=5, range=120, volume=230, effort=0.75),
-    "sad": Style(rate=68, pitch=-25, range=10, volume=70, fade=45, effort=-0.75),
+    "neu": Style(rate=100, pitch=-5, range=40, volume=100, level=25),
+    "hap": Style(rate=118, pitch=45, range=180, volume=110, level=22, swing=35, effort=0.6),
+    "ang": Style(rate=150, pitch=5, range=120, volume=230, level=19, effort=0.9),
+    "sad": Style(rate=68, pitch=-25, range=10, volume=70, level=31, fade=45, effort=-0.7),
 }
 SOUNDS_LIKE = {"exc": "hap", "fru": "ang", "fea": "sad", "sur": "hap", "dis": "ang"}
 # Valence, activation, dominance as the annotators' mean.
@@ -91,7 +93,11 @@ def synthesize(espeak: Synthesizer, turn: Turn) -> np.ndarray:
     )
     wav = resample_poly(samples.astype(np.float64), RATE // 50, SAMPLE_RATE // 50)
     effort = style.effort * rng.uniform(0.9, 1.1)
-    wav = lfilter([1.0, -effort], [1.0], wav) / (1 + abs(effort))
+    # A first-order filter, high-pass above 0 and low-pass below.
+    brighter, duller = max(effort, 0.0), max(-effort, 0.0)
+    wav = lfilter([1.0, -brighter], [1.0, -duller], wav)
+    level = 10 ** (-(style.level + rng.uniform(-1.5, 1.5)) / 20) * 32768 / wav.std()
+    wav *= min(level, 32000 / np.abs(wav).max())
     (heard,) = np.nonzero(np.abs(wav) > 0.02 * np.abs(wav).max())
     margin = RATE // 33
     wav = wav[max(0, heard[0] - margin) : heard[-1] + margin]

@@ -21,17 +21,18 @@ class Voice:
     rate: int
 
 
+# Variants of much the same brightness, so that the spectral tilt of vocal effort carries over to new speakers.
 VOICES = {
     "01F": Voice("f2", 50, 50, 198),
     "01M": Voice("m3", 45, 50, 190),
     "02F": Voice("Andrea", 35, 45, 204),
     "02M": Voice("m1", 55, 55, 200),
-    "03F": Voice("f4", 60, 50, 190),
-    "03M": Voice("m7", 40, 45, 206),
-    "04F": Voice("linda", 50, 55, 196),
-    "04M": Voice("adam", 50, 50, 194),
+    "03F": Voice("f3", 55, 50, 190),
+    "03M": Voice("Gene2", 40, 45, 206),
+    "04F": Voice("belinda", 45, 55, 196),
+    "04M": Voice("victor", 50, 50, 194),
     "05F": Voice("f1", 40, 50, 202),
-    "05M": Voice("m8", 60, 45, 198),
+    "05M": Voice("m6", 60, 45, 198),
 }
 
 SCRIPTED = (
