@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -184,7 +185,8 @@ def experiment_tag(corpus: str, protocol: str, config_name: str, config: TrainCo
         extra: Further ``key=value`` settings that were given by hand.
     """
     in_name = {"upstream", "alpha", "beta", "grl", "seed"}
-    parts = [corpus, protocol, Path(config.upstream).stem or config.upstream, config_name]
+    upstream = re.sub(r"\.ya?ml$", "", Path(config.upstream).name) or config.upstream
+    parts = [corpus, protocol, upstream, config_name]
     parts += [f"alpha{config.alpha:g}", f"beta{config.beta:g}", config.grl, f"seed{config.seed}"]
     parts += [word for word in sorted(extra) if word.partition("=")[0] not in in_name]
     return "_".join(re.sub(r"[^A-Za-z0-9.+-]+", "-", part).strip("-") for part in parts)
@@ -205,7 +207,9 @@ def _typed(cls: type, key: str, value: Any, where: str) -> Any:
     wanted = hints[key]
     if wanted is float and not isinstance(value, bool):
         try:  # YAML 1.1 reads 1e-4 as a string
-            return float(value)
+            number = float(value)
+            if math.isfinite(number):
+                return number
         except (TypeError, ValueError):
             pass
     elif wanted is tuple or getattr(wanted, "__origin__", None) is tuple:
