@@ -67,7 +67,7 @@ def find_geometry(upstream: str) -> Path | None:
     if path.is_file():
         return path
     is_id = upstream.count("/") == 1 and not upstream.startswith((".", "/", "~"))
-    if Path(upstream).is_dir() or (is_id and not upstream.endswith((".yaml", ".yml"))):
+    if (upstream and Path(upstream).is_dir()) or (is_id and not upstream.endswith((".yaml", ".yml"))):
         return None
     known = sorted(file.stem for file in GEOMETRIES.glob("*.yaml"))
     raise UserError(
