@@ -1,0 +1,137 @@
+import dataclasses
+import inspect
+
+import pytest
+import yaml
+
+from sermtl.config import DecodeConfig, TrainConfig, as_dict, experiment_tag, load_config
+from sermtl.errors import UserError
+
+
+@pytest.fixture
+def load(tmp_path):
+    def load(text="", *overrides, cls=TrainConfig):
+        path = tmp_path / "conf.yaml"
+        path.write_text(text, encoding="utf-8")
+        return load_config(cls, path, list(overrides))
+
+    return load
+
+
+def test_the_defaults_are_the_papers_setting(load):
+    c = load()
+    assert (c.upstream, c.alpha, c.epochs, c.batch_size) == ("facebook/wav2vec2-base", 0.1, 100, 8)
+    assert (c.learning_rate, c.warmup_ratio, c.lr_schedule) == (5e-5, 0.1, "linear")
+    assert (c.adam_betas, c.adam_eps) == ((0.9, 0.999), 1e-8)
+
+
+@pytest.mark.parametrize("name", ["train", "mini", "emodb"])
+def test_shipped_settings_load(recipe, name):
+    config = load_config(TrainConfig, recipe / "conf" / f"{name}.yaml")
+    assert config.alpha == 0.1 and config.grl == "reverse"
+
+
+def test_the_papers_settings_file_says_what_the_defaults_say(recipe):
+    paper = load_config(TrainConfig, recipe / "conf" / "train.yaml")
+    ours = {"freeze_feature_encoder", "bucket_batches", "num_workers"}
+    different = {key for key, value in as_dict(paper).items() if as_dict(TrainConfig())[key] != value}
+    assert different <= ours
+    assert load_config(DecodeConfig, recipe / "conf" / "decode.yaml").batch_size >= 1
+
+
+def test_overrides_win_and_are_typed(load):
+    c = load("alpha: 0.5\nseed: 3\n", "learning_rate=1e-4", "seed=7", "speed_perturb=[0.9, 1]", "select=best")
+    assert (c.alpha, c.learning_rate, c.seed, c.speed_perturb, c.select) == (0.5, 1e-4, 7, (0.9, 1.0), "best")
+    assert isinstance(c.seed, int)
+    assert load("", "speed_perturb=1.1").speed_perturb == (1.1,)
+    assert load("speed_perturb: [0.9]", "speed_perturb=").speed_perturb == ()
+    assert load("", "monitor_test=true").monitor_test is True
+
+
+def test_settings_survive_a_round_trip_through_yaml(load):
+    config = load("", "beta=1", "speed_perturb=[0.9, 1.1]", "freeze_feature_encoder=false")
+    assert load(yaml.safe_dump(as_dict(config))) == config
+
+
+def test_every_field_is_documented():
+    source = inspect.getsource(TrainConfig)
+    for field in dataclasses.fields(TrainConfig):
+        after = source.split(f"    {field.name}: ", 1)[1].split("\n", 2)[1]
+        assert after.startswith('    """'), field.name
+
+
+@pytest.mark.parametrize(
+    "setting, told",
+    [
+        ("learning_rat=1", ["learning_rat", "did you mean learning_rate?"]),
+        ("alpha=much", ["alpha", "a number", "'much'"]),
+        ("alpha=-1", ["alpha", "0 or more"]),
+        ("alpha=.nan", ["alpha"]),
+        ("alpha=.inf", ["alpha"]),
+        ("learning_rate=inf", ["learning_rate"]),
+        ("alpha=true", ["alpha", "a number"]),
+        ("beta=-0.1", ["beta", "0 or more"]),
+        ("learning_rate=0", ["learning_rate", "above 0"]),
+        ("epochs=0", ["epochs", "1 or more"]),
+        ("epochs=2.5", ["epochs", "a whole number"]),
+        ("batch_size=0", ["batch_size"]),
+        ("seed=zero", ["seed", "a whole number"]),
+        ("grl=revers", ["grl", "did you mean reverse?"]),
+        ("grl_schedule=linear", ["grl_schedule", "constant or dann"]),
+        ("feats_type=mfcc", ["feats_type", "raw or fbank"]),
+        ("select=test", ["select", "last or best"]),
+        ("warmup_ratio=1.5", ["warmup_ratio", "between 0 and 1"]),
+        ("adam_betas=[0.9]", ["adam_betas", "two numbers"]),
+        ("adam_betas=[0.9, 1.0]", ["adam_betas"]),
+        ("speed_perturb=[0.1]", ["speed_perturb", "0.5 to 2"]),
+        ("speed_perturb=[fast]", ["speed_perturb", "a list of numbers"]),
+        ("upstream=", ["upstream", "text"]),
+        ("beta", ["key=value"]),
+        ("beta=[", ["YAML"]),
+    ],
+)
+def test_a_wrong_setting_is_refused_with_its_key(load, setting, told):
+    with pytest.raises(UserError) as error:
+        load("", setting)
+    assert "--set" in str(error.value)
+    assert [word for word in told if word not in str(error.value)] == []
+
+
+def test_a_wrong_file_is_refused_by_name(load, tmp_path):
+    for text in ("- a\n- b\n", "beta: [\n", "just words", "1: 2\n"):
+        with pytest.raises(UserError, match="conf.yaml"):
+            load(text)
+    with pytest.raises(UserError, match="conf.yaml.*gama.*alpha"):
+        load("gama: 1\n")
+    with pytest.raises(UserError, match="conf.yaml: epochs"):
+        load("epochs: -1\n")
+    with pytest.raises(UserError, match="none.yaml"):
+        load_config(TrainConfig, tmp_path / "none.yaml")
+    (tmp_path / "bytes.yaml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(UserError, match="bytes.yaml"):
+        load_config(TrainConfig, tmp_path / "bytes.yaml")
+    with pytest.raises(UserError, match="batch_size"):
+        load("batch_size: 0\n", cls=DecodeConfig)
+
+
+def tag(*extra, **changes):
+    return experiment_tag("mini", "speaker", "mini", dataclasses.replace(TrainConfig(), **changes), list(extra))
+
+
+def test_another_value_is_another_directory():
+    tags = [
+        tag(), tag(alpha=0), tag(beta=0), tag(beta=1.0), tag(grl="forward"), tag(seed=1), tag(upstream="tiny"),
+        tag("epochs=2"), tag("epochs=3"), tag("learning_rate=1e-4"), tag("learning_rate=1e-4", "epochs=2"),
+        tag(upstream="x/wav2vec2-xls-r-0.3b"), tag(upstream="x/wav2vec2-xls-r-0.5b"),
+        experiment_tag("mini", "session", "mini", TrainConfig(), []),
+        experiment_tag("other", "speaker", "mini", TrainConfig(), []),
+        experiment_tag("mini", "speaker", "paper", TrainConfig(), []),
+    ]  # fmt: skip
+    assert len(set(tags)) == len(tags)
+
+
+def test_a_tag_is_one_directory_name_and_ignores_the_order_of_settings():
+    assert tag("epochs=2", "alpha=0", "select=best") == tag("select=best", "epochs=2")
+    for upstream in ("/models/my model/", "../up", "C:\\x", "a/b/c.yaml"):
+        name = tag(upstream=upstream)
+        assert "/" not in name and " " not in name and not name.startswith(".")
