@@ -228,7 +228,9 @@ def broken_promises(audit: Audit) -> list[str]:
             broken.append(f"{plural(n, 'utterance')} in both {a} and {b}")
     if n := audit["test_utterances_audio_seen"]:
         names = " ".join(audit["shared_audio_utterances"])
-        broken.append(f"the audio of {plural(n, 'test utterance')} is also in train or dev: {names}; keep one copy only")
+        broken.append(
+            f"the audio of {plural(n, 'test utterance')} is also in train or dev: {names}; keep one copy only"
+        )
     if n := audit["ids_repeated"]:
         broken.append(f"{plural(n, 'id')} listed more than once in a part")
     if n := audit["ids_unknown"]:
