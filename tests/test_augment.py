@@ -32,8 +32,10 @@ def test_an_input_shorter_than_a_span_is_left_alone(size):
 
 def test_the_expected_number_of_spans_is_that_of_wav2vec2():
     """transformers' own sampler, which takes the same numbers, masks as large a share."""
-    from sermtl import torchaudio_compat  # noqa: F401
+    # isort: off
+    from sermtl import torchaudio_compat  # noqa: F401 (before transformers)
     from transformers.models.wav2vec2.modeling_wav2vec2 import _compute_mask_indices
+    # isort: on
 
     np.random.seed(0)
     theirs = np.mean([_compute_mask_indices((1, 149), 0.05, 10, min_masks=0) for _ in range(3000)])

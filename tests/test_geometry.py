@@ -1,11 +1,13 @@
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sermtl import torchaudio_compat  # noqa: F401, I001 (before transformers)
-import torch
+# isort: off
+from sermtl import torchaudio_compat  # noqa: F401 (before transformers)
 from transformers import Wav2Vec2Config, Wav2Vec2Model
 
+# isort: on
 from sermtl.errors import UserError
 from sermtl.geometry import ConvGeometry, find_geometry
 
