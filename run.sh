@@ -53,8 +53,9 @@ arguments=("$@")
 . utils/log.sh
 . utils/stages.sh
 if (($#)); then die 2 "run.sh takes no positional arguments, but got '$1'; see ./run.sh --help"; fi
-log "run.sh$(printf ' %q' ${arguments[@]+"${arguments[@]}"})"
+log "run.sh${arguments[*]+$(printf " %q" "${arguments[@]}")}"
 whole_numbers stage stop_stage nj ngpu num_threads
+if ((stage > stop_stage)); then die 2 "nothing to do: --stage ${stage} is after --stop_stage ${stop_stage}"; fi
 if [[ -n ${python} ]]; then export SERMTL_PYTHON=${python}; fi
 . ./path.sh
 . conf/cmd.sh

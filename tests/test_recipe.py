@@ -1,0 +1,180 @@
+"""run.sh as a user types it: stages, files, scores, reruns, wrong input."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import jiwer
+import pytest
+from sklearn.metrics import accuracy_score, confusion_matrix, recall_score
+
+from sermtl.datadir import read_list, read_table
+
+FOLD_FILES = (
+    "config.yaml train.log history.jsonl checkpoint.pth model.safetensors tensorboard",
+    "decode_test/utt2emo decode_test/emo_post decode_test/text decode_test/utt2spk decode_test/emb.scp",
+    "decode_test/emb.ark score_test/result_ser.txt score_test/result_asr.txt score_test/result_spk.txt",
+    "score_test/ref.trn score_test/hyp.trn score_test/scores.json",
+)
+
+
+def run(recipe: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [recipe / "run.sh", *words], capture_output=True, text=True, timeout=580, env={**os.environ, "LC_ALL": "C"}
+    )
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("recipe with a space")
+
+
+@pytest.fixture(scope="module")
+def options(work: Path) -> list[str]:
+    words = [word for name in ("data", "dump", "exp") for word in (f"--{name}dir", str(work / name))]
+    return [*words, "--train_args", "--set epochs=2", "--folds", "01F 02M"]
+
+
+@pytest.fixture(scope="module")
+def finished(recipe: Path, options: list[str]) -> subprocess.CompletedProcess[str]:
+    return run(recipe, *options)
+
+
+def experiments(work: Path) -> list[Path]:
+    return sorted(path.parent for path in (work / "exp").glob("*/labels.txt"))
+
+
+@pytest.mark.slow
+def test_the_default_ends_with_scored_folds(finished: subprocess.CompletedProcess[str], work: Path) -> None:
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    assert "Successfully finished. [elapsed=" in finished.stdout.splitlines()[-1]
+    assert all(f"stage {number} " in finished.stdout for number in range(1, 6))
+    (exp,) = experiments(work)
+    for fold in ("01F", "02M"):
+        for name in " ".join(FOLD_FILES).split():
+            assert (exp / fold / name).exists(), name
+    assert read_list(exp / "labels.txt") == ["ang", "hap", "neu", "sad"]
+    assert (exp / "RESULTS.md").is_file()
+
+
+@pytest.mark.slow
+def test_scores_agree_with_scikit_learn_and_jiwer(finished: object, work: Path) -> None:
+    (exp,) = experiments(work)
+    check_scores(exp, work / "data" / "mini", ["01F", "02M"])
+
+
+def check_scores(exp: Path, data: Path, folds: list[str]) -> None:
+    """Recompute the pooled scores from the tables, with other people's code."""
+    scores = json.loads((exp / "scores.json").read_text())
+    truth, texts = read_table(data / "utt2emo"), read_table(data / "text")
+    emotion, words = {}, {}
+    for fold in folds:
+        emotion |= read_table(exp / fold / "decode_test" / "utt2emo")
+        words |= read_table(exp / fold / "decode_test" / "text")
+        tested = read_list(data / "folds" / "speaker" / fold / "test")
+        assert set(tested) <= emotion.keys()
+    references, hypotheses = [truth[utt] for utt in emotion], list(emotion.values())
+    labels = read_list(exp / "labels.txt")
+    assert scores["ser"]["n"] == len(emotion)
+    assert scores["ser"]["wa"] == accuracy_score(references, hypotheses)
+    assert scores["ser"]["ua"] == pytest.approx(recall_score(references, hypotheses, average="macro"), abs=1e-15)
+    assert scores["ser"]["confusion"] == confusion_matrix(references, hypotheses, labels=labels).tolist()
+    spoken = [utt for utt in words if texts[utt]]
+    output = jiwer.process_words([texts[utt] for utt in spoken], [words[utt] for utt in spoken])
+    assert scores["asr"]["wer"] == output.wer
+    assert scores["asr"]["errors"] == output.substitutions + output.deletions + output.insertions
+    assert scores["spk"]["acc"] is None and scores["spk"]["reason"]
+
+
+@pytest.mark.slow
+def test_another_beta_reruns_training_to_scoring_only(
+    finished: object, recipe: Path, options: list[str], work: Path
+) -> None:
+    stamps = {path: path.stat().st_mtime_ns for path in (work / "dump").rglob("*") if path.is_file()}
+    again = run(recipe, *options, "--stage", "3", "--beta", "0")
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert "Stage 2" not in again.stdout and "Stage 3" in again.stdout and "Stage 5" in again.stdout
+    assert {path: path.stat().st_mtime_ns for path in (work / "dump").rglob("*") if path.is_file()} == stamps
+    assert sorted("beta0_" in exp.name for exp in experiments(work)) == [False, True]
+
+
+@pytest.mark.slow
+def test_a_second_run_trains_nothing_anew(finished: object, recipe: Path, options: list[str], work: Path) -> None:
+    exp = next(exp for exp in experiments(work) if "beta0.1" in exp.name)
+    before = (exp / "01F" / "model.safetensors").stat().st_mtime_ns
+    again = run(recipe, *options)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert (exp / "01F" / "model.safetensors").stat().st_mtime_ns == before
+    assert "trained already" in (exp / "log" / "train.1.log").read_text()
+
+
+@pytest.mark.slow
+def test_a_failing_job_shows_its_log_and_the_way_on(
+    finished: object, recipe: Path, options: list[str], work: Path
+) -> None:
+    failed = run(recipe, *options, "--stage", "3", "--train_args", "--set epochs=2 learning_rate=1e30", "--tag", "bad")
+    assert failed.returncode == 1
+    assert "not finite" in failed.stderr and "train.1.log" in failed.stderr
+    assert "./run.sh" in failed.stderr.splitlines()[-1] and failed.stderr.splitlines()[-1].endswith("--stage 3")
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--unknown", "1"], "invalid option --unknown"),
+        (["--corpus", "mimi"], "mimi"),
+        (["--corpus", "emodb"], "--corpus_dir"),
+        (["--corpus", "emodb", "--corpus_dir", "/nowhere"], "/nowhere"),
+        (["--corpus", "iemocap", "--corpus_dir", "{empty}"], "{empty}"),
+        (["--protocol", "speakers"], "speaker"),
+        (["--upstream", "tny"], "did you mean tiny"),
+        (["--train_args", "--set epoch=3"], "did you mean epochs"),
+        (["--train_args", "--set epochs=many"], "epochs takes a whole number"),
+        (["--train_config", "conf/none.yaml"], "conf/none.yaml"),
+        (["--beta", "-1"], "beta is -1.0"),
+        (["--feats_type", "fbank"], "--feats_type raw"),
+        (["--stage", "3"], "stage 1 makes it"),
+        (["--stage", "6"], "nothing to do"),
+        (["--stage", "three"], "--stage takes a whole number"),
+        (["--cmd_backend", "pbs"], "pbs"),
+        (["extra"], "no positional arguments"),
+    ],
+)
+def test_wrong_input_gets_one_clear_message(recipe: Path, tmp_path: Path, words: list[str], says: str) -> None:
+    (tmp_path / "empty").mkdir()
+    fill = {"{empty}": str(tmp_path / "empty")}
+    elsewhere = [w for name in ("data", "dump", "exp") for w in (f"--{name}dir", str(tmp_path / name))]
+    result = run(recipe, *elsewhere, *(fill.get(word, word) for word in words))
+    assert result.returncode in (1, 2), result.stdout + result.stderr
+    assert fill.get(says, says) in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not (tmp_path / "exp").exists()
+
+
+@pytest.mark.slow
+def test_an_unknown_fold_is_refused(finished: object, recipe: Path, options: list[str]) -> None:
+    result = run(recipe, *options, "--stage", "2", "--folds", "01F 06M")
+    assert result.returncode == 2
+    assert "no fold '06M'" in result.stderr and "05M" in result.stderr
+
+
+@pytest.mark.slow
+def test_real_speech_every_utterance_once(recipe: Path, test_data: Path, tmp_path: Path) -> None:
+    words = [word for name in ("data", "dump", "exp") for word in (f"--{name}dir", str(tmp_path / name))]
+    result = run(
+        recipe,
+        *words,
+        *("--corpus", "emodb", "--corpus_dir", str(test_data / "emodb"), "--folds", "all"),
+        *("--train_args", "--set epochs=1"),
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    (exp,) = experiments(tmp_path)
+    data = tmp_path / "data" / "emodb"
+    folds = read_list(data / "folds" / "speaker" / "folds")
+    assert len(folds) == 10
+    tested = [utt for fold in folds for utt in read_table(exp / fold / "decode_test" / "utt2emo")]
+    assert sorted(tested) == sorted(read_table(data / "utt2emo")) and len(tested) == 339
+    check_scores(exp, data, folds)
