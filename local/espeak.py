@@ -15,7 +15,10 @@ _Callback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctype
 
 
 class Synthesizer:
-    """One espeak-ng per process (the library keeps its state in globals).
+    """One espeak-ng per process: the library keeps its state in globals.
+
+    The last bits of an utterance depend on those spoken before it; the same utterances in the same order
+    from a process's start give the same samples.
 
     Raises:
         RuntimeError: The library refuses its data directory.

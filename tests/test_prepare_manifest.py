@@ -1,0 +1,193 @@
+"""Any corpus from a TSV."""
+
+from __future__ import annotations
+
+import io
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import prepare
+import pytest
+import soundfile
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+HEADER = "utt\tpath\tspeaker\temotion\ttext"
+
+
+def write(folder: Path, *lines: str | bytes, header: str = HEADER) -> Path:
+    for name in ("a.wav", "b c.wav"):
+        prepare.write_wav(folder / "audio" / name)
+    file = folder / "my.tsv"
+    rows = [line.encode() if isinstance(line, str) else line for line in (header, *lines)]
+    file.write_bytes(b"\n".join(rows) + b"\n")
+    return file
+
+
+def run(manifest: Path, *options: str) -> tuple[prepare.Result, Path]:
+    out = manifest.parent / "data"
+    return prepare.run("prepare_manifest", "--manifest", manifest, "--out", out, *options), out
+
+
+def test_columns_in_any_order_and_unknown_ones(tmp_path: Path) -> None:
+    manifest = write(
+        tmp_path,
+        "Hi, \u201cyou\u201d 2\tm\tjoy\t0.1\taudio/a.wav\tA\t1\ts1",
+        '"Ho\tmale\tcalm\t0.1\taudio/b c.wav\tA\tA-2\ts2',
+        "\r",
+        "\tF\t\t0.1\taudio/a.wav\tB\t1\ts1",
+        header="\ufefftext\tgender\temotion\tseconds\tpath\tspeaker\tutt\tsession\r",
+    )
+    result, out = run(manifest)
+    assert result.status == 0 and "not used: seconds" in result.err
+    assert prepare.table(out / "text") == {"A-1": "HI YOU TWO", "A-2": "HO", "B-1": ""}
+    assert prepare.table(out / "utt2emo") == {"A-1": "joy", "A-2": "calm", "B-1": ""}
+    assert prepare.table(out / "wav.scp")["A-2"] == str(tmp_path / "audio/b c.wav")
+    assert prepare.table(out / "utt2session") == {"A-1": "s1", "A-2": "s2", "B-1": "s1"}
+    assert prepare.table(out / "spk2gender") == {"A": "m", "B": "f"}
+    assert prepare.table(out / "spk2utt") == {"A": "A-1 A-2", "B": "B-1"}
+    assert (out / "lang").read_text() == "en\n"
+
+
+def test_tables_of_an_earlier_run_do_not_stay(tmp_path: Path) -> None:
+    manifest = write(tmp_path, "1\taudio/a.wav\tA\tjoy\thi\ts", header=HEADER + "\tsession")
+    assert (run(manifest)[1] / "utt2session").exists()
+    result, out = run(write(tmp_path, "1\taudio/a.wav\tA\tjoy\thi"))
+    assert result.status == 0
+    assert not (out / "utt2session").exists() and not (out / "spk2gender").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "lang", "words"),
+    [
+        ("Für 3 Tüten", ["--lang", "de"], "de", "FÜR DREI TÜTEN"),
+        ("Für 3 Tüten", [], "und", "FÜR 3 TÜTEN"),
+        ("Ёжик & я", ["--lang", "ru"], "ru", "ЁЖИК И Я"),
+        ("caf\u00e9", ["--lang", "en"], "en", "CAF"),
+        ("It\u2019s \u2014 ok", [], "en", "IT'S OK"),
+    ],
+)
+def test_language(tmp_path: Path, text: str, options: list[str], lang: str, words: str) -> None:
+    result, out = run(write(tmp_path, f"1\taudio/a.wav\tA\tjoy\t{text}"), *options)
+    assert result.status == 0
+    assert (out / "lang").read_text() == f"{lang}\n"
+    assert prepare.table(out / "text") == {"A-1": words}
+    assert ("--lang" in result.err) == (lang == "und" or text == "caf\u00e9")
+
+
+def test_any_rate_channels_and_format(tmp_path: Path) -> None:
+    manifest = write(tmp_path, "1\tx.wav\tA\tjoy\t", "2\ty.flac\tA\tsad\t", "3\tz.WAV\tA\tsad\t")
+    prepare.write_wav(tmp_path / "x.wav", samples=22050, rate=44100, channels=2)
+    soundfile.write(tmp_path / "y.flac", np.zeros(4000), 8000)
+    soundfile.write(tmp_path / "z.WAV", np.zeros(48000), 192000, subtype="FLOAT", format="WAV")
+    result, out = run(manifest)
+    assert result.status == 0 and "alpha 0" in result.err
+    assert prepare.table(out / "utt2dur") == {"A-1": "0.5", "A-2": "0.5", "A-3": "0.25"}
+
+
+def test_classes(tmp_path: Path) -> None:
+    manifest = write(tmp_path, "1\taudio/a.wav\tA\tjoy\t", "2\taudio/a.wav\tA\tsad\t", "3\taudio/a.wav\tA\t\tno label")
+    result, out = run(manifest, "--classes", "sad")
+    assert result.status == 0 and prepare.table(out / "utt2emo") == {"A-2": "sad", "A-3": ""}
+    assert prepare.dropped(out) == [["A-1", "class joy is not asked for", f"{manifest}:2"]]
+    assert "it has joy sad" in run(manifest, "--classes", "sad anger")[0].err
+
+
+BROKEN = {
+    "1\tgone.wav\tA\tjoy\t": "no such file",
+    "2\tempty.wav\tA\tjoy\t": "empty",
+    "3\tletter.wav\tA\tjoy\t": "audio",
+    "4\tshort.wav\tA\tjoy\t": "truncated",
+    "5\tshort.flac\tA\tjoy\t": "truncated",
+    "6\taudio\tA\tjoy\t": "audio",
+    "7\taudio/a.wav\tA": "3 fields",
+    "\taudio/a.wav\tA\tjoy\t": "no utt",
+    "9\t\tA\tjoy\t": "no path",
+    "10\taudio/a.wav\t\tjoy\t": "no speaker",
+    "a b\taudio/a.wav\tA\tjoy\t": "not one printable word",
+    "12\taudio/a.wav\tA\tvery sad\t": "emotion 'very sad'",
+    "13\taudio/a.wav\t../x\tsad\t": "speaker '../x'",
+    "14\techo hi |\tA\tsad\t": "wav.scp",
+    "ok\taudio/a.wav\tA\tsad\t": "the same utt and speaker as",
+    "16\taudio/a\x07.wav\tA\tsad\t": "control character",
+    b"17\taudio/\xff.wav\tA\tsad\t": "not UTF-8",
+}
+
+
+def break_files(folder: Path) -> None:
+    (folder / "empty.wav").write_bytes(b"")
+    (folder / "letter.wav").write_bytes(b"Dear Sir or Madam, " * 20)
+    (folder / "short.wav").write_bytes((folder / "audio/a.wav").read_bytes()[:1000])
+    noise = np.random.default_rng(0).standard_normal(16000) / 9
+    buffer = io.BytesIO()
+    soundfile.write(buffer, noise, 16000, format="FLAC")
+    (folder / "short.flac").write_bytes(buffer.getvalue()[: len(buffer.getvalue()) // 2])
+
+
+def test_all_that_is_broken_is_listed_at_once(tmp_path: Path) -> None:
+    manifest = write(tmp_path, "ok\taudio/a.wav\tA\tjoy\t", *BROKEN)
+    break_files(tmp_path)
+    result, out = run(manifest)
+    assert result.status == 2 and f"{len(BROKEN)} broken" in result.err and "Traceback" not in result.err
+    lines = result.err.splitlines()
+    for number, reason in enumerate(BROKEN.values(), 3):
+        line = next(line for line in lines if f"({manifest}:{number})" in line)
+        assert reason in line
+    result, out = run(manifest, "--skip_broken", "true")
+    assert result.status == 0 and list(prepare.table(out / "text")) == ["A-ok"]
+    assert len(prepare.dropped(out)) == len(BROKEN)
+
+
+@pytest.mark.parametrize(
+    ("header", "lines", "words"),
+    [
+        ("utt\tpath\tspeaker\temotion", ["1\taudio/a.wav\tA\tjoy"], "my.tsv:1: the header lacks text"),
+        ("1\taudio/a.wav\tA\tjoy\thi", [], "my.tsv:1: the header lacks utt path"),
+        (HEADER + "\tutt", [], "a column stands twice"),
+        (HEADER, [], "nothing to learn"),
+        (HEADER, ["1\taudio/a.wav\tA\t\thi"], "no utterance has an emotion"),
+        (
+            HEADER + "\tgender",
+            ["1\taudio/a.wav\tA\tx\t\tm", "2\taudio/a.wav\tA\tx\t\tf"],
+            "another gender of speaker A",
+        ),
+        (HEADER + "\tgender", ["1\taudio/a.wav\tA\tx\t\t7"], "neither m nor f"),
+        (HEADER, ["1\taudio/a.wav\ta-a\tx\t", "b\taudio/a.wav\ta\tx\t", "0\taudio/a.wav\ta\tx\t"], "sort in another"),
+    ],
+)
+def test_a_wrong_manifest_is_explained(tmp_path: Path, header: str, lines: list[str], words: str) -> None:
+    result, _ = run(write(tmp_path, *lines, header=header))
+    assert result.status == 2 and words in result.err and "Traceback" not in result.err
+
+
+def test_missing_and_empty_manifest_and_odd_language(tmp_path: Path) -> None:
+    assert "cannot read" in run(tmp_path / "none.tsv")[0].err
+    (tmp_path / "empty.tsv").write_bytes(b"\n\n")
+    assert "is empty" in run(tmp_path / "empty.tsv")[0].err
+    manifest = write(tmp_path, "1\taudio/a.wav\tA\tjoy\t")
+    assert "such as en, de, ru" in run(manifest, "--lang", "../x")[0].err
+
+
+FIELD = st.one_of(
+    st.sampled_from(["A", "audio/a.wav", "joy", "", "x y", '"', "1", "..", "\x85", "\u2028"]), st.text(max_size=6)
+)
+LINE = st.one_of(
+    st.lists(FIELD, min_size=4, max_size=6).map("\t".join).map(lambda s: s.encode("utf-8", "replace")),
+    st.binary(max_size=30),
+)
+
+
+@given(st.lists(LINE, max_size=6))
+@settings(max_examples=80, deadline=None, derandomize=True)
+def test_fuzzed_manifests_never_crash_and_never_lose_a_line(lines: list[bytes]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        manifest = write(Path(folder), "ok\taudio/a.wav\tZ\tjoy\t", *lines)
+        result, out = run(manifest, "--skip_broken", "true")
+        assert result.status in (0, 2) and "Traceback" not in result.err
+        if result.status:
+            assert "sort in another order" in result.err
+            return
+        content = b"\n".join(lines).split(b"\n")
+        written = sum(bool(line.decode("utf-8", "replace").strip()) for line in content)
+        assert 1 + written == len(prepare.table(out / "utt2spk")) + len(prepare.dropped(out))
