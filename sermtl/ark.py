@@ -5,6 +5,7 @@ The only module that uses kaldiio. Nothing read from a file is executed: pipes a
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -84,10 +85,15 @@ def _read(specifier: str, key: str) -> object:
         raise UserError(f"{specifier!r} ({key}): expected file.ark:offset")
     try:
         with open(path, "rb") as file:
-            # kaldiio would unpickle such an entry, which can run code
             file.seek(int(offset))
-            if file.read(3) in (b"PKL", b"NPY", b""):
+            head = file.read(8)
+            # kaldiio would unpickle such an entry, which can run code
+            if head[:3] in (b"PKL", b"NPY", b""):
                 raise UserError(f"{specifier} ({key}): no Kaldi entry there; rerun stage 2")
+            # and shorten truncated audio without a word
+            end = int(offset) + 8 + int.from_bytes(head[4:], "little")
+            if head[:4] == b"RIFF" and end > os.fstat(file.fileno()).st_size:
+                raise UserError(f"{specifier} ({key}): the file ends within this entry; rerun stage 2")
             file.seek(int(offset))
             return kaldiio.matio.read_kaldi(file)
     except OSError as error:
