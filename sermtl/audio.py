@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
 import soundfile
 
+from sermtl.audiocheck import HEADER_BYTES, missing_bytes
 from sermtl.errors import UserError
 
 SAMPLE_RATE = 16000
@@ -24,6 +26,7 @@ def read_audio(path: str | Path) -> np.ndarray:
         UserError: The file is missing, empty, truncated, no audio, or holds NaN or infinite samples.
     """
     try:
+        _refuse_cut_wav(path)
         with soundfile.SoundFile(path) as file:
             exact = file.subtype == "PCM_16" and file.channels == 1 and file.samplerate == SAMPLE_RATE
             samples = file.read(dtype="int16" if exact else "float32")
@@ -31,7 +34,9 @@ def read_audio(path: str | Path) -> np.ndarray:
     except (OSError, RuntimeError) as error:
         reason = "no such file" if not Path(path).exists() else f"not readable as audio ({error})"
         raise UserError(f"{path}: {reason}") from error
-    if len(samples) == 0 or len(samples) < frames:
+    if len(samples) == 0:
+        raise UserError(f"{path}: no samples")
+    if len(samples) < frames:
         raise UserError(f"{path}: truncated: {len(samples)} of {frames} samples")
     if exact:
         return samples
@@ -39,6 +44,14 @@ def read_audio(path: str | Path) -> np.ndarray:
         raise UserError(f"{path}: NaN or infinite samples")
     mono_S = samples.mean(axis=1) if samples.ndim == 2 else samples
     return to_int16(resample(mono_S, rate, SAMPLE_RATE))
+
+
+def _refuse_cut_wav(path: str | Path) -> None:
+    """A truncated WAV file, which libsndfile would shorten without a word."""
+    with open(path, "rb") as file:
+        missing = missing_bytes(file.read(HEADER_BYTES), os.fstat(file.fileno()).st_size)
+    if missing:
+        raise UserError(f"{path}: truncated: {missing} bytes are missing")
 
 
 def resample(samples_S: np.ndarray, rate: int, new_rate: int) -> np.ndarray:
