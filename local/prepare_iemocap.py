@@ -115,6 +115,9 @@ def prepare(args: argparse.Namespace) -> None:
         count = len(scan.without_text)
         warn(f"{count} utterances have no transcript line, first {scan.without_text[0]}; their text is empty")
     utterances, broken = check_audio(scan.utterances, args.out, args.nj, args.skip_broken, scan.broken)
+    absent = [name for name in classes if name not in {u.emotion for u in utterances}]
+    if utterances and absent:
+        raise UserError(f"{args.corpus_dir} has no utterance of {' '.join(absent)}: leave it out of --classes")
     dropped = scan.dropped + broken
     write_data(args.out, utterances, "en", dropped)
     summarise(args.out, utterances, dropped)
