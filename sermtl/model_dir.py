@@ -17,7 +17,7 @@ from sermtl.errors import UserError
 from sermtl.files import atomic_write
 from sermtl.model import MultiTaskModel
 from sermtl.text import Tokenizer, load_tokenizer
-from sermtl.upstream import OUR_KEYS, Upstream, config_from
+from sermtl.upstream import Upstream, config_from, settings_of
 
 FORMAT = 1
 
@@ -35,7 +35,6 @@ class TrainedModel:
 
 def save_description(directory: Path, trained: TrainedModel, tokens: Path) -> None:
     """Write ``model.json`` and copy the token list, so that the directory is complete with its weights."""
-    upstream_config = trained.model.upstream.config
     front_end = trained.front_end
     description = {
         "format": FORMAT,
@@ -45,8 +44,7 @@ def save_description(directory: Path, trained: TrainedModel, tokens: Path) -> No
         "cmvn": front_end.cmvn,
         "global_mean": None if front_end.global_mean_F is None else front_end.global_mean_F.tolist(),
         "global_std": None if front_end.global_std_F is None else front_end.global_std_F.tolist(),
-        "upstream": {**upstream_config.to_diff_dict(), "model_type": upstream_config.model_type}
-        | {key: getattr(upstream_config, key) for key in OUR_KEYS},
+        "upstream": settings_of(trained.model.upstream.config),
     }
     with atomic_write(directory / "model.json") as file:
         json.dump(description, file, indent=1, sort_keys=True)

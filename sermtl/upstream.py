@@ -54,8 +54,7 @@ class Upstream(nn.Module):
         self.geometry = ConvGeometry(tuple(config.conv_kernel), tuple(config.conv_stride))
         self.hidden_size: int = config.hidden_size
         self.final_dropout: float = getattr(config, "final_dropout", 0.0)
-        if config.model_type == "data2vec-audio":
-            self._keep_padding_out_of_positions()
+        self._keep_padding_out_of_positions()
 
     @property
     def masking(self) -> SpanMasking:
@@ -140,13 +139,19 @@ class Upstream(nn.Module):
         self.model.feature_extractor.requires_grad_(False)
 
     def _keep_padding_out_of_positions(self) -> None:
-        """data2vec-audio stacks positional convolutions whose biases would fill the padding between them."""
+        """Silence what fills the padding before a positional convolution sees it.
+
+        data2vec-audio stacks such convolutions, which have biases; some HuBERT models put a batch normalisation
+        before theirs.
+        """
 
         def silence_padding(_layer: nn.Module, _inputs: Any, output_BTD: Tensor) -> Tensor:
             return output_BTD * self._own_BT[:, None].to(output_BTD.dtype)
 
-        for layer in self.model.encoder.pos_conv_embed.layers:
-            layer.register_forward_hook(silence_padding)
+        positions = self.model.encoder.pos_conv_embed
+        for layer in [*getattr(positions, "layers", []), getattr(positions, "batch_norm", None)]:
+            if layer is not None:
+                layer.register_forward_hook(silence_padding)
 
 
 def own_frames(frames_B: Tensor, total: int) -> Tensor:
@@ -186,7 +191,11 @@ def load_upstream(name: str) -> Upstream:
             raise UserError(f"upstream {name} is a {config.model_type} model; known: {', '.join(MODEL_TYPES)}")
         if config.model_type == "wavlm":
             config._attn_implementation = "eager"
-        model = AutoModel.from_pretrained(name, config=config, dtype=torch.float32)
+        model, loaded = AutoModel.from_pretrained(name, config=config, dtype=torch.float32, output_loading_info=True)
+        # transformers fills what the weights lack with random numbers
+        missing = sorted(set(loaded["missing_keys"]) - {"masked_spec_embed"})
+        if missing:
+            raise ValueError(f"its weights lack {len(missing)} of this model's, e.g. {missing[0]}")
     except UserError:
         raise
     except Exception as error:  # hub, file and format errors are of many types
@@ -237,6 +246,16 @@ def config_from(model_type: str, values: dict[str, Any], where: str) -> Pretrain
     config.input_bands = ours.get("input_bands", 0)
     config.normalize = ours.get("normalize", True)
     return config
+
+
+def settings_of(config: PretrainedConfig) -> dict[str, Any]:
+    """What `config_from` needs to build the configuration again, as plain values with ``model_type``.
+
+    A pretrained model's own file may hold keys that its family no longer reads; they are left out.
+    """
+    known = AutoConfig.for_model(config.model_type).to_dict()
+    values = {key: value for key, value in config.to_diff_dict().items() if key in known}
+    return values | {key: getattr(config, key) for key in (*OUR_KEYS, "model_type")}
 
 
 def _build(config: PretrainedConfig) -> nn.Module:
