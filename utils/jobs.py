@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
+import select
 import shlex
 import signal
 import sys
@@ -182,9 +183,19 @@ def read_lines(path: str) -> list[str]:
         return []
 
 
+def last_lines(path: str) -> list[str]:
+    """Lines of a log's last 64 KiB, without empty ones at the end; none where it is not there."""
+    try:
+        with open(path, "rb") as file:
+            file.seek(max(0, os.path.getsize(path) - 65536))
+            return file.read().decode(errors="replace").rstrip("\n").split("\n")
+    except OSError:
+        return []
+
+
 def status_in(lines: list[str]) -> int | None:
     """Exit status that a log's last line tells; None where it has no such line."""
-    for line in reversed(lines[-3:]):
+    for line in reversed([line for line in lines[-3:] if line]):
         match = re.match(r"# Ended \(code (\d+)|# Finished at .* with status (\d+)$", line)
         if match:
             return int(match[1] or match[2])
@@ -193,7 +204,7 @@ def status_in(lines: list[str]) -> int | None:
 
 def describe(status: int, log: str) -> str:
     """Why a task failed, for people, from its exit status and what its log says."""
-    lines = [line for line in read_lines(log)[-SHOWN_LINES:] if not line.startswith("# ")]
+    lines = [line for line in last_lines(log)[-SHOWN_LINES:] if not line.startswith("# ")]
     short = any(MEMORY_SIGNS.search(line) for line in lines)
     if status == 128 + signal.SIGKILL:
         if short:
@@ -208,8 +219,12 @@ def describe(status: int, log: str) -> str:
     return f"status {status}" + (": it ran out of memory" if short else "")
 
 
-def report(request: Request, failures: dict[int, str]) -> int:
-    """Tell on stderr which tasks failed, show the first one's end; 0 where none did, else 1."""
+def report(request: Request, failures: dict[int, str], scheduler_log: str = "") -> int:
+    """Tell on stderr which tasks failed, show the end of the first one's log, or of the scheduler's where it has none.
+
+    Returns:
+        Exit status: 0 where no task failed, else 1.
+    """
     if not failures:
         return 0
     first = min(failures)
@@ -221,15 +236,13 @@ def report(request: Request, failures: dict[int, str]) -> int:
         say(request, f"{len(failures)} / {total} failed, log is in {everywhere}")
     if request.job is None and re.search(r"\bJOB\b", request.log):
         say(request, "the log's name holds JOB, but no range was given: JOB=1:n")
-    lines = read_lines(request.log_of(first))
-    while lines and not lines[-1]:
-        lines.pop()
+    shown = next((path for path in (request.log_of(first), scheduler_log) if any(last_lines(path))), "")
     task = f"task {first}: " if request.job else ""
-    if not lines:
-        say(request, f"{task}{failures[first]}; {request.log_of(first)} is empty or not there")
+    if shown:
+        say(request, f"{task}{failures[first]}; the last lines of {shown}:")
+        sys.stderr.write("".join(f"    {line}\n" for line in last_lines(shown)[-SHOWN_LINES:]))
     else:
-        say(request, f"{task}{failures[first]}; the last lines of {request.log_of(first)}:")
-        sys.stderr.write("".join(f"    {line}\n" for line in lines[-SHOWN_LINES:]))
+        say(request, f"{task}{failures[first]}; {request.log_of(first)} is empty or not there")
     if total > 1:
         again = [request.program, "--pick", "failed", *_without_pick(request.words)]
         say(request, "to rerun only what failed: " + " ".join(map(shlex.quote, again)))
@@ -246,6 +259,41 @@ def _without_pick(words: list[str]) -> list[str]:
 def say(request: Request, message: str) -> None:
     """Write a message to stderr under the program's name."""
     print(f"{request.program}: {message}", file=sys.stderr, flush=True)
+
+
+class Signals:
+    """Notes SIGINT, SIGTERM and SIGHUP in `number`; `wait` returns early when any signal arrives."""
+
+    def __init__(self) -> None:
+        self.number: int | None = None
+        self.again = False
+        self._read, write = os.pipe()
+        os.set_blocking(self._read, False)
+        os.set_blocking(write, False)
+        # The pipe remembers a signal that comes between a check and the wait.
+        signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            # nohup ignores SIGHUP and means it; a shell's `&` ignores SIGINT and does not.
+            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+                signal.signal(number, self._note)
+
+    def _note(self, number: int, _frame: object) -> None:
+        self.again = self.number is not None
+        self.number = self.number or number
+
+    def name(self) -> str:
+        """Name of the signal noted."""
+        return signal.Signals(self.number or 0).name
+
+    def wait(self, seconds: float) -> None:
+        """Sleep until a signal comes, a child's end included, for at most so long."""
+        select.select([self._read], [], [], seconds)
+        try:
+            while os.read(self._read, 4096):
+                pass
+        except BlockingIOError:
+            pass
 
 
 def make_folder_of(path: str) -> None:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import select
 import signal
 import subprocess
 import time
 from dataclasses import dataclass
 
-from jobs import JobError, Request, commented, date, describe, make_folder_of, report, say
+from jobs import JobError, Request, Signals, commented, date, describe, make_folder_of, report, say
 
 GRACE = 10.0  # seconds between SIGTERM and SIGKILL
 
@@ -44,42 +43,21 @@ class _Runner:
         self.versions = versions()
         self.running: dict[int, Task] = {}
         self.failures: dict[int, str] = {}
-        self.interrupt: int | None = None
+        self.signals = Signals()
 
     def run(self) -> int:
         waiting = self.request.picked_tasks()
         for number in waiting:
             make_folder_of(self.request.log_of(number))
             _remove(self.request.log_of(number))
-        wake = self._listen()
-        while (waiting or self.running) and self.interrupt is None:
-            while waiting and len(self.running) < len(self.slots) and self.interrupt is None:
+        while (waiting or self.running) and self.signals.number is None:
+            while waiting and len(self.running) < len(self.slots) and self.signals.number is None:
                 self._start(waiting.pop(0))
-            select.select([wake], [], [], 1.0)
-            _drain(wake)
+            self.signals.wait(1.0)
             self._collect()
-        if self.interrupt is not None:
+        if self.signals.number is not None:
             return self._stop(len(waiting))
         return report(self.request, self.failures)
-
-    def _listen(self) -> int:
-        """Descriptor that becomes readable at each signal; nothing is lost between a check and a wait."""
-        read, write = os.pipe()
-        os.set_blocking(read, False)
-        os.set_blocking(write, False)
-        signal.set_wakeup_fd(write, warn_on_full_buffer=False)
-        signal.signal(signal.SIGCHLD, lambda *_: None)
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            # nohup means it.
-            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
-                signal.signal(number, self._interrupted)
-        return read
-
-    def _interrupted(self, number: int, _frame: object) -> None:
-        if self.interrupt is not None:
-            for task in self.running.values():
-                _signal_group(task, signal.SIGKILL)
-        self.interrupt = number
 
     def _start(self, number: int) -> None:
         slot = min(set(range(len(self.slots))) - set(self.running))
@@ -130,7 +108,6 @@ class _Runner:
 
     def _stop(self, not_begun: int) -> int:
         """End what runs, with all that it started, even in sessions of its own (as torchrun's workers are)."""
-        name = signal.Signals(self.interrupt or 0).name
         killed = len(self.running)
         shells = {task.shell.pid for task in self.running.values()}
         others = descendants(shells)
@@ -140,8 +117,8 @@ class _Runner:
             if _group(pid) not in shells:
                 _signal(pid, signal.SIGTERM)
         deadline = time.monotonic() + GRACE
-        while time.monotonic() < deadline and (self.running or any(map(alive, others))):
-            time.sleep(0.05)
+        while time.monotonic() < deadline and (self.running or any(map(alive, others))) and not self.signals.again:
+            self.signals.wait(0.05)
             self._collect()
         for task in self.running.values():
             _signal_group(task, signal.SIGKILL)
@@ -150,7 +127,7 @@ class _Runner:
         while self.running:
             time.sleep(0.02)
             self._collect()
-        say(self.request, f"interrupted by {name}: {killed} running tasks ended, {not_begun} not begun")
+        say(self.request, f"interrupted by {self.signals.name()}: {killed} running tasks ended, {not_begun} not begun")
         return 2
 
 
@@ -246,14 +223,6 @@ def _signal_group(task: Task, number: int) -> None:
     try:
         os.killpg(task.shell.pid, number)
     except OSError:
-        pass
-
-
-def _drain(descriptor: int) -> None:
-    try:
-        while os.read(descriptor, 4096):
-            pass
-    except BlockingIOError:
         pass
 
 

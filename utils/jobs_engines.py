@@ -1,0 +1,223 @@
+"""Grid Engine and Slurm: how each is asked, and what its answers mean. Tasks go by the engine's own array index."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import re
+import subprocess
+
+from jobs import Request
+
+ALONE = 1  # index of the only task of a job that is no array
+
+
+class Engine:
+    """What queue.pl and slurm.pl need of a scheduler. Every question may go unanswered: None then."""
+
+    config = ""
+    submits = ""
+    index = ""
+    environment = ""
+    example = ""
+    backend = ""
+
+    def submit_words(self, name: str, output: str, request: Request, array: str) -> list[str]:
+        """Words of the submit command that are not the site's business; ``array`` is "" or "first-last"."""
+        raise NotImplementedError
+
+    def job_id(self, said: str) -> str:
+        """Job number out of what the submit command said; "" if there is none."""
+        raise NotImplementedError
+
+    def queued(self, job: str) -> dict[int, str] | None:
+        """Tasks that wait or run, each with "waiting", "running", or why it will never run."""
+        raise NotImplementedError
+
+    def ended(self, job: str) -> dict[int, str]:
+        """Tasks that have left the queue badly, each with the reason; those of which nothing is known are absent."""
+        raise NotImplementedError
+
+    def why_waiting(self, job: str) -> str:
+        """Why a job waits, where that is more than other people's jobs; "" else."""
+        raise NotImplementedError
+
+    def cancel_words(self, job: str) -> list[str]:
+        """Command that cancels a job."""
+        raise NotImplementedError
+
+
+class GridEngine(Engine):
+    """qsub, qstat, qacct, qalter, qdel."""
+
+    config = "conf/queue.conf"
+    submits = "qsub"
+    index = "SGE_TASK_ID"
+    example = "-l NAME=$0"
+    backend = "sge"
+
+    def submit_words(self, name: str, output: str, request: Request, array: str) -> list[str]:
+        """-N, -o and -t first-last."""
+        return ["-N", name, "-o", output, *(["-t", array] if array else [])]
+
+    def job_id(self, said: str) -> str:
+        """Out of `Your job 12 (...)`, or the bare number of -terse."""
+        match = re.search(r"[Yy]our job(?:-array)? (\d+)|^(\d+)(?:\.\S*)?$", said, re.M)
+        return (match[1] or match[2]) if match else ""
+
+    def queued(self, job: str) -> dict[int, str] | None:
+        """By `qstat -g d`, which has a line for each task; tasks in error state tell why."""
+        status, out, _ = ask(["qstat", "-u", pwd.getpwuid(os.geteuid()).pw_name, "-g", "d"])
+        if status != 0:
+            return None
+        # job prior name user state date time [queue] slots [task]
+        tasks = {}
+        for words in map(str.split, out.splitlines()):
+            if words and words[0] == job:
+                last = [word for word in words[7:] if word.isdigit()]
+                tasks[int(last[1]) if len(last) > 1 else ALONE] = words[4]
+        return {task: self._state(job, task, state) for task, state in tasks.items()}
+
+    def _state(self, job: str, task: int, state: str) -> str:
+        if "E" not in state:
+            return "running" if re.search("[rt]", state) else "waiting"
+        _, out, _ = ask(["qstat", "-j", job])
+        reasons = re.findall(r"^error reason\s+(\d+):\s+(.*)", out, re.M)
+        said = [text for number, text in reasons if int(number) == task] or ["no reason given"]
+        return f"Grid Engine could not start it: {said[0]}"
+
+    def ended(self, job: str) -> dict[int, str]:
+        """By `qacct`, which some sites switch off, and which lags by some seconds."""
+        _, out, _ = ask(["qacct", "-j", job])
+        ended = {}
+        for record in re.split(r"^=+$", out, flags=re.M):
+            fields = dict(re.findall(r"^(\w+) +(.*?) *$", record, re.M))
+            failed, task = fields.get("failed", "0"), fields.get("taskid", "undefined")
+            if not failed.startswith("0"):
+                ended[int(task) if task.isdigit() else ALONE] = self._reason(failed, fields.get("exit_status", ""))
+        return ended
+
+    def _reason(self, failed: str, status: str) -> str:
+        text = failed.partition(":")[2].strip()
+        if failed.startswith("100") and status.startswith("137"):
+            return "killed by signal 9 from outside: deleted (qdel), or for memory (--mem)"
+        if failed.startswith("37"):
+            return f"over its time or memory limit ({text})"
+        return f"Grid Engine says: {text}, exit status {status}"
+
+    def why_waiting(self, job: str) -> str:
+        """By `qalter -w v`, which verifies against an empty cluster: what cannot run there never will."""
+        status, out, err = ask(["qalter", "-w", "v", job])
+        lines = [line.strip() for line in (out + err).splitlines() if "cannot run" in line]
+        return "no host or queue could ever run it: " + "; ".join(lines[:3]) if status == 1 and lines else ""
+
+    def cancel_words(self, job: str) -> list[str]:
+        """`qdel`."""
+        return ["qdel", job]
+
+
+class Slurm(Engine):
+    """sbatch, squeue, scontrol, sacct, scancel."""
+
+    config = "conf/slurm.conf"
+    submits = "sbatch"
+    index = "SLURM_ARRAY_TASK_ID"
+    environment = "SLURM_"
+    example = "--NAME $0"
+    backend = "slurm"
+
+    # Reasons that only mean that it is not this job's turn.
+    turn = "None Priority Resources JobArrayTaskLimit BeginTime Cleaning Prolog ReqNodeNotAvail Licenses".split()
+    states = {
+        "CANCELLED": "cancelled (scancel)",
+        "TIMEOUT": "over its time limit (--time)",
+        "DEADLINE": "over its deadline",
+        "OUT_OF_MEMORY": "killed for memory: ask for more with --mem",
+        "NODE_FAIL": "lost with its host",
+        "BOOT_FAIL": "lost, for its host did not start",
+        "PREEMPTED": "evicted (preempted)",
+        "REVOKED": "revoked",
+    }
+
+    def submit_words(self, name: str, output: str, request: Request, array: str) -> list[str]:
+        """--job-name, --output and --array first-last%most."""
+        words = ["--job-name", name, "--output", output, "--open-mode", "append"]
+        if array:
+            most = request.options.get("max_jobs_run")
+            words += ["--array", array + (f"%{most}" if most else "")]
+        return words
+
+    def job_id(self, said: str) -> str:
+        """Out of `Submitted batch job 12`, or the bare number of --parsable."""
+        match = re.search(r"Submitted batch job (\d+)|^(\d+)(?:;\S*)?$", said, re.M)
+        return (match[1] or match[2]) if match else ""
+
+    def queued(self, job: str) -> dict[int, str] | None:
+        """By `squeue -r`, which has a line for each task."""
+        status, out, err = ask(["squeue", "-h", "-r", "-j", job, "-o", "%K|%T|%r"])
+        if status != 0:
+            return {} if "Invalid job id" in err else None
+        tasks = {}
+        for line in out.splitlines():
+            task, state, reason = line.split("|", 2)
+            if "launch failed" in reason:
+                said = f"Slurm could not start it: {reason}"
+            else:
+                said = "waiting" if state == "PENDING" else "running"
+            tasks[int(task) if task.isdigit() else ALONE] = said
+        return tasks
+
+    def ended(self, job: str) -> dict[int, str]:
+        """By `scontrol` while it remembers the job, then by `sacct` where there is accounting."""
+        status, out, _ = ask(["scontrol", "-o", "show", "job", job])
+        if status == 0:
+            jobs = [dict(re.findall(r"(\w+)=(\S+)", line)) for line in out.splitlines()]
+            found = [(j.get("ArrayTaskId", ""), j.get("JobState", ""), j.get("ExitCode", "")) for j in jobs]
+        else:
+            _, out, _ = ask(["sacct", "-n", "-X", "-P", "-j", job, "-o", "JobID,State,ExitCode"])
+            rows = [line.split("|") for line in out.splitlines() if line.count("|") == 2]
+            found = [(row[0].partition("_")[2], row[1].split()[0], row[2]) for row in rows]
+        ended = {}
+        for task, state, code in found:
+            reason = self.states.get(state, "")
+            number = code.partition(":")[2]
+            if state == "FAILED" and number not in ("", "0"):
+                reason = f"killed by signal {number} from outside" + (", or for memory" if number == "9" else "")
+            # Tasks that were cancelled before they began stand in one line: 3-7,9%2.
+            for index in expand(task) if reason else []:
+                ended[index] = reason
+        return ended
+
+    def why_waiting(self, job: str) -> str:
+        """By the reason that `squeue` shows, unless it only says that others are before this job."""
+        status, out, _ = ask(["squeue", "-h", "-j", job, "-o", "%r"])
+        reasons = sorted({line for line in out.splitlines() if line and line.split(",")[0] not in self.turn})
+        return "Slurm's reason: " + ", ".join(reasons) if status == 0 and reasons else ""
+
+    def cancel_words(self, job: str) -> list[str]:
+        """`scancel`."""
+        return ["scancel", job]
+
+
+def expand(tasks: str) -> list[int]:
+    """Numbers of an array expression such as 3-7:2,9%4; of "" or N/A the only task."""
+    numbers: list[int] = []
+    for match in re.finditer(r"(\d+)(?:-(\d+)(?::(\d+))?)?", tasks.partition("%")[0]):
+        numbers += range(int(match[1]), int(match[2] or match[1]) + 1, int(match[3] or 1))
+    return numbers or [ALONE]
+
+
+def ask(words: list[str], seconds: float = 20) -> tuple[int, str, str]:
+    """Exit status, output and messages of a scheduler's command; status 127 where it does not answer."""
+    try:
+        done = subprocess.run(
+            words,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=seconds,
+            env={**os.environ, "LC_ALL": "C"},
+            start_new_session=True,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return 127, "", str(error)
+    return done.returncode, done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace")
