@@ -15,7 +15,9 @@ from typing import Any
 import numpy as np
 
 from sermtl import metrics, scoring
+from sermtl.ark import read_matrix, write_ark
 from sermtl.datadir import write_list, write_table
+from sermtl.probing import probe_fold
 from sermtl.report import results
 from sermtl.scorefiles import Utterance, write_json, write_utterances
 
@@ -23,8 +25,8 @@ LABELS = ["ang", "hap", "neu", "sad"]
 WORDS = "ALPHA BRAVO CHARLIE DELTA ECHO FOXTROT GOLF HOTEL INDIA JULIETT KILO LIMA".split()
 
 
-def make_data(root: Path, speakers: int = 4, utterances: int = 24, seed: int = 0) -> Path:
-    """A data directory ``data/toy`` with one fold a speaker; U utterances in all."""
+def make_data(root: Path, speakers: int = 4, utterances: int = 24, seed: int = 0, dev: int = 0) -> Path:
+    """A data directory ``data/toy`` with one fold a speaker; ``dev`` utterances of each other speaker are its dev."""
     random = np.random.default_rng(seed)
     data = root / "data" / "toy"
     names = [f"{number // 2 + 1:02d}{'FM'[number % 2]}" for number in range(speakers)]
@@ -38,8 +40,10 @@ def make_data(root: Path, speakers: int = 4, utterances: int = 24, seed: int = 0
     write_list(folds / "folds", names)
     for fold in names:
         write_list(folds / fold / "test", [utt for utt in utts if spk[utt] == fold])
-        write_list(folds / fold / "dev", [])
-        write_list(folds / fold / "train", [utt for utt in utts if spk[utt] != fold])
+        others = [utt for utt in utts if spk[utt] != fold]
+        held_out = [utt for utt in others if int(utt[-4:]) < dev]
+        write_list(folds / fold / "dev", held_out)
+        write_list(folds / fold / "train", set(others) - set(held_out))
         audit = {
             "speaker_dependent": False,
             "speakers_shared_train_test": 0,
@@ -99,8 +103,8 @@ def make_scored(
         confusion = metrics.confusion_matrix([r.ref for r in part], [r.hyp for r in part], LABELS)
         edits = [metrics.Edits(r.words, r.errors, 0, 0, r.chars, r.char_errors) for r in part]
         scores = {
-            "protocol": "speaker", "speaker_dependent": False, "folds": [fold],
-            "settings": {"corpus": data.name, "protocol": "speaker", "fold": fold, **settings},
+            "protocol": settings.get("protocol", "speaker"), "speaker_dependent": settings.get("protocol") == "paper",
+            "folds": [fold], "settings": {"corpus": data.name, "protocol": "speaker", "fold": fold, **settings},
             "ser": metrics.emotion_scores(confusion, LABELS) | {"no_reference": 0},
             "asr": metrics.asr_scores(edits),
             "spk": metrics.undefined_speakers("1 of 1 test speakers were not trained on"),
@@ -108,7 +112,8 @@ def make_scored(
         }  # fmt: skip
         write_utterances(out / "per_utt.tsv", part)
         write_json(out / "scores.json", scores)
-    pooled = scoring.pool_folds(exp, list(folds))
+    names = [line.strip() for line in (data / "folds/speaker/folds").open()]
+    pooled = scoring.pool_folds(exp, names)
     (exp / "RESULTS.md").write_text(results.results_md(exp.name, pooled))
     write_json(exp / "scores.json", pooled)
 
@@ -128,8 +133,26 @@ def make_rows(data: Path, seed: int, skill: float) -> dict[str, list[Utterance]]
     return rows
 
 
-def grid(root: Path, data: Path, experiments: int, seeds: int = 3, epochs: int = 0) -> list[Path]:
-    """The paper's settings times seeds, up to a number of experiments."""
+def make_embeddings(data: Path, fold: Path, spread: float, seed: int = 0) -> None:
+    """Embeddings of dev and test: a cloud a speaker, ``spread`` apart, with emotion in another direction."""
+    spk = dict(line.split() for line in (data / "utt2spk").open())
+    emo = dict(line.split() for line in (data / "utt2emo").open())
+    centre = {name: np.random.default_rng([7, *name.encode()]).normal(size=16) for name in sorted(set(spk.values()))}
+    random = np.random.default_rng([seed, *fold.name.encode()])
+    for part in ("dev", "test"):
+        utts = [line.strip() for line in (data / "folds/speaker" / fold.name / part).open()]
+        decoded = fold / f"decode_{part}"
+        with write_ark(decoded / "emb.ark") as writer:
+            for utt in utts:
+                vector = spread * centre[spk[utt]] + random.normal(size=16)
+                vector[LABELS.index(emo[utt])] += 4
+                writer.write_array(utt, vector)
+        write_table(decoded / "emb.scp", writer.scp)
+        write_table(decoded / "utt2spk", {utt: random.choice(sorted(centre)) for utt in utts})
+
+
+def grid(root: Path, data: Path, experiments: int, epochs: int = 0, embeddings: bool = False) -> list[Path]:
+    """The paper's settings, seed after seed, up to a number of experiments."""
     settings = [
         ("reverse", 0.0, 0.1),
         *((g, b, 0.1) for g in ("reverse", "forward") for b in (0.1, 1.0)),
@@ -145,6 +168,10 @@ def grid(root: Path, data: Path, experiments: int, seeds: int = 3, epochs: int =
         make_scored(data, exp, values, names, make_rows(data, 1000 + number, 0.6 + 0.02 * (number % 5)))
         for fold in names if epochs else []:
             make_history(exp / fold / "history.jsonl", epochs, number)
+        for fold in names if embeddings else []:
+            make_embeddings(data, exp / fold, 0.4 + beta * (0.6 if grl == "reverse" else 0.2), seed)
+            found = probe_fold(exp / fold, data, data / "folds/speaker" / fold, read_matrix)
+            write_json(exp / fold / "score_test/probe.json", found)
         made.append(exp)
     return made
 
@@ -157,9 +184,10 @@ def main() -> None:
     parser.add_argument("--speakers", type=int, default=10)
     parser.add_argument("--utterances", type=int, default=5531)
     parser.add_argument("--epochs", type=int, default=100)
+    parser.add_argument("--dev", type=int, default=0, help="dev utterances of each speaker; with embeddings if above 0")
     args = parser.parse_args()
-    data = make_data(args.root, args.speakers, args.utterances)
-    grid(args.root, data, args.experiments, epochs=args.epochs)
+    data = make_data(args.root, args.speakers, args.utterances, dev=args.dev)
+    grid(args.root, data, args.experiments, args.epochs, args.dev > 0)
 
 
 if __name__ == "__main__":

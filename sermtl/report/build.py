@@ -75,15 +75,15 @@ def family_sections(results: Results, known: list[Knowledge], histories: Histori
 
 def comparison_section(results: Results, sources: Sources) -> Section:
     """Paired tests, effect sizes, and what could have been seen."""
-    section = Section(f"Compared with β 0 ({results.family.title})", 3)
+    section = Section(f"Compared with β 0{results.family.label}", 3)
     if not results.comparisons:
         section.items.append("Nothing can be compared: " + ("; ".join(results.refused) or "only β 0 was run") + ".")
         return section
     rows = {c.name: (c.difference["speaker"]["wa"], c.difference["utterance"]["wa"]) for c in results.comparisons}
     drawn = figures.intervals(rows, "difference in WA", zero=True)
     caption = (
-        "Differences in WA from β 0 with 95 % intervals. An interval that holds 0 shows no difference; the intervals "
-        "by speaker are the ones to believe, as the utterances of one speaker are alike."
+        "Differences in WA from β 0 with 95 % intervals. An interval that holds 0 shows no difference. "
+        "Trust the ones by speaker: the utterances of one speaker are no independent samples."
     )
     section.items += [
         words.detectable(results),
@@ -103,15 +103,15 @@ def forest(results: Results, sources: Sources) -> Figure:
         for s in results.family.settings
     }
     caption = (
-        "WA of every setting with 95 % intervals. See how far the settings' intervals overlap, and how much wider "
-        "they are when whole speakers are resampled."
+        "WA of every setting with 95 % intervals. See how far the settings' intervals overlap, and whether they grow "
+        "when whole speakers are resampled instead of single utterances."
     )
     return _figure(figures.intervals(rows, "WA"), f"{slug(results.family)}-wa", caption, sources)
 
 
 def epoch_section(family: Family, histories: Histories, sources: Sources) -> Section:
     """The paper's figures 2 and 3."""
-    section = Section(f"Against the epoch ({family.title})", 3)
+    section = Section(f"Against the epoch{family.label}", 3)
     shown = family.settings[:MOST_CURVES]
     for number, rate, title in ((2, "wer", "WER"), (3, "wa", "emotion accuracy (WA)")):
         for part, told in logs.PARTS.items():
@@ -120,7 +120,7 @@ def epoch_section(family: Family, histories: Histories, sources: Sources) -> Sec
                 continue
             caption = (
                 f"Figure {number} of the paper: {title} against the epoch, on the {told}. Mean over folds (of the mean "
-                "over seeds); the band is one standard error of that mean. Curves whose bands overlap do not differ."
+                "over seeds); the band is one standard error of it. Where bands overlap, the curves are not told apart."
             )
             if len(shown) < len(family.settings):
                 caption += f" The first {len(shown)} of {len(family.settings)} settings."
@@ -137,14 +137,14 @@ def epoch_section(family: Family, histories: Histories, sources: Sources) -> Sec
 def detail_sections(family: Family, sources: Sources) -> list[Section]:
     """Per fold, speaker, class and style, and the confusion matrices."""
     folds = sorted({fold for setting in family.settings for fold in setting.first.scores["folds"]})
-    per_fold = Section(f"Per fold ({family.title})", 3)
+    per_fold = Section(f"Per fold{family.label}", 3)
     fold_tables = tables.by_group(family, "fold", folds, lambda s, fold: s.first.fold == fold)
     values = {s.name: [row[2 + i] for row in fold_tables[0].rows[:-1]] for i, s in enumerate(family.settings)}
     drawn = figures.by_fold(values, folds, "WA")  # type: ignore[arg-type]
-    caption = "WA of each fold. See how much more the folds differ from each other than the settings within a fold."
+    caption = "WA of each fold. Compare the spread between folds with the spread between settings within a fold."
     per_fold.items += [_figure(drawn, f"{slug(family)}-folds", caption, sources), *fold_tables]
 
-    per_speaker = Section(f"Per speaker ({family.title})", 3)
+    per_speaker = Section(f"Per speaker{family.label}", 3)
     first = family.settings[0].first
     pairs = set(zip(first.fold.tolist(), first.spk.tolist(), strict=True))
     if len(pairs) == len(set(first.fold)) == len(set(first.spk)) and all(fold == spk for fold, spk in pairs):
@@ -155,7 +155,7 @@ def detail_sections(family: Family, sources: Sources) -> list[Section]:
         speakers = sorted({str(spk) for setting in family.settings for spk in setting.first.spk})
         per_speaker.items += tables.by_group(family, "speaker", speakers, lambda s, spk: s.first.spk == spk)
 
-    per_class = Section(f"Per class ({family.title})", 3, [*tables.by_class(family)])
+    per_class = Section(f"Per class{family.label}", 3, [*tables.by_class(family)])
     matrices = {s.name: np.array(s.rates()["confusion"]) for s in family.settings}
     caption = (
         "Confusion matrices: rows are references, colour is the share of the row, numbers are counts over folds and "
@@ -170,7 +170,7 @@ def detail_sections(family: Family, sources: Sources) -> list[Section]:
 
 def style_section(family: Family) -> Section:
     """Scripted against improvised, where the corpus knows it."""
-    section = Section(f"By speaking style ({family.title})", 3)
+    section = Section(f"By speaking style{family.label}", 3)
     styles = sorted({str(style) for setting in family.settings for style in setting.first.style} - {""})
     if styles:
         section.items += tables.by_group(family, "style", styles, lambda s, style: s.first.style == style)
@@ -181,7 +181,7 @@ def style_section(family: Family) -> Section:
 
 def speaker_section(family: Family, known: list[Knowledge], sources: Sources) -> Section:
     """What speaker normalisation does to the representation."""
-    section = Section(f"What speaker normalisation does ({family.title})", 3)
+    section = Section(f"What speaker normalisation does{family.label}", 3)
     section.items.append(
         "A speaker head at chance does not mean that the speaker is gone: the encoder may only have learned to mislead "
         "that head. A probe fitted anew on the frozen embeddings has not been misled."

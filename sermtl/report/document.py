@@ -135,8 +135,14 @@ def flat(table: Table) -> tuple[list[str], list[list[Any]]]:
 
 
 def is_number(cell: Cell) -> bool:
-    """Whether a cell stands flush right."""
-    return cell is None or not isinstance(cell, str)
+    """Whether a cell stands flush right: a number, or text that is one."""
+    if not isinstance(cell, str):
+        return True
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return True
 
 
 def _undefined(value: float | None) -> bool:

@@ -76,6 +76,8 @@ class Family:
     base: dict[str, Any]
     settings: list[Setting]
     title: str = ""
+    label: str = ""
+    """What tells its headings from those of the other families; empty where there is no other."""
 
     @property
     def speaker_dependent(self) -> bool:
@@ -200,3 +202,4 @@ def _name_families(families: Sequence[Family]) -> None:
         keys = sorted({key for base in rivals for key in base})
         varied = [key for key in keys if len({repr(base.get(key)) for base in rivals}) > 1]
         family.title = ", ".join([family.protocol, *(f"{key} {family.base.get(key)}" for key in varied)])
+        family.label = f" ({family.title})" if len(families) > 1 else ""

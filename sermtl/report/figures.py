@@ -58,7 +58,7 @@ def against_epoch(curves: Mapping[str, np.ndarray], ylabel: str) -> Figure:
         ylabel: Name of the rate.
     """
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(7.2, 4.2))
+        figure = Figure(figsize=(5.8, 3.8))
         axes = figure.add_subplot()
         for index, (name, values) in enumerate(curves.items()):
             known = np.isfinite(values).sum(axis=0)
@@ -72,7 +72,7 @@ def against_epoch(curves: Mapping[str, np.ndarray], ylabel: str) -> Figure:
             axes.fill_between(epochs, mean - spread, mean + spread, color=style["color"], alpha=0.15, linewidth=0)
         axes.set_xlabel("epoch")
         axes.set_ylabel(ylabel)
-        axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+        _legend_below(axes, len(curves))
     return figure
 
 
@@ -85,7 +85,7 @@ def intervals(rows: Mapping[str, tuple[Estimate, Estimate]], xlabel: str, zero: 
         zero: Draw a line at 0, for differences.
     """
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(7.2, 0.9 + 0.42 * len(rows)))
+        figure = Figure(figsize=(5.2, 0.9 + 0.42 * len(rows)))
         axes = figure.add_subplot()
         for y, (by_speaker, by_utterance) in enumerate(rows.values()):
             for estimate, shift, colour, width, label in (
@@ -108,9 +108,9 @@ def intervals(rows: Mapping[str, tuple[Estimate, Estimate]], xlabel: str, zero: 
 
 def confusions(matrices: Mapping[str, np.ndarray], labels: Sequence[str]) -> Figure:
     """Confusion matrices side by side: colour is the share of the row, the number in the cell the count."""
-    columns = min(3, len(matrices))
+    columns = min(2, len(matrices))
     rows = -(-len(matrices) // columns)
-    size = 0.55 * len(labels) + 0.9
+    size = 0.5 * len(labels) + 0.9
     with matplotlib.rc_context(STYLE | {"axes.grid": False}):
         figure = Figure(figsize=(columns * size, rows * size + 0.2), layout="constrained")
         for index, (name, counts) in enumerate(matrices.items()):
@@ -132,7 +132,7 @@ def confusions(matrices: Mapping[str, np.ndarray], labels: Sequence[str]) -> Fig
 def by_fold(values: Mapping[str, Sequence[float | None]], folds: Sequence[str], ylabel: str) -> Figure:
     """One column a fold, one marker a setting."""
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(7.2, 3.6))
+        figure = Figure(figsize=(5.8, 3.6))
         axes = figure.add_subplot()
         width = 0.7 / max(len(values), 1)
         for index, (name, row) in enumerate(values.items()):
@@ -143,14 +143,14 @@ def by_fold(values: Mapping[str, Sequence[float | None]], folds: Sequence[str], 
         axes.set_xlabel("fold")
         axes.set_ylabel(ylabel)
         axes.grid(axis="x", visible=False)
-        axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+        _legend_below(axes, len(values))
     return figure
 
 
 def speaker_knowledge(rows: Mapping[str, Mapping[str, float | None]], chance: float | None) -> Figure:
     """Speaker accuracy of the head and of a fresh probe, a pair of bars a setting, with the chance level."""
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(7.2, 3.4))
+        figure = Figure(figsize=(5.8, 3.4))
         axes = figure.add_subplot()
         for shift, key, colour, hatch, label in (
             (-0.2, "head", COLOURS[4], "", "the model's own speaker head"),
@@ -163,11 +163,11 @@ def speaker_knowledge(rows: Mapping[str, Mapping[str, float | None]], chance: fl
             axes.bar_label(bars, texts, fontsize=8)
         if chance is not None:
             axes.axhline(chance, color="#000000", linestyle="--", linewidth=1, label=f"chance ({chance:.2f})")
-        axes.set_xticks(range(len(rows)), list(rows), rotation=0 if len(rows) <= 6 else 20)
+        axes.set_xticks(range(len(rows)), list(rows), rotation=0 if len(rows) <= 4 else 20)
         axes.set_ylim(0, 1.05)
         axes.set_ylabel("speaker accuracy")
         axes.grid(axis="x", visible=False)
-        axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)
+        axes.legend(loc="lower center", bbox_to_anchor=(0.45, 1.0), ncols=2)
     return figure
 
 
@@ -178,13 +178,17 @@ def planes(clouds: Sequence[tuple[str, np.ndarray, Sequence[str], Sequence[str]]
         clouds: (title, (N, 2) coordinates, N speakers, N emotions).
     """
     with matplotlib.rc_context(STYLE | {"axes.grid": False}):
-        figure = Figure(figsize=(8.4, 3.4 * len(clouds)), layout="constrained")
+        figure = Figure(figsize=(6.6, 2.7 * len(clouds)), layout="constrained")
         for row, (title, points, speakers, emotions) in enumerate(clouds):
             for column, (what, names) in enumerate((("speaker", speakers), ("emotion", emotions))):
                 axes = figure.add_subplot(len(clouds), 2, 2 * row + column + 1)
                 _scatter(axes, points, names)
                 axes.set_title(f"{title}, by {what}", fontsize=9)
     return figure
+
+
+def _legend_below(axes: Axes, entries: int) -> None:
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=min(3, entries))
 
 
 def _scatter(axes: Axes, points: np.ndarray, names: Sequence[str]) -> None:

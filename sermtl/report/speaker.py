@@ -62,15 +62,15 @@ def table(family: Family, rows: Sequence[Knowledge]) -> Table:
     head = ["setting", "probe accuracy", "lowest to highest fold", "chance", "own head's accuracy"]
     head += ["own head's cross-entropy", "ln(speakers)", "held-out utterances", "EER, unseen speakers"]
     head += ["folds with EER", "own head on the test folds"]
-    caption = (
-        "Speakers in the embeddings. Probe: a logistic regression fitted anew, cross-validated on held-out "
-        "utterances of training speakers; the model's own head on the same utterances; chance: the share of the "
-        "most frequent speaker. EER: equal error rate of telling unseen test speakers apart by cosine, mean over "
-        "folds (embeddings of different folds come from different models and are never compared)."
+    note = (
+        "Probe: a logistic regression fitted anew, cross-validated on held-out utterances of training speakers; the "
+        "model's own head on the same utterances; chance: the share of the most frequent speaker. EER: equal error "
+        "rate of telling unseen test speakers apart by cosine, mean over folds (embeddings of different folds come "
+        "from different models and are never compared)."
     )
-    reasons = sorted({reason for row in rows for reason in row.reasons})
-    note = f"Undefined: {'; '.join(reasons)}." if reasons else ""
-    return Table(f"{slug(family)}-speakers", caption, head, cells, note)
+    if reasons := sorted({reason for row in rows for reason in row.reasons}):
+        note += f" Undefined: {'; '.join(reasons)}."
+    return Table(f"{slug(family)}-speakers", "Speakers in the embeddings", head, cells, note)
 
 
 def figure(rows: Sequence[Knowledge]) -> Figure | None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from sermtl import metrics
+from sermtl import metrics, stats
 from sermtl.report import paper
 from sermtl.report.compare import Results
 from sermtl.report.document import Cell, P, Share, Table
@@ -99,11 +99,13 @@ def comparisons(results: Results) -> Table:
             )
     head = ["comparison", "rate", f"difference {BY_SPEAKER}", f"difference {BY_UTTERANCE}", "p, folds swapped"]
     head += ["p, Holm", "d_z over folds", "detectable at 80 %", "folds", "seeds"]
-    caption = (
-        "Differences from β 0 on the same utterances and seeds. p: exact permutation test that swaps the two "
-        f"settings within folds; Holm's correction is over all {len(rows)} tests of this table."
+    note = (
+        "p: exact permutation test that swaps the two settings within folds (from 100,000 random swaps above "
+        f"{stats.EXACT_FOLDS} folds); Holm's correction is over all {len(rows)} tests of this table. d_z: mean over "
+        "standard deviation of the folds' differences. Detectable: by a paired t test over folds, two-sided at .05."
     )
-    return Table(f"{slug(results.family)}-comparisons", caption, head, rows)
+    caption = "Differences from β 0 on the same utterances and seeds"
+    return Table(f"{slug(results.family)}-comparisons", caption, head, rows, note)
 
 
 def mcnemar(results: Results) -> Table:
@@ -116,11 +118,12 @@ def mcnemar(results: Results) -> Table:
             rows.append([comparison.name, test.seed, *counts, odds, P(test.p), P(test.p_holm), comparison.h])
     head = ["comparison", "seed", "utterances", "only baseline right", "only setting right", "odds ratio"]
     head += ["p, McNemar", "p, Holm", "Cohen's h (all seeds)"]
-    caption = (
-        "Emotion, utterance by utterance: exact McNemar test of each pair of trainings. It takes utterances for "
-        f"independent, which those of one speaker are not. Holm's correction is over all {len(rows)} tests here."
+    note = (
+        "It takes utterances for independent, which those of one speaker are not. Holm's correction is over all "
+        f"{len(rows)} tests of this table."
     )
-    return Table(f"{slug(results.family)}-mcnemar", caption, head, rows)
+    caption = "Emotion, utterance by utterance: exact McNemar test of each pair of trainings"
+    return Table(f"{slug(results.family)}-mcnemar", caption, head, rows, note)
 
 
 def by_group(
@@ -144,24 +147,24 @@ def by_group(
             for group, numbers, row in zip(groups, counts, found, strict=True)
         ]
         rows.append(["pooled", len(family.settings[0].first.utts), *(scores[rate] for scores in pooled)])
-        head = [what, "utterances", *(setting.name for setting in family.settings)]
-        caption = f"{title} per {what}, mean over seeds. {_mark(family)}"
+        head = [what, "n", *(setting.name for setting in family.settings)]
+        caption = f"{title} per {what}, counts summed over seeds. {_mark(family)}"
         tables.append(Table(f"{slug(family)}-{what}-{rate.replace('_', '-')}", caption, head, rows))
     return tables
 
 
 def by_class(family: Family) -> list[Table]:
-    """Recall, precision and F1 of each class, settings in columns."""
+    """Recall and F1 of each class, settings in columns."""
     pooled = [setting.rates() for setting in family.settings]
     labels = family.settings[0].first.labels
     tables = []
-    for key in ("recall", "precision", "f1"):
+    for key in ("recall", "f1"):
         rows: list[list[Cell]] = [
-            [label, int(sum(pooled[0]["confusion"][index])), *(_of(scores, key, label) for scores in pooled)]
+            [label, int((family.settings[0].first.ref == index).sum()), *(_of(scores, key, label) for scores in pooled)]
             for index, label in enumerate(labels)
         ]
-        head = ["class", "utterances × seeds", *(setting.name for setting in family.settings)]
-        title = {"recall": "Recall", "precision": "Precision", "f1": "F1"}[key]
+        head = ["class", "n", *(setting.name for setting in family.settings)]
+        title = {"recall": "Recall", "f1": "F1"}[key]
         tables.append(Table(f"{slug(family)}-class-{key}", f"{title} per class, pooled. {_mark(family)}", head, rows))
     return tables
 
@@ -176,7 +179,7 @@ def confusions(family: Family) -> list[Table]:
             [label, *(Share(count, sum(counts)) for count in counts), sum(counts)]
             for label, counts in zip(labels, scores["confusion"], strict=True)
         ]
-        caption = f"Confusion, {setting.name}: rows are references, columns hypotheses; {_seeds(setting)}."
+        caption = f"Confusion, {setting.name}: rows are references; {_seeds(setting)}"
         name = f"{slug(family)}-confusion-{number + 1}"
         tables.append(Table(name, caption, ["reference", *labels, "all"], rows))
     return tables

@@ -18,12 +18,13 @@ RATES = {"wa": "WA", "ua": "UA", "wer": "WER"}
 def findings(results: Results, known: Sequence[Knowledge]) -> list[str]:
     """What a hurried reader should take home of a family."""
     family = results.family
-    told = [f"{_where(results)}: {_scores(results)}"]
+    dependent = " (SPEAKER-DEPENDENT)" if family.speaker_dependent else ""
+    told = [f"Protocol {family.protocol}{dependent}, {_where(results)}: {_scores(results)}"]
     if results.comparisons:
         told += [_tests(results), detectable(results)]
     told += _speakers(known)
-    mark = " (speaker-dependent)" if family.speaker_dependent else ""
-    return [f"[{family.title}{mark}] {sentence}" for sentence in told]
+    mark = f"{family.label.strip()} " if family.label else ""
+    return [mark + sentence for sentence in told]
 
 
 def detectable(results: Results) -> str:
