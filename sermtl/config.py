@@ -83,6 +83,8 @@ class TrainConfig:
     """Log test scores each epoch (the paper's figures). They select nothing and are marked."""
     max_nonfinite: float = 0.01
     """Share of an epoch's updates whose loss or gradient may be non-finite before training stops."""
+    save_minutes: float = 10.0
+    """A checkpoint is written each epoch, and within one when so many minutes have passed since the last."""
     num_workers: int = 0
     """Loader processes."""
 
@@ -96,7 +98,7 @@ class TrainConfig:
         _choice(self, "token_type", "char", "bpe")
         _choice(self, "precision", "auto", "float32", "bf16")
         _choice(self, "select", "last", "best")
-        for key in ("alpha", "beta", "weight_decay", "grad_clip", "adam_eps"):
+        for key in ("alpha", "beta", "save_minutes", "weight_decay", "grad_clip", "adam_eps"):
             _check(self, key, getattr(self, key) >= 0, "0 or more")
         for key in ("freq_masks", "time_masks", "num_workers"):
             _check(self, key, getattr(self, key) >= 0, "0 or more")

@@ -16,20 +16,30 @@ def write_history(path: Path, records: list[dict[str, Any]]) -> None:
             file.write(json.dumps(record, allow_nan=False) + "\n")
 
 
-def write_tensorboard(directory: Path, records: list[dict[str, Any]]) -> None:
-    """Write all epochs' numbers as TensorBoard scalars, replacing what was there."""
-    from torch.utils.tensorboard import SummaryWriter
+class TensorBoard:
+    """The epochs' numbers as TensorBoard scalars; begins anew with the records there are, so none is there twice."""
 
-    for old in directory.glob("events.out.tfevents.*"):
-        old.unlink()
-    with SummaryWriter(str(directory)) as writer:
+    def __init__(self, directory: Path, records: list[dict[str, Any]]):
+        from torch.utils.tensorboard import SummaryWriter
+
+        for old in directory.glob("events.out.tfevents.*"):
+            old.unlink()
+        self._writer = SummaryWriter(str(directory))
         for record in records:
-            for part, values in record.items():
-                if isinstance(values, dict):
-                    for name, value in values.items():
-                        if isinstance(value, (int, float)):
-                            writer.add_scalar(f"{name}/{part}", value, record["epoch"])
-            writer.add_scalar("learning_rate", record["lr"], record["epoch"])
+            self.add(record)
+
+    def add(self, record: dict[str, Any]) -> None:
+        """Add one epoch."""
+        for part, values in record.items():
+            for name, value in values.items() if isinstance(values, dict) else ():
+                if isinstance(value, (int, float)):
+                    self._writer.add_scalar(f"{name}/{part}", value, record["epoch"])
+        self._writer.add_scalar("learning_rate", record["lr"], record["epoch"])
+        self._writer.flush()
+
+    def close(self) -> None:
+        """Finish the file."""
+        self._writer.close()
 
 
 def summary(record: dict[str, Any]) -> str:

@@ -20,7 +20,7 @@ from sermtl.config import TrainConfig
 from sermtl.dataset import FoldDataset
 from sermtl.errors import UserError
 from sermtl.grl import reversal_scale
-from sermtl.history import summary, write_history, write_tensorboard
+from sermtl.history import TensorBoard, summary, write_history
 from sermtl.model import Output, task_losses
 from sermtl.model_dir import TrainedModel, save_weights
 from sermtl.optim import learning_rate, make_optimizer
@@ -42,6 +42,10 @@ class Sets:
     """Utterance -> normalised transcript."""
 
 
+class Interrupted(Exception):
+    """Training was asked to stop, and has saved its state."""
+
+
 class Trainer:
     """Trains a model to its last epoch, from the newest checkpoint in ``exp`` where there is one."""
 
@@ -54,8 +58,11 @@ class Trainer:
         batches = -(-len(sets.train) // config.batch_size)
         self.total_updates = batches * config.epochs
         self.epoch = 0
+        self.batch = 0
+        self.tally = Tally(len(trained.labels))
         self.history: list[dict[str, Any]] = []
         self.best_ua = -1.0
+        self.stopping = False
         self.resume()
 
     def resume(self) -> None:
@@ -65,67 +72,85 @@ class Trainer:
             return
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.epoch, self.history, self.best_ua = state["epoch"], state["history"], state["best_ua"]
-        log.info("resumed after epoch %d of %d", self.epoch, self.config.epochs)
+        self.epoch, self.batch, self.best_ua = state["epoch"], state["batch"], state["best_ua"]
+        self.history = state["history"]
+        self.tally = Tally(len(self.trained.labels), state["tally"])
+        log.info("resumed after %d updates of epoch %d of %d", self.batch, self.epoch + 1, self.config.epochs)
+
+    def save(self) -> None:
+        """Make the training safe as it stands between two updates."""
+        state = {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "epoch": self.epoch,
+            "batch": self.batch,
+            "tally": self.tally.sums,
+            "history": self.history,
+            "best_ua": self.best_ua,
+        }
+        save_checkpoint(self.exp, state)
+        self.saved = time.monotonic()
+
+    def stop_soon(self, *_signal: object) -> None:
+        """Save after the update that is being computed, and raise `Interrupted` (a handler of SIGTERM)."""
+        self.stopping = True
 
     def run(self) -> None:
-        """Train the epochs that are left, and write the model that is to be scored."""
+        """Train the epochs that are left, and write the model that is to be scored.
+
+        Raises:
+            Interrupted: `stop_soon` was called; the checkpoint is written.
+            UserError: Too many updates were not finite.
+        """
+        self.saved = time.monotonic()
+        tensorboard = TensorBoard(self.exp / "tensorboard", self.history)
         while self.epoch < self.config.epochs:
             started = time.monotonic()
-            record: dict[str, Any] = {"epoch": self.epoch + 1}
-            record["train"] = self.train_epoch()
+            record: dict[str, Any] = {"epoch": self.epoch + 1, "train": self.train_epoch()}
             for name, dataset in self.sets.evaluated.items():
                 record[name] = self.evaluate(dataset)
             record["lr"] = self.optimizer.param_groups[0]["lr"]
             record["updates"] = self.total_updates * (self.epoch + 1) // self.config.epochs
             record["seconds"] = time.monotonic() - started
-            self.epoch += 1
             self.finish_epoch(plain(record))
+            tensorboard.add(self.history[-1])
+        tensorboard.close()
+        write_history(self.exp / "history.jsonl", self.history)
         if self.config.select == "last":
             save_weights(self.exp, self.model)
 
     def finish_epoch(self, record: dict[str, Any]) -> None:
         """Log an epoch and make it safe."""
+        self.epoch, self.batch, self.tally = self.epoch + 1, 0, Tally(len(self.trained.labels))
         self.history.append(record)
-        left = record["seconds"] * (self.config.epochs - self.epoch)
-        log.info(
-            "epoch %d/%d (%.1f s, %.0f s left): %s",
-            self.epoch,
-            self.config.epochs,
-            record["seconds"],
-            left,
-            summary(record),
-        )
+        seconds, left = record["seconds"], record["seconds"] * (self.config.epochs - self.epoch)
+        numbers = (self.epoch, self.config.epochs, seconds, left, summary(record))
+        log.info("epoch %d/%d (%.1f s, %.0f s left): %s", *numbers)
         if self.config.select == "best" and record["dev"]["ua"] > self.best_ua:
             self.best_ua = record["dev"]["ua"]
             save_weights(self.exp, self.model)
-        save_checkpoint(
-            self.exp,
-            {
-                "model": self.model.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
-                "epoch": self.epoch,
-                "history": self.history,
-                "best_ua": self.best_ua,
-            },
-        )
+        self.save()
         write_history(self.exp / "history.jsonl", self.history)
-        if self.epoch == self.config.epochs:
-            write_tensorboard(self.exp / "tensorboard", self.history)
+        if self.stopping:
+            raise Interrupted
 
     def train_epoch(self) -> dict[str, Any]:
-        """One pass over the training list; returns its averages."""
+        """The updates that are left of one pass over the training list; returns the pass's averages."""
         config, train = self.config, self.sets.train
         train.set_epoch(self.epoch)
         batches = epoch_batches(train.lengths, config.batch_size, config.bucket_batches, config.seed, self.epoch)
-        parts = [part for batch in batches for part in self.parts_of(batch)]
-        loader = iter(self.load(train, parts))
-        tally = Tally(len(self.trained.labels))
+        left = [self.parts_of(batch) for batch in batches[self.batch :]]
+        loader = iter(self.load(train, [part for parts in left for part in parts]))
         self.model.train()
-        for index, batch in enumerate(progress(batches, f"epoch {self.epoch + 1}")):
-            update = self.epoch * len(batches) + index
-            self.update(update, [next(loader) for _ in self.parts_of(batch)], tally)
-        return self.averages(tally)
+        for parts in progress(left, f"epoch {self.epoch + 1}"):
+            self.update(self.epoch * len(batches) + self.batch, [next(loader) for _ in parts], self.tally)
+            self.batch += 1
+            if self.stopping and self.batch < len(batches):
+                self.save()
+                raise Interrupted
+            if time.monotonic() - self.saved > 60 * config.save_minutes:
+                self.save()
+        return self.averages(self.tally)
 
     def parts_of(self, batch: list[int]) -> list[list[int]]:
         """An update's utterances in the ``accum_grad`` parts that go through the model one after the other."""

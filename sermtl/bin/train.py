@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import logging
 import platform
+import signal
 import sys
 from importlib.metadata import version
 from pathlib import Path
@@ -27,12 +28,15 @@ from sermtl.fold_data import FoldData, load_fold
 from sermtl.model import MultiTaskModel
 from sermtl.model_dir import TrainedModel, save_description
 from sermtl.seeding import derive_seed
-from sermtl.trainer import Sets, Trainer, total_parameters
+from sermtl.trainer import Interrupted, Sets, Trainer, total_parameters
 from sermtl.upstream import Upstream, load_upstream
 
 log = logging.getLogger("sermtl.bin.train")
-RESUMABLE = ("epochs",)
-"""Settings that a resumed training may have changed: more epochs are trained on."""
+STOPPED = 75
+"""Exit status after a saved stop (EX_TEMPFAIL): a queue may start the job again."""
+RESUMABLE = ("epochs", "save_minutes", "num_workers")
+"""Settings that a resumed training may change: more epochs (whose learning rates are those of the new total), and what
+changes no result."""
 
 
 @command
@@ -64,7 +68,13 @@ def main() -> int:
     trained.model.bf16 = wants_bf16(config, device)
     save_description(paths.exp, trained, paths.tokens)
     log_summary(config, fold, trained, device)
-    Trainer(trained, config, make_sets(paths.data, config, fold, trained), paths.exp, device).run()
+    trainer = Trainer(trained, config, make_sets(paths.data, config, fold, trained), paths.exp, device)
+    signal.signal(signal.SIGTERM, trainer.stop_soon)
+    try:
+        trainer.run()
+    except Interrupted:
+        log.warning("stopped by SIGTERM after saving %s; the same command goes on from there", paths.exp)
+        return STOPPED
     log.info("finished: %s", paths.exp / "model.safetensors")
     return 0
 
@@ -147,7 +157,7 @@ def write_config_once(exp: Path, settings: dict[str, Any]) -> None:
         differences = [
             f"  {key}: {old.get(key)!r} there, {value!r} now"
             for key, value in settings.items()
-            if old.get(key) != value and not (key in RESUMABLE and old.get(key, 0) <= value)
+            if old.get(key) != value and not (key in RESUMABLE and (key != "epochs" or old.get(key, 0) <= value))
         ]
         if differences:
             raise UserError(
