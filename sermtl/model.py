@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from sermtl.batch import Batch
 from sermtl.grl import scale_gradient
-from sermtl.upstream import Upstream
+from sermtl.upstream import Upstream, own_frames
 
 
 @dataclass
@@ -50,6 +50,7 @@ class MultiTaskModel(nn.Module):
         self.speaker_head = nn.Linear(upstream.hidden_size, speakers)
         self.gradient_norms: dict[str, Tensor] = {}
         self.bf16 = False
+        """Whether the upstream runs under autocast; the heads and losses never do."""
 
     def forward(self, batch: Batch, speaker_gradient: float = 0.0) -> Output:
         """Run encoder and heads.
@@ -62,7 +63,10 @@ class MultiTaskModel(nn.Module):
             Logits, pooled vectors and frame counts. During training the norm of each task's gradient at the
             encoder's output is left in ``gradient_norms`` by the backward pass.
         """
-        hidden_BTD, frames_B = self.upstream(batch.inputs, batch.lengths_B, batch.time_mask_BT, batch.feature_mask_BD)
+        with torch.autocast(batch.inputs.device.type, torch.bfloat16, enabled=self.bf16):
+            hidden_BTD, frames_B = self.upstream(
+                batch.inputs, batch.lengths_B, batch.time_mask_BT, batch.feature_mask_BD
+            )
         hidden_BTD = self.dropout(hidden_BTD.float())
         pooled_BD = mean_over_frames(self._tap(hidden_BTD, "ser"), frames_B)
         speaker_BD = scale_gradient(mean_over_frames(self._tap(hidden_BTD, "sid"), frames_B), speaker_gradient)
@@ -88,8 +92,9 @@ class MultiTaskModel(nn.Module):
 
 
 def mean_over_frames(hidden_BTD: Tensor, frames_B: Tensor) -> Tensor:
-    """Mean of (B, T, D) over each utterance's own frames; hidden must be 0 beyond them."""
-    return hidden_BTD.sum(1) / frames_B[:, None]
+    """Mean of (B, T, D) over each utterance's own frames, which alone get a gradient."""
+    own_BT = own_frames(frames_B, hidden_BTD.shape[1])
+    return (hidden_BTD * own_BT[:, :, None]).sum(1) / frames_B[:, None]
 
 
 def task_losses(output: Output, batch: Batch, utterances: int) -> dict[str, Tensor]:
