@@ -183,7 +183,7 @@ def load_upstream(name: str) -> Upstream:
     """
     geometry = find_geometry(name)
     if geometry is not None:
-        return Upstream(read_geometry(geometry))
+        return _from_scratch(geometry)
     local = Path(name).is_dir()
     try:
         config = AutoConfig.from_pretrained(name)
@@ -210,6 +210,15 @@ def load_upstream(name: str) -> Upstream:
     config.input_bands = 0
     config.normalize = _wants_normalised(name)
     return Upstream.around(model, config)
+
+
+def _from_scratch(geometry: Path) -> Upstream:
+    try:
+        return Upstream(read_geometry(geometry))
+    except UserError:
+        raise
+    except Exception as error:  # values that do not fit together: errors of many types
+        raise UserError(f"{geometry}: no model can be built of it ({' '.join(str(error).split())})") from error
 
 
 def _wants_normalised(name: str) -> bool:
