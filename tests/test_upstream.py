@@ -354,6 +354,10 @@ def test_weights_of_another_model_are_refused(tmp_path):
         ({"hiden_size": 8}, ["hiden_size", "did you mean hidden_size?"]),
         ({"model_type": "bert"}, ["bert", "wav2vec2, hubert, wavlm, data2vec-audio"]),
         ({"model_type": "hubert", "num_codevectors_per_group": 8}, ["num_codevectors_per_group"]),
+        ({"hidden_size": "wide"}, ["hidden_size"]),
+        ({"conv_dim": [8, 8]}, ["conv_dim"]),
+        ({"hidden_size": 10, "num_conv_pos_embedding_groups": 3}, ["divisible"]),
+        ({"feat_extract_norm": "batch"}, ["feat_extract_norm"]),
     ],
 )
 def test_a_wrong_geometry_is_refused_by_file_and_key(tmp_path, values, told):
