@@ -82,7 +82,8 @@ class TrainConfig:
     monitor_test: bool = False
     """Log test scores each epoch (the paper's figures). They select nothing and are marked."""
     max_nonfinite: float = 0.01
-    """Share of an epoch's updates whose loss or gradient may be non-finite before training stops."""
+    """Share of an epoch's updates whose loss or gradient may be non-finite (and one may) before training stops;
+    0 stops at the first."""
     save_minutes: float = 10.0
     """A checkpoint is written each epoch, and within one when so many minutes have passed since the last."""
     num_workers: int = 0

@@ -81,6 +81,12 @@ def log_also_to(path: Path) -> None:
     logging.getLogger().addHandler(handler)
 
 
+def is_finished(exp: Path, config: TrainConfig) -> bool:
+    """Whether a fold's training reached its last epoch: ``history.jsonl`` has a line for each."""
+    history = exp / "history.jsonl"
+    return history.is_file() and len(history.read_text(encoding="utf-8").splitlines()) >= config.epochs
+
+
 def speaker_statistics(
     config: TrainConfig, fold: FoldData, examples: Sequence[Example]
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:

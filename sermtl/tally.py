@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -49,11 +50,12 @@ class Tally:
         return {
             "wa": sum(hits for _, hits in present) / total if total else None,
             "ua": sum(hits / count for count, hits in present) / len(present) if present else None,
-            "wer": self._ratio("word_errors", "words"),
-            "acc_sid": self._ratio("speaker_hits", "speakers"),
+            "wer": self.ratio("word_errors", "words"),
+            "acc_sid": self.ratio("speaker_hits", "speakers"),
         }
 
-    def _ratio(self, part: str, whole: str) -> float | None:
+    def ratio(self, part: str, whole: str) -> float | None:
+        """One sum over another; None where the other is 0."""
         return self.sums.get(part, 0.0) / self.sums[whole] if self.sums.get(whole) else None
 
 
@@ -80,8 +82,11 @@ def sum_losses(losses: dict[str, Tensor]) -> dict[str, float]:
 
 
 def plain(record: dict[str, Any]) -> dict[str, Any]:
-    """Numbers rounded to nine significant digits, for JSON."""
-    return {
-        key: plain(value) if isinstance(value, dict) else float(f"{value:.9g}") if isinstance(value, float) else value
-        for key, value in record.items()
-    }
+    """Numbers rounded to nine significant digits, and None for those that JSON does not have."""
+    return {key: plain(value) if isinstance(value, dict) else _plain(value) for key, value in record.items()}
+
+
+def _plain(value: Any) -> Any:
+    if not isinstance(value, float):
+        return value
+    return float(f"{value:.9g}") if math.isfinite(value) else None

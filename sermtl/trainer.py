@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -115,9 +116,10 @@ class Trainer:
             self.finish_epoch(plain(record))
             tensorboard.add(self.history[-1])
         tensorboard.close()
-        write_history(self.exp / "history.jsonl", self.history)
         if self.config.select == "last":
             save_weights(self.exp, self.model)
+        # Its last line says that the training is finished, so it comes after the weights.
+        write_history(self.exp / "history.jsonl", self.history)
 
     def finish_epoch(self, record: dict[str, Any]) -> None:
         """Log an epoch and make it safe."""
@@ -130,7 +132,8 @@ class Trainer:
             self.best_ua = record["dev"]["ua"]
             save_weights(self.exp, self.model)
         self.save()
-        write_history(self.exp / "history.jsonl", self.history)
+        if self.epoch < self.config.epochs:
+            write_history(self.exp / "history.jsonl", self.history)
         if self.stopping:
             raise Interrupted
 
@@ -175,19 +178,20 @@ class Trainer:
             losses = task_losses(output, part, utterances)
             (losses["ser"] + config.alpha * losses["asr"] + losses["sid"]).backward()
             measured = {f"loss_{task}": loss for task, loss in losses.items()}
-            measured |= {f"grad_{task}": norm for task, norm in self.model.gradient_norms.items()}
+            # Squares, because those of the parts add up.
+            measured |= {f"grad_{task}": norm.square() for task, norm in self.model.gradient_norms.items()}
             for name, value in sum_losses(measured).items():
                 sums[name] = sums.get(name, 0.0) + value
             self.count(tally, output, part)
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.grad_clip or float("inf"))
-        finite = bool(torch.isfinite(norm)) and all(map(_finite, sums.values()))
+        finite = bool(torch.isfinite(norm)) and all(map(math.isfinite, sums.values()))
         if not finite:
             self.report_nonfinite(tally, [utterance for part in parts for utterance in part.utterances])
             return
         self.optimizer.step()
         tally.add("updates", 1)
         for name, value in sums.items():
-            tally.add(name, value * (utterances if name.startswith("loss") else 1))
+            tally.add(name, value * utterances if name.startswith("loss") else math.sqrt(value))
         tally.add("utterances", utterances)
 
     def report_nonfinite(self, tally: Tally, utterances: list[str]) -> None:
@@ -199,7 +203,8 @@ class Trainer:
         tally.add("nonfinite", 1)
         log.warning("non-finite loss or gradient: update skipped; utterances: %s", " ".join(utterances))
         batches = self.total_updates // self.config.epochs
-        if tally.sums["nonfinite"] > max(1.0, self.config.max_nonfinite * batches):
+        allowed = max(1.0, self.config.max_nonfinite * batches) if self.config.max_nonfinite else 0.0
+        if tally.sums["nonfinite"] > allowed:
             raise UserError(
                 f"{int(tally.sums['nonfinite'])} of {batches} updates of epoch {self.epoch + 1} were not finite "
                 f"(max_nonfinite is {self.config.max_nonfinite:g}); the last held {' '.join(utterances)}; "
@@ -213,12 +218,13 @@ class Trainer:
         tally.add("no_ctc", int((part.token_lengths_B == 0).sum()))
 
     def averages(self, tally: Tally) -> dict[str, Any]:
-        """Means over an epoch's utterances (losses) and updates (gradient norms), and rates."""
+        """Means over an epoch's utterances (losses) and updates (gradient norms), and rates; None of nothing."""
         sums = tally.sums
-        seen, updates = max(1.0, sums.get("utterances", 0.0)), max(1.0, sums.get("updates", 0.0))
-        losses = {name: sums[name] / seen for name in sums if name.startswith("loss_")}
-        total = losses["loss_ser"] + self.config.alpha * losses["loss_asr"] + self.config.beta * losses["loss_sid"]
-        gradients = {name: sums[name] / updates for name in sums if name.startswith("grad_")}
+        weights = {"loss_ser": 1.0, "loss_asr": self.config.alpha, "loss_sid": self.config.beta}
+        losses = {name: tally.ratio(name, "utterances") for name in weights}
+        known = [weights[name] * value for name, value in losses.items() if value is not None]
+        total = sum(known) if len(known) == len(losses) else None
+        gradients = {name: tally.ratio(name, "updates") for name in sums if name.startswith("grad_")}
         counts = {"no_ctc": int(sums.get("no_ctc", 0)), "nonfinite": int(sums.get("nonfinite", 0))}
         return {"loss": total, **losses, **tally.rates(), **gradients, **counts}
 
@@ -250,10 +256,6 @@ class Trainer:
 def progress(batches: list[Any], name: str) -> Iterator[Any]:
     """The batches, with a progress bar where somebody watches."""
     return iter(tqdm(batches, desc=name, leave=False, disable=not sys.stderr.isatty()))
-
-
-def _finite(value: float) -> bool:
-    return value == value and abs(value) != float("inf")
 
 
 def total_parameters(model: torch.nn.Module) -> tuple[int, int]:

@@ -40,6 +40,8 @@ def main() -> int:
     decode_config = load_config(DecodeConfig, args.config)
     trained = load_model(paths.exp, device)
     config = training_config(paths.exp)
+    if not job.is_finished(paths.exp, config):
+        raise UserError(f"{paths.exp} is not trained to its last epoch, {config.epochs}; rerun ./run.sh --stage 3")
     fold = load_fold(paths.data, paths.fold_dir, paths.dump, paths.tokens, config)
     if fold.digest != read_yaml(paths.exp / "config.yaml").get("inputs"):
         raise UserError(f"{paths.exp} was trained on other lists or data than there are now; rerun ./run.sh --stage 3")

@@ -54,7 +54,7 @@ def main() -> int:
     fold = load_fold(paths.data, paths.fold_dir, paths.dump, paths.tokens, config)
     check_fold(config, fold, paths.fold_dir)
     write_config_once(paths.exp, resolved_settings(paths, config, fold))
-    if (paths.exp / "model.safetensors").is_file() and is_finished(paths.exp, config):
+    if (paths.exp / "model.safetensors").is_file() and job.is_finished(paths.exp, config):
         log.info("%s is trained already (%d epochs)", paths.exp, config.epochs)
         return 0
     job.log_also_to(paths.exp / "train.log")
@@ -81,9 +81,10 @@ def main() -> int:
 
 def check_fold(config: TrainConfig, fold: FoldData, fold_dir: Path) -> None:
     """Refuse settings that this fold cannot be trained with."""
-    if config.select == "best" and not fold.examples["dev"]:
+    if config.select == "best" and not any(example.emotion >= 0 for example in fold.examples["dev"]):
         raise UserError(
-            f"select: best needs a dev set, and {fold_dir}/dev is empty; rerun stage 1 with --dev_ratio 0.1"
+            f"select: best needs a dev set, and {fold_dir}/dev has no utterance with an emotion; "
+            "rerun stage 1 with --dev_ratio 0.1"
         )
     if config.alpha > 0 and not any(example.tokens for example in fold.examples["train"]):
         raise UserError(f"{fold_dir}/train has no transcript, so alpha must be 0 (--alpha 0)")
@@ -168,12 +169,6 @@ def write_config_once(exp: Path, settings: dict[str, Any]) -> None:
             return
     with atomic_write(path) as file:
         yaml.safe_dump(settings, file, sort_keys=False, allow_unicode=True)
-
-
-def is_finished(exp: Path, config: TrainConfig) -> bool:
-    """Whether the history reaches the last epoch."""
-    history = exp / "history.jsonl"
-    return history.is_file() and len(history.read_text(encoding="utf-8").splitlines()) >= config.epochs
 
 
 def log_summary(config: TrainConfig, fold: FoldData, trained: TrainedModel, device: torch.device) -> None:
