@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ def load_checkpoint(directory: Path) -> dict[str, Any] | None:
     A damaged newest one is passed over with a message.
 
     Raises:
-        UserError: Checkpoints are there and none is whole.
+        UserError: Checkpoints are there and none is whole, or one holds more than tensors and plain values.
     """
     damaged: list[Path] = []
     for path in (directory / NAME, directory / PREVIOUS):
@@ -50,8 +51,10 @@ def load_checkpoint(directory: Path) -> dict[str, Any] | None:
             body, trailer = content[:-_TRAILER], content[-_TRAILER:]
             if trailer == _MARK + hashlib.sha256(body).hexdigest().encode():
                 for bad in damaged:
+                    # Out of the way, or the next save would put it in the place of the whole one.
+                    os.replace(bad, bad.with_suffix(".damaged"))
                     print(f"warning: {bad} is damaged; going on from {path}", flush=True)
-                return torch.load(io.BytesIO(body), map_location="cpu", weights_only=True)
+                return _unpickle(path, body)
             damaged.append(path)
     if damaged:
         raise UserError(
@@ -59,3 +62,11 @@ def load_checkpoint(directory: Path) -> dict[str, Any] | None:
             f"remove {directory} to train this fold anew"
         )
     return None
+
+
+def _unpickle(path: Path, body: bytes) -> dict[str, Any]:
+    try:
+        return torch.load(io.BytesIO(body), map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError) as error:
+        reason = str(error).split("\n")[0]
+        raise UserError(f"{path} is not a checkpoint of this program ({reason}); remove it") from error

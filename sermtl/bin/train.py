@@ -18,7 +18,7 @@ from typing import Any
 import torch
 import yaml
 
-from sermtl import job
+from sermtl import checkpoint, job
 from sermtl.config import TrainConfig, as_dict, load_config, read_yaml
 from sermtl.datadir import read_table
 from sermtl.dataset import FoldDataset, FrontEnd, feature_stats
@@ -147,13 +147,14 @@ def resolved_settings(paths: job.FoldPaths, config: TrainConfig, fold: FoldData)
 
 
 def write_config_once(exp: Path, settings: dict[str, Any]) -> None:
-    """Write ``config.yaml``, or check that it says the same.
+    """Write ``config.yaml``, or check that it says the same where something was trained with it.
 
     Raises:
         UserError: The directory was trained with other settings; the message lists them.
     """
     path = exp / "config.yaml"
-    if path.is_file():
+    trained = any((exp / name).exists() for name in (checkpoint.NAME, checkpoint.PREVIOUS, "model.safetensors"))
+    if path.is_file() and trained:
         old = read_yaml(path)
         differences = [
             f"  {key}: {old.get(key)!r} there, {value!r} now"
