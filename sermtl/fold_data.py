@@ -102,13 +102,17 @@ def read_dump(dump: Path, feats_type: str) -> tuple[dict[str, str], dict[str, in
     """Ark entries and lengths of a dump directory.
 
     Raises:
-        UserError: A table is missing (naming the stage that makes it), or the two differ in their utterances.
+        UserError: A table is missing (naming the stage that makes it) or damaged, or the two differ in their utterances.
     """
     scp_name, lengths_name = DUMP_TABLES[feats_type]
     if not (dump / scp_name).is_file():
         raise UserError(f"{dump / scp_name} is missing; run ./run.sh --stage 2 first")
     entries = read_table(dump / scp_name)
-    lengths = {utterance: int(value) for utterance, value in read_table(dump / lengths_name).items()}
+    values = read_table(dump / lengths_name)
+    for utterance, value in values.items():
+        if not value.isdecimal():
+            raise UserError(f"{dump / lengths_name}: {utterance} has no length, but {value!r}; rerun stage 2")
+    lengths = {utterance: int(value) for utterance, value in values.items()}
     if entries.keys() != lengths.keys():
         raise UserError(f"{dump}: {scp_name} and {lengths_name} name different utterances; rerun stage 2")
     return entries, lengths
