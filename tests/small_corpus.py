@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -82,7 +82,6 @@ class SmallCorpus:
     name: str = "small"
     fold: str = "s0"
     protocol: str = "speaker"
-    configs: dict[str, Path] = field(default_factory=dict)
 
     @property
     def data(self) -> Path:
