@@ -102,7 +102,8 @@ def read_dump(dump: Path, feats_type: str) -> tuple[dict[str, str], dict[str, in
     """Ark entries and lengths of a dump directory.
 
     Raises:
-        UserError: A table is missing (naming the stage that makes it) or damaged, or the two differ in their utterances.
+        UserError: A table is missing (naming the stage that makes it) or damaged, or the two differ in their
+            utterances.
     """
     scp_name, lengths_name = DUMP_TABLES[feats_type]
     if not (dump / scp_name).is_file():
