@@ -1,0 +1,79 @@
+import pytest
+import yaml
+from small_corpus import run_program
+
+from sermtl.bin import settings as program
+
+
+@pytest.fixture
+def resolve(tmp_path, recipe, capsys):
+    """Run the program on a settings file; gives its exit status, the lines it printed and its message."""
+
+    def resolve(text="", *overrides, config=None, inference="batch_size: 4\n", corpus="mini", protocol="speaker"):
+        path = tmp_path / "own.yaml"
+        path.write_text(text, encoding="utf-8")
+        (tmp_path / "decode.yaml").write_text(inference, encoding="utf-8")
+        words = ["--config", config or path, "--inference_config", tmp_path / "decode.yaml"]
+        code = run_program(program.main, *words, "--corpus", corpus, "--protocol", protocol, "--set", *overrides)
+        out, err = capsys.readouterr()
+        return code, out.split("\n")[:-1], err
+
+    return resolve
+
+
+def test_prints_a_line_each_for_the_recipe_script(resolve):
+    code, lines, _ = resolve("upstream: tiny\nspeed_perturb: [0.9, 1.0, 1.1]\n", "beta=1", "token_type=bpe", "nbpe=50")
+    assert code == 0
+    assert lines == [
+        "mini_speaker_tiny_own_alpha0.1_beta1_reverse_seed0_nbpe-50_token-type-bpe",
+        "raw",
+        "0.9 1.1",
+        "bpe",
+        "50",
+    ]
+
+
+def test_no_speeds_is_an_empty_line(resolve):
+    assert resolve("upstream: tiny\n")[1][1:] == ["raw", "", "char", "100"]
+
+
+@pytest.mark.parametrize("name", ["train", "mini", "emodb"])
+def test_shipped_settings_resolve(resolve, recipe, name):
+    code, lines, message = resolve(config=recipe / "conf" / f"{name}.yaml")
+    assert code == 0, message
+    assert lines[0].startswith("mini_speaker_") and lines[1] in ("raw", "fbank") and len(lines) == 5
+
+
+def test_another_corpus_or_protocol_is_another_tag(resolve):
+    assert (
+        len({resolve("upstream: tiny\n", corpus=c, protocol=p)[1][0] for c in "ab" for p in ("speaker", "kfold5")}) == 4
+    )
+
+
+@pytest.mark.parametrize(
+    "text, overrides, told",
+    [
+        ("upstream: tinny\n", (), ["tinny", "did you mean tiny?", "conf/upstream"]),
+        ("upstream: small\n", (), ["small reads fbank", "--feats_type fbank"]),
+        ("upstream: tiny\nfeats_type: fbank\n", (), ["tiny reads raw", "--feats_type raw"]),
+        ("upstrem: tiny\n", (), ["own.yaml", "did you mean upstream?"]),
+        ("upstream: tiny\n", ("beta=-1",), ["beta", "0 or more"]),
+        ("upstream: tiny\n", ("grl=sideways",), ["grl", "reverse or forward"]),
+    ],
+)
+def test_a_wrong_setting_stops_before_anything_starts(resolve, text, overrides, told):
+    code, lines, message = resolve(text, *overrides)
+    assert code == 2 and lines == [] and message.startswith("error: ")
+    assert [word for word in told if word not in message] == [], message
+
+
+def test_decoding_settings_are_checked_too(resolve):
+    code, _, message = resolve("upstream: tiny\n", inference="batchsize: 4\n")
+    assert code == 2 and "decode.yaml" in message and "batch_size" in message
+
+
+def test_an_own_geometry_is_read_where_it_lies(resolve, tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump({"input_bands": 80}))
+    code, lines, _ = resolve(f"upstream: {path}\nfeats_type: fbank\n")
+    assert code == 0 and lines[0].startswith("mini_speaker_mine_own_") and lines[1] == "fbank"
