@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from make_scores import make_data, make_embeddings
 from scipy.interpolate import interp1d
 from scipy.optimize import brentq
 from sklearn.decomposition import PCA
 from sklearn.metrics import roc_curve
 
 from sermtl import probe
+from sermtl.ark import read_matrix
+from sermtl.errors import UserError
+from sermtl.probing import probe_fold
 
 SPEAKERS = [f"s{number % 6}" for number in range(120)]
 
@@ -87,3 +91,45 @@ def test_embeddings_are_read_in_the_order_asked_for():
     vectors = {"a:1": np.array([1.0, 2.0]), "a:2": np.array([[3.0, 4.0]])}
     found = probe.stack_embeddings({"u1": "a:1", "u2": "a:2"}, vectors.__getitem__, ["u2", "u1"])
     assert found.tolist() == [[3, 4], [1, 2]]
+
+
+def fold_with_embeddings(root, dev):
+    data = make_data(root, 4, 80, dev=dev)
+    make_embeddings(data, root / "exp/T/01F", spread=3.0)
+    return root / "exp/T/01F", data, data / "folds/speaker/01F"
+
+
+def test_a_fold_is_probed_on_its_dev_part(tmp_path):
+    found = probe_fold(*fold_with_embeddings(tmp_path, dev=6), read_matrix)
+    assert found["utterances"] == "dev"
+    assert (found["probe"]["n"], found["probe"]["speakers"]) == (18, 3)
+    assert found["probe"]["acc"] > 0.9
+    assert found["head"]["n"] == 18 and found["head"]["acc"] < 0.7  # that head guesses
+    assert found["verification"]["eer"] is None
+
+
+def test_without_dev_there_is_nothing_to_probe(tmp_path):
+    found = probe_fold(*fold_with_embeddings(tmp_path, dev=0), read_matrix)
+    assert found["probe"]["acc"] is None and "--dev_ratio" in found["probe"]["reason"]
+
+
+def test_test_utterances_of_training_speakers_are_held_out_too(tmp_path):
+    exp, data, lists = fold_with_embeddings(tmp_path, dev=0)
+    test = (lists / "test").read_text().split()
+    speakers = dict(line.split() for line in (data / "utt2spk").open())
+    others = [utt for utt in speakers if speakers[utt] != "01F"]
+    (lists / "train").write_text("\n".join(sorted(others + test[:1])) + "\n")
+    (lists / "test").write_text("\n".join(test[1:]) + "\n")
+    found = probe_fold(exp, data, lists, read_matrix)
+    assert found["utterances"] == "test" and found["probe"]["acc"] is None  # one speaker only
+    assert found["head"]["n"] == len(test) - 1
+    assert found["verification"]["reason"] == "every test speaker was trained on"
+
+
+def test_a_missing_embedding_is_named(tmp_path):
+    exp, data, lists = fold_with_embeddings(tmp_path, dev=6)
+    scp = exp / "decode_dev/emb.scp"
+    first, *rest = scp.read_text().splitlines(keepends=True)
+    scp.write_text("".join(rest))
+    with pytest.raises(UserError, match=f"lacks 1 utterances: {first.split()[0]}"):
+        probe_fold(exp, data, lists, read_matrix)

@@ -274,7 +274,7 @@ def test_one_experiment_of_one_fold_is_reported_with_what_it_lacks(tmp_path, rep
     scored(tmp_path, folds=["01F"])
     status, output, _ = report(tmp_path)
     assert status == 0
-    assert "warning: MISSING: 3 of 4 folds of 1 experiments (speaker) are in none of the numbers: 01M 02F 02M" in output
+    assert "warning: MISSING: 3 of 4 folds of 1 experiment (speaker) are in none of the numbers: 01M 02F 02M" in output
     page = page_of(tmp_path)
     assert "1 of 4 folds" in page and "FOLDS MISSING" in page and "Nothing can be compared" in page
     cells = Tables(page).found["speaker-table-2"]

@@ -9,7 +9,7 @@ import sys
 
 import jiwer
 import pytest
-from make_scores import LABELS, make_data, make_decoded
+from make_scores import LABELS, make_data, make_decoded, make_embeddings
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, confusion_matrix, f1_score
 
 from sermtl.datadir import read_table, write_table
@@ -108,6 +108,16 @@ def test_missing_and_extra_hypotheses_are_refused_by_name(score):
     assert "has extra 1 of 6 test utterances: 09X-new" in error
     assert "./run.sh --corpus toy --protocol speaker --tag T --folds 01F --stage 4" in error
     assert not (score.exp / "01F/score_test/scores.json").exists()
+
+
+def test_embeddings_are_probed_and_an_old_probe_does_not_stay(score):
+    probe = score.exp / "01F/score_test/probe.json"
+    make_embeddings(score.data, score.exp / "01F", spread=1.0)
+    assert score.fold()[0] == 0
+    assert set(json.loads(probe.read_text())) == {"utterances", "probe", "head", "verification"}
+    (score.exp / "01F/decode_test/emb.scp").unlink()
+    assert score.fold()[0] == 0
+    assert not probe.exists()
 
 
 def test_order_of_lines_is_no_matter_of_joining(score):

@@ -40,6 +40,7 @@ def fold(args: argparse.Namespace) -> None:
         ("spk", results.result_spk),
     ):
         _write(out / f"result_{name}.txt", render(scores))
+    (out / "probe.json").unlink(missing_ok=True)
     if (args.decode / "emb.scp").exists():
         write_json(out / "probe.json", probed(args))
     write_json(out / "scores.json", scores)

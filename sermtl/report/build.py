@@ -146,11 +146,11 @@ def detail_sections(family: Family, sources: Sources) -> list[Section]:
 
     per_speaker = Section(f"Per speaker{family.label}", 3)
     first = family.settings[0].first
-    pairs = set(zip(first.fold.tolist(), first.spk.tolist(), strict=True))
-    if len(pairs) == len(set(first.fold)) == len(set(first.spk)) and all(fold == spk for fold, spk in pairs):
-        per_speaker.items.append(
-            "Each fold tests one speaker and has its name: the tables per fold are those per speaker."
-        )
+    pairs = sorted(set(zip(first.fold.tolist(), first.spk.tolist(), strict=True)))
+    if len(pairs) == len(set(first.fold)) == len(set(first.spk)):
+        named = "; ".join(f"{fold}: {spk}" for fold, spk in pairs if fold != spk)
+        told = f"Each fold tests one speaker{f' ({named})' if named else ''}"
+        per_speaker.items.append(f"{told}: the tables per fold are those per speaker.")
     else:
         speakers = sorted({str(spk) for setting in family.settings for spk in setting.first.spk})
         per_speaker.items += tables.by_group(family, "speaker", speakers, lambda s, spk: s.first.spk == spk)

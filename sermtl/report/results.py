@@ -104,7 +104,7 @@ def summary(tag: str, scores: Mapping[str, Any]) -> str:
     """A few lines for the terminal."""
     ser, asr, spk = scores["ser"], scores["asr"], scores["spk"]
     lines = [
-        f"{tag}: {len(scores['folds'])} folds, protocol {protocol_line(scores)}",
+        f"{tag}: {plural(len(scores['folds']), 'fold')}, protocol {protocol_line(scores)}",
         f"  WA {number(ser['wa'])} ({ser['correct']}/{ser['n']})  UA {number(ser['ua'])}  "
         f"macro F1 {number(ser['macro_f1'])}",
         f"  WER {number(asr['wer'])} ({asr['errors']}/{asr['words']})  CER {number(asr['cer'])}",
@@ -123,6 +123,11 @@ def environment() -> str:
     for package in ("sermtl", "torch", "torchaudio", "transformers", "numpy", "scikit-learn"):
         lines.append(f"- {package} version: `{package_version(package)}`")
     return "\n".join([*lines, f"- Git hash: `{revision}`\n"])
+
+
+def plural(number: int, noun: str) -> str:
+    """``1 fold``, ``2 folds``."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def package_version(name: str) -> str:
@@ -159,7 +164,9 @@ def _metric(scores: Mapping[str, Any], head: str, key: str, name: str) -> str:
         rows.append([fold, *(part[head][count] for count in counts), number(part[head][key])])
     rows.append(["**pooled**", *(scores[head][count] for count in counts), f"**{number(scores[head][key])}**"])
     spread = scores["mean_over_folds"][key]
-    rows.append([f"mean over {spread['folds']} folds (std {number(spread['std'])})", "", "", number(spread["mean"])])
+    rows.append(
+        [f"mean over {plural(spread['folds'], 'fold')} (std {number(spread['std'])})", "", "", number(spread["mean"])]
+    )
     return f"## {name}\n\n" + markdown(["fold", *counts, name], rows)
 
 

@@ -10,6 +10,7 @@ from sermtl.report.document import Cell, Table
 from sermtl.report.families import Family
 from sermtl.report.history import Histories
 from sermtl.report.load import Experiment, Loaded
+from sermtl.report.results import plural
 from sermtl.report.tables import slug
 
 AUDIT = {
@@ -86,8 +87,9 @@ def warnings(loaded: Loaded, families: Sequence[Family], refused: Sequence[str])
                     by_folds.setdefault(" ".join(missing), []).append(made)
         for missing, several in by_folds.items():
             total = len(several[0].scores["folds"]) + len(missing.split())
+            counted = plural(len(several), "experiment")
             found.append(
-                f"MISSING: {len(missing.split())} of {total} folds of {len(several)} experiments ({family.title}) are "
+                f"MISSING: {len(missing.split())} of {total} folds of {counted} ({family.title}) are "
                 f"in none of the numbers: {missing} of {metrics.first([one.tag for one in several], 3)}"
             )
         found += [f"SET ASIDE: {message}" for setting in family.settings for message in setting.set_aside]

@@ -206,8 +206,10 @@ def _estimates(results: Results, setting: Setting | None, *wanted: tuple[str, st
 
 def _mark(family: Family) -> str:
     marks = [f"Protocol {family.protocol}{', SPEAKER-DEPENDENT' if family.speaker_dependent else ''}."]
-    if missing := sorted({fold for setting in family.settings for fold in setting.missing_folds}):
-        marks.append(f"FOLDS MISSING in at least one setting, and not in its numbers: {' '.join(missing)}.")
+    missing = max((setting.missing_folds for setting in family.settings), key=len)
+    if missing:
+        total = len(set(missing) | set().union(*(setting.first.scores["folds"] for setting in family.settings)))
+        marks.append(f"{len(missing)} OF {total} FOLDS MISSING.")
     return " ".join(marks)
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from sermtl.report import paper
 from sermtl.report.compare import Comparison, Results
 from sermtl.report.document import show
+from sermtl.report.results import plural
 from sermtl.report.speaker import Knowledge
 
 LEVEL = 0.05
@@ -50,7 +51,7 @@ def detectable(results: Results) -> str:
     if folds:
         points = float(np.median(folds))
         text += (
-            f"Over {comparisons[0].folds} folds ({'mean of ' if seeds > 1 else ''}{_count(seeds, 'seed')}), a paired "
+            f"Over {comparisons[0].folds} folds ({'mean of ' if seeds > 1 else ''}{plural(seeds, 'seed')}), a paired t "
             f"test shows {100 * points:.1f} points or more. "
         )
     smallest = min([*alone, *folds], default=1.0)
@@ -65,16 +66,19 @@ def _where(results: Results) -> str:
     family = results.family
     made = family.settings[0].first
     folds, missing = len(made.scores["folds"]), len(made.scores.get("missing_folds", []))
-    count = f"{folds} of {folds + missing} folds" if missing else _count(folds, "fold")
+    count = f"{folds} of {folds + missing} folds" if missing else plural(folds, "fold")
     seeds = sorted({seed for setting in family.settings for seed in setting.seeds})
-    return f"{count}, {len(made.utts)} test utterances, {_count(len(seeds), 'seed')}"
+    return f"{count}, {len(made.utts)} test utterances, {plural(len(seeds), 'seed')}"
 
 
 def _scores(results: Results) -> str:
     shown = results.family.find(0.0) or results.family.settings[0]
     by_speaker = results.estimates[shown]["speaker"]
     parts = [f"{RATES[rate]} {show(by_speaker[rate])}" for rate in ("wa", "ua", "wer")]
-    return f"{shown.name} has {', '.join(parts)} (95 % intervals, resampled by speaker)."
+    told = "95 % intervals, resampled by speaker"
+    if by_speaker["wa"].low is None:
+        told = "too few speakers for intervals by speaker"
+    return f"{shown.name} has {', '.join(parts)} ({told})."
 
 
 def _tests(results: Results) -> str:
@@ -89,7 +93,7 @@ def _tests(results: Results) -> str:
     text += f"the largest in WA is {_largest(comparisons)}."
     if smallest * total > LEVEL:
         text += (
-            f" With {_count(comparisons[0].folds, 'fold')} the permutation test cannot give p below {smallest:.3g}, so "
+            f" With {plural(comparisons[0].folds, 'fold')} the permutation test cannot give p below {smallest:.3g}, so "
             f"with {total} tests none could have been."
         )
     return text
@@ -124,7 +128,3 @@ def _speakers(known: Sequence[Knowledge]) -> list[str]:
         f"{strongest.probe:.2f} with {strongest.name} (chance {strongest.chance:.2f}): the speaker is {verdict} "
         f"without normalisation.{heads}"
     ]
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
