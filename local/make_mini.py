@@ -50,7 +50,7 @@ class Style:
 
 STYLES = {
     "neu": Style(rate=100, pitch=-5, range=40, volume=100, level=25),
-    "hap": Style(rate=118, pitch=45, range=180, volume=110, level=22, swing=35, effort=0.6),
+    "hap": Style(rate=118, pitch=45, range=180, volume=110, level=22, swing=35, effort=0.55),
     "ang": Style(rate=150, pitch=5, range=120, volume=230, level=19, effort=0.9),
     "sad": Style(rate=68, pitch=-25, range=10, volume=70, level=31, fade=45, effort=-0.7),
 }

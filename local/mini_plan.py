@@ -30,9 +30,9 @@ VOICES = {
     "03F": Voice("f3", 55, 50, 190),
     "03M": Voice("Gene2", 40, 45, 206),
     "04F": Voice("belinda", 45, 55, 196),
-    "04M": Voice("victor", 50, 50, 194),
+    "04M": Voice("m4", 50, 50, 194),
     "05F": Voice("f1", 40, 50, 202),
-    "05M": Voice("m6", 60, 45, 198),
+    "05M": Voice("m5", 60, 45, 198),
 }
 
 SCRIPTED = (
