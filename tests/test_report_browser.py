@@ -7,7 +7,6 @@ import json
 import shutil
 import socket
 import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
@@ -15,8 +14,7 @@ from pathlib import Path
 
 import pytest
 from make_scores import grid, make_data
-
-from sermtl.bin import report as program
+from report_page import run_report
 
 pytestmark = pytest.mark.slow
 
@@ -94,10 +92,7 @@ def page(tmp_path_factory):
     broken = made[-1] / "scores.json"
     broken.write_text(broken.read_text()[:200])
     (made[-1] / "01F/config.yaml").write_text("corpus: toy\n")
-    arguments = ["--exp", root / "exp", "--data", data, "--corpus", "toy", "--out", root / "out"]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["report", *map(str, arguments)])
-        assert program.main() == 0
+    assert run_report(root) == 0
     return (root / "out/index.html").as_uri()
 
 
