@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
 from sermtl.dataset import FrontEnd
@@ -83,9 +82,12 @@ def load_model(directory: str | Path, device: torch.device) -> TrainedModel:
         )
         model.load_state_dict(load_file(directory / "model.safetensors"))
         front_end = front_end_of(description, upstream)
-    except (OSError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # damaged bytes and values that do not fit together: errors of many types
+        reason = " ".join(str(error).split())
         raise UserError(
-            f"{directory}/model.safetensors is missing, damaged or of another model ({error}); rerun stage 3"
+            f"{directory}/model.safetensors is missing, damaged or of another model ({reason}); rerun stage 3"
         ) from error
     return TrainedModel(model.to(device).eval(), front_end, description["labels"], description["speakers"], tokenizer)
 
@@ -107,6 +109,5 @@ def front_end_of(description: dict[str, Any], upstream: Upstream) -> FrontEnd:
 
 
 def _upstream_config(values: dict[str, Any], directory: Path) -> Any:
-    ignored = ("model_type", "transformers_version", "architectures", "dtype")
-    kept = {key: value for key, value in values.items() if key not in ignored and not key.startswith("_")}
+    kept = {key: value for key, value in values.items() if key != "model_type"}
     return config_from(values["model_type"], kept, f"{directory}/model.json")

@@ -276,7 +276,8 @@ def settings_of(config: PretrainedConfig) -> dict[str, Any]:
 
     A pretrained model's own file may hold keys that its family no longer reads; they are left out.
     """
-    known = AutoConfig.for_model(config.model_type).to_dict()
+    unused = {"architectures", "dtype", "transformers_version"}
+    known = AutoConfig.for_model(config.model_type).to_dict().keys() - unused
     values = {key: value for key, value in config.to_diff_dict().items() if key in known}
     return values | {key: getattr(config, key) for key in (*OUR_KEYS, "model_type")}
 
