@@ -187,7 +187,7 @@ def test_options_become_the_words_of_the_configuration(cluster: Cluster) -> None
         == {
             "queue.pl": f"-v PATH -cwd -S /bin/bash -j y -N n -o {cluster.root}/q/x.out -t 1-4 -l gpu=2 -l mem_free=4G "
             f"-pe smp 3 -l h_rt=1:00:00 -N n -tc 2 -p main {script}",
-            "slurm.pl": f"--export=PATH --job-name n --output {cluster.root}/q/x.out --open-mode append --array 1-4%2 "
+            "slurm.pl": f"--export=ALL --job-name n --output {cluster.root}/q/x.out --open-mode append --array 1-4%2 "
             f"--gres=gpu:2 --mem 4G --cpus-per-task 3 --time 1:00:00 --job-name n -p main {script}",
         }[cluster.program]
     )
@@ -453,6 +453,14 @@ def test_path_sh_is_sourced_and_versions_are_logged(cluster: Cluster) -> None:
     assert cluster("x.log", "echo", "$MINE") == (0, "")
     lines = [line for line in cluster.log("x.log") if "SLURM" not in line]
     assert lines[3:6] == ["# GPU: none", "# Python 3.11.7, torch 2.13.0", "yes"]
+
+
+def test_own_settings_reach_the_task(cluster: Cluster) -> None:
+    cluster.env["SERMTL_PYTHON"] = "/opt/my env/bin/python3"
+    cluster.says("run", f'env -i PATH="$PATH" {INDEX[cluster.program]}=1 bash $SCRIPT')
+    assert cluster("x.log", "echo", "$SERMTL_PYTHON;", "echo", "$HOME") == (0, "")
+    assert "/opt/my env/bin/python3" in cluster.log("x.log")
+    assert os.path.expanduser("~") in cluster.log("x.log")
 
 
 def test_gpus_are_logged(cluster: Cluster) -> None:

@@ -128,7 +128,9 @@ class _Job:
             "env": self.engine.environment,
         }
         lines = [f"job_{name}={shlex.quote(value)}\n" for name, value in values.items()]
-        return "".join(lines) + f"job_task={task}\n\n"
+        # Clusters pass little more than PATH; path.sh must know which Python it was told to use.
+        own = [f"export {k}={shlex.quote(v)}\n" for k, v in sorted(os.environ.items()) if re.match(r"SERMTL_\w+$", k)]
+        return "".join(lines + own) + f"job_task={task}\n\n"
 
     def _submit(self) -> str:
         for attempt in range(RETRIES + 1):

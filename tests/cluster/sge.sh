@@ -18,7 +18,7 @@ install_packages() {
     if [[ -x ${lib}/sge_qmaster && -x ${lib}/sge_execd && -x /usr/bin/qsub ]]; then return; fi
     if ((EUID != 0)); then unavailable 'its packages are missing and only root can install them'; fi
     if ! command -v apt-get >/dev/null; then unavailable 'its packages are missing and there is no apt-get'; fi
-    apt-get update -qq >&2 || true
+    apt-get -o Acquire::Retries=0 -o Acquire::http::Timeout=15 update -qq >&2 || true
     DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
         gridengine-master gridengine-exec gridengine-client >/dev/null 2>&1 \
         || unavailable 'apt-get could not install its packages'
@@ -61,9 +61,10 @@ listener_threads        2
 worker_threads          2
 scheduler_threads       1
 CONF
-    # Root may submit; the node reports, and accounts are written, at once.
+    # Root may submit; the node reports, and accounts are written, at once; tasks do without this user's profile.
     sed -e "s#^execd_spool_dir .*#execd_spool_dir ${base}/execd#" \
         -e 's/^min_uid .*/min_uid 0/' -e 's/^min_gid .*/min_gid 0/' \
+        -e 's/^login_shells .*/login_shells none/' \
         -e 's/^load_report_time .*/load_report_time 00:00:01/' \
         -e 's/flush_time=00:00:15/flush_time=00:00:01/' -e 's#^mailer .*#mailer /bin/true#' \
         /usr/share/gridengine/default-configuration >"${base}/configuration"
@@ -161,7 +162,7 @@ start() {
     exports
     {
         make_root
-        SGE_MASTER_PIDFILE=${base}/run/qmaster.pid /usr/sbin/sge_qmaster
+        /usr/sbin/sge_qmaster
         until_true qconf -sh
         SGE_EXECD_PIDFILE=${base}/run/execd.pid /usr/sbin/sge_execd
         until_true eval 'qconf -sel | grep -q .'
@@ -177,15 +178,15 @@ start() {
 }
 
 stop() {
-    local daemon pid
+    local file pid
     if [[ -f ${base}/ports ]]; then
         exports
         timeout 10 qdel -u '*' >/dev/null 2>&1 || true
         timeout 5 qconf -kej >/dev/null 2>&1 || true
         timeout 5 qconf -km >/dev/null 2>&1 || true
     fi
-    for daemon in execd qmaster; do
-        pid=$(cat "${base}/run/${daemon}.pid" 2>/dev/null) || continue
+    for file in "${base}/run/execd.pid" "${base}/qmaster/qmaster.pid"; do
+        pid=$(cat "${file}" 2>/dev/null) || continue
         for _ in {1..60}; do
             running "${pid}" || break
             sleep 0.1

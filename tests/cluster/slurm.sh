@@ -22,7 +22,7 @@ install_packages() {
     if have_all slurmctld slurmd sbatch munged; then return; fi
     if ((EUID != 0)); then unavailable 'its packages are missing and only root can install them'; fi
     if ! have_all apt-get; then unavailable 'its packages are missing and there is no apt-get'; fi
-    apt-get update -qq >&2 || true
+    apt-get -o Acquire::Retries=0 -o Acquire::http::Timeout=15 update -qq >&2 || true
     DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
         slurmctld slurmd slurm-client munge >/dev/null 2>&1 || unavailable 'apt-get could not install its packages'
 }
