@@ -58,7 +58,9 @@ class TrainConfig:
     grad_clip: float = 1.0
     """Largest norm of an update's gradient; 0 does not clip."""
     cmvn: str = "utterance"
-    """Mean and variance normalisation of fbank by ``utterance``, ``speaker`` or training set (``global``)."""
+    """Mean and variance of fbank are taken by ``utterance``, ``speaker`` or training set (``global``)."""
+    norm_vars: bool = True
+    """Whether fbank normalisation divides by the deviation too, or takes off the mean only."""
     speed_perturb: tuple[float, ...] = ()
     """Speeds of which each epoch draws one an utterance, e.g. [0.9, 1.0, 1.1]; dumped by stage 2."""
     freq_masks: int = 0

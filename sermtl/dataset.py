@@ -45,6 +45,7 @@ class FrontEnd:
     geometry: ConvGeometry
     global_mean_F: np.ndarray | None = None
     global_std_F: np.ndarray | None = None
+    norm_vars: bool = True
 
     def __call__(self, entry: str, utterance: str, speaker_stats: tuple[np.ndarray, np.ndarray] | None) -> np.ndarray:
         """Float32 waveform (S,) or normalised features (T, F) of a dumped entry."""
@@ -68,7 +69,7 @@ class FrontEnd:
             mean_F, std_F = speaker_stats
         else:
             mean_F, std_F = features_TF.mean(0), features_TF.std(0)
-        return (features_TF - mean_F) / (std_F + 1e-5)
+        return (features_TF - mean_F) / (std_F + 1e-5) if self.norm_vars else features_TF - mean_F
 
 
 class FoldDataset(Dataset):

@@ -41,6 +41,7 @@ def save_description(directory: Path, trained: TrainedModel, tokens: Path) -> No
         "speakers": trained.speakers,
         "feats_type": front_end.feats_type,
         "cmvn": front_end.cmvn,
+        "norm_vars": front_end.norm_vars,
         "global_mean": None if front_end.global_mean_F is None else front_end.global_mean_F.tolist(),
         "global_std": None if front_end.global_std_F is None else front_end.global_std_F.tolist(),
         "upstream": settings_of(trained.model.upstream.config),
@@ -105,6 +106,7 @@ def front_end_of(description: dict[str, Any], upstream: Upstream) -> FrontEnd:
         geometry=upstream.geometry,
         global_mean_F=array("global_mean"),
         global_std_F=array("global_std"),
+        norm_vars=description.get("norm_vars", True),
     )
 
 

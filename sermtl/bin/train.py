@@ -105,7 +105,9 @@ def build(config: TrainConfig, fold: FoldData, upstream: Upstream) -> TrainedMod
     mean_F = std_F = None
     if config.feats_type == "fbank" and config.cmvn == "global":
         mean_F, std_F = feature_stats((e.utterance, e.entry) for e in fold.examples["train"])
-    front_end = FrontEnd(config.feats_type, upstream.normalize, config.cmvn, upstream.geometry, mean_F, std_F)
+    front_end = FrontEnd(
+        config.feats_type, upstream.normalize, config.cmvn, upstream.geometry, mean_F, std_F, config.norm_vars
+    )
     return TrainedModel(model, front_end, fold.labels, fold.speakers, fold.tokenizer)
 
 
