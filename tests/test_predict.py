@@ -1,0 +1,412 @@
+"""Prediction: files and waveforms in, emotions, transcripts and timelines out."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tracemalloc
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from datadirs import write_wav
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from small_corpus import make_small_corpus, run_program, signal
+from small_model import LABELS, copy_of, save_model
+
+from sermtl import Result, Speech2Emotion
+from sermtl.audio import read_audio
+from sermtl.bin import predict as program
+from sermtl.dataset import Example, FoldDataset
+from sermtl.decode import decode
+from sermtl.errors import UserError
+from sermtl.fold_data import read_dump
+from sermtl.listen import Resampler, audio_blocks, find_audio
+from sermtl.model_dir import load_model
+from sermtl.timeline import Heard, Timeline, merge, windows
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """Model directories: raw, fbank, and a second raw one."""
+    root = tmp_path_factory.mktemp("models")
+    return {
+        "raw": save_model(root / "exp" / "a"),
+        "other": save_model(root / "exp" / "b", seed=1),
+        "fbank": save_model(root / "f", "fbank"),
+        "exp": root / "exp",
+    }
+
+
+@pytest.fixture(scope="module")
+def raw(models):
+    return Speech2Emotion.from_pretrained(models["raw"])
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Recordings of 0.3 to 2 s, one a level deeper, beside what is no recording."""
+    root = tmp_path_factory.mktemp("audio")
+    for n in range(6):
+        write_wav(root / ("deep" if n == 3 else "") / f"{n}.wav", speech(n, 4800 + 5000 * (n * 5 % 6)))
+    (root / "._0.wav").write_bytes(b"what macOS leaves")
+    (root / "notes.txt").write_text("no audio")
+    return root
+
+
+def speech(seed, samples=16000):
+    return signal(seed % 3, seed % 4, samples, seed)
+
+
+def close(a: Result, b: Result, tolerance=1e-5):
+    same = np.allclose(list(a.scores.values()), list(b.scores.values()), atol=tolerance)
+    return same and np.allclose(a.embedding, b.embedding, atol=10 * tolerance) and a.text == b.text
+
+
+# The interface in Python
+
+
+def test_importing_the_package_imports_no_torch():
+    code = "import sermtl, sys; assert 'torch' not in sys.modules; sermtl.Speech2Emotion; assert 'torch' in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_all_kinds_of_waveforms_mean_the_same(raw):
+    samples_S = speech(1)
+    floats_S = samples_S.astype(np.float32) / 32768
+    told = raw(samples_S, 16000)
+    assert isinstance(told, Result) and told.emotion == max(told.scores, key=told.scores.get)
+    assert list(told.scores) == LABELS and sum(told.scores.values()) == pytest.approx(1)
+    assert told.seconds == 1.0 and told.embedding.shape == (16,) and told.embedding.dtype == np.float32
+    kinds = (floats_S, floats_S.astype(np.float64), floats_S.tolist(), floats_S[None], torch.from_numpy(floats_S),
+             torch.from_numpy(samples_S), samples_S[:, None])  # fmt: skip
+    assert all(close(raw(kind, 16000), told) for kind in kinds)
+    many = raw([samples_S, torch.from_numpy(floats_S), speech(2)], 16000)
+    assert [close(one, told) for one in many] == [True, True, False]
+    assert raw([], 16000) == []
+
+
+def test_other_rates_are_resampled(raw):
+    rng = np.random.default_rng(0)
+    slow_S = np.convolve(rng.normal(0, 0.1, 16000), np.ones(8) / 8, "same")
+    fast_S = np.interp(np.arange(48000) / 3, np.arange(16000), slow_S)
+    assert raw(fast_S, 48000).seconds == 1.0
+    assert close(raw(fast_S, 48000), raw(slow_S, 16000), tolerance=0.05) or raw(fast_S, 48000).text
+    assert not close(raw(fast_S, 16000), raw(fast_S, 48000))
+
+
+@pytest.mark.parametrize(
+    ("waveform", "rate", "told"),
+    [
+        (np.zeros(0, np.float32), 16000, "the waveform is empty"),
+        ([np.zeros(9, np.int16), torch.zeros(0)], 16000, "waveform 1 is empty"),
+        (np.array([0.1, np.nan]), 16000, "NaN or infinite"),
+        (np.array([0.1, np.inf]), 16000, "NaN or infinite"),
+        (np.array([3e4, -2e4]), 16000, "divide by 32768"),
+        (np.zeros((2, 100)), 16000, "average its channels"),
+        (np.arange(100), 16000, "give int16"),
+        (np.zeros(100), 0, "sampling rate of 0"),
+    ],
+)  # fmt: skip
+def test_wrong_waveforms_are_refused_by_name(raw, waveform, rate, told):
+    with pytest.raises(UserError, match=told):
+        raw(waveform, rate)
+
+
+def test_a_single_sample_and_silence_are_heard(raw, models):
+    for model in (raw, Speech2Emotion.from_pretrained(models["fbank"])):
+        for samples_S in (np.ones(1, np.int16), np.zeros(16000, np.int16)):
+            assert np.isfinite(list(model(samples_S, 16000).scores.values())).all()
+
+
+@pytest.mark.parametrize("feats_type", ["raw", "fbank"])
+def test_files_give_what_stage_4_decodes_from_the_dump(tmp_path, feats_type):
+    corpus = make_small_corpus(tmp_path)
+    directory = save_model(tmp_path / "model", feats_type)
+    trained = load_model(directory, CPU)
+    entries, lengths = read_dump(corpus.dump / feats_type, feats_type)
+    examples = [Example(utt, entries[utt], lengths[utt], utt[:2]) for utt in entries]
+    dataset = FoldDataset(examples, trained.front_end, None)
+    decoded = {item.utterance: item for item in decode(trained, dataset, 5, CPU)}
+    model = Speech2Emotion.from_pretrained(directory)
+    paths = {utt: str(tmp_path / "wav" / f"{utt}.wav") for utt in entries}
+    for utt, (path, result) in zip(paths, model.files(paths.values()), strict=True):
+        assert path == paths[utt]
+        np.testing.assert_allclose(list(result.scores.values()), decoded[utt].posteriors_C, atol=1e-5)
+        np.testing.assert_allclose(result.embedding, decoded[utt].embedding_D, atol=1e-4)
+        assert result.text == decoded[utt].text
+    assert len({d.text for d in decoded.values()}) > 3
+
+
+@pytest.mark.parametrize("name", ["raw", "fbank"])
+def test_results_do_not_depend_on_the_batch(models, name):
+    model = Speech2Emotion.from_pretrained(models[name])
+    recordings = [speech(n, 2000 + 3000 * n) for n in range(20)]
+    together = model(recordings, 16000)
+    assert all(close(one, model(samples_S, 16000)) for one, samples_S in zip(together, recordings, strict=True))
+
+
+def test_several_models_are_averaged_with_their_spread(models, raw):
+    other = Speech2Emotion.from_pretrained(models["other"])
+    both = Speech2Emotion.from_pretrained([models["raw"], models["other"]])
+    all_folds = Speech2Emotion.from_pretrained(models["exp"])
+    samples_S = speech(5)
+    single = np.array([list(model(samples_S, 16000).scores.values()) for model in (raw, other)])
+    for model in (both, all_folds):
+        result = model(samples_S, 16000)
+        np.testing.assert_allclose(list(result.scores.values()), single.mean(0), atol=1e-6)
+        np.testing.assert_allclose(list(result.spread.values()), single.std(0, ddof=1), atol=1e-6)
+    assert raw(samples_S, 16000).spread is None
+
+
+def test_models_of_other_classes_are_not_averaged(tmp_path, models):
+    save_model(tmp_path / "m", labels=["calm", "loud"])
+    with pytest.raises(UserError, match="different classes"):
+        Speech2Emotion.from_pretrained([models["raw"], tmp_path / "m"])
+
+
+# Long recordings
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(0, 40), min_size=1, max_size=12), st.integers(1, 30), st.data())
+def test_windows_cover_a_stream_however_it_is_cut(sizes, window, data):
+    hop = data.draw(st.integers(1, window))
+    stream_S = np.arange(sum(sizes))
+    blocks = np.split(stream_S, np.cumsum(sizes)[:-1])
+    found = list(windows(blocks, window, hop))
+    assert all(np.array_equal(samples_S, stream_S[start : start + window]) for start, samples_S in found)
+    starts = [start for start, _ in found]
+    assert starts == sorted(set(starts)) and all(start == n * hop for n, start in enumerate(starts[:-1]))
+    if len(stream_S):
+        assert starts[0] == 0 and starts[-1] + window >= len(stream_S)
+        assert starts[-1] == max(0, len(stream_S) - window) or starts[-1] % hop == 0
+
+
+def test_each_window_speaks_for_the_time_nearest_to_its_middle():
+    timeline = Timeline()
+    for n, start in enumerate((0, 16000, 32000, 40000)):
+        posteriors_MC = np.array([[0.9, 0.1]] if n < 2 else [[0.2, 0.8]])
+        tokens_T = np.arange(100) + 1000 * n  # 20 ms a frame
+        timeline.add(start, 32000, Heard(posteriors_MC, tokens_T, np.full(3, float(n))))
+    timeline.close()
+    assert [(part.start, part.end) for part in timeline.parts] == [(0, 1.5), (1.5, 2.5), (2.5, 3.25), (3.25, 4.5)]
+    first, second = merge(timeline.parts)
+    assert (first.start, first.end, second.start, second.end) == (0, 2.5, 2.5, 4.5)
+    whole = timeline.whole()
+    np.testing.assert_allclose(whole.posteriors_MC[0], [(2.5 * 0.9 + 2 * 0.2) / 4.5, (2.5 * 0.1 + 2 * 0.8) / 4.5])
+    np.testing.assert_allclose(whole.embedding_D, (1 + 2 * 0.75 + 3 * 1.25) / 4.5)
+    assert len(whole.tokens_T) == 225 and list(whole.tokens_T[74:77]) == [74, 1025, 1026]
+
+
+def test_a_change_of_emotion_shows_in_the_timeline(raw):
+    """Two recordings that the model tells apart, one after the other, become two segments."""
+    told = {}
+    for seed in range(40):
+        told.setdefault(raw(speech(seed, 32000), 16000).emotion, seed)
+    assert len(told) > 1
+    (first, one), (second, other) = list(told.items())[:2]
+    joined_S = np.concatenate([np.tile(speech(one, 32000), 4), np.tile(speech(other, 32000), 4)])
+    result = raw(joined_S, 16000, window=2, hop=1)
+    assert result.segments[0].emotion == first and result.segments[-1].emotion == second
+    assert result.segments[0].start == 0 and result.segments[-1].end == result.seconds == 16
+    for before, after in zip(result.segments, result.segments[1:], strict=False):
+        assert before.end == after.start and before.emotion != after.emotion
+    lengths = [part.end - part.start for part in result.timeline]
+    mean = np.average([list(part.scores.values()) for part in result.timeline], axis=0, weights=lengths)
+    np.testing.assert_allclose(list(result.scores.values()), mean, atol=1e-9)
+    assert raw(joined_S, 16000).segments == ()
+
+
+def test_files_and_waveforms_are_cut_alike(raw, tmp_path):
+    path = write_wav(tmp_path / "long.wav", np.concatenate([speech(n, 40000) for n in range(5)]))
+    ((_, streamed),) = raw.files([path], window=3, hop=1.5)
+    assert close(streamed, raw(read_audio(path), 16000, window=3, hop=1.5))
+    assert len(streamed.timeline) == 8 and streamed.text
+
+
+@pytest.mark.parametrize("rate", [8000, 11025, 16000, 22050, 44100, 48000])
+@pytest.mark.parametrize("channels", [1, 2])
+def test_streamed_audio_is_the_audio_read_at_once(tmp_path, rate, channels):
+    samples = np.random.default_rng(rate).uniform(-0.9, 0.9, (3 * rate + 17, channels))
+    path = str(tmp_path / "a.flac")
+    soundfile.write(path, samples, rate)
+    streamed_S = np.concatenate(list(audio_blocks(path, 0.31)))
+    whole_S = read_audio(path)
+    assert len(streamed_S) == len(whole_S)
+    assert np.abs(streamed_S.astype(int) - whole_S).max() <= 1
+
+
+def test_a_resampler_that_gets_a_sample_at_a_time_loses_none():
+    stream = Resampler(8000)
+    given = [stream.push(np.full(1, 0.5, np.float32)) for _ in range(100)]
+    assert len(np.concatenate([*given, stream.finish()])) == 200
+
+
+def test_memory_stays_flat(raw, tmp_path):
+    def peak(minutes):
+        path = tmp_path / f"{minutes}.wav"
+        soundfile.write(path, np.random.default_rng(0).integers(-9000, 9000, minutes * 960000, dtype=np.int16), 16000)
+        tracemalloc.start()
+        ((_, result),) = raw.files([path])
+        reached = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert result.seconds == 60 * minutes and len(result.timeline) == 12 * minutes - 1
+        return reached
+
+    peak(2)
+    assert peak(8) < 1.2 * peak(2)
+
+
+# The program
+
+
+def lines_of(capsys):
+    captured = capsys.readouterr()
+    return captured.out.splitlines(), captured.err.splitlines()
+
+
+def test_json_is_an_object_a_file(models, raw, folder, capsys):
+    assert run_program(program.main, "--model", models["raw"], "--json", folder) == 0
+    out, err = lines_of(capsys)
+    records = [json.loads(line) for line in out]
+    assert [r["path"] for r in records] == [
+        str(folder / name) for name in ("0.wav", "1.wav", "2.wav", "4.wav", "5.wav", "deep/3.wav")
+    ]
+    for record in records:
+        assert set(record) == {"path", "emotion", "scores", "text", "seconds"}
+        alone = raw(read_audio(record["path"]), 16000)
+        assert record["emotion"] == alone.emotion and record["text"] == alone.text
+        assert record["scores"] == pytest.approx(alone.scores, abs=2e-6)
+        assert record["seconds"] == pytest.approx(soundfile.info(record["path"]).duration, abs=1e-4)
+    assert "6 of 6 files" in err[-1] and "real-time factor" in err[-1] and len(err) == 1
+
+
+def test_tsv_has_a_column_a_class(models, folder, capsys):
+    words = ["--model", models["raw"], "--model", models["other"], "--tsv", folder / "0.wav"]
+    assert run_program(program.main, *words) == 0
+    head, row = (line.split("\t") for line in lines_of(capsys)[0])
+    assert head == ["path", "emotion", "seconds", *LABELS, *(f"{label}_sd" for label in LABELS), "text"]
+    values = dict(zip(head, row, strict=True))
+    assert values["emotion"] == max(LABELS, key=lambda label: float(values[label]))
+
+
+def test_the_table_is_aligned_and_names_the_classes(models, folder, capsys):
+    assert run_program(program.main, "--model", models["raw"], folder, "--window", 0.5) == 0
+    out, _ = lines_of(capsys)
+    assert all(label in out[0] for label in LABELS)
+    rows = [line for line in out[1:] if " to " not in line]
+    assert len(rows) == 6 and all(name in row for name, row in zip("01245", rows, strict=False))
+    ends = {len(line) for line in out if " to " in line}
+    assert ends == {out[0].index("sad") + 3}, "segments end in the last class's column"
+
+
+def test_a_list_gives_its_names(models, folder, tmp_path, capsys):
+    (tmp_path / "list.scp").write_text(f"utt-a {folder / '0.wav'}\nutt-b {folder / '1.wav'}\n")
+    assert run_program(program.main, "--model", models["raw"], "--json", tmp_path / "list.scp") == 0
+    assert [json.loads(line)["utt"] for line in lines_of(capsys)[0]] == ["utt-a", "utt-b"]
+
+
+def test_files_that_cannot_be_read_are_listed_and_the_others_go_through(models, folder, tmp_path, capsys):
+    (tmp_path / "text.wav").write_text("no audio")
+    (tmp_path / "cut.wav").write_bytes((folder / "0.wav").read_bytes()[:3000])
+    (tmp_path / "list.scp").write_text(f"a touch {tmp_path}/ran |\nb {folder / '1.wav'}\n")
+    bad = [tmp_path / "text.wav", tmp_path / "cut.wav", tmp_path / "absent.wav", tmp_path / "list.scp"]
+    assert run_program(program.main, "--model", models["raw"], "--json", *bad, folder / "0.wav") == 1
+    out, err = lines_of(capsys)
+    assert [json.loads(line)["path"] for line in out] == [str(folder / "1.wav"), str(folder / "0.wav")]
+    told = "\n".join(err[-4:])
+    for what in ("text.wav: not readable as audio", "cut.wav: truncated", "absent.wav: no such file", "shell command"):
+        assert what in told
+    assert "2 of 6 files" in err[-5] and not (tmp_path / "ran").exists()
+
+
+def test_a_long_file_that_breaks_off_is_listed_too(models, tmp_path, capsys):
+    path = tmp_path / "long.flac"
+    soundfile.write(path, np.zeros(16000 * 70), 16000)
+    path.write_bytes(path.read_bytes()[:-2000])
+    assert run_program(program.main, "--model", models["raw"], path) == 1
+    assert "long.flac" in lines_of(capsys)[1][-1]
+
+
+def test_segments_and_pictures_are_written(models, folder, tmp_path, capsys):
+    timeline, pictures = tmp_path / "out.tsv", tmp_path / "pictures"
+    words = ["--model", models["raw"], "--window", 0.6, "--hop", 0.2, "--timeline", timeline, "--plot"]
+    assert run_program(program.main, *words, tmp_path / "one.png", folder / "1.wav") == 0
+    head, *rows = [line.split("\t") for line in timeline.read_text().splitlines()]
+    assert head == ["path", "start", "end", "emotion", *LABELS]
+    assert float(rows[0][1]) == 0 and float(rows[-1][2]) == pytest.approx((4800 + 25000) / 16000, abs=1e-3)
+    assert run_program(program.main, *words[:2], "--plot", pictures, folder / "0.wav", folder / "deep") == 0
+    assert sorted(file.name for file in pictures.iterdir()) == ["0.png", "3.png"]
+    from matplotlib import image
+
+    for file in (tmp_path / "one.png", pictures / "3.png"):
+        picture = image.imread(file)
+        assert picture.shape[1] > 900 and len(np.unique(picture.reshape(-1, picture.shape[2]), axis=0)) > 50
+    assert run_program(program.main, *words[:2], "--plot", tmp_path / "a.png", folder) == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["AUDIO"], "is no model: it holds neither"),
+        (["/no/such/dir"], "no such directory"),
+    ],
+)
+def test_a_folder_that_is_no_model_is_told(folder, capsys, words, told):
+    model = [folder if word == "AUDIO" else word for word in words]
+    assert run_program(program.main, "--model", *model, folder) == 2
+    assert told in lines_of(capsys)[1][-1]
+
+
+def test_no_audio_at_all_is_told(models, tmp_path, capsys):
+    assert run_program(program.main, "--model", models["raw"], tmp_path) == 2
+    assert "no audio in" in lines_of(capsys)[1][-1]
+    assert run_program(program.main, "--model", models["raw"]) == 2
+    assert run_program(program.main, "--model", models["raw"], tmp_path, "--window", 1, "--hop", 2) == 2
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "tokens/tokens.txt", "model.json"])
+def test_a_fold_that_misses_a_file_is_told_by_its_name(models, folder, tmp_path, capsys, name):
+    broken = copy_of(models["raw"], tmp_path / "m")
+    (broken / name).unlink()
+    assert run_program(program.main, "--model", broken, folder) == 2
+    assert name in lines_of(capsys)[1][-1]
+
+
+def test_an_unreachable_hub_is_told(folder, capsys, monkeypatch):
+    import huggingface_hub.constants
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    assert run_program(program.main, "--model", "nobody/no-such-model", folder) == 2
+    assert "cannot be had from the hub" in lines_of(capsys)[1][-1]
+
+
+def test_names_cannot_steer_a_terminal_or_break_a_row(models, tmp_path, capsys):
+    write_wav(tmp_path / "a\tb\x1b[31m.wav", speech(0))
+    assert run_program(program.main, "--model", models["raw"], "--tsv", tmp_path) == 0
+    head, row = lines_of(capsys)[0]
+    assert row.count("\t") == head.count("\t") and "\x1b" not in row
+
+
+def test_folders_are_searched_for_audio_only(folder):
+    names = [item.path[len(str(folder)) + 1 :] for item in find_audio([folder])]
+    assert names == ["0.wav", "1.wav", "2.wav", "4.wav", "5.wav", "deep/3.wav"]
+
+
+def test_real_speech_in_any_format_gives_the_same(test_data, models, tmp_path, capsys):
+    source = sorted((test_data / "emodb" / "wav").glob("*.wav"))[0]
+    samples_S, rate = soundfile.read(source, dtype="int16")
+    for name in ("a.flac", "a.aiff", "a.w64", "a.caf", "a.ogg", "a.mp3"):
+        soundfile.write(tmp_path / name, samples_S, rate)
+    soundfile.write(tmp_path / "stereo.wav", np.stack([samples_S, samples_S], 1), rate)
+    assert run_program(program.main, "--model", models["fbank"], "--json", source, tmp_path) == 0
+    first, *others = [json.loads(line) for line in lines_of(capsys)[0]]
+    for record in others:
+        lossy = record["path"].endswith(("ogg", "mp3"))
+        assert record["scores"] == pytest.approx(first["scores"], abs=0.2 if lossy else 1e-5), record["path"]
