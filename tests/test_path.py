@@ -110,9 +110,7 @@ def test_what_it_sets(shell: Recipe) -> None:
 def test_sourcing_twice_adds_nothing_and_leaves_no_names(shell: Recipe) -> None:
     shell()
     out = shell("a=$PATH; . ./path.sh; [[ $a == $PATH ]]; unset a; compgen -v; compgen -A function")[1]
-    bare = subprocess.run(
-        ["bash", "-c", "compgen -v; compgen -A function"], capture_output=True, text=True
-    ).stdout
+    bare = subprocess.run(["bash", "-c", "compgen -v; compgen -A function"], capture_output=True, text=True).stdout
     new = set(out.split()) - set(bare.split())
     assert new <= {
         "OMP_NUM_THREADS",
@@ -189,10 +187,7 @@ def test_pip_failure_shows_the_log(shell: Recipe) -> None:
     status, out, err = shell("echo reached", FAKE_FAIL="1")
     assert (status, out) == (1, "")
     assert "ERROR: No matching distribution" in err
-    assert (
-        f"pip could not install what the recipe needs (the whole log: {shell.folder}/.venv/install.log)"
-        in err
-    )
+    assert f"pip could not install what the recipe needs (the whole log: {shell.folder}/.venv/install.log)" in err
 
 
 @pytest.mark.parametrize(
@@ -230,9 +225,7 @@ def test_a_hand_made_environment_is_left_alone(shell: Recipe) -> None:
 
 def test_an_existing_python_is_used_as_it_is(shell: Recipe) -> None:
     own = shell.folder.parent / "fake" / "python3"
-    out = shell(
-        "command -v python3; echo $PYTHONPATH; . ./path.sh; echo $PYTHONPATH", SERMTL_PYTHON=str(own)
-    )[1]
+    out = shell("command -v python3; echo $PYTHONPATH; . ./path.sh; echo $PYTHONPATH", SERMTL_PYTHON=str(own))[1]
     assert out.split() == [str(own), str(shell.folder), str(shell.folder)]
     assert not (shell.folder / ".venv").exists()
 
