@@ -5,14 +5,14 @@
 #   ./run.sh --stage 3 --beta 1                                   train, decode and score with another beta
 #   ./run.sh --corpus iemocap --corpus_dir IEMOCAP_full_release   the paper's setting
 #
-# Stages: 1 data and folds, 2 dump to ark and token lists, 3 training, 4 decoding, 5 scoring.
+# Stages: 1 data and folds, 2 dump to ark and token lists, 3 training, 4 decoding, 5 scoring, 6 report.
 # shellcheck disable=SC2034 # options are read by name
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
 # Stages
 stage=1       # first stage
-stop_stage=5  # last stage
+stop_stage=6  # last stage
 skip_stages=  # stages to leave out, e.g. "2 4"
 dry_run=false # print what the stages would run
 # Corpus and folds
@@ -23,6 +23,7 @@ corpus_name=       # name of the data directory (default: the corpus)
 classes=           # emotion classes to keep (default: the corpus's own four, or all)
 merge_excited=true # IEMOCAP: count excited as happy
 lang=              # language of a manifest's text (default: seen from the text)
+skip_broken=false  # leave broken audio out instead of stopping
 allow_pipes=false  # let the wav.scp of a Kaldi directory run commands
 protocol=speaker   # speaker, session, paper or kfoldK
 folds=             # "01F 02M" or all (default: all; of mini 01F)
@@ -88,8 +89,9 @@ if ((stage >= 4 && stop_stage >= 4)); then needs "${exp}/labels.txt" 3; fi
 
 if begins 1 "data preparation and folds: ${corpus_dir:-${manifest:-${corpus}}} -> ${data}/"; then
     run local/data.sh --corpus "${corpus}" --corpus_dir "${corpus_dir}" --manifest "${manifest}" --out "${data}" \
-        --classes "${classes}" --merge_excited "${merge_excited}" --lang "${lang}" --allow_pipes "${allow_pipes}"
-    run validate_data_dir.sh "${data}"
+        --classes "${classes}" --merge_excited "${merge_excited}" --lang "${lang}" --allow_pipes "${allow_pipes}" \
+        --skip_broken "${skip_broken}" --nj "${nj}"
+    run validate_data_dir.sh --allow_pipes "${allow_pipes}" --nj "${nj}" "${data}"
     run python3 -m sermtl.bin.folds --data "${data}" --protocol "${protocol}" --dev_ratio "${dev_ratio}"
     ends
 fi
@@ -106,7 +108,8 @@ if begins 2 "dump: ${data}/ -> ${dump}/"; then
     for speed in 1 ${speeds}; do
         out=${dump}/${feats_type}
         if [[ ${speed} != 1 ]]; then out+=_sp${speed}; fi
-        dump_job=(--data "${data}" --out "${out}" --feats_type "${feats_type}" --speed "${speed}" --nj "${nj}")
+        dump_job=(--data "${data}" --out "${out}" --feats_type "${feats_type}" --speed "${speed}" --nj "${nj}"
+            --allow_pipes "${allow_pipes}")
         submit "${train_cmd} JOB=1:${nj}" "${out}/log/dump.JOB.log" \
             python3 -m sermtl.bin.dump part "${dump_job[@]}" --job JOB
         run python3 -m sermtl.bin.dump merge "${dump_job[@]}"
@@ -134,6 +137,12 @@ if begins 5 "scoring: ${exp}/*/decode_test/ -> ${exp}/RESULTS.md"; then
             --fold_dir "${folds_dir}/${fold}" --exp "${exp}" --labels "${exp}/labels.txt"
     done
     run python3 -m sermtl.bin.score pool --exp "${exp}" --folds_file "${folds_dir}/folds"
+    ends
+fi
+
+if begins 6 "report: ${expdir}/*/scores.json -> ${expdir}/report/${corpus_name}/"; then
+    run python3 -m sermtl.bin.report --exp "${expdir}" --data "${data}" --corpus "${corpus_name}" \
+        --out "${expdir}/report/${corpus_name}"
     ends
 fi
 finish

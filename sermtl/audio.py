@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import os
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +12,7 @@ import soundfile
 
 from sermtl.audiocheck import HEADER_BYTES, missing_bytes
 from sermtl.errors import UserError
+from sermtl.recordings import is_pipe, locate
 
 SAMPLE_RATE = 16000
 FBANK_BANDS = 80
@@ -27,21 +30,63 @@ def read_audio(path: str | Path) -> np.ndarray:
     """
     try:
         _refuse_cut_wav(path)
-        with soundfile.SoundFile(path) as file:
-            exact = file.subtype == "PCM_16" and file.channels == 1 and file.samplerate == SAMPLE_RATE
-            samples = file.read(dtype="int16" if exact else "float32")
-            rate, frames = file.samplerate, file.frames
-    except (OSError, RuntimeError) as error:
-        reason = "no such file" if not Path(path).exists() else f"not readable as audio ({error})"
+        return _decode(path, str(path))
+    except OSError as error:
+        reason = "no such file" if not Path(path).exists() else error.strerror or str(error)
         raise UserError(f"{path}: {reason}") from error
+
+
+def read_recording(entry: str, allow_pipes: bool = False) -> np.ndarray:
+    """Samples (S,), int16, at 16 kHz of a ``wav.scp`` value: a file, ``file.ark:offset``, or a shell command.
+
+    Raises:
+        UserError: As `read_audio`; or the command fails, or is not allowed.
+    """
+    if not is_pipe(entry):
+        try:
+            source = locate(entry)
+        except OSError:
+            return read_audio(entry)
+        return read_audio(entry) if source.path == entry else _decode(io.BytesIO(source.read()), entry)
+    if not allow_pipes:
+        raise UserError(f"{entry}: a shell command, refused unless --allow_pipes true")
+    command = ["bash", "-o", "pipefail", "-c", entry.strip().strip("|")]
+    result = subprocess.run(command, capture_output=True, stdin=subprocess.DEVNULL)
+    if result.returncode:
+        last = result.stderr.decode(errors="replace").strip().splitlines()[-1:]
+        raise UserError(f"{entry}: ended with status {result.returncode}: {' '.join(last)}")
+    return _decode(io.BytesIO(result.stdout), entry)
+
+
+def cut(samples_S: np.ndarray, start: float, end: float, name: str) -> np.ndarray:
+    """The samples from ``start`` to ``end`` seconds of a recording.
+
+    Raises:
+        UserError: The span is empty or begins after the recording's end.
+    """
+    first, last = round(start * SAMPLE_RATE), round(end * SAMPLE_RATE)
+    if not 0 <= first < min(last, len(samples_S)):
+        seconds = len(samples_S) / SAMPLE_RATE
+        raise UserError(f"{name}: the segment {start} to {end} s is not within the {seconds:.2f} s of its recording")
+    return samples_S[first:last]
+
+
+def _decode(file: str | Path | io.BytesIO, name: str) -> np.ndarray:
+    try:
+        with soundfile.SoundFile(file) as sound:
+            exact = sound.subtype == "PCM_16" and sound.channels == 1 and sound.samplerate == SAMPLE_RATE
+            samples = sound.read(dtype="int16" if exact else "float32")
+            rate, frames = sound.samplerate, sound.frames
+    except RuntimeError as error:
+        raise UserError(f"{name}: not readable as audio ({error})") from error
     if len(samples) == 0:
-        raise UserError(f"{path}: no samples")
+        raise UserError(f"{name}: no samples")
     if len(samples) < frames:
-        raise UserError(f"{path}: truncated: {len(samples)} of {frames} samples")
+        raise UserError(f"{name}: truncated: {len(samples)} of {frames} samples")
     if exact:
         return samples
     if not np.isfinite(samples).all():
-        raise UserError(f"{path}: NaN or infinite samples")
+        raise UserError(f"{name}: NaN or infinite samples")
     mono_S = samples.mean(axis=1) if samples.ndim == 2 else samples
     return to_int16(resample(mono_S, rate, SAMPLE_RATE))
 

@@ -1,4 +1,4 @@
-"""Stage 4: decode the test list of one fold.
+"""Stage 4: decode the test list of one fold, and its dev list where it has one.
 
     python -m sermtl.bin.decode --config conf/decode.yaml --data data/mini \\
         --folds_dir data/mini/folds/speaker --dump dump/mini --tokens dump/mini/tokens/speaker --exp exp/T --folds 01F
@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import sys
 import time
@@ -20,11 +21,14 @@ from sermtl.config import DecodeConfig, TrainConfig, load_config, read_yaml
 from sermtl.datadir import write_table
 from sermtl.decode import Decoded, decode
 from sermtl.errors import UserError, command
-from sermtl.files import sha256
+from sermtl.files import atomic_write, sha256
 from sermtl.fold_data import load_fold
 from sermtl.model_dir import load_model
 
 log = logging.getLogger("sermtl.bin.decode")
+CODE_VERSION = 1
+"""Raised when the same model would give other files."""
+STAMP = "stamp.json"
 
 
 @command
@@ -45,17 +49,19 @@ def main() -> int:
     fold = load_fold(paths.data, paths.fold_dir, paths.dump, paths.tokens, config)
     if fold.digest != read_yaml(paths.exp / "config.yaml").get("inputs"):
         raise UserError(f"{paths.exp} was trained on other lists or data than there are now; rerun ./run.sh --stage 3")
-    dataset = job.evaluation_set(trained.front_end, config, fold, "test")
-    started = time.monotonic()
-    decoded = sorted(decode(trained, dataset, decode_config.batch_size, device), key=lambda d: d.utterance.encode())
-    write_decoded(paths.exp / "decode_test", decoded, trained.labels)
-    seconds = time.monotonic() - started
-    log.info(
-        "decoded %d utterances in %.1f s (model %s)",
-        len(decoded),
-        seconds,
-        sha256(paths.exp / "model.safetensors")[:12],
-    )
+    stamp = {"model": sha256(paths.exp / "model.safetensors"), "inputs": fold.digest, "code": CODE_VERSION}
+    for part in ("test", "dev"):
+        directory = paths.exp / f"decode_{part}"
+        if not fold.examples[part]:
+            continue
+        if read_stamp(directory) == stamp:
+            log.info("%s: decoded already with this model", directory)
+            continue
+        started = time.monotonic()
+        dataset = job.evaluation_set(trained.front_end, config, fold, part)
+        decoded = sorted(decode(trained, dataset, decode_config.batch_size, device), key=lambda d: d.utterance.encode())
+        write_decoded(directory, decoded, trained.labels, stamp)
+        log.info("%s: %d utterances in %.1f s", directory, len(decoded), time.monotonic() - started)
     return 0
 
 
@@ -67,8 +73,9 @@ def training_config(exp: Path) -> TrainConfig:
     return TrainConfig(**values)
 
 
-def write_decoded(directory: Path, decoded: list[Decoded], labels: list[str]) -> None:
-    """Write the files of ``decode_test/``; ``utt2emo``, which scoring asks for first, comes last."""
+def write_decoded(directory: Path, decoded: list[Decoded], labels: list[str], stamp: dict[str, Any]) -> None:
+    """Write the files of ``decode_test/`` or ``decode_dev/``; ``stamp.json`` comes last and marks them whole."""
+    (directory / STAMP).unlink(missing_ok=True)
     with write_ark(directory / "emb.ark") as writer:
         for item in decoded:
             writer.write_array(item.utterance, item.embedding_D)
@@ -78,6 +85,16 @@ def write_decoded(directory: Path, decoded: list[Decoded], labels: list[str]) ->
     write_table(directory / "text", {item.utterance: item.text for item in decoded})
     write_table(directory / "utt2spk", {item.utterance: item.speaker for item in decoded})
     write_table(directory / "utt2emo", {item.utterance: labels[item.posteriors_C.argmax()] for item in decoded})
+    with atomic_write(directory / STAMP) as file:
+        json.dump(stamp, file)
+
+
+def read_stamp(directory: Path) -> Any:
+    """What a directory was decoded with; None where it is not whole."""
+    try:
+        return json.loads((directory / STAMP).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
 
 
 if __name__ == "__main__":

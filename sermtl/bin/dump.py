@@ -12,13 +12,18 @@ from __future__ import annotations
 import argparse
 import hashlib
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
 
 from sermtl import audio
-from sermtl.ark import DUMP_TABLES, write_ark
+from sermtl.ark import DUMP_TABLES, ArkWriter, write_ark
 from sermtl.datadir import read_table, write_table
 from sermtl.errors import UserError, command
 from sermtl.files import atomic_write
+from sermtl.recordings import read_segments
 
 CODE_VERSION = 1
 """Raised when the same audio would give other arks."""
@@ -33,37 +38,64 @@ def main() -> int:
     parser.add_argument("--out", type=Path, required=True, help="dump directory")
     parser.add_argument("--feats_type", choices=["raw", "fbank"], required=True)
     parser.add_argument("--speed", type=float, default=1.0, help="speed perturbation; ids get sp<speed>-")
+    parser.add_argument("--allow_pipes", choices=["true", "false"], default="false", help="run wav.scp's commands")
     parser.add_argument("--job", type=int, default=1, help="this part, from 1")
     parser.add_argument("--nj", type=int, default=1, help="number of parts")
     args = parser.parse_args()
     if args.verb == "part":
-        dump_part(args.data, args.out, args.feats_type, args.speed, args.job, args.nj)
+        pipes = args.allow_pipes == "true"
+        dump_part(args.data, args.out, args.feats_type, args.speed, args.job, args.nj, pipes)
     else:
         merge(args.data, args.out, args.feats_type, args.speed, args.nj)
     return 0
 
 
-def part_of(data: Path, job: int, nj: int) -> dict[str, str]:
-    """The audio of part ``job`` of ``nj``: utterance -> path."""
-    wav_scp = list(read_table(data / "wav.scp").items())
+class Utterance(NamedTuple):
+    """Where an utterance's audio is: a recording, or from ``start`` to ``end`` seconds of one."""
+
+    name: str
+    recording: str
+    start: float = 0.0
+    end: float | None = None
+
+
+def utterances(data: Path) -> list[Utterance]:
+    """What a data directory holds, by ``wav.scp`` and, where there is one, ``segments``."""
+    wav_scp, segments = read_table(data / "wav.scp"), read_segments(data / "segments")
+    if not segments:
+        return [Utterance(name, entry) for name, entry in wav_scp.items()]
+    spans = []
+    for name, (recording, times) in segments.items():
+        if recording not in wav_scp:
+            raise UserError(f"{data}/segments: {name}: recording {recording} is not in {data}/wav.scp")
+        start, end = map(float, times.split())
+        spans.append(Utterance(name, wav_scp[recording], start, end))
+    return spans
+
+
+def part_of(data: Path, job: int, nj: int) -> list[Utterance]:
+    """The utterances of part ``job`` of ``nj``."""
+    everything = utterances(data)
     if not 1 <= job <= nj:
         raise UserError(f"--job {job} is not within 1 to --nj {nj}")
-    return dict(wav_scp[len(wav_scp) * (job - 1) // nj : len(wav_scp) * job // nj])
+    return everything[len(everything) * (job - 1) // nj : len(everything) * job // nj]
 
 
-def digest_of(part: dict[str, str], feats_type: str, speed: float) -> str:
+def digest_of(part: list[Utterance], feats_type: str, speed: float) -> str:
     """What a part is made from: ids, paths, sizes and times of the files, settings, code."""
     digest = hashlib.sha256(f"{CODE_VERSION} {feats_type} {speed}\n".encode())
-    for utterance, path in part.items():
+    for utterance in part:
         try:
-            stat = Path(path).stat()
+            stat = Path(utterance.recording).stat()
         except OSError:
             stat = None
-        digest.update(f"{utterance} {path} {stat and (stat.st_size, stat.st_mtime_ns)}\n".encode())
+        digest.update(f"{tuple(utterance)} {stat and (stat.st_size, stat.st_mtime_ns)}\n".encode())
     return digest.hexdigest()
 
 
-def dump_part(data: Path, out: Path, feats_type: str, speed: float, job: int, nj: int) -> None:
+def dump_part(
+    data: Path, out: Path, feats_type: str, speed: float, job: int, nj: int, allow_pipes: bool = False
+) -> None:
     """Write ``out/parts/<job>.{ark,scp,lengths,digest}``; the digest comes last and marks a whole part.
 
     Raises:
@@ -79,33 +111,47 @@ def dump_part(data: Path, out: Path, feats_type: str, speed: float, job: int, nj
     lengths: dict[str, int] = {}
     broken: list[str] = []
     with write_ark(f"{stem}.ark") as writer:
-        for utterance, path in part.items():
-            try:
-                if path.rstrip().endswith("|"):
-                    raise UserError(f"{path}: a shell command, not a file; wav.scp must name audio files")
-                samples_S = audio.read_audio(path)
-            except UserError as error:
-                broken.append(f"  {utterance}: {error}")
-                continue
-            if broken:
-                continue
-            if speed != 1.0:
-                samples_S = audio.change_speed(samples_S, speed)
-            if feats_type == "raw":
-                writer.write_audio(prefix + utterance, samples_S)
-                lengths[prefix + utterance] = len(samples_S)
-            else:
-                features_TF = audio.fbank(samples_S)
-                writer.write_array(prefix + utterance, features_TF)
-                lengths[prefix + utterance] = len(features_TF)
+        for name, samples in read_all(part, allow_pipes):
+            if isinstance(samples, UserError):
+                broken.append(f"  {name}: {samples}")
+            elif not broken:
+                lengths[prefix + name] = write_one(writer, prefix + name, samples, feats_type, speed)
         if broken:
-            head = f"{len(broken)} of {len(part)} audio files of {data}/wav.scp cannot be used; "
-            raise UserError(head + "repair them, or remove their lines and rerun stage 1:\n" + "\n".join(broken))
+            head = f"{len(broken)} of {len(part)} utterances of {data} cannot be read; "
+            raise UserError(head + "repair their audio, or remove their lines and rerun stage 1:\n" + "\n".join(broken))
     write_table(f"{stem}.scp", writer.scp)
     write_table(f"{stem}.lengths", lengths)
     with atomic_write(f"{stem}.digest") as file:
         file.write(f"{digest} {Path(f'{stem}.ark').stat().st_size}\n")
     print(f"part {job}: {len(part)} utterances written to {stem}.ark")
+
+
+def read_all(part: list[Utterance], allow_pipes: bool) -> Iterator[tuple[str, np.ndarray | UserError]]:
+    """Each utterance's samples (S,), or why it has none; a recording of several segments is read once."""
+    current, recording = None, np.zeros(0, dtype=np.int16)
+    for utterance in part:
+        try:
+            if utterance.recording != current:
+                current, recording = None, audio.read_recording(utterance.recording, allow_pipes)
+                current = utterance.recording
+            if utterance.end is None:
+                yield utterance.name, recording
+            else:
+                yield utterance.name, audio.cut(recording, utterance.start, utterance.end, utterance.recording)
+        except UserError as error:
+            yield utterance.name, error
+
+
+def write_one(writer: ArkWriter, key: str, samples_S: np.ndarray, feats_type: str, speed: float) -> int:
+    """Add one utterance to the ark; returns its number of samples or frames."""
+    if speed != 1.0:
+        samples_S = audio.change_speed(samples_S, speed)
+    if feats_type == "raw":
+        writer.write_audio(key, samples_S)
+        return len(samples_S)
+    features_TF = audio.fbank(samples_S)
+    writer.write_array(key, features_TF)
+    return len(features_TF)
 
 
 def is_whole(stem: Path, digest: str) -> bool:
@@ -131,9 +177,9 @@ def merge(data: Path, out: Path, feats_type: str, speed: float, nj: int) -> None
             raise UserError(f"{stem}.ark is missing, truncated or older than its audio; rerun stage 2")
         scp.update(read_table(f"{stem}.scp"))
         lengths.update(read_table(f"{stem}.lengths"))
-    expected = len(read_table(data / "wav.scp"))
+    expected = len(utterances(data))
     if len(scp) != expected or scp.keys() != lengths.keys():
-        raise UserError(f"{out}: {len(scp)} utterances dumped, {expected} in {data}/wav.scp; rerun stage 2")
+        raise UserError(f"{out}: {len(scp)} utterances dumped, {expected} in {data}; rerun stage 2")
     scp_name, lengths_name = DUMP_TABLES[feats_type]
     write_table(out / lengths_name, lengths)
     write_table(out / scp_name, scp)
