@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import signal as os_signal
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -56,13 +58,24 @@ SETTINGS = {
 
 
 def run_program(main: Callable[[], int], *words: object) -> int:
-    """Run a program's ``main`` in this process with a command line; gives its exit status."""
-    before = sys.argv
+    """Run a program's ``main`` in this process as in one of its own; gives its exit status.
+
+    What programs change of their process (the command line, logging, the handler of SIGTERM) is put back.
+    """
+    argv, on_sigterm = sys.argv, os_signal.getsignal(os_signal.SIGTERM)
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    root.handlers.clear()
     sys.argv = ["program", *map(str, words)]
     try:
         return main()
     finally:
-        sys.argv = before
+        sys.argv = argv
+        os_signal.signal(os_signal.SIGTERM, on_sigterm)
+        for handler in root.handlers:
+            handler.close()
+        root.handlers[:] = handlers
+        root.setLevel(level)
 
 
 def signal(speaker: int, emotion: int, samples: int, seed: int) -> np.ndarray:
