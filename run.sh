@@ -87,6 +87,9 @@ if ((stage >= 2 && stop_stage >= 2)); then needs "${folds_dir}/folds" 1; fi
 if ((stage >= 3 && stop_stage >= 3)); then needs "${tokens}" 2; fi
 if ((stage >= 4 && stop_stage >= 4)); then needs "${exp}/labels.txt" 3; fi
 
+if ((stage <= 2)); then own "${data}" "${dump}"; fi
+if ((stop_stage >= 3)); then own "${exp}"; fi
+
 if begins 1 "data preparation and folds: ${corpus_dir:-${manifest:-${corpus}}} -> ${data}/"; then
     run local/data.sh --corpus "${corpus}" --corpus_dir "${corpus_dir}" --manifest "${manifest}" --out "${data}" \
         --classes "${classes}" --merge_excited "${merge_excited}" --lang "${lang}" --allow_pipes "${allow_pipes}" \

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ from sermtl import metrics
 from sermtl.config import read_yaml
 from sermtl.datadir import read_list, read_table
 from sermtl.errors import UserError
-from sermtl.files import atomic_write
+from sermtl.files import atomic_write, sha256
 from sermtl.scorefiles import (
     Utterance,
     read_audit,
@@ -52,6 +53,7 @@ def score_fold(decode: Path, data: Path, fold_dir: Path, exp: Path, labels_file:
         f"decode again with: ./run.sh --corpus {corpus} --protocol {protocol} --tag {exp.name} "
         f"--folds {fold} --stage 4 --stop_stage 5"
     )
+    _refuse_other_model(decode, exp / fold, again)
     _refuse_mismatch(test, {decode / name: table for name, table in hyp.items()}, fold_dir / "test", again)
     ref = {name: _lookup(data / name, test) for name in ("utt2emo", "text", "utt2spk")}
 
@@ -175,6 +177,19 @@ def _emotion(rows: Sequence[Utterance], labels: Sequence[str], decode: Path) -> 
     except UserError as error:
         raise UserError(f"{decode / 'utt2emo'} against the data's utt2emo: {error}") from None
     return metrics.emotion_scores(confusion, labels) | {"no_reference": len(rows) - len(counted)}
+
+
+def _refuse_other_model(decode: Path, trained: Path, again: str) -> None:
+    """Refuse hypotheses that are not whole or come from other weights than the fold has now."""
+    model = trained / "model.safetensors"
+    if not model.exists():
+        return
+    try:
+        stamp = json.loads((decode / "stamp.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{decode} is not whole (no stamp.json); {again}") from error
+    if stamp.get("model") != sha256(model):
+        raise UserError(f"{decode} was made with another model than {model}; {again}")
 
 
 def _refuse_mismatch(test: Sequence[str], tables: Mapping[Path, Mapping[str, str]], wanted: Path, again: str) -> None:

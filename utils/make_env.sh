@@ -4,6 +4,8 @@
 # .venv/installed, written last, holds what the environment was made from. Without it, the install was interrupted.
 set -euo pipefail
 
+. utils/lock.sh
+
 mark=.venv/installed
 lock=.venv/installing
 log=.venv/install.log
@@ -35,58 +37,15 @@ up_to_date() {
     in_place && [[ $(tail -n +2 "${mark}") == "$(inputs)" ]]
 }
 
-# lock/owner is "HOST PID BEAT". The beat shows that the owner lives; comparing it, not file times, needs no
-# agreement between the clocks of hosts that share the folder.
-acquire_lock() {
-    local owner last=none since=0 told=false
-    until mkdir "${lock}" 2>/dev/null; do
-        owner=$(cat "${lock}/owner" 2>/dev/null || true)
-        if [[ ${owner} != "${last}" ]]; then
-            last=${owner} since=${SECONDS}
-        elif owner_died "${owner}" || ((SECONDS - since > patience)); then
-            break_lock "${owner}"
-            continue
-        fi
-        if ! ${told}; then say "waiting for the install of .venv that runs already (host and process: ${owner})"; fi
-        told=true
-        sleep 0.5
-    done
-    trap release EXIT
-    trap 'say "interrupted; the next use begins anew"; exit 130' INT TERM HUP
-    heartbeat >/dev/null 2>&1 &
-    beating=$!
-}
-
-owner_died() {
-    local host pid _
-    read -r host pid _ <<<"$1"
-    [[ ${host} == "${HOSTNAME}" && ${pid} == [1-9]* ]] && ! kill -0 "${pid}" 2>/dev/null
-}
-
-# Of two that wait, one moves the dead lock; what the other then moves is alive, and is put back.
-break_lock() {
-    local dead=${lock}.$$
-    mv "${lock}" "${dead}" 2>/dev/null || return 0
-    if [[ $(cat "${dead}/owner" 2>/dev/null || true) != "$1" ]]; then
-        mv "${dead}" "${lock}"
-        return
-    fi
-    say "an earlier install was interrupted ($1)"
-    rm -rf "${dead}"
-}
-
-heartbeat() {
-    local beat=0
-    while kill -0 $$; do
-        echo "${HOSTNAME} $$ $((beat++))" >"${lock}/owner"
-        sleep 2
-    done
+told=false
+wait_for_owner() {
+    if ! ${told}; then say "waiting for the install of .venv that runs already (host, process, since: $1)"; fi
+    told=true
 }
 
 release() {
-    kill "${beating}" ${child:+"${child}"} 2>/dev/null || true
-    wait "${beating}" 2>/dev/null || true
-    rm -rf "${lock}"
+    if [[ -n ${child} ]]; then kill "${child}" 2>/dev/null || true; fi
+    release_locks
 }
 
 # In the background, so that an interrupt is obeyed at once.
@@ -134,7 +93,9 @@ fi
 mkdir -p .venv
 if [[ ! -w .venv ]]; then fail "cannot write in ${PWD}/.venv"; fi
 child=''
-acquire_lock
+take_lock "${lock}" "${patience}" wait_for_owner
+trap release EXIT
+trap 'say "interrupted; the next use begins anew"; exit 130' INT TERM HUP
 if up_to_date; then exit 0; fi
 
 before=''

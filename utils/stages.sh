@@ -2,6 +2,8 @@
 # Sourced by run.sh: what its stages have in common. Uses run.sh's options stage, stop_stage, skip_stages and dry_run,
 # and its array `arguments`, the command line.
 
+. utils/lock.sh
+
 stage_times=()
 current_stage=
 
@@ -82,8 +84,26 @@ finish() {
     exit 0
 }
 
+# own DIRECTORY...: keeps other run.sh out of them until this one ends.
+own() {
+    local directory
+    if ${dry_run}; then return; fi
+    for directory in "$@"; do
+        mkdir -p "${directory}"
+        take_lock "${directory}/.lock" 60 _owned_by_other || die 2 "${directory}: no permission to write there?"
+    done
+}
+
+_owned_by_other() {
+    local host pid since _
+    read -r host pid since _ <<<"$1"
+    die 2 "another run.sh works on ${directory} (host ${host}, process ${pid}, since ${since});" \
+        "wait for it, or use another --tag or --expdir"
+}
+
 _report_failure() {
     local status=$?
+    release_locks
     if ((status)) && [[ -n ${current_stage} ]]; then
         log "Stage ${current_stage} failed. To go on from there:$(rerun_from "${current_stage}")" >&2
     fi

@@ -1,0 +1,68 @@
+# shellcheck shell=bash
+# Sourced. A lock is a folder with a file `owner`: "HOST PID SINCE BEAT". The beat shows that the owner lives; comparing
+# it, not file times, needs no agreement between the clocks of hosts that share the folder.
+
+_locks=()
+_beating=()
+
+# take_lock PATH PATIENCE BUSY: makes the folder PATH, and takes over that of a dead owner. While a living one has it,
+# calls BUSY with the owner's words, which may end the script, again and again. An owner on another host is dead when
+# its beat has stood still for PATIENCE seconds.
+take_lock() {
+    local owner last='' since=${SECONDS} host pid
+    until mkdir "$1" 2>/dev/null; do
+        if [[ ! -d $1 ]]; then
+            echo "cannot write in ${1%/*}" >&2
+            return 1
+        fi
+        owner=$(cat "$1/owner" 2>/dev/null || true)
+        read -r host pid _ <<<"${owner}"
+        if [[ ${host} == "${HOSTNAME}" && ${pid} == [1-9]* ]]; then
+            if kill -0 "${pid}" 2>/dev/null; then
+                "$3" "${owner}"
+            else
+                _break_lock "$1" "${owner}"
+                continue
+            fi
+        elif [[ ${owner} != "${last}" ]]; then
+            if [[ -n ${last} ]]; then "$3" "${owner}"; fi
+            last=${owner} since=${SECONDS}
+        elif ((SECONDS - since > $2)); then
+            _break_lock "$1" "${owner}"
+            continue
+        fi
+        sleep 0.5
+    done
+    _locks+=("$1")
+    _beat "$1" >/dev/null 2>&1 &
+    _beating+=("$!")
+}
+
+release_locks() {
+    kill ${_beating[@]+"${_beating[@]}"} 2>/dev/null || true
+    wait ${_beating[@]+"${_beating[@]}"} 2>/dev/null || true
+    rm -rf ${_locks[@]+"${_locks[@]}"}
+    _locks=() _beating=()
+}
+
+_beat() {
+    local beat=0 since
+    since=$(date +%Y-%m-%dT%H:%M:%S)
+    while kill -0 $$; do
+        echo "${HOSTNAME} $$ ${since} $((beat++))" >"$1/owner.new"
+        mv "$1/owner.new" "$1/owner"
+        sleep 2
+    done
+}
+
+# Of two that wait, one moves the dead lock; what the other then moves is alive, and is put back.
+_break_lock() {
+    local dead=$1.$$
+    mv "$1" "${dead}" 2>/dev/null || return 0
+    if [[ $(cat "${dead}/owner" 2>/dev/null || true) != "$2" ]]; then
+        mv "${dead}" "$1"
+        return
+    fi
+    echo "the lock $1 was left by a process that is gone (${2:-without a name}); taken over" >&2
+    rm -rf "${dead}"
+}
