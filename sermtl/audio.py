@@ -72,6 +72,8 @@ def cut(samples_S: np.ndarray, start: float, end: float, name: str) -> np.ndarra
 
 
 def _decode(file: str | Path | io.BytesIO, name: str) -> np.ndarray:
+    if isinstance(file, io.BytesIO):
+        _refuse_missing(name, bytes(file.getbuffer()[:HEADER_BYTES]), file.getbuffer().nbytes)
     try:
         with soundfile.SoundFile(file) as sound:
             exact = sound.subtype == "PCM_16" and sound.channels == 1 and sound.samplerate == SAMPLE_RATE
@@ -92,11 +94,14 @@ def _decode(file: str | Path | io.BytesIO, name: str) -> np.ndarray:
 
 
 def _refuse_cut_wav(path: str | Path) -> None:
-    """A truncated WAV file, which libsndfile would shorten without a word."""
     with open(path, "rb") as file:
-        missing = missing_bytes(file.read(HEADER_BYTES), os.fstat(file.fileno()).st_size)
-    if missing:
-        raise UserError(f"{path}: truncated: {missing} bytes are missing")
+        _refuse_missing(str(path), file.read(HEADER_BYTES), os.fstat(file.fileno()).st_size)
+
+
+def _refuse_missing(name: str, header: bytes, size: int) -> None:
+    """A truncated WAV file, which libsndfile would shorten without a word."""
+    if missing := missing_bytes(header, size):
+        raise UserError(f"{name}: truncated: {missing} bytes are missing")
 
 
 def resample(samples_S: np.ndarray, rate: int, new_rate: int) -> np.ndarray:

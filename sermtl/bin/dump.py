@@ -23,7 +23,7 @@ from sermtl.ark import DUMP_TABLES, ArkWriter, write_ark
 from sermtl.datadir import read_table, write_table
 from sermtl.errors import UserError, command
 from sermtl.files import atomic_write
-from sermtl.recordings import read_segments
+from sermtl.recordings import locate, read_segments
 
 CODE_VERSION = 1
 """Raised when the same audio would give other arks."""
@@ -86,7 +86,7 @@ def digest_of(part: list[Utterance], feats_type: str, speed: float) -> str:
     digest = hashlib.sha256(f"{CODE_VERSION} {feats_type} {speed}\n".encode())
     for utterance in part:
         try:
-            stat = Path(utterance.recording).stat()
+            stat = Path(locate(utterance.recording).path).stat()
         except OSError:
             stat = None
         digest.update(f"{tuple(utterance)} {stat and (stat.st_size, stat.st_mtime_ns)}\n".encode())
