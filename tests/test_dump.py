@@ -80,7 +80,7 @@ def test_all_broken_files_are_listed_at_once_and_nothing_half_made_is_left(data,
     write_table(data / "wav.scp", read_table(data / "wav.scp") | {"s1-04": f"touch {tmp_path}/ran |"})
     assert dump(data, out, nj=1) == [2, 2]
     told = capsys.readouterr().err
-    assert "4 of 12 audio files" in told and "wav.scp" in told
+    assert f"4 of 12 utterances of {data} cannot be read" in told
     for utterance in ("s0-01", "s0-03", "s1-02", "s1-04"):
         assert f"  {utterance}: " in told
     for reason in ("no such file", "not readable", "truncated", "a shell command"):
@@ -181,22 +181,91 @@ def test_audio_of_any_kind_comes_in_as_16_khz_mono(tmp_path):
     assert [int(lengths[utterance]) for utterance in lengths] == [16000, 16000, 14700, 1600]
 
 
-def test_an_utterance_that_is_too_many_for_memory_is_alone_in_it(data, tmp_path, monkeypatch):
-    """A part streams: what it has read is written before it reads on."""
+def test_a_part_streams(tmp_path, monkeypatch):
+    """What it has read is written before it reads on."""
     real, sizes = audio.read_audio, []
-    temporary = tmp_path / "dump" / "parts"
 
     def watched(path):
-        sizes.append(sum(file.stat().st_size for file in temporary.glob(".*.tmp")))
+        sizes.append(sum(file.stat().st_size for file in (tmp_path / "dump" / "parts").glob(".*.tmp")))
         return real(path)
 
     rows = rows_of(speakers=1, each=8)
-    big = make_data(tmp_path / "big", rows)
-    soundfile.write(tmp_path / "x.wav", np.zeros(100_000, dtype=np.int16), 16000)
-    write_table(big / "wav.scp", {row["utt"]: tmp_path / "x.wav" for row in rows})
+    data = make_data(tmp_path / "data", rows)
+    for row in rows:
+        soundfile.write(tmp_path / f"{row['utt']}.wav", np.zeros(100_000, dtype=np.int16), 16000)
+    write_table(data / "wav.scp", {row["utt"]: tmp_path / f"{row['utt']}.wav" for row in rows})
     monkeypatch.setattr(audio, "read_audio", watched)
-    assert run_program(program.main, "part", *words(big, tmp_path / "dump", nj=1)) == 0
-    assert sizes[-1] > 6 * 200_000
+    assert run_program(program.main, "part", *words(data, tmp_path / "dump", nj=1)) == 0
+    assert len(sizes) == 8 and sizes[-1] > 6 * 200_000
+
+
+def archive_of(data, folder):
+    """The data directory's audio as entries of one Kaldi archive, in its wav.scp."""
+    pieces = {key: soundfile.read(path, dtype="int16") for key, path in read_table(data / "wav.scp").items()}
+    kaldiio.save_ark(str(folder / "wav.ark"), {k: (r, s) for k, (s, r) in pieces.items()}, scp=str(folder / "wav.scp"))
+    write_table(data / "wav.scp", read_table(folder / "wav.scp"))
+    return {key: samples for key, (samples, _) in pieces.items()}
+
+
+def dumped(out):
+    return {key: read_audio_entry(entry) for key, entry in read_table(out / "wav.scp").items()}
+
+
+def test_archives_are_read_at_their_offsets(data, tmp_path, capsys):
+    pieces = archive_of(data, tmp_path)
+    out = tmp_path / "dump"
+    assert set(dump(data, out)) == {0}
+    assert {key: samples.tolist() for key, samples in dumped(out).items()} == {k: v.tolist() for k, v in pieces.items()}
+    # Another archive under the same name is another input.
+    os.utime(tmp_path / "wav.ark", ns=(1, 1))
+    capsys.readouterr()
+    dump(data, out)
+    assert "already" not in capsys.readouterr().out
+    content = (tmp_path / "wav.ark").read_bytes()
+    (tmp_path / "wav.ark").write_bytes(content[:-100])
+    assert dump(data, out)[-2:] == [2, 2]
+    assert "s1-05" in capsys.readouterr().err
+
+
+def test_segments_are_cut_out_of_their_recordings(data, tmp_path, capsys):
+    recording = np.arange(-16000, 16000).astype(np.int16)
+    soundfile.write(tmp_path / "long.wav", recording, 16000)
+    write_table(data / "wav.scp", {"rec": tmp_path / "long.wav"})
+    spans = {"s0-00": "rec 0.0 0.5", "s0-01": "rec 0.25 0.75", "s1-00": "rec 1.5 2.0"}
+    write_table(data / "segments", spans)
+    assert set(dump(data, tmp_path / "dump", nj=2)) == {0}
+    cut = dumped(tmp_path / "dump")
+    assert list(cut) == list(spans)
+    assert np.array_equal(cut["s0-01"], recording[4000:12000]) and np.array_equal(cut["s1-00"], recording[24000:])
+    write_table(data / "segments", spans | {"s1-01": "rec 3.0 4.0", "s1-02": "rec 1.0 1.0"})
+    assert dump(data, tmp_path / "dump", nj=1) == [2, 2]
+    told = capsys.readouterr().err
+    assert "2 of 5" in told and "s1-01" in told and "s1-02" in told and "2.00 s" in told
+    write_table(data / "segments", {"s0-00": "other 0.0 0.5"})
+    assert dump(data, tmp_path / "dump", nj=1) == [2, 2]
+    assert "recording other is not in" in capsys.readouterr().err
+
+
+def test_commands_run_only_with_consent(data, tmp_path, capsys):
+    path = wav_of(data, "s0-00")
+    table = read_table(data / "wav.scp")
+    write_table(data / "wav.scp", table | {"s0-00": f"cat {path} | cat |"})
+    assert dump(data, tmp_path / "dump", nj=1) == [2, 2]
+    assert "--allow_pipes" in capsys.readouterr().err
+    assert run_program(program.main, "part", *words(data, tmp_path / "dump", nj=1, allow_pipes="true")) == 0
+    assert run_program(program.main, "merge", *words(data, tmp_path / "dump", nj=1)) == 0
+    samples, _ = soundfile.read(path, dtype="int16")
+    assert np.array_equal(dumped(tmp_path / "dump")["s0-00"], samples)
+    capsys.readouterr()
+    for command, reason in (
+        (f"head -c 900 {path} |", "truncated"),
+        ("false | cat |", "status 1"),
+        ("echo no |", "audio"),
+    ):
+        write_table(data / "wav.scp", table | {"s0-00": command})
+        assert run_program(program.main, "part", *words(data, tmp_path / "dump", nj=1, allow_pipes="true")) == 2
+        told = capsys.readouterr().err
+        assert "s0-00" in told and reason in told
 
 
 def test_an_unknown_word_is_refused_by_the_parser(data, tmp_path):
