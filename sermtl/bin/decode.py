@@ -29,6 +29,7 @@ log = logging.getLogger("sermtl.bin.decode")
 CODE_VERSION = 1
 """Raised when the same model would give other files."""
 STAMP = "stamp.json"
+FILES = ("utt2emo", "emo_post", "text", "utt2spk", "emb.scp", "emb.ark")
 
 
 @command
@@ -91,6 +92,8 @@ def write_decoded(directory: Path, decoded: list[Decoded], labels: list[str], st
 
 def read_stamp(directory: Path) -> Any:
     """What a directory was decoded with; None where it is not whole."""
+    if not all((directory / name).is_file() for name in FILES):
+        return None
     try:
         return json.loads((directory / STAMP).read_text(encoding="utf-8"))
     except (OSError, ValueError):
