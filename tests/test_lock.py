@@ -1,0 +1,63 @@
+"""Locks of run.sh: who is kept out, and which lock is taken over."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+
+def script(recipe: Path, body: str) -> list[str]:
+    text = f'. utils/log.sh; busy() {{ echo "busy: $1"; exit 2; }}; . utils/lock.sh; trap release_locks EXIT; {body}'
+    return ["bash", "-c", f"cd '{recipe}'; set -eu; {text}"]
+
+
+def run(recipe: Path, body: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(script(recipe, body), capture_output=True, text=True, timeout=60)
+
+
+def hold(recipe: Path, lock: Path) -> subprocess.Popen[bytes]:
+    process = subprocess.Popen(script(recipe, f"take_lock '{lock}' 1 busy; sleep 30 & wait"), start_new_session=True)
+    for _ in range(200):
+        if (lock / "owner").exists():
+            return process
+        time.sleep(0.05)
+    raise AssertionError("the lock was never taken")
+
+
+def test_the_second_is_told_who_is_first(recipe: Path, tmp_path: Path) -> None:
+    first = hold(recipe, tmp_path / "a b")
+    second = run(recipe, f"take_lock '{tmp_path}/a b' 1 busy; echo taken")
+    os.killpg(first.pid, signal.SIGTERM)
+    first.wait()
+    assert second.returncode == 2
+    assert f"busy: {os.uname().nodename} {first.pid} 20" in second.stdout and "taken" not in second.stdout
+
+
+def test_a_lock_is_given_back(recipe: Path, tmp_path: Path) -> None:
+    assert run(recipe, f"take_lock '{tmp_path}/l' 1 busy").returncode == 0
+    assert not (tmp_path / "l").exists()
+
+
+def test_the_lock_of_a_killed_process_is_taken_over(recipe: Path, tmp_path: Path) -> None:
+    first = hold(recipe, tmp_path / "l")
+    os.killpg(first.pid, signal.SIGKILL)
+    first.wait()
+    second = run(recipe, f"take_lock '{tmp_path}/l' 60 busy; echo taken")
+    assert second.stdout.endswith("taken\n") and f"{first.pid}" in second.stderr
+
+
+def test_an_owner_on_another_host_lives_while_it_beats(recipe: Path, tmp_path: Path) -> None:
+    lock = tmp_path / "l"
+    lock.mkdir()
+    beat = f"for i in $(seq 40); do echo \"elsewhere 7 then $i\" > '{lock}/owner'; sleep 0.2; done &"
+    assert "busy: elsewhere 7 then" in run(recipe, f"{beat} take_lock '{lock}' 3 busy; echo taken").stdout
+    (lock / "owner").write_text("elsewhere 7 then 1\n")
+    assert run(recipe, f"take_lock '{lock}' 1 busy; echo taken").stdout == "taken\n"
+
+
+def test_a_directory_without_permission_is_an_error(recipe: Path, tmp_path: Path) -> None:
+    result = run(recipe, f"take_lock '{tmp_path}/none/l' 1 busy")
+    assert result.returncode == 1 and "cannot write" in result.stderr
