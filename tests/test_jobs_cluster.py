@@ -210,25 +210,25 @@ def test_values_that_need_no_words(cluster: Cluster) -> None:
         ("option time=* -l x=$0", "c.conf says nothing about --mem 4G: add a line, for example `option mem=* -"),
     ],
 )
-def test_configuration_errors(cluster: Cluster, line: str, message: str) -> None:
-    (cluster.root / "c.conf").write_text(f"command {SUBMIT[cluster.program]} -x  # comment\n{line}\n")
-    status, err = cluster("--config", "c.conf", "--mem", "4G", "x.log", "true")
-    assert (status, err.startswith(f"{cluster.program}: {message}")) == (1, True), err
-    assert (cluster.submissions(), (cluster.root / "q").exists()) == (0, False)
+def test_configuration_errors(sge: Cluster, line: str, message: str) -> None:
+    (sge.root / "c.conf").write_text(f"command qsub -x  # comment\n{line}\n")
+    status, err = sge("--config", "c.conf", "--mem", "4G", "x.log", "true")
+    assert (status, err.startswith(f"{sge.program}: {message}")) == (1, True), err
+    assert (sge.submissions(), (sge.root / "q").exists()) == (0, False)
 
 
-def test_configuration_missing_or_without_command(cluster: Cluster) -> None:
-    assert "cannot read none.conf" in cluster("--config", "none.conf", "x.log", "true")[1]
-    (cluster.root / "c.conf").write_text("# nothing\n")
-    assert "c.conf: no line gives the submit command" in cluster("--config", "c.conf", "x.log", "true")[1]
+def test_configuration_missing_or_without_command(sge: Cluster) -> None:
+    assert "cannot read none.conf" in sge("--config", "none.conf", "x.log", "true")[1]
+    (sge.root / "c.conf").write_text("# nothing\n")
+    assert "c.conf: no line gives the submit command" in sge("--config", "c.conf", "x.log", "true")[1]
 
 
-def test_value_of_its_own_beats_the_star(cluster: Cluster) -> None:
-    text = f"command {SUBMIT[cluster.program]}\noption q=* --any $0\noption q=a --own 'two words'\ndefault q=b\n"
-    (cluster.root / "c.conf").write_text(text)
+def test_value_of_its_own_beats_the_star(sge: Cluster) -> None:
+    text = "command qsub\noption q=* --any $0\noption q=a --own 'two words'\ndefault q=b\n"
+    (sge.root / "c.conf").write_text(text)
     for i, words in enumerate([["--q", "a"], ["--q", "c"], []]):
-        assert cluster("--config", "c.conf", *words, "x.log", "true") == (0, "")
-        assert ["--own two words", "--any c", "--any b"][i] in cluster.submitted(i)
+        assert sge("--config", "c.conf", *words, "x.log", "true") == (0, "")
+        assert ["--own two words", "--any c", "--any b"][i] in sge.submitted(i)
 
 
 @pytest.mark.parametrize(
@@ -268,6 +268,18 @@ def test_a_busy_master_is_asked_again(cluster: Cluster) -> None:
     cluster.says("always", "")
     assert cluster("x.log", "true")[0] == 1
     assert cluster.submissions() == 2 + 4
+
+
+def test_an_interrupt_before_anything_was_submitted(cluster: Cluster) -> None:
+    cluster.says("refuse", "error: unable to contact qmaster\n")
+    cluster.says("always", "")
+    cluster.env["SERMTL_ASK_EVERY"] = "10"
+    process = cluster.start("x.log", "true")
+    cluster.until("submitted.0")
+    time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    err = process.communicate(timeout=5)[1]
+    assert (process.returncode, err) == (2, f"{cluster.program}: interrupted by SIGINT: nothing was submitted\n")
 
 
 def test_late_mark_and_late_log_are_waited_for(cluster: Cluster) -> None:
@@ -470,6 +482,10 @@ def test_gpus_are_logged(cluster: Cluster) -> None:
     cluster.env["CUDA_VISIBLE_DEVICES"] = "5"
     assert cluster("--gpu", "1", "x.log", "echo", "[$CUDA_VISIBLE_DEVICES]") == (0, "")
     assert "# GPU 0: NVIDIA H200 (UUID: GPU-1)" in cluster.log("x.log")
+    assert "[5]" in cluster.log("x.log")
+    conf = cluster.root / "conf" / ("queue.conf" if cluster.program == "queue.pl" else "slurm.conf")
+    conf.write_text(conf.read_text().replace("default gpu=0", "default gpu=1"))
+    assert cluster("x.log", "echo", "[$CUDA_VISIBLE_DEVICES]") == (0, "")
     assert "[5]" in cluster.log("x.log")
 
 

@@ -14,9 +14,12 @@ import subprocess
 import time
 from dataclasses import replace
 
-from jobs import JobError, Request, Signals, describe, last_lines, make_folder_of, report, say, status_in
+from jobs import JobError, Request, make_folder_of
 from jobs_config import Config, option_words, read_config
-from jobs_engines import ALONE, Engine, GridEngine, Slurm, ask
+from jobs_engines import Engine, GridEngine, Slurm, ask
+from jobs_logs import describe, last_lines, read_lines, report, say, status_in
+from jobs_script import Script, folder_of, stem_of
+from jobs_signals import Signals
 
 ASK_EVERY = float(os.environ.get("SERMTL_ASK_EVERY", "10"))  # seconds between questions to the engine
 LATE_FILES = float(os.environ.get("SERMTL_LATE_FILES", "30"))  # seconds that a file may take from host to host
@@ -36,6 +39,7 @@ def run(request: Request) -> int:
     """
     engine = GridEngine() if request.program == "queue.pl" else Slurm()
     config = read_config(request.options.get("config", engine.config))
+    request = replace(request, options={**config.defaults, **request.options})
     signals = Signals()
     if request.options.get("check") == "true":
         status = _Job(_probe(request), engine, config, signals).run()
@@ -46,7 +50,7 @@ def run(request: Request) -> int:
 
 
 def _probe(request: Request) -> Request:
-    log = os.path.join(_folder(request), _stem(request) + ".check.log")
+    log = os.path.join(folder_of(request), stem_of(request) + ".check.log")
     return replace(request, log=log, command="python3 -c pass", job=None, first=1, last=1)
 
 
@@ -55,16 +59,15 @@ class _Job:
 
     def __init__(self, request: Request, engine: Engine, config: Config, signals: Signals) -> None:
         self.request, self.engine, self.signals = request, engine, signals
-        self.options = option_words(config, request, engine.example)
-        self.command = config.command
         self.tasks = request.picked_tasks()
-        self.root = _working_directory()
-        base = os.path.join(self.root, _folder(request), "q", _stem(request))
-        self.script, self.output = base + ".sh", base + ".out"
-        self.marks = f"{base}.{os.uname().nodename}.{os.getpid()}"
-        # Grid Engine knows only ranges, so a choice of tasks is numbered anew.
-        self.renumbered = len(self.tasks) != request.last - request.first + 1
-        self.index = {task: i for i, task in enumerate(self.tasks, 1)} if self.renumbered else {}
+        self.script = Script(request, self.tasks, engine)
+        self.command = [
+            *config.command,
+            *self.script.submit_words(),
+            *option_words(config, request, engine.example),
+            self.script.path,
+        ]
+        self.index = self.script.index  # task -> the engine's number for it
         self.id = ""
         self.open = set(self.tasks)
         self.failures: dict[int, str] = {}
@@ -87,87 +90,56 @@ class _Job:
             self._explain()
             self._await_logs()
         finally:
-            shutil.rmtree(self.marks, ignore_errors=True)
-        return report(self.request, self.failures, self.output)
+            shutil.rmtree(self.script.marks, ignore_errors=True)
+        return report(self.request, self.failures, self.script.output)
 
     def _prepare(self) -> None:
-        for path in (self.script, os.path.join(self.marks, "x"), *map(self.request.log_of, self.tasks)):
+        logs = [self.request.log_of(task) for task in self.tasks]
+        for path in (self.script.path, os.path.join(self.script.marks, "x"), *logs):
             make_folder_of(path)
-        for path in (self.output, *map(self.request.log_of, self.tasks)):
+        for path in (self.script.output, *logs):
             if os.path.lexists(path):
                 os.remove(path)
-        words = [*self.command, *self._engine_words(), *self.options, self.script]
-        self.submission = words
-        with open(os.path.join(os.path.dirname(os.path.abspath(__file__)), "task.sh"), encoding="utf-8") as file:
-            body = file.read()
-        with open(self.script, "w", encoding="utf-8", errors="surrogateescape") as file:
-            file.write(f"#!/bin/bash\n# Submitted with: {' '.join(map(shlex.quote, words))}\n{self._variables()}{body}")
-
-    def _engine_words(self) -> list[str]:
-        # Grid Engine's names begin with a letter.
-        name = self.request.options.get("name") or re.sub(r"^(?![A-Za-z])", "j", _stem(self.request))
-        first, last = (1, len(self.tasks)) if self.renumbered else (self.request.first, self.request.last)
-        return self.engine.submit_words(name, self.output, self.request, f"{first}-{last}" if self.request.job else "")
-
-    def _variables(self) -> str:
-        request = self.request
-        task = str(ALONE)
-        if request.job and self.renumbered:
-            task = f'$(set -- {" ".join(map(str, self.tasks))}; echo "${{!{self.engine.index}}}")'
-        elif request.job:
-            task = f"${{{self.engine.index}}}"
-        values = {
-            "root": self.root,
-            "log": request.log,
-            "mark": os.path.join(self.marks, "done"),
-            "name": request.job or "",
-            "command": request.command,
-            "threads": str(request.number("num_threads", 1, 1)),
-            "set_threads": str("num_threads" in request.options).lower(),
-            "gpu": str(request.number("gpu", 0)),
-            "env": self.engine.environment,
-        }
-        lines = [f"job_{name}={shlex.quote(value)}\n" for name, value in values.items()]
-        # Clusters pass little more than PATH; path.sh must know which Python it was told to use.
-        own = [f"export {k}={shlex.quote(v)}\n" for k, v in sorted(os.environ.items()) if re.match(r"SERMTL_\w+$", k)]
-        return "".join(lines + own) + f"job_task={task}\n\n"
+        self.script.write(self.command)
 
     def _submit(self) -> str:
         for attempt in range(RETRIES + 1):
-            status, said = self._call(self.submission)
+            status, said = self._call()
             job = self.engine.job_id(said)
             if status == 0 and job:
                 return job
             if attempt == RETRIES or not PASSING.search(said) or self.signals.number is not None:
                 break
-            self.signals.wait(ASK_EVERY)
-        shown = " ".join(map(shlex.quote, self.submission))
+            self.signals.pause(ASK_EVERY)
+        if self.signals.number is not None:
+            return ""
+        shown = " ".join(map(shlex.quote, self.command))
         raise JobError(f"{self.command[0]} took no job: {said.strip() or f'status {status}'}\nthe command was: {shown}")
 
-    def _call(self, words: list[str]) -> tuple[int, str]:
+    def _call(self) -> tuple[int, str]:
         try:
             # Out of reach of Ctrl-C: a submission that is cut off may have been made, with no number to cancel it by.
             process = subprocess.Popen(
-                words,
+                self.command,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
         except OSError as error:
-            engine = self.engine
             raise JobError(
-                f"cannot start {words[0]} ({error.strerror}): jobs go out from a host where {engine.submits} is on "
-                f"PATH; --cmd_backend local runs them here"
+                f"cannot start {self.command[0]} ({error.strerror}): jobs go out from a host where "
+                f"{self.engine.submits} is on PATH; --cmd_backend local runs them here"
             ) from None
-        return process.wait(), (process.stdout.read() if process.stdout else b"").decode(errors="replace")
+        said, _ = process.communicate()
+        return process.returncode, said.decode(errors="replace")
 
     def _wait(self) -> None:
         self.begun = time.monotonic()
-        question, nap = self.begun + ASK_EVERY, 0.1
+        question, nap = self.begun + ASK_EVERY, 0.05
         while self.open and self.signals.number is None:
             if self._read_marks():
-                nap = 0.1
+                nap = 0.05
             if self.terminated:
                 question = min(question, time.monotonic() + 1)
             if self.open and time.monotonic() >= question:
@@ -175,24 +147,23 @@ class _Job:
                 question = time.monotonic() + ASK_EVERY
             if self.open:
                 self.signals.wait(nap)
-                nap = min(nap * 1.5, 1.0)
+                nap = min(nap * 1.5, 1.0, ASK_EVERY)
 
     def _read_marks(self) -> bool:
         """Take what has come; True if anything has. Listing a folder makes a shared file system look anew."""
         before = len(self.open), len(self.terminated)
-        for name in os.listdir(self.marks):
+        for name in _names(self.script.marks):
             match = re.match(r"done\.(\d+)$", name)
             task = int(match[1]) if match else -1
             if task not in self.open or task in self.terminated:
                 continue
-            with open(os.path.join(self.marks, name), encoding="utf-8") as file:
-                text = file.read().strip()
+            text = "".join(read_lines(os.path.join(self.script.marks, name)))
             status = int(text) if text.isdigit() else 1
             self.has_run = True
             if status == TERMINATED:
                 # Cancelled, or put back into the queue to run again: the engine knows.
                 self.terminated.add(task)
-                os.remove(os.path.join(self.marks, name))
+                os.remove(os.path.join(self.script.marks, name))
                 continue
             self.open.discard(task)
             if status > 128:
@@ -211,7 +182,7 @@ class _Job:
             return
         self.silent_since = None
         for task in sorted(self.open):
-            state = queued.get(self.index.get(task, task) if self.request.job else ALONE)
+            state = queued.get(self.index[task])
             if state == "waiting":
                 self.terminated.discard(task)
             if state in ("waiting", "running"):
@@ -233,7 +204,7 @@ class _Job:
         gone = sorted(self.open & set(self.missing))
         ended = self.engine.ended(self.id) if gone else {}
         for task in gone:
-            reason = ended.get(self.index.get(task, task) if self.request.job else ALONE)
+            reason = ended.get(self.index[task])
             if reason:
                 self._fail(task, reason)
             elif task in self.terminated:
@@ -241,8 +212,8 @@ class _Job:
             elif now - self.missing[task] >= LATE_FILES:
                 self._fail(
                     task,
-                    f"it left the queue of job {self.id} without a mark in {self.marks}: it was deleted or killed, "
-                    "or its host does not share this folder",
+                    f"it left the queue of job {self.id} without a mark in {self.script.marks}: "
+                    "it was deleted or killed, or its host does not share this folder",
                 )
 
     def _fail(self, task: int, reason: str) -> None:
@@ -258,7 +229,7 @@ class _Job:
         """Replace "killed by signal" by the engine's own reason, where it has one; leave nothing in the queue."""
         ended = self.engine.ended(self.id) if self.killed else {}
         for task, status in self.killed.items():
-            index = self.index.get(task, task) if self.request.job else ALONE
+            index = self.index[task]
             self.failures[task] = ended.get(index) or describe(status, self.request.log_of(task))
         if any("could not start it" in reason for reason in self.failures.values()):
             ask(self.engine.cancel_words(self.id))
@@ -270,11 +241,14 @@ class _Job:
             late = [task for task in late if status_in(last_lines(self.request.log_of(task))) is None]
             if not late or time.monotonic() >= deadline:
                 break
-            self.signals.wait(0.5)
+            self.signals.wait(0.2)
         for task in late:
             self.failures[task] = f"it succeeded, but its log did not reach this host within {LATE_FILES:.0f} s"
 
     def _cancel(self) -> int:
+        if not self.id:
+            say(self.request, f"interrupted by {self.signals.name()}: nothing was submitted")
+            return 2
         words = self.engine.cancel_words(self.id)
         status, out, err = ask(words)
         done = len(self.tasks) - len(self.open)
@@ -287,24 +261,8 @@ class _Job:
         return 2
 
 
-def _working_directory() -> str:
-    """The name under which the user came here, which other hosts are likelier to know than where links lead."""
-    name = os.environ.get("PWD", "")
-    return name if os.path.isdir(name) and os.path.samefile(name, ".") else os.getcwd()
-
-
-def _folder(request: Request) -> str:
-    """Folder of the logs; where each task has its own, the one above."""
-    parts = os.path.dirname(request.log).split("/")
-    for i, part in enumerate(parts):
-        if request.job and re.search(rf"\b{request.job}\b", part):
-            parts = parts[:i]
-            break
-    return "/".join(parts) or ("/" if request.log.startswith("/") else "")
-
-
-def _stem(request: Request) -> str:
-    name = re.sub(r"\.[A-Za-z]{1,5}$", "", os.path.basename(request.log))
-    if request.job:
-        name = re.sub(rf"[.-]?\b{request.job}\b", "", name)
-    return re.sub(r"[^\w.-]", "_", name).strip(".-") or "job"
+def _names(folder: str) -> list[str]:
+    try:
+        return os.listdir(folder)
+    except OSError:
+        return []

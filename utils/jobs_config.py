@@ -71,7 +71,7 @@ def option_words(config: Config, request: Request, example: str) -> list[str]:
         JobError: an option, or its value, that the file does not describe.
     """
     words: list[str] = []
-    for name, value in {**config.defaults, **request.options}.items():
+    for name, value in request.options.items():
         if name in OWN_OPTIONS or (name == "max_jobs_run" and request.job is None):
             continue
         known = config.options.get(name, {})

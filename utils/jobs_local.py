@@ -8,7 +8,9 @@ import subprocess
 import time
 from dataclasses import dataclass
 
-from jobs import JobError, Request, Signals, commented, date, describe, make_folder_of, report, say
+from jobs import JobError, Request, make_folder_of
+from jobs_logs import commented, date, describe, report, say
+from jobs_signals import Signals
 
 GRACE = 10.0  # seconds between SIGTERM and SIGKILL
 

@@ -1,0 +1,116 @@
+"""Logs of tasks, and what is told about tasks that failed."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import signal
+import sys
+import time
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from jobs import Request
+
+SHOWN_LINES = 30
+MEMORY_SIGNS = re.compile(
+    r"oom[-_ ]?kill|out[- ]of[- ]memory|OutOfMemoryError|\bMemoryError\b|Cannot allocate memory|std::bad_alloc", re.I
+)
+
+
+def commented(text: str) -> str:
+    """Text as comment lines of a log."""
+    return "# " + text.replace("\n", "\n# ")
+
+
+def date() -> str:
+    """The time in the form of the program `date`."""
+    return time.strftime("%a %b %e %H:%M:%S %Z %Y")
+
+
+def read_lines(path: str) -> list[str]:
+    """Lines of a log, none where it is not there."""
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return file.read().split("\n")
+    except OSError:
+        return []
+
+
+def last_lines(path: str) -> list[str]:
+    """Lines of a log's last 64 KiB, without empty ones at the end; none where it is not there."""
+    try:
+        with open(path, "rb") as file:
+            file.seek(max(0, os.path.getsize(path) - 65536))
+            return file.read().decode(errors="replace").rstrip("\n").split("\n")
+    except OSError:
+        return []
+
+
+def status_in(lines: list[str]) -> int | None:
+    """Exit status that a log's last line tells; None where it has no such line."""
+    for line in reversed([line for line in lines[-3:] if line]):
+        match = re.match(r"# Ended \(code (\d+)|# Finished at .* with status (\d+)$", line)
+        if match:
+            return int(match[1] or match[2])
+    return None
+
+
+def describe(status: int, log: str) -> str:
+    """Why a task failed, for people, from its exit status and what its log says."""
+    lines = [line for line in last_lines(log)[-SHOWN_LINES:] if not line.startswith("# ")]
+    short = any(MEMORY_SIGNS.search(line) for line in lines)
+    if status == 128 + signal.SIGKILL:
+        if short:
+            return "killed for memory (signal 9): ask for more with --mem"
+        return "killed by signal 9, which is what happens to a task that uses too much memory (--mem)"
+    if 128 < status < 128 + 65:
+        try:
+            name = signal.Signals(status - 128).name
+        except ValueError:
+            name = "unknown"
+        return f"killed by signal {status - 128} ({name})"
+    return f"status {status}" + (": it ran out of memory" if short else "")
+
+
+def report(request: Request, failures: dict[int, str], scheduler_log: str = "") -> int:
+    """Tell on stderr which tasks failed, show the end of the first one's log, or of the scheduler's where it has none.
+
+    Returns:
+        Exit status: 0 where no task failed, else 1.
+    """
+    if not failures:
+        return 0
+    first = min(failures)
+    total = request.last - request.first + 1
+    if total == 1:
+        say(request, f"job failed, log is in {request.log_of(first)}")
+    else:
+        everywhere = re.sub(rf"\b{request.job}\b", "*", request.log)
+        say(request, f"{len(failures)} / {total} failed, log is in {everywhere}")
+    if request.job is None and re.search(r"\bJOB\b", request.log):
+        say(request, "the log's name holds JOB, but no range was given: JOB=1:n")
+    shown = next((path for path in (request.log_of(first), scheduler_log) if any(last_lines(path))), "")
+    task = f"task {first}: " if request.job else ""
+    if shown:
+        say(request, f"{task}{failures[first]}; the last lines of {shown}:")
+        sys.stderr.write("".join(f"    {line}\n" for line in last_lines(shown)[-SHOWN_LINES:]))
+    else:
+        say(request, f"{task}{failures[first]}; {request.log_of(first)} is empty or not there")
+    if total > 1:
+        again = [request.program, "--pick", "failed", *_without_pick(request.words)]
+        say(request, "to rerun only what failed: " + " ".join(map(shlex.quote, again)))
+    return 1
+
+
+def _without_pick(words: list[str]) -> list[str]:
+    for i, word in enumerate(words):
+        if word == "--pick":
+            return words[:i] + words[i + 2 :]
+    return words
+
+
+def say(request: Request, message: str) -> None:
+    """Write a message to stderr under the program's name."""
+    print(f"{request.program}: {message}", file=sys.stderr, flush=True)

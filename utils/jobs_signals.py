@@ -1,0 +1,49 @@
+"""Signals as something a loop can look at."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import time
+
+
+class Signals:
+    """Notes SIGINT, SIGTERM and SIGHUP in `number`; `wait` returns early when any signal arrives."""
+
+    def __init__(self) -> None:
+        self.number: int | None = None
+        self.again = False
+        self._read, write = os.pipe()
+        os.set_blocking(self._read, False)
+        os.set_blocking(write, False)
+        # The pipe remembers a signal that comes between a check and the wait.
+        signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            # nohup ignores SIGHUP and means it; a shell's `&` ignores SIGINT and does not.
+            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+                signal.signal(number, self._note)
+
+    def _note(self, number: int, _frame: object) -> None:
+        self.again = self.number is not None
+        self.number = self.number or number
+
+    def name(self) -> str:
+        """Name of the signal noted."""
+        return signal.Signals(self.number or 0).name
+
+    def wait(self, seconds: float) -> None:
+        """Sleep until a signal comes, a child's end included, for at most so long."""
+        select.select([self._read], [], [], max(0.0, seconds))
+        try:
+            while os.read(self._read, 4096):
+                pass
+        except BlockingIOError:
+            pass
+
+    def pause(self, seconds: float) -> None:
+        """Sleep so long, unless an interrupt comes."""
+        end = time.monotonic() + seconds
+        while self.number is None and time.monotonic() < end:
+            self.wait(end - time.monotonic())
