@@ -5,21 +5,27 @@ import signal
 import sys
 from pathlib import Path
 
+import jiwer
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 import yaml
 from safetensors.torch import load_file
+from sklearn.metrics import accuracy_score, recall_score
 from small_corpus import make_small_corpus, run_program
 
+from sermtl.batch import Batch
 from sermtl.bin import train as program
 from sermtl.config import TrainConfig, load_config
 from sermtl.datadir import read_table, write_table
 from sermtl.dataset import FoldDataset
 from sermtl.errors import UserError
 from sermtl.fold_data import load_fold
+from sermtl.model import Output
 from sermtl.optim import learning_rate, make_optimizer
-from sermtl.tally import Tally
+from sermtl.tally import Tally, greedy_texts
+from sermtl.text import ENGLISH_TOKENS, CharTokenizer
 from sermtl.trainer import Trainer
 from sermtl.upstream import load_upstream
 
@@ -300,6 +306,39 @@ def test_only_matrices_decay_and_only_trained_weights_are_optimised(corpus, tmp_
             None if "feature_extractor" in name else 0.3 if parameter.ndim > 1 else 0.0
         ), name
     assert all(group["betas"] == (0.8, 0.9) for group in optimizer.param_groups)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_rates_are_those_of_scikit_learn_and_jiwer(seed):
+    random = np.random.default_rng(seed)
+    tokenizer = CharTokenizer(ENGLISH_TOKENS)
+    # The class that occurs in no truth is guessed, utterances have no truth, words or speaker.
+    truths, guesses, speakers = random.integers(-1, 3, 60), random.integers(0, 4, 60), random.integers(-1, 3, 60)
+    words = [" ".join(random.choice(["NO", "SO", "WHY"], random.integers(0, 4))) for _ in range(60)]
+    paths = torch.from_numpy(random.choice([0, 4, 8, 9, 13], (60, 7)))
+    frames_B = torch.from_numpy(random.integers(1, 8, 60))
+    heard = torch.from_numpy(random.integers(0, 3, 60))
+    output = Output(
+        F.one_hot(torch.from_numpy(guesses), 4).float(), F.one_hot(paths, 32).float(), F.one_hot(heard, 3).float(),
+        torch.zeros(60, 1), frames_B,
+    )  # fmt: skip
+    tally = Tally(4)
+    for part in (slice(0, 25), slice(25, 60)):
+        none = torch.zeros(0)
+        targets = torch.from_numpy(truths[part]), torch.from_numpy(speakers[part])
+        batch = Batch([], none, none, *targets, none, none)
+        cut = Output(*(getattr(output, field.name)[part] for field in dataclasses.fields(Output)))
+        tally.add_outputs(cut, batch, words[part], tokenizer)
+    rates, known, of_known = tally.rates(), truths >= 0, speakers >= 0
+    assert rates["wa"] == pytest.approx(accuracy_score(truths[known], guesses[known]))
+    assert rates["ua"] == pytest.approx(
+        recall_score(truths[known], guesses[known], labels=[0, 1, 2], average="macro", zero_division=0)
+    )
+    assert rates["acc_sid"] == pytest.approx(accuracy_score(speakers[of_known], heard.numpy()[of_known]))
+    hypotheses = greedy_texts(output, tokenizer)
+    kept = [number for number, text in enumerate(words) if text]
+    assert rates["wer"] == pytest.approx(jiwer.wer([words[n] for n in kept], [hypotheses[n] for n in kept]))
+    assert Tally(4).rates() == dict.fromkeys(("wa", "ua", "wer", "acc_sid"))
 
 
 # Non-finite updates
