@@ -34,6 +34,8 @@ train_args=                       # settings to override, "--set epochs=2 learni
 inference_config=conf/decode.yaml # decoding settings
 upstream=                         # model id, folder, or geometry in conf/upstream
 feats_type=                       # raw or fbank
+token_type=                       # char, or bpe trained on each fold's training text
+nbpe=                             # size of the bpe vocabulary
 alpha=                            # weight of the CTC loss
 beta=                             # scale of the speaker head's gradient at the encoder
 grl=                              # reverse or forward
@@ -55,7 +57,7 @@ arguments=("$@")
 . utils/stages.sh
 if (($#)); then die 2 "run.sh takes no positional arguments, but got '$1'; see ./run.sh --help"; fi
 log "run.sh${arguments[*]+$(printf " %q" "${arguments[@]}")}"
-whole_numbers stage stop_stage nj ngpu num_threads
+whole_numbers stage stop_stage nj ngpu num_threads nbpe
 if ((stage > stop_stage)); then die 2 "nothing to do: --stage ${stage} is after --stop_stage ${stop_stage}"; fi
 if [[ -n ${python} ]]; then export SERMTL_PYTHON=${python}; fi
 . ./path.sh
@@ -68,7 +70,7 @@ if [[ -z ${train_config} ]]; then
     if [[ -f conf/${corpus}.yaml ]]; then train_config=conf/${corpus}.yaml; fi
 fi
 read -ra settings <<<"${train_args//--set /}"
-for name in upstream feats_type alpha beta grl seed; do
+for name in upstream feats_type token_type nbpe alpha beta grl seed; do
     if [[ -n ${!name} ]]; then settings+=("${name}=${!name}"); fi
 done
 resolved=$(python3 -m sermtl.bin.settings --config "${train_config}" \

@@ -8,7 +8,9 @@ import subprocess
 from pathlib import Path
 
 import jiwer
+import numpy as np
 import pytest
+import soundfile
 from sklearn.metrics import accuracy_score, confusion_matrix, recall_score
 
 from sermtl.datadir import read_list, read_table
@@ -178,3 +180,74 @@ def test_real_speech_every_utterance_once(recipe: Path, test_data: Path, tmp_pat
     tested = [utt for fold in folds for utt in read_table(exp / fold / "decode_test" / "utt2emo")]
     assert sorted(tested) == sorted(read_table(data / "utt2emo")) and len(tested) == 339
     check_scores(exp, data, folds)
+
+
+def made_up_speech(folder: Path, speakers: int, texts: list[str]) -> list[list[str]]:
+    """Rows of a manifest over one-second tones: every speaker says every text in two emotions."""
+    rows = []
+    for speaker in range(speakers):
+        for number, text in enumerate(texts):
+            for emotion, pitch in (("froh", 400), ("ruhig", 150)):
+                name = f"s{speaker}-{emotion}-{number}"
+                time = np.arange(16000) / 16000
+                tone = 0.3 * np.sin(2 * np.pi * (pitch + 20 * speaker + 5 * number) * time)
+                soundfile.write(folder / f"{name}.wav", tone, 16000, subtype="PCM_16")
+                rows.append([name, f"{name}.wav", f"s{speaker}", emotion, text])
+    return rows
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tokens", [[], ["--token_type", "bpe", "--nbpe", "30"]])
+def test_a_manifest_in_other_scripts_runs_through_to_scores(recipe: Path, tmp_path: Path, tokens: list[str]) -> None:
+    texts = ["Schöne Grüße, Köln!", "Добрый вечер", "Straße", ""]
+    rows = made_up_speech(tmp_path, 3, texts)
+    header = ["utt", "path", "speaker", "emotion", "text"]
+    (tmp_path / "my.tsv").write_text("".join("\t".join(row) + "\n" for row in [header, *rows]), encoding="utf-8")
+    words = [word for name in ("data", "dump", "exp") for word in (f"--{name}dir", str(tmp_path / name))]
+    given = ["--corpus", "manifest", "--manifest", str(tmp_path / "my.tsv"), "--corpus_name", "mine", *tokens]
+    small = ["--upstream", "tiny", "--train_config", "conf/mini.yaml", "--train_args", "--set epochs=1"]
+    result = run(recipe, *words, *given, *small, "--protocol", "kfold3", "--folds", "2")
+    assert result.returncode == 0, result.stdout + result.stderr
+    (exp,) = experiments(tmp_path)
+    scores = json.loads((exp / "scores.json").read_text())
+    assert scores["ser"]["n"] == 8 and scores["ser"]["labels"] == ["froh", "ruhig"]
+    assert scores["asr"]["utterances"] == 6 and scores["asr"]["no_reference"] == 2
+    tokens_txt = (exp / "2" / "tokens" / "tokens.txt").read_text(encoding="utf-8").split()
+    assert ("Ö" in tokens_txt and "Й" in tokens_txt) if not tokens else len(tokens_txt) == 30
+
+
+@pytest.mark.slow
+def test_all_classes_of_emodb(recipe: Path, tmp_path: Path) -> None:
+    (tmp_path / "db" / "wav").mkdir(parents=True)
+    noise = np.random.default_rng(0).normal(0, 0.1, 12000)
+    for speaker in ("03", "08"):
+        for text in ("a01", "b02"):
+            for code in "WLEAFTN":
+                soundfile.write(
+                    tmp_path / "db" / "wav" / f"{speaker}{text}{code}a.wav", noise * np.float64(ord(code)) / 90, 16000
+                )
+                noise = np.roll(noise, 7)
+    words = [word for name in ("data", "dump", "exp") for word in (f"--{name}dir", str(tmp_path / name))]
+    classes = "anger boredom disgust fear happiness neutral sadness"
+    given = ["--corpus", "emodb", "--corpus_dir", str(tmp_path / "db"), "--classes", classes, "--folds", "03"]
+    result = run(recipe, *words, *given, "--train_args", "--set epochs=1 speed_perturb=[]")
+    assert result.returncode == 0, result.stdout + result.stderr
+    (exp,) = experiments(tmp_path)
+    assert read_list(exp / "labels.txt") == classes.split()
+    assert json.loads((exp / "scores.json").read_text())["ser"]["n"] == 14
+
+
+@pytest.mark.slow
+def test_a_corpus_without_transcripts_trains_with_alpha_0_and_says_so(recipe: Path, tmp_path: Path) -> None:
+    rows = made_up_speech(tmp_path, 2, ["", ""])
+    header = ["utt", "path", "speaker", "emotion", "text"]
+    (tmp_path / "my.tsv").write_text("".join("\t".join(row) + "\n" for row in [header, *rows]), encoding="utf-8")
+    words = [word for name in ("data", "dump", "exp") for word in (f"--{name}dir", str(tmp_path / name))]
+    given = ["--corpus", "manifest", "--manifest", str(tmp_path / "my.tsv"), "--folds", "s1"]
+    small = ["--upstream", "tiny", "--train_config", "conf/mini.yaml", "--train_args", "--set epochs=1"]
+    result = run(recipe, *words, *given, *small)
+    assert result.returncode == 0, result.stdout + result.stderr
+    (exp,) = experiments(tmp_path)
+    assert "no transcript: training with alpha 0" in (exp / "log" / "train.1.log").read_text()
+    scores = json.loads((exp / "scores.json").read_text())
+    assert scores["asr"]["wer"] is None and scores["settings"]["alpha"] == 0

@@ -11,6 +11,7 @@ import logging
 import platform
 import signal
 import sys
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,9 @@ def main() -> int:
     config = load_config(TrainConfig, args.config, args.set)
     fold = load_fold(paths.data, paths.fold_dir, paths.dump, paths.tokens, config)
     check_fold(config, fold, paths.fold_dir)
+    if config.alpha and not any(example.tokens for example in fold.examples["train"]):
+        log.warning("%s/train has no transcript: training with alpha 0", paths.fold_dir)
+        config = replace(config, alpha=0.0)
     write_config_once(paths.exp, resolved_settings(paths, config, fold))
     if (paths.exp / "model.safetensors").is_file() and job.is_finished(paths.exp, config):
         log.info("%s is trained already (%d epochs)", paths.exp, config.epochs)
@@ -86,8 +90,6 @@ def check_fold(config: TrainConfig, fold: FoldData, fold_dir: Path) -> None:
             f"select: best needs a dev set, and {fold_dir}/dev has no utterance with an emotion; "
             "rerun stage 1 with --dev_ratio 0.1"
         )
-    if config.alpha > 0 and not any(example.tokens for example in fold.examples["train"]):
-        raise UserError(f"{fold_dir}/train has no transcript, so alpha must be 0 (--alpha 0)")
 
 
 def check_input(config: TrainConfig, upstream: Upstream) -> None:
