@@ -1,0 +1,65 @@
+"""Stage 7: pack a trained and scored fold into ``exp/<tag>/<fold>/pack/``, or check a pack.
+
+    python -m sermtl.bin.pack --data data/mini --folds_dir data/mini/folds/speaker --dump dump/mini \\
+        --tokens dump/mini/tokens/speaker --exp exp/T --folds 01F
+    python -m sermtl.bin.pack --check PACK
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+
+from sermtl.errors import command
+
+log = logging.getLogger("sermtl.bin.pack")
+
+
+@command
+def main() -> int:
+    """Pack one fold."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    if "--check" in sys.argv[1:]:
+        parser.add_argument("--check", type=Path, required=True, help="the pack")
+        return check(parser.parse_args().check)
+
+    from transformers.utils import logging as transformers_logging
+
+    from sermtl import job
+    from sermtl.pack import PackOptions, write_pack
+
+    job.add_arguments(parser)
+    for name, text in (
+        ("--onnx", "add onnx/model.onnx (needs the extra [onnx])"),
+        ("--int8", "add onnx/model.int8.onnx too"),
+    ):
+        parser.add_argument(name, choices=["true", "false"], default="false", help=text)
+    parser.add_argument("--model_license", default="", help="licence of the weights, for the card, e.g. cc-by-nc-4.0")
+    parser.add_argument("--data_license", default="", help="licence of the corpus, for the card")
+    args = parser.parse_args()
+    job.set_up(args)
+    transformers_logging.disable_progress_bar()
+    paths = job.fold_paths(args)
+    options = PackOptions(
+        onnx="true" in (args.onnx, args.int8),
+        int8=args.int8 == "true",
+        model_license=args.model_license,
+        data_license=args.data_license,
+    )
+    target = write_pack(paths.exp, paths.fold_dir, paths.data, options)
+    log.info("packed: %s", target)
+    return 0
+
+
+def check(directory: Path) -> int:
+    """Compare a pack's files with their sums."""
+    from sermtl.pack import check_pack
+
+    print(f"{directory}: {check_pack(directory)} files as they were packed")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

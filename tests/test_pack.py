@@ -1,0 +1,327 @@
+"""Packs: what they hold, that plain transformers and onnxruntime say the same, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from small_corpus import RAW_GEOMETRY, make_small_corpus, run_program, signal
+from small_model import copy_of, save_model
+
+from sermtl import Speech2Emotion
+from sermtl.audio import fbank
+from sermtl.bin import decode as decode_program
+from sermtl.bin import pack as program
+from sermtl.bin import predict as predict_program
+from sermtl.bin import score as score_program
+from sermtl.bin import train as train_program
+from sermtl.errors import UserError
+from sermtl.export import CLASSIFIER, RECOGNISER, export_transformers, write_tokenizer
+from sermtl.model_dir import load_model
+from sermtl.pretrained import read_manifest
+from sermtl.tally import collapse
+from sermtl.text import BpeTokenizer
+
+onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed: pip install 'sermtl[onnx]'")
+FAMILIES = {
+    "wav2vec2": RAW_GEOMETRY,
+    "wav2vec2 with layer norm": RAW_GEOMETRY | {"feat_extract_norm": "layer", "do_stable_layer_norm": True},
+    "hubert": RAW_GEOMETRY | {"model_type": "hubert"},
+    "wavlm": RAW_GEOMETRY | {"model_type": "wavlm"},
+    "data2vec-audio": {key: value for key, value in RAW_GEOMETRY.items() if key != "feat_extract_norm"}
+    | {"model_type": "data2vec-audio", "num_conv_pos_embeddings": 2, "conv_pos_kernel_size": 5},
+}
+
+
+@pytest.fixture(scope="module")
+def scored(tmp_path_factory):
+    """A corpus, and for each kind of features an experiment whose fold s0 is trained, decoded and scored."""
+    corpus = make_small_corpus(tmp_path_factory.mktemp("corpus"))
+    for feats_type in ("raw", "fbank"):
+        make_scored(corpus, feats_type, corpus.root / "exp" / feats_type)
+    return corpus
+
+
+def make_scored(corpus, feats_type, exp):
+    words = corpus.arguments(exp)
+    config = corpus.config(feats_type, epochs=1)
+    assert run_program(train_program.main, "--config", config, *words) == 0
+    assert run_program(decode_program.main, "--config", "conf/decode.yaml", *words) == 0
+    words = ["--data", corpus.data, "--fold_dir", corpus.folds_dir / corpus.fold, "--exp", exp]
+    decoded = exp / corpus.fold / "decode_test"
+    assert run_program(score_program.main, "fold", "--decode", decoded, *words, "--labels", exp / "labels.txt") == 0
+
+
+def pack_of(corpus, exp, *words):
+    assert run_program(program.main, *corpus.arguments(exp), *words) == 0
+    return exp / corpus.fold / "pack"
+
+
+@pytest.fixture(scope="module")
+def packs(scored, tmp_path_factory):
+    """Packs with ONNX files, moved away from their experiments."""
+    root = tmp_path_factory.mktemp("packs")
+    for feats_type in ("raw", "fbank"):
+        words = ["--onnx", "true", "--model_license", "cc-by-4.0"]
+        shutil.move(pack_of(scored, scored.root / "exp" / feats_type, *words), root / feats_type)
+    return root
+
+
+def speech(seed, samples=16000):
+    return signal(seed % 3, seed % 4, samples, seed)
+
+
+def both_pipelines(directory):
+    # As a user of transformers would write it.
+    from transformers import pipeline
+
+    classifier = pipeline("audio-classification", model=str(directory / CLASSIFIER), top_k=None)
+    return classifier, pipeline("automatic-speech-recognition", model=str(directory / RECOGNISER))
+
+
+# What a pack is
+
+
+def test_a_pack_needs_neither_the_experiment_nor_the_corpus(scored, packs):
+    for feats_type in ("raw", "fbank"):
+        fold = Speech2Emotion.from_pretrained(scored.root / "exp" / feats_type / "s0")
+        pack = Speech2Emotion.from_pretrained(packs / feats_type)
+        assert pack(speech(1), 16000).scores == fold(speech(1), 16000).scores
+        assert pack(speech(1), 16000).text == fold(speech(1), 16000).text
+        text = "".join(file.read_text() for file in (packs / feats_type).rglob("*") if file.suffix in (".json", ".md"))
+        assert str(scored.root / "exp") not in text
+
+
+def test_two_trainings_with_the_same_settings_give_the_same_bytes(scored):
+    first = scored.root / "exp" / "raw"
+    again = scored.root / "again" / "under another tag"
+    make_scored(scored, "raw", again)
+    packs = [pack_of(scored, exp, "--int8", "true") for exp in (first, again)]
+    files = [{str(f.relative_to(pack)): f.read_bytes() for f in pack.rglob("*") if f.is_file()} for pack in packs]
+    assert files[0].keys() == files[1].keys() and "onnx/model.int8.onnx" in files[0]
+    assert [name for name in files[0] if files[0][name] != files[1][name]] == []
+
+
+def test_the_card_tells_what_the_scores_are_of(packs):
+    card = (packs / "raw" / "README.md").read_text()
+    scores = json.loads((packs / "raw" / "scores.json").read_text())
+    for needed in (
+        "license: cc-by-4.0", "protocol `speaker`, fold `s0`", "Speaker-independent", f"{scores['ser']['wa']:.3f} [",
+        "Intended use and limits", "Licences", "Citation", "audio-classification", "epochs: 1", "language: en",
+    ):  # fmt: skip
+        assert needed in card, needed
+    assert "cannot express" in (packs / "fbank" / "README.md").read_text()
+
+
+def test_a_speaker_dependent_protocol_is_told(scored, tmp_path):
+    exp = tmp_path / "exp"
+    shutil.copytree(scored.root / "exp" / "raw", exp)
+    path = exp / "s0" / "score_test" / "scores.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"speaker_dependent": True}))
+    assert "**Speaker-dependent**" in (pack_of(scored, exp) / "README.md").read_text()
+
+
+def test_what_is_missing_for_a_pack_is_told_with_its_stage(scored, tmp_path, capsys):
+    exp = tmp_path / "exp"
+    shutil.copytree(scored.root / "exp" / "fbank", exp)
+    weights = exp / "s0" / "model.safetensors"
+    weights.write_bytes((scored.root / "exp" / "raw" / "s0" / "model.safetensors").read_bytes())
+    assert run_program(program.main, *scored.arguments(exp)) == 2
+    assert "trained again since it was scored" in capsys.readouterr().err
+    (exp / "s0" / "score_test" / "scores.json").unlink()
+    assert run_program(program.main, *scored.arguments(exp)) == 2
+    assert "--stage 5" in capsys.readouterr().err
+    assert not list(exp.glob("s0/.pack*")) and not (exp / "s0" / "pack").exists()
+
+
+def test_a_folder_named_pack_is_not_replaced(scored, tmp_path, capsys):
+    exp = tmp_path / "exp"
+    shutil.copytree(scored.root / "exp" / "raw", exp, ignore=shutil.ignore_patterns("pack"))
+    (exp / "s0" / "pack").mkdir()
+    (exp / "s0" / "pack" / "thesis.txt").write_text("mine")
+    assert run_program(program.main, *scored.arguments(exp)) == 2
+    assert "is no pack" in capsys.readouterr().err and (exp / "s0" / "pack" / "thesis.txt").exists()
+
+
+# Plain transformers
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_plain_transformers_say_the_same(tmp_path, family):
+    model = Speech2Emotion.from_pretrained(save_model(tmp_path / "model", geometry=FAMILIES[family]))
+    export_transformers(model.models[0], tmp_path)
+    classifier, recogniser = both_pipelines(tmp_path)
+    texts = set()
+    for seed, samples in enumerate((1600, 9000, 16000, 40000)):
+        samples_S = speech(seed, samples)
+        floats_S = samples_S.astype(np.float32) / 32768
+        result = model(samples_S, 16000)
+        scores = {entry["label"]: entry["score"] for entry in classifier(floats_S)}
+        assert scores == pytest.approx(result.scores, abs=1e-4)
+        assert recogniser(floats_S)["text"] == result.text
+        texts.add(result.text)
+    assert len(texts) > 1
+
+
+def test_the_folders_of_a_pack_are_those_models(packs):
+    model = Speech2Emotion.from_pretrained(packs / "raw")
+    classifier, recogniser = both_pipelines(packs / "raw")
+    floats_S = speech(3).astype(np.float32) / 32768
+    scores = {entry["label"]: entry["score"] for entry in classifier(floats_S)}
+    assert scores == pytest.approx(model(floats_S, 16000).scores, abs=1e-4)
+    assert recogniser(floats_S)["text"] == model(floats_S, 16000).text
+
+
+@pytest.mark.parametrize("kind", ["characters", "subwords"])
+def test_the_exported_tokenizer_reads_any_path_as_sermtl_does(tmp_path, kind):
+    import io
+    from dataclasses import replace
+
+    import sentencepiece
+    from transformers import AutoTokenizer
+
+    trained = load_model(save_model(tmp_path / "model"), torch.device("cpu"))
+    if kind == "subwords":
+        pieces = io.BytesIO()
+        sentencepiece.SentencePieceTrainer.Train(
+            sentence_iterator=iter(["HELLO YOU THERE", "WHY DO YOU YELL", "HELLO WHY"] * 20), model_writer=pieces,
+            vocab_size=30, model_type="bpe", pad_id=0, bos_id=1, eos_id=2, unk_id=3, pad_piece="<pad>",
+            minloglevel=2,
+        )  # fmt: skip
+        trained = replace(trained, tokenizer=BpeTokenizer(pieces.getvalue()))
+    write_tokenizer(trained, tmp_path / "out")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
+    random = np.random.default_rng(0)
+    for _ in range(300):
+        path_T = random.choice([0, 0, 1, 2, 3, 4, 4, 5, 6, 7, 8, 9, 20], random.integers(0, 40))
+        assert tokenizer.decode(path_T, skip_special_tokens=False) == trained.tokenizer.decode(collapse(path_T))
+
+
+# ONNX
+
+
+def run_onnx(session, recordings):
+    longest = max(map(len, recordings))
+    waveform_BS = np.stack([np.pad(r.astype(np.float32) / 32768, (0, longest - len(r))) for r in recordings])
+    return session.run(None, {"waveform": waveform_BS, "lengths": np.array([len(r) for r in recordings])})
+
+
+def same_as_onnx(model, session, recordings, tolerance=1e-3):
+    posteriors_BC, tokens_BTV, frames_B, embedding_BD = run_onnx(session, recordings)
+    for row, result in enumerate(model(recordings, 16000)):
+        np.testing.assert_allclose(posteriors_BC[row], list(result.scores.values()), atol=tolerance)
+        np.testing.assert_allclose(embedding_BD[row], result.embedding, atol=10 * tolerance)
+        path_T = tokens_BTV[row, : frames_B[row]].argmax(-1)
+        assert len(path_T) == len(model.hear([recordings[row]])[0].tokens_T)
+        assert tolerance < 1e-4 or model.models[0].tokenizer.decode(collapse(path_T)) == result.text
+
+
+@pytest.mark.parametrize("feats_type", ["raw", "fbank"])
+def test_onnx_says_the_same_for_any_batch_and_length(packs, feats_type):
+    model = Speech2Emotion.from_pretrained(packs / feats_type)
+    session = onnxruntime.InferenceSession(packs / feats_type / "onnx" / "model.onnx")
+    for lengths in ((16000,), (8000, 48000, 30001), (100, 5000, 4000, 7777, 160000), (480000,)):
+        same_as_onnx(model, session, [speech(n, length) for n, length in enumerate(lengths)])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_onnx_of_each_family(tmp_path, family):
+    from sermtl.onnx_export import export_onnx
+
+    model = Speech2Emotion.from_pretrained(save_model(tmp_path / "model", geometry=FAMILIES[family]))
+    assert export_onnx(model.models[0], tmp_path) == ["onnx/model.onnx"]
+    same_as_onnx(model, onnxruntime.InferenceSession(tmp_path / "model.onnx"), [speech(1), speech(2, 37000)])
+
+
+def test_onnx_of_features_normalised_by_the_training_set(tmp_path):
+    from sermtl.onnx_export import export_onnx
+
+    model = Speech2Emotion.from_pretrained(save_model(tmp_path / "model", "fbank", cmvn="global"))
+    export_onnx(model.models[0], tmp_path)
+    same_as_onnx(model, onnxruntime.InferenceSession(tmp_path / "model.onnx"), [speech(1), speech(2, 37000)])
+
+
+def test_the_features_of_the_graph_are_kaldis():
+    from torchaudio.compliance.kaldi import get_mel_banks
+
+    from sermtl.onnx_export import spectrum_kernel
+
+    samples_S = np.random.default_rng(0).normal(0, 3000, 400)
+    parts = spectrum_kernel() @ samples_S
+    power_K = parts[:257] ** 2 + parts[257:] ** 2
+    mel_FK = get_mel_banks(80, 512, 16000.0, 20.0, 0.0, 100.0, -500.0, 1.0)[0].numpy()
+    np.testing.assert_allclose(np.log(mel_FK @ power_K[:256]), fbank(samples_S)[0], atol=1e-4)
+
+
+def test_onnx_on_real_speech(test_data, packs):
+    wavs = sorted((test_data / "emodb" / "wav").glob("*.wav"))[:12]
+    speech_S = np.concatenate([soundfile.read(wav, dtype="int16")[0] for wav in wavs])
+    for feats_type in ("raw", "fbank"):
+        model = Speech2Emotion.from_pretrained(packs / feats_type)
+        session = onnxruntime.InferenceSession(packs / feats_type / "onnx" / "model.onnx")
+        same_as_onnx(model, session, [speech_S[: int(16000 * seconds)] for seconds in (0.5, 1.7, 8)])
+        same_as_onnx(model, session, [speech_S[: 16000 * 30]])
+
+
+# What is refused
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"format": 2}, "a pack of format 2; this sermtl reads up to 1"),
+        ({"format": "one"}, "a pack of format 'one'"),
+        ({"files": {"../../etc/passwd": {"sha256": "0"}}}, "a path out of the pack"),
+        ({"files": {"/etc/passwd": {"sha256": "0"}}}, "a path out of the pack"),
+        ({"files": {}}, "lists no model.json"),
+        ({"files": 3}, "damaged"),
+    ],
+)
+def test_manifests_that_are_refused(packs, tmp_path, change, told):
+    pack = copy_of(packs / "raw", tmp_path / "pack")
+    manifest = json.loads((pack / "pack.json").read_text())
+    (pack / "pack.json").write_text(json.dumps(manifest | change))
+    with pytest.raises(UserError, match=re.escape(told)):
+        Speech2Emotion.from_pretrained(pack)
+
+
+@pytest.mark.parametrize("name", ["model.json", "model.safetensors", "tokens/tokens.txt"])
+@pytest.mark.parametrize("spoil", ["missing", "damaged"])
+def test_a_missing_or_damaged_file_is_named(packs, tmp_path, name, spoil, capsys):
+    pack = copy_of(packs / "fbank", tmp_path / "pack")
+    content = bytearray((pack / name).read_bytes())
+    (pack / name).unlink()
+    if spoil == "damaged":
+        content[-3] ^= 1
+        (pack / name).write_bytes(content)
+    assert run_program(predict_program.main, "--model", pack, packs) == 2
+    audio = tmp_path / "a.wav"
+    soundfile.write(audio, speech(0), 16000)
+    assert run_program(predict_program.main, "--model", pack, audio) == 2
+    assert f"{name} is {spoil}" in capsys.readouterr().err
+
+
+def test_weights_in_pickles_are_not_read(packs, tmp_path):
+    pack = copy_of(packs / "fbank", tmp_path / "pack")
+    torch.save({"weight": torch.zeros(1)}, pack / "model.safetensors")
+    (pack / "pack.json").unlink()
+    with pytest.raises(UserError, match="damaged"):
+        Speech2Emotion.from_pretrained(pack)
+
+
+def test_check_finds_what_loading_would_not_read(packs, tmp_path, capsys):
+    pack = copy_of(packs / "raw", tmp_path / "pack")
+    assert run_program(program.main, "--check", pack) == 0
+    (pack / "onnx" / "model.onnx").write_bytes(b"")
+    assert run_program(program.main, "--check", pack) == 2
+    assert "onnx/model.onnx is damaged" in capsys.readouterr().err
+    pack = copy_of(packs / "fbank", tmp_path / "other")
+    (pack / "extra.py").write_text("")
+    assert run_program(program.main, "--check", pack) == 2
+    assert "does not list: extra.py" in capsys.readouterr().err
+    assert set(read_manifest(pack)) >= {"format", "labels", "files", "made_with"}
