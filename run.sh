@@ -42,14 +42,14 @@ grl=                              # reverse or forward
 seed=                             # of all random draws
 tag=                              # name of the experiment (default: made from its settings)
 # Machine
-cmd_backend=local # local, sge or slurm (conf/cmd.sh)
-nj=               # jobs of stage 2 (default: the cores)
-ngpu=             # GPUs of a training or decoding job, 0 or 1 (default: 1 where there is one)
-num_threads=      # CPU threads of such a job (default: the cores, shared by the folds)
-python=           # absolute path of an environment's python3 to use as it is
-datadir=data      # data directories
-dumpdir=dump      # Kaldi arks
-expdir=exp        # experiments
+cmd_backend= # local, sge or slurm (default: what conf/cmd.sh says)
+nj=          # jobs of stage 2 (default: the cores)
+ngpu=        # GPUs of a training or decoding job, 0 or 1 (default: 1 where there is one)
+num_threads= # CPU threads of such a job (default: the cores, shared by the folds)
+python=      # absolute path of an environment's python3 to use as it is
+datadir=data # data directories
+dumpdir=dump # Kaldi arks
+expdir=exp   # experiments
 
 arguments=("$@")
 . utils/parse_options.sh

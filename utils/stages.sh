@@ -6,6 +6,7 @@
 
 stage_times=()
 current_stage=
+_runner=
 
 # whole_numbers NAME...: stops where one of these options is set to something else.
 whole_numbers() {
@@ -36,15 +37,33 @@ run() {
     fi
 }
 
-# submit "COMMAND OPTION..." LOG WORD...: a command as jobs, by run.pl, queue.pl or slurm.pl.
+# submit "COMMAND OPTION..." LOG WORD...: a command as jobs, by run.pl, queue.pl or slurm.pl. It runs in the background,
+# so that a signal to run.sh reaches it at once: the runner then takes its jobs back.
 submit() {
-    local words word
+    local words word status=0
     read -ra words <<<"$1"
     log "log: $2"
     words+=("$2")
     shift 2
     for word in "$@"; do words+=("$(job_word "${word}")"); done
-    run "${words[@]}"
+    if ${dry_run}; then
+        run "${words[@]}"
+        return
+    fi
+    "${words[@]}" &
+    _runner=$!
+    wait "${_runner}" || status=$?
+    _runner=
+    return "${status}"
+}
+
+_interrupted() {
+    trap '' INT TERM HUP
+    if [[ -n ${_runner} ]]; then
+        kill -TERM "${_runner}" 2>/dev/null || true
+        wait "${_runner}" || true
+    fi
+    exit 2
 }
 
 # needs FILE N: stops where FILE is missing, before anything starts; stage N makes it.
@@ -105,7 +124,8 @@ _report_failure() {
     local status=$?
     release_locks
     if ((status)) && [[ -n ${current_stage} ]]; then
-        log "Stage ${current_stage} failed. To go on from there:$(rerun_from "${current_stage}")" >&2
+        log "Stage ${current_stage} did not finish. To go on from there:$(rerun_from "${current_stage}")" >&2
     fi
 }
 trap _report_failure EXIT
+trap _interrupted INT TERM HUP
