@@ -90,7 +90,6 @@ if ((stage >= 3 && stop_stage >= 3)); then needs "${tokens}" 2; fi
 if ((stage >= 4 && stop_stage >= 4)); then needs "${exp}/labels.txt" 3; fi
 
 if ((stage <= 2)); then own "${data}" "${dump}"; fi
-if ((stop_stage >= 3)); then own "${exp}"; fi
 
 if begins 1 "data preparation and folds: ${corpus_dir:-${manifest:-${corpus}}} -> ${data}/"; then
     run local/data.sh --corpus "${corpus}" --corpus_dir "${corpus_dir}" --manifest "${manifest}" --out "${data}" \
@@ -124,6 +123,7 @@ if begins 2 "dump: ${data}/ -> ${dump}/"; then
     ends
 fi
 
+if ((stop_stage >= 3)); then own "${exp}"; fi
 if begins 3 "training: ${dump}/ -> ${exp}/ (${fold_names[*]})"; then
     submit "${fold_cmd} JOB=1:${#fold_names[@]}" "${exp}/log/train.JOB.log" \
         python3 -m sermtl.bin.train --config "${train_config}" "${fold_job[@]}" --set ${settings[@]+"${settings[@]}"}

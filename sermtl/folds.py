@@ -79,6 +79,15 @@ def divide(corpus: Corpus, protocol: str) -> tuple[np.ndarray, list[str]]:
     return group, names
 
 
+def check_protocol(protocol: str) -> None:
+    """Refuse a protocol's name that is none, naming the nearest."""
+    if protocol in ("speaker", "session", "paper") or re.fullmatch(r"kfold([0-9]+)", protocol):
+        return
+    near = difflib.get_close_matches(protocol, ["speaker", "session", "paper", "kfold10"], 1, 0.5)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    raise UserError(f"unknown protocol {protocol!r}{hint} (known: {' '.join(PROTOCOLS)}, as in kfold10)")
+
+
 def groups(corpus: Corpus, protocol: str) -> list[str]:
     """(N,) the name of the fold that would test each utterance."""
     if protocol == "speaker":
@@ -87,11 +96,8 @@ def groups(corpus: Corpus, protocol: str) -> list[str]:
         return required_groups(corpus, "utt2session", "has no sessions; use --protocol speaker or kfoldK")
     if protocol == "paper":
         return required_groups(corpus, "utt2paper", "has no published folds; use --protocol speaker or session")
-    if match := re.fullmatch(r"kfold([0-9]+)", protocol):
-        return kfold_groups(corpus, int(match[1]))
-    near = difflib.get_close_matches(protocol, ["speaker", "session", "paper", "kfold10"], 1, 0.5)
-    hint = f"; did you mean {near[0]}?" if near else ""
-    raise UserError(f"unknown protocol {protocol!r}{hint} (known: {' '.join(PROTOCOLS)}, as in kfold10)")
+    check_protocol(protocol)
+    return kfold_groups(corpus, int(protocol.removeprefix("kfold")))
 
 
 def speaker_groups(corpus: Corpus) -> list[str]:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from sermtl.config import DecodeConfig, TrainConfig, experiment_tag, load_config, read_yaml
 from sermtl.errors import UserError, command
+from sermtl.folds import check_protocol
 from sermtl.geometry import find_geometry
 
 
@@ -28,6 +29,7 @@ def main() -> int:
     args = parser.parse_args()
     config = load_config(TrainConfig, args.config, args.set)
     load_config(DecodeConfig, args.inference_config)
+    check_protocol(args.protocol)
     check_feats_type(config)
     print(experiment_tag(args.corpus, args.protocol, args.config.stem, config, args.set))
     print(config.feats_type)
