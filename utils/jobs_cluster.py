@@ -14,10 +14,10 @@ import subprocess
 import time
 from dataclasses import replace
 
-from jobs import JobError, Request, make_folder_of
 from jobs_config import Config, option_words, read_config
 from jobs_engines import Engine, GridEngine, Slurm, ask
 from jobs_logs import describe, last_lines, read_lines, report, say, status_in
+from jobs_request import JobError, Request, make_folder_of
 from jobs_script import Script, folder_of, stem_of
 from jobs_signals import Signals
 

@@ -8,8 +8,8 @@ import subprocess
 import time
 from dataclasses import dataclass
 
-from jobs import JobError, Request, make_folder_of
 from jobs_logs import commented, date, describe, report, say
+from jobs_request import JobError, Request, make_folder_of
 from jobs_signals import Signals
 
 GRACE = 10.0  # seconds between SIGTERM and SIGKILL

@@ -11,7 +11,7 @@ import time
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from jobs import Request
+    from jobs_request import Request
 
 SHOWN_LINES = 30
 MEMORY_SIGNS = re.compile(

@@ -6,8 +6,8 @@ import os
 import re
 import shlex
 
-from jobs import Request
 from jobs_engines import ALONE, Engine
+from jobs_request import Request
 
 BODY = os.path.join(os.path.dirname(os.path.abspath(__file__)), "task.sh")
 
