@@ -217,6 +217,26 @@ def test_loader_processes_change_no_bit(corpus, straight, tmp_path):
     assert same(weights(tmp_path), weights(straight)) and records(tmp_path) == records(straight)
 
 
+def test_each_epoch_takes_every_utterance_once_with_draws_of_its_own(corpus, tmp_path, monkeypatch):
+    seen, real = [], FoldDataset.__getitem__
+
+    def watched(self, index):
+        item = real(self, index)
+        if self.config is not None:
+            seen.append((self.epoch, item[0].utterance, item[2].tobytes()))
+        return item
+
+    monkeypatch.setattr(FoldDataset, "__getitem__", watched)
+    assert train(corpus, tmp_path, epochs=3, batch_size=5) == 0
+    listed = (corpus.folds_dir / "s0" / "train").read_text().split()
+    orders = [[utterance for epoch, utterance, _ in seen if epoch == number] for number in range(3)]
+    assert all(sorted(order) == listed for order in orders) and len(seen) == 3 * len(listed)
+    assert orders[0] != orders[1] != orders[2] != orders[0]
+    # SpecAugment's masks of the longer utterances are other ones in other epochs.
+    masks = {utterance: {mask for _, other, mask in seen if other == utterance} for utterance in listed}
+    assert sum(map(len, masks.values())) > 2 * len(listed)
+
+
 # One update
 
 
