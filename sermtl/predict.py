@@ -28,6 +28,8 @@ WINDOW, HOP = 10.0, 5.0
 """Seconds, of longer ones."""
 BATCH, BATCH_SECONDS = 16, 80.0
 """Most recordings of a batch, and most seconds with their padding."""
+CPU_VALUES = 4_000_000
+"""Most values of a batch after the first convolution on a CPU: wav2vec2-base is slower where they outgrow its cache."""
 POOL = 256
 """Files that are read and sorted by length together."""
 
@@ -204,7 +206,7 @@ class Speech2Emotion:
         posteriors = np.zeros((len(recordings), len(self.models), len(self.labels)))
         first: dict[int, tuple[np.ndarray, np.ndarray]] = {}
         for m, (trained, dataset) in enumerate(zip(self.models, self._sets, strict=True)):
-            for batch in batches([len(samples_S) for samples_S in recordings]):
+            for batch in batches([len(samples_S) for samples_S in recordings], self._batch_seconds(trained)):
                 items = [(EXAMPLE, features(trained, recordings[number]), None, None) for number in batch]
                 output = trained.model(dataset.collate(items).to(self.device))
                 posteriors[batch, m] = output.emotion_BC.double().softmax(-1).cpu().numpy()
@@ -214,6 +216,14 @@ class Speech2Emotion:
                     for row, (number, frames) in enumerate(zip(batch, output.frames_B.tolist(), strict=True)):
                         first[number] = best_BT[row, :frames], pooled_BD[row]
         return [Heard(posteriors[number], *first[number]) for number in range(len(recordings))]
+
+    def _batch_seconds(self, trained: TrainedModel) -> float:
+        if self.device.type != "cpu":
+            return BATCH_SECONDS
+        upstream = trained.model.upstream
+        values_per_input = upstream.config.conv_dim[0] / upstream.geometry.strides[0]
+        inputs_per_second = 100 if upstream.input_bands else SAMPLE_RATE
+        return min(BATCH_SECONDS, CPU_VALUES / (values_per_input * inputs_per_second))
 
     def _result(self, heard: Heard, seconds: float, parts: Sequence[Part] = ()) -> Result:
         spread_C = heard.posteriors_MC.std(0, ddof=1) if len(self.models) > 1 else None
@@ -249,12 +259,12 @@ def features(trained: TrainedModel, samples_S: np.ndarray) -> np.ndarray:
     return trained.front_end.features(fbank(samples_S), None)
 
 
-def batches(lengths: Sequence[int]) -> list[list[int]]:
-    """Indices in batches of similar length, at most `BATCH` and `BATCH_SECONDS`; the longest first."""
+def batches(lengths: Sequence[int], seconds: float) -> list[list[int]]:
+    """Indices in batches of similar length, at most `BATCH` and so many seconds; the longest first."""
     made: list[list[int]] = []
     for number in sorted(range(len(lengths)), key=lambda number: -lengths[number]):
         # The first of a batch is its longest: the others are padded to it.
-        if made and len(made[-1]) < min(BATCH, BATCH_SECONDS * SAMPLE_RATE / max(1, lengths[made[-1][0]])):
+        if made and len(made[-1]) < min(BATCH, seconds * SAMPLE_RATE // max(1, lengths[made[-1][0]])):
             made[-1].append(number)
         else:
             made.append([number])

@@ -1,0 +1,115 @@
+"""Time prediction against the plain transformers pipelines, ONNX and int8 on the same model and files, in one call.
+
+    python -m sermtl.bin.bench_predict --model PACK folder/
+
+The pack must hold the folders for transformers (a model over waveforms); ONNX files are timed where it holds some.
+Both pipelines are timed, since sermtl gives emotion and transcript from one pass. Ways are timed in turn, several
+times, and the fastest time of each is shown, so that other work on the machine matters less.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sermtl.errors import UserError, command
+
+
+@command
+def main() -> None:
+    """Print a Markdown table of seconds of audio a second, by each way."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--model", type=Path, required=True, help="the pack")
+    parser.add_argument("--files", type=int, default=60, help="how many of the recordings")
+    parser.add_argument("--repeats", type=int, default=3, help="the fastest of so many")
+    parser.add_argument("--num_threads", type=int, default=min(2, len(os.sched_getaffinity(0))), help="CPU threads")
+    parser.add_argument("audio", nargs="+", help="audio files or folders")
+    args = parser.parse_args()
+    from sermtl.export import CLASSIFIER
+    from sermtl.listen import find_audio, read_item
+
+    if not (args.model / CLASSIFIER).is_dir():
+        raise UserError(f"{args.model} holds no {CLASSIFIER}/: pack a model over waveforms")
+    paths = [item.path for item in find_audio(args.audio)][: args.files]
+    recordings = [read_item(path) for path in paths]
+    seconds = sum(map(len, recordings)) / 16000
+    ways = make_ways(args.model, args.num_threads)
+    for way in ways.values():
+        way(recordings[:2])  # the first call of each prepares it
+    best = dict.fromkeys(ways, float("inf"))
+    for _ in range(args.repeats):
+        for name, way in ways.items():
+            started = time.perf_counter()
+            way(recordings)
+            best[name] = min(best[name], time.perf_counter() - started)
+    print(f"{len(paths)} files, {seconds:.0f} s of audio, {args.num_threads} CPU threads, {args.model}")
+    print("\n| way | seconds | seconds of audio a second |\n|---|---|---|")
+    for name, taken in best.items():
+        print(f"| {name} | {taken:.2f} | {seconds / taken:.0f} |")
+
+
+def make_ways(pack: Path, threads: int) -> dict[str, Callable[[list[np.ndarray]], Any]]:
+    """Each way to hear a list of int16 recordings, by name."""
+    import torch
+
+    from sermtl.export import CLASSIFIER, RECOGNISER
+    from sermtl.predict import Speech2Emotion
+
+    torch.set_num_threads(threads)
+    model = Speech2Emotion.from_pretrained(pack, "cpu")
+    from transformers import pipeline
+
+    classifier: Any = pipeline("audio-classification", model=str(pack / CLASSIFIER), device="cpu")
+    recogniser: Any = pipeline("automatic-speech-recognition", model=str(pack / RECOGNISER), device="cpu")
+
+    def floats(recordings: list[np.ndarray]) -> list[np.ndarray]:
+        return [samples_S.astype(np.float32) / 32768 for samples_S in recordings]
+
+    ways: dict[str, Callable[[list[np.ndarray]], Any]] = {
+        "sermtl, one by one": lambda recordings: [model(samples_S, 16000) for samples_S in recordings],
+        "sermtl, in bulk": lambda recordings: model(recordings, 16000),
+        "transformers, emotion only, one by one": lambda recordings: [classifier(w) for w in floats(recordings)],
+        "transformers, emotion only, batches of 16": lambda recordings: classifier(floats(recordings), batch_size=16),
+        "transformers, emotion and words, one by one": lambda recordings: [
+            (classifier(w), recogniser(w)) for w in floats(recordings)
+        ],
+        "transformers, emotion and words, batches of 16": lambda recordings: (
+            classifier(floats(recordings), batch_size=16),
+            recogniser(floats(recordings), batch_size=16),
+        ),
+    }
+    for name in ("model.onnx", "model.int8.onnx"):
+        if (pack / "onnx" / name).is_file():
+            ways[f"{name}, one by one"] = onnx_way(pack / "onnx" / name, threads)
+    return ways
+
+
+def onnx_way(path: Path, threads: int) -> Callable[[list[np.ndarray]], Any]:
+    """Hear recordings one by one with onnxruntime."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+    def way(recordings: list[np.ndarray]) -> Any:
+        return [
+            session.run(
+                None,
+                {"waveform": samples_S[None].astype(np.float32) / 32768, "lengths": np.array([len(samples_S)])},
+            )
+            for samples_S in recordings
+        ]
+
+    return way
+
+
+if __name__ == "__main__":
+    sys.exit(main())
