@@ -21,7 +21,7 @@ FOLD_TABLES = [f"decode_test/{name}" for name in ("utt2emo", "text", "utt2spk")]
 FOLD_SCORES = [f"score_test/{name}" for name in ("ref.trn", "hyp.trn", "result_ser.txt", "result_asr.txt")]
 WORDS = (
     *("--folds", " ".join(FOLDS), "--train_args", "--set epochs=1", "--tag", "T"),
-    *("--num_threads", "1", "--nj", "2", "--ngpu", "0", "--stop_stage", "5"),
+    *("--num_threads", "1", "--ngpu", "0", "--stop_stage", "5"),
 )
 
 
@@ -51,7 +51,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def here(recipe: Path, work: Path) -> Path:
     """The experiment as run.pl makes it; its data directory serves all."""
-    run(recipe, dict(os.environ), "--cmd_backend", "local", *folders(work, "local"))
+    run(recipe, dict(os.environ), "--cmd_backend", "local", "--nj", "1", *folders(work, "local"))
     return work / "local" / "exp" / "T"
 
 
@@ -91,7 +91,7 @@ def test_stages_2_to_5_with_an_interrupt_score_as_on_one_machine(
     engine: Engine, recipe: Path, work: Path, here: Path
 ) -> None:
     exp = work / engine.name / "exp" / "T"
-    words = ["--cmd_backend", engine.name, *folders(work, engine.name)]
+    words = ["--cmd_backend", engine.name, "--nj", "2", *folders(work, engine.name)]
     process = start(recipe, engine.env, *words, "--stage", "2")
     logs = [exp / "log" / f"train.{task}.log" for task in (1, 2)]
     wait_until(lambda: any(log.exists() and "parameters are trained" in log.read_text() for log in logs), process)
