@@ -17,6 +17,7 @@ import random
 import statistics
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 
 @dataclass
@@ -53,7 +54,7 @@ class Cluster:
         for hours, end in tasks:
             begin += self.task_seconds / 3600
             wait = self.random.expovariate(1 / self.wait_hours) if self.wait_hours else 0.0
-            self.at(begin + wait, lambda hours=hours, end=end: self._enter(hours, end))
+            self.at(begin + wait, partial(self._enter, hours, end))
         self.submitter_free = begin
 
     def _enter(self, hours: float, end: Callable[[], None]) -> None:
@@ -69,7 +70,7 @@ class Cluster:
                 _, _, hours, end = heapq.heappop(self.ready)
                 self.free -= 1
                 self.busy_hours += hours
-                self.at(self.now + hours, lambda end=end: self._leave(end))
+                self.at(self.now + hours, partial(self._leave, end))
         return self.now
 
     def _leave(self, end: Callable[[], None]) -> None:
