@@ -79,6 +79,7 @@ resolved=$(python3 -m sermtl.bin.settings --config "${train_config}" \
 { read -r auto_tag && read -r feats_type && read -r speeds && read -r token_type && read -r nbpe; } <<<"${resolved}"
 data=${datadir}/${corpus_name} folds_dir=${datadir}/${corpus_name}/folds/${protocol}
 dump=${dumpdir}/${corpus_name} tokens=${dumpdir}/${corpus_name}/tokens/${protocol}
+if [[ ${token_type} == bpe ]]; then tokens=${dump}/tokens_bpe${nbpe}/${protocol}; fi
 exp=${expdir}/${tag:-${auto_tag}}
 cores=$(env -u OMP_NUM_THREADS nproc)
 nj=${nj:-${cores}}

@@ -183,8 +183,7 @@ class Trainer:
             for name, value in sum_losses(measured).items():
                 sums[name] = sums.get(name, 0.0) + value
             self.count(tally, output, part)
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.grad_clip or float("inf"))
-        finite = bool(torch.isfinite(norm)) and all(map(math.isfinite, sums.values()))
+        finite = self.clip_gradients() and all(map(math.isfinite, sums.values()))
         if not finite:
             self.report_nonfinite(tally, [utterance for part in parts for utterance in part.utterances])
             return
@@ -193,6 +192,19 @@ class Trainer:
         for name, value in sums.items():
             tally.add(name, value * utterances if name.startswith("loss") else math.sqrt(value))
         tally.add("utterances", utterances)
+
+    def clip_gradients(self) -> bool:
+        """Clip the gradient's norm; returns whether it is finite.
+
+        The speaker head is clipped by itself: in a common norm its gradient would scale the encoder's, which must not
+        feel the speaker labels where beta is 0.
+        """
+        head = list(self.model.speaker_head.parameters())
+        inside = {id(parameter) for parameter in head}
+        rest = [parameter for parameter in self.model.parameters() if id(parameter) not in inside]
+        largest = self.config.grad_clip or float("inf")
+        norms = [torch.nn.utils.clip_grad_norm_(parameters, largest) for parameters in (rest, head)]
+        return bool(torch.isfinite(torch.stack(norms)).all())
 
     def report_nonfinite(self, tally: Tally, utterances: list[str]) -> None:
         """Count a skipped update; stop where they pass the configured share of an epoch.
@@ -222,8 +234,10 @@ class Trainer:
         sums = tally.sums
         weights = {"loss_ser": 1.0, "loss_asr": self.config.alpha, "loss_sid": self.config.beta}
         losses = {name: tally.ratio(name, "utterances") for name in weights}
+        if not sums.get("speakers"):
+            losses["loss_sid"] = None  # of speakers that the head does not know there is no loss
         known = [weights[name] * value for name, value in losses.items() if value is not None]
-        total = sum(known) if len(known) == len(losses) else None
+        total = sum(known) if known else None
         gradients = {name: tally.ratio(name, "updates") for name in sums if name.startswith("grad_")}
         counts = {"no_ctc": int(sums.get("no_ctc", 0)), "nonfinite": int(sums.get("nonfinite", 0))}
         return {"loss": total, **losses, **tally.rates(), **gradients, **counts}

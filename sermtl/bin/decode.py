@@ -11,7 +11,7 @@ import json
 import logging
 import sys
 import time
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +47,8 @@ def main() -> int:
     config = training_config(paths.exp)
     if not job.is_finished(paths.exp, config):
         raise UserError(f"{paths.exp} is not trained to its last epoch, {config.epochs}; rerun ./run.sh --stage 3")
-    fold = load_fold(paths.data, paths.fold_dir, paths.dump, paths.tokens, config)
+    unperturbed = replace(config, speed_perturb=())
+    fold = load_fold(paths.data, paths.fold_dir, paths.dump, paths.tokens, unperturbed)
     if fold.digest != read_yaml(paths.exp / "config.yaml").get("inputs"):
         raise UserError(f"{paths.exp} was trained on other lists or data than there are now; rerun ./run.sh --stage 3")
     stamp = {"model": sha256(paths.exp / "model.safetensors"), "inputs": fold.digest, "code": CODE_VERSION}

@@ -68,7 +68,10 @@ def utterances(data: Path) -> list[Utterance]:
     for name, (recording, times) in segments.items():
         if recording not in wav_scp:
             raise UserError(f"{data}/segments: {name}: recording {recording} is not in {data}/wav.scp")
-        start, end = map(float, times.split())
+        try:
+            start, end = map(float, times.split())
+        except ValueError:
+            raise UserError(f"{data}/segments: {name}: {times!r} are not two times in seconds") from None
         spans.append(Utterance(name, wav_scp[recording], start, end))
     return spans
 

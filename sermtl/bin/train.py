@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import logging
 import platform
 import signal
@@ -26,6 +27,7 @@ from sermtl.dataset import FoldDataset, FrontEnd, feature_stats
 from sermtl.errors import UserError, command
 from sermtl.files import atomic_write
 from sermtl.fold_data import FoldData, load_fold
+from sermtl.geometry import find_geometry
 from sermtl.model import MultiTaskModel
 from sermtl.model_dir import TrainedModel, save_description
 from sermtl.seeding import derive_seed
@@ -146,8 +148,15 @@ def resolved_settings(paths: job.FoldPaths, config: TrainConfig, fold: FoldData)
         "protocol": paths.fold_dir.parent.name,
         "fold": paths.fold_dir.name,
         **as_dict(config),
+        "geometry": geometry_digest(config.upstream),
         "inputs": fold.digest,
     }
+
+
+def geometry_digest(upstream: str) -> str | None:
+    """What a geometry's file says, as a digest; None for a folder or a model id."""
+    path = find_geometry(upstream)
+    return None if path is None else hashlib.sha256(repr(sorted(read_yaml(path).items())).encode()).hexdigest()[:16]
 
 
 def write_config_once(exp: Path, settings: dict[str, Any]) -> None:
