@@ -33,7 +33,7 @@ def model(tmp_path_factory):
 @pytest.fixture(scope="module")
 def demo(model):
     loaded = Speech2Emotion.from_pretrained(model)
-    made = Demo(loaded, 0, 200_000, 5, about(loaded))
+    made = Demo(loaded, 0, 400_000, 5, about(loaded))
     thread = threading.Thread(target=made.serve_forever, daemon=True)
     thread.start()
     yield made
@@ -75,8 +75,8 @@ def test_what_cannot_be_heard_is_told(demo, tmp_path):
     soundfile.write(long, np.zeros(16000 * 6), 16000)
     status, body, _ = ask(demo, "POST", "/hear", long.read_bytes())
     assert status == 422 and "up to 5 s" in json.loads(body)["error"]
-    status, body, _ = ask(demo, "POST", "/hear", b"", **{"Content-Length": "200001"})
-    assert status == 413 and "0.2 MB" in json.loads(body)["error"]
+    status, body, _ = ask(demo, "POST", "/hear", b"", **{"Content-Length": "400001"})
+    assert status == 413 and "0.4 MB" in json.loads(body)["error"]
 
 
 def test_only_this_computers_page_is_answered(demo, audio):

@@ -148,6 +148,18 @@ def test_a_folder_named_pack_is_not_replaced(scored, tmp_path, capsys):
     assert "is no pack" in capsys.readouterr().err and (exp / "s0" / "pack" / "thesis.txt").exists()
 
 
+def test_the_documented_example_runs(packs, recipe, tmp_path, monkeypatch, capsys):
+    text = (recipe / "docs" / "using-models.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    soundfile.write(tmp_path / "speech.wav", speech(1, 30000), 16000)
+    monkeypatch.chdir(tmp_path)
+    exec(compile(example.replace("exp/<tag>/<fold>/pack", str(packs / "raw")), "example", "exec"), {})
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split()[0] in ("ang", "hap", "neu", "sad") and lines[1] == "(16,) 1.875"
+    assert " to 1.9 s: " in lines[-2]
+    assert lines[-1] == f"speech.wav {lines[0].split()[0]}"
+
+
 # Plain transformers
 
 
