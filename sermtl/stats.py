@@ -219,6 +219,16 @@ def detectable_by_mcnemar(utterances: int, differing: float, level: float = 0.05
     return float(optimize.brentq(lacking, 0, largest))
 
 
+def _t_power(critical: float, freedom: int, shift: float) -> float:
+    """Chance of a noncentral t beyond +-critical, as the mean of a normal's over the deviation's quantiles.
+
+    For few degrees of freedom scipy's noncentral t is NaN in places.
+    """
+    deviation = np.sqrt(stats.chi2.ppf((np.arange(10000) + 0.5) / 10000, freedom) / freedom)
+    beyond = stats.norm.sf(critical * deviation - shift) + stats.norm.cdf(-critical * deviation - shift)
+    return float(beyond.mean())
+
+
 def detectable_over_folds(
     differences: Sequence[float] | np.ndarray, level: float = 0.05, power: float = 0.8
 ) -> float | None:
@@ -240,7 +250,7 @@ def detectable_over_folds(
 
     def lacking(shift: float) -> float:
         seen = stats.nct.sf(critical, size - 1, shift) + stats.nct.cdf(-critical, size - 1, shift)
-        return power - float(seen)
+        return power - float(seen if np.isfinite(seen) else _t_power(critical, size - 1, shift))
 
     high = critical + 1.0
     while lacking(high) > 0:

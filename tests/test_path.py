@@ -54,6 +54,8 @@ class Recipe:
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
+            # a test run that was started in the background ignores SIGINT, and so would its children
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
 
     def __call__(self, script: str = "true", **env: str) -> tuple[int, str, str]:

@@ -175,3 +175,12 @@ def test_effect_sizes():
     assert stats.cohens_h(0.5, 0.5) == 0
     assert stats.odds_ratio(10, 15) == 1.5 and stats.odds_ratio(0, 3) is None
     assert stats.cohens_dz([1, 2, 3]) == 2.0 and stats.cohens_dz([1, 1]) is None
+
+
+def test_two_folds_have_a_detectable_difference_too() -> None:
+    """scipy's noncentral t with one degree of freedom is NaN at some shifts."""
+    critical = oracle.t.ppf(0.975, 1)
+    for shift in (1.0, 5.0, 9.0):
+        expected = oracle.nct.sf(critical, 1, shift) + oracle.nct.cdf(-critical, 1, shift)
+        assert stats._t_power(critical, 1, shift) == pytest.approx(expected, abs=2e-4)
+    assert stats.detectable_over_folds([0.04, -0.04]) > 0.5
