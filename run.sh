@@ -5,14 +5,14 @@
 #   ./run.sh --stage 3 --beta 1                                   train, decode and score with another beta
 #   ./run.sh --corpus iemocap --corpus_dir IEMOCAP_full_release   the paper's setting
 #
-# Stages: 1 data and folds, 2 dump to ark and token lists, 3 training, 4 decoding, 5 scoring, 6 report.
+# Stages: 1 data and folds, 2 dump to ark and token lists, 3 training, 4 decoding, 5 scoring, 6 report, 7 packs (only on request).
 # shellcheck disable=SC2034 # options are read by name
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
 # Stages
 stage=1       # first stage
-stop_stage=6  # last stage
+stop_stage=   # last stage (default: 6, or 7 with --stage 7)
 skip_stages=  # stages to leave out, e.g. "2 4"
 dry_run=false # print what the stages would run
 # Corpus and folds
@@ -50,6 +50,7 @@ python=      # absolute path of an environment's python3 to use as it is
 datadir=data # data directories
 dumpdir=dump # Kaldi arks
 expdir=exp   # experiments
+onnx=false   # stage 7: add an ONNX file to each pack
 
 arguments=("$@")
 . utils/parse_options.sh
@@ -58,6 +59,7 @@ arguments=("$@")
 if (($#)); then die 2 "run.sh takes no positional arguments, but got '$1'; see ./run.sh --help"; fi
 log "run.sh${arguments[*]+$(printf " %q" "${arguments[@]}")}"
 whole_numbers stage stop_stage nj ngpu num_threads nbpe
+stop_stage=${stop_stage:-$((stage > 6 ? stage : 6))}
 if ((stage > stop_stage)); then die 2 "nothing to do: --stage ${stage} is after --stop_stage ${stop_stage}"; fi
 if [[ -n ${python} ]]; then export SERMTL_PYTHON=${python}; fi
 . ./path.sh
@@ -149,6 +151,12 @@ fi
 if begins 6 "report: ${expdir}/*/scores.json -> ${expdir}/report/${corpus_name}/"; then
     run python3 -m sermtl.bin.report --exp "${expdir}" --data "${data}" --corpus "${corpus_name}" \
         --out "${expdir}/report/${corpus_name}"
+    ends
+fi
+
+if begins 7 "packs: ${exp}/*/ -> ${exp}/*/pack/"; then
+    submit "${train_cmd} JOB=1:${#fold_names[@]}" "${exp}/log/pack.JOB.log" \
+        python3 -m sermtl.bin.pack "${fold_paths[@]}" --folds "${fold_names[@]}" --job JOB --onnx "${onnx}"
     ends
 fi
 finish

@@ -139,7 +139,7 @@ def test_a_failing_job_shows_its_log_and_the_way_on(
         (["--beta", "-1"], "beta is -1.0"),
         (["--feats_type", "fbank"], "--feats_type raw"),
         (["--stage", "3"], "stage 1 makes it"),
-        (["--stage", "7"], "nothing to do"),
+        (["--stage", "4", "--stop_stage", "3"], "nothing to do"),
         (["--stage", "three"], "--stage takes a whole number"),
         (["--cmd_backend", "pbs"], "pbs"),
         (["extra"], "no positional arguments"),
