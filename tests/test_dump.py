@@ -1,6 +1,4 @@
 import os
-import sys
-import time
 from pathlib import Path
 
 import kaldiio
@@ -272,14 +270,3 @@ def test_an_unknown_word_is_refused_by_the_parser(data, tmp_path):
     with pytest.raises(SystemExit) as stop:
         run_program(program.main, "part", "--data", data, "--out", tmp_path, "--feats_type", "mfcc")
     assert stop.value.code == 2
-
-
-def test_reading_is_quick(data, tmp_path):
-    dump(data, tmp_path / "dump", nj=1)
-    entries = list(read_table(tmp_path / "dump" / "wav.scp").values())
-    started = time.perf_counter()
-    for entry in entries * 50:
-        read_audio_entry(entry)
-    milliseconds = (time.perf_counter() - started) * 1000 / (50 * len(entries))
-    # Told, not asserted: the machine may be busy.
-    print(f"{milliseconds:.3f} ms an entry", file=sys.stderr)
