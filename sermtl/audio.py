@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import os
 import subprocess
 from pathlib import Path
@@ -18,6 +19,11 @@ SAMPLE_RATE = 16000
 FBANK_BANDS = 80
 FBANK_WINDOW = 400
 """Samples of a 25 ms window; one frame needs as many."""
+LOWEST_RATE, HIGHEST_RATE = 1000, 768_000
+RESAMPLING_ZEROS, RESAMPLING_ROLLOFF = 6, 0.99
+"""Of torchaudio's resampling filter: how far an output sample sees."""
+LARGEST_KERNEL = 1_000_000
+"""Most values of torchaudio's table of filters, which at 44,099 Hz would take gigabytes."""
 
 
 def read_audio(path: str | Path) -> np.ndarray:
@@ -76,6 +82,7 @@ def _decode(file: str | Path | io.BytesIO, name: str) -> np.ndarray:
         _refuse_missing(name, bytes(file.getbuffer()[:HEADER_BYTES]), file.getbuffer().nbytes)
     try:
         with soundfile.SoundFile(file) as sound:
+            check_rate(sound.samplerate, name)
             exact = sound.subtype == "PCM_16" and sound.channels == 1 and sound.samplerate == SAMPLE_RATE
             samples = sound.read(dtype="int16" if exact else "float32")
             rate, frames = sound.samplerate, sound.frames
@@ -104,15 +111,47 @@ def _refuse_missing(name: str, header: bytes, size: int) -> None:
         raise UserError(f"{name}: truncated: {missing} bytes are missing")
 
 
+def check_rate(rate: int, name: str) -> None:
+    """Refuse what is no sampling rate of speech, and would blow a short file up.
+
+    Raises:
+        UserError: The message begins with ``name``.
+    """
+    if not isinstance(rate, (int, np.integer)) or not LOWEST_RATE <= rate <= HIGHEST_RATE:
+        raise UserError(
+            f"{name}: a sampling rate of {rate!r} Hz; {LOWEST_RATE} to {HIGHEST_RATE} are read, give the audio's own"
+        )
+
+
 def resample(samples_S: np.ndarray, rate: int, new_rate: int) -> np.ndarray:
-    """Band-limited resampling of float32 samples (S,) by torchaudio; nothing to do at equal rates."""
+    """Band-limited resampling of float32 samples (S,) by torchaudio's filter; nothing to do at equal rates."""
     if rate == new_rate:
         return samples_S
+    divisor = math.gcd(rate, new_rate)
+    if rate * new_rate // divisor**2 > LARGEST_KERNEL:
+        return interpolate(samples_S, rate // divisor, new_rate // divisor)
     from sermtl import torchaudio_compat  # noqa: F401, I001 (before torchaudio)
     import torch
     import torchaudio.functional
 
     return torchaudio.functional.resample(torch.from_numpy(samples_S), rate, new_rate).numpy()
+
+
+def interpolate(samples_S: np.ndarray, step_in: int, step_out: int) -> np.ndarray:
+    """Resampling by ``step_out / step_in`` with torchaudio's filter, computed anew for each output sample.
+
+    Slower than its table of ``step_in x step_out`` values, but in the same memory at any ratio.
+    """
+    cutoff = RESAMPLING_ROLLOFF * min(step_in, step_out) / step_in
+    reach = math.ceil(RESAMPLING_ZEROS / cutoff)
+    around = np.lib.stride_tricks.sliding_window_view(np.pad(samples_S, reach), 2 * reach + 1)
+    output_S = np.empty(-(-len(samples_S) * step_out // step_in), dtype=np.float32)
+    for numbers in np.array_split(np.arange(len(output_S)), math.ceil(len(output_S) * (2 * reach + 1) / 1_000_000)):
+        nearest, rest = np.divmod(numbers * step_in, step_out)
+        distance = (np.arange(-reach, reach + 1) - rest[:, None] / step_out) * cutoff
+        window = np.cos(distance.clip(-RESAMPLING_ZEROS, RESAMPLING_ZEROS) * (np.pi / 2 / RESAMPLING_ZEROS)) ** 2
+        output_S[numbers] = (around[nearest] * np.sinc(distance) * window).sum(1) * cutoff
+    return output_S
 
 
 def to_int16(samples_S: np.ndarray) -> np.ndarray:

@@ -12,7 +12,15 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from sermtl.audio import SAMPLE_RATE, read_audio, resample, to_int16
+from sermtl.audio import (
+    RESAMPLING_ROLLOFF,
+    RESAMPLING_ZEROS,
+    SAMPLE_RATE,
+    check_rate,
+    read_audio,
+    resample,
+    to_int16,
+)
 from sermtl.audiocheck import HEADER_BYTES, missing_bytes
 from sermtl.datadir import read_table
 from sermtl.errors import UserError
@@ -23,8 +31,6 @@ SUFFIXES = frozenset(
     | {".aif", ".mp3", ".oga", ".opus", ".snd", ".sph"}
 )
 """File names that are audio when a folder is searched."""
-RESAMPLING_ZEROS, RESAMPLING_ROLLOFF = 6, 0.99
-"""Of torchaudio's resampling filter: how far an output sample sees."""
 
 
 @dataclass(frozen=True)
@@ -116,6 +122,7 @@ def audio_blocks(path: str, seconds: float = 10.0) -> Iterator[np.ndarray]:
 
 
 def _blocks(file: soundfile.SoundFile, path: str, seconds: float) -> Iterator[np.ndarray]:
+    check_rate(file.samplerate, path)
     exact = file.subtype == "PCM_16" and file.channels == 1 and file.samplerate == SAMPLE_RATE
     stream = Resampler(file.samplerate)
     block = max(1, round(seconds * file.samplerate))

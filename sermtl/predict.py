@@ -13,7 +13,7 @@ from typing import Any, overload
 import numpy as np
 import torch
 
-from sermtl.audio import SAMPLE_RATE, fbank, resample, to_int16
+from sermtl.audio import SAMPLE_RATE, check_rate, fbank, resample, to_int16
 from sermtl.dataset import Example, FoldDataset
 from sermtl.errors import UserError
 from sermtl.listen import audio_blocks, read_item, seconds_of
@@ -278,8 +278,7 @@ def as_int16(waveform: Any, sampling_rate: int, name: str) -> np.ndarray:
         UserError: It is empty, not finite, or of another shape, type or range; the message begins with ``name``.
     """
     values = waveform.detach().cpu().numpy() if isinstance(waveform, torch.Tensor) else np.asarray(waveform)
-    if not isinstance(sampling_rate, (int, np.integer)) or not 1000 <= sampling_rate <= 768000:
-        raise UserError(f"{name}: a sampling rate of {sampling_rate!r} Hz; give the waveform's own, e.g. 16000")
+    check_rate(sampling_rate, name)
     if values.size == 0:
         raise UserError(f"{name} is empty")
     if values.ndim == 2 and 1 in values.shape:

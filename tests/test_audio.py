@@ -1,5 +1,7 @@
+import math
 import subprocess
 import sys
+import tracemalloc
 import wave
 
 import numpy as np
@@ -10,7 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sermtl.audio import change_speed, fbank, read_audio, resample, to_int16
+from sermtl.audio import change_speed, fbank, interpolate, read_audio, resample, to_int16
 from sermtl.errors import UserError
 
 
@@ -63,6 +65,31 @@ def test_other_rates_keep_the_tone_and_its_duration(tmp_path, rate, channels):
     inner = slice(300, 3700)
     assert np.abs(read[inner] - theirs[inner]).max() < 0.005
     assert np.abs(read[inner] - tone(16000)[: len(read)][inner]).max() < 0.005
+
+
+@pytest.mark.parametrize("rate", [8000, 11025, 22050, 24000, 32000, 44100, 48000, 96000, 192000])
+def test_the_filter_for_odd_rates_is_torchaudios(rate):
+    samples = np.random.default_rng(rate).normal(0, 0.2, 20001).astype(np.float32)
+    divisor = math.gcd(rate, 16000)
+    table = resample(samples, rate, 16000)
+    np.testing.assert_allclose(interpolate(samples, rate // divisor, 16000 // divisor), table, atol=1 / 32768)
+
+
+@pytest.mark.parametrize("rate", [7919, 15999, 44099, 47999, 191999])
+def test_odd_rates_keep_the_tone_in_little_memory(tmp_path, rate):
+    path = write(tmp_path / "x.wav", tone(rate, seconds=1.0), rate)
+    tracemalloc.start()
+    read = read_audio(path).astype(float) / 32768
+    assert tracemalloc.get_traced_memory()[1] < 60e6
+    tracemalloc.stop()
+    assert len(read) == pytest.approx(16000, abs=1)
+    assert np.abs(read[300:-300] - tone(16000, seconds=1.0)[: len(read)][300:-300]).max() < 0.005
+
+
+@pytest.mark.parametrize("rate", [1, 999, 768001])
+def test_rates_that_no_speech_has_are_refused(tmp_path, rate):
+    with pytest.raises(UserError, match=f"x.wav: a sampling rate of {rate} Hz"):
+        read_audio(write(tmp_path / "x.wav", tone(16000), rate))
 
 
 def test_what_a_lower_rate_cannot_hold_does_not_fold_back(tmp_path):
