@@ -140,10 +140,8 @@ if begins 4 "decoding: ${exp}/*/model.safetensors -> ${exp}/*/decode_test/"; the
 fi
 
 if begins 5 "scoring: ${exp}/*/decode_test/ -> ${exp}/RESULTS.md"; then
-    for fold in "${fold_names[@]}"; do
-        run python3 -m sermtl.bin.score fold --decode "${exp}/${fold}/decode_test" --data "${data}" \
-            --fold_dir "${folds_dir}/${fold}" --exp "${exp}" --labels "${exp}/labels.txt"
-    done
+    run python3 -m sermtl.bin.score folds --exp "${exp}" --data "${data}" --folds_dir "${folds_dir}" \
+        --folds "${fold_names[@]}"
     run python3 -m sermtl.bin.score pool --exp "${exp}" --folds_file "${folds_dir}/folds"
     ends
 fi

@@ -52,9 +52,8 @@ def make_scored(corpus, feats_type, exp):
     config = corpus.config(feats_type, epochs=1)
     assert run_program(train_program.main, "--config", config, *words) == 0
     assert run_program(decode_program.main, "--config", "conf/decode.yaml", *words) == 0
-    words = ["--data", corpus.data, "--fold_dir", corpus.folds_dir / corpus.fold, "--exp", exp]
-    decoded = exp / corpus.fold / "decode_test"
-    assert run_program(score_program.main, "fold", "--decode", decoded, *words, "--labels", exp / "labels.txt") == 0
+    words = ["--data", corpus.data, "--folds_dir", corpus.folds_dir, "--folds", corpus.fold, "--exp", exp]
+    assert run_program(score_program.main, "folds", *words) == 0
 
 
 def pack_of(corpus, exp, *words):

@@ -32,9 +32,9 @@ def score(tmp_path, monkeypatch, capsys):
             status = program.main()
             return status, *capsys.readouterr()
 
-        def fold(self, name="01F"):
-            where = ["--data", data, "--exp", exp, "--fold_dir", data / "folds/speaker" / name]
-            return self("fold", "--decode", exp / name / "decode_test", "--labels", exp / "labels.txt", *where)
+        def fold(self, *names):
+            where = ["--data", data, "--exp", exp, "--folds_dir", data / "folds/speaker"]
+            return self("folds", *where, "--folds", *(names or ["01F"]))
 
         def pool(self):
             return self("pool", "--exp", exp, "--folds_file", data / "folds/speaker/folds")
@@ -69,6 +69,14 @@ def test_a_fold_agrees_with_other_peoples_scorers(score):
     assert (scores["folds"], scores["protocol"], scores["speaker_dependent"]) == (["01F"], "speaker", False)
     assert scores["settings"]["beta"] == 0.1
     assert scores["audit"]["transcripts_shared_train_test"] == 3
+
+
+def test_what_keeps_folds_from_being_scored_is_told_together(score):
+    (score.exp / "01F/decode_test/text").unlink()
+    (score.exp / "02F/decode_test/utt2emo").unlink()
+    status, _, told = score.fold("01F", "01M", "02F")
+    assert status == 2 and "01F/decode_test/text" in told and "02F/decode_test/utt2emo" in told
+    assert (score.exp / "01M/score_test/scores.json").exists()
 
 
 def test_an_unseen_speaker_has_no_speaker_accuracy(score):

@@ -1,4 +1,4 @@
-"""Stage 5: ``score fold`` scores one fold's hypotheses, ``score pool`` pools an experiment's folds."""
+"""Stage 5: ``score folds`` scores hypotheses, ``score pool`` pools an experiment's folds."""
 
 from __future__ import annotations
 
@@ -18,22 +18,33 @@ def parse() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m sermtl.bin.score", description=__doc__)
     verbs = parser.add_subparsers(dest="verb", required=True)
-    fold = verbs.add_parser("fold", help="score one fold -> exp/<tag>/<fold>/score_test/")
-    fold.add_argument("--decode", type=Path, required=True, help="exp/<tag>/<fold>/decode_test")
+    fold = verbs.add_parser("folds", help="score folds -> exp/<tag>/<fold>/score_test/")
+    fold.add_argument("--exp", type=Path, required=True, help="exp/<tag>, with <fold>/decode_test")
     fold.add_argument("--data", type=Path, required=True, help="data/<corpus>: utt2emo, text, utt2spk")
-    fold.add_argument("--fold_dir", type=Path, required=True, help="data/<corpus>/folds/<protocol>/<fold>")
-    fold.add_argument("--exp", type=Path, required=True, help="exp/<tag>")
-    fold.add_argument("--labels", type=Path, required=True, help="exp/<tag>/labels.txt")
+    fold.add_argument("--folds_dir", type=Path, required=True, help="data/<corpus>/folds/<protocol>")
+    fold.add_argument("--folds", nargs="+", required=True, metavar="FOLD", help="fold names")
     pool = verbs.add_parser("pool", help="pool the scored folds -> exp/<tag>/scores.json, RESULTS.md")
     pool.add_argument("--exp", type=Path, required=True, help="exp/<tag>")
     pool.add_argument("--folds_file", type=Path, required=True, help="data/<corpus>/folds/<protocol>/folds")
     return parser.parse_args()
 
 
-def fold(args: argparse.Namespace) -> None:
+def score_folds(args: argparse.Namespace) -> None:
+    """Score each fold; what keeps some from being scored is told together."""
+    problems = []
+    for name in args.folds:
+        try:
+            score_one(args.exp, args.data, args.folds_dir / name)
+        except UserError as error:
+            problems.append(str(error))
+    if problems:
+        raise UserError("\n".join(problems))
+
+
+def score_one(exp: Path, data: Path, fold_dir: Path) -> None:
     """Score one fold."""
-    scores = score_fold(args.decode, args.data, args.fold_dir, args.exp, args.labels)
-    out = args.exp / args.fold_dir.name / "score_test"
+    decoded, out = exp / fold_dir.name / "decode_test", exp / fold_dir.name / "score_test"
+    scores = score_fold(decoded, data, fold_dir, exp, exp / "labels.txt")
     for name, render in (
         ("ser", results.result_ser),
         ("asr", results.result_asr),
@@ -41,17 +52,17 @@ def fold(args: argparse.Namespace) -> None:
     ):
         _write(out / f"result_{name}.txt", render(scores))
     (out / "probe.json").unlink(missing_ok=True)
-    if (args.decode / "emb.scp").exists():
-        write_json(out / "probe.json", probed(args))
+    if (decoded / "emb.scp").exists():
+        write_json(out / "probe.json", probed(decoded.parent, data, fold_dir))
     write_json(out / "scores.json", scores)
 
 
-def probed(args: argparse.Namespace) -> dict[str, Any]:
+def probed(trained: Path, data: Path, fold_dir: Path) -> dict[str, Any]:
     """What the fold's embeddings tell; scikit-learn and kaldiio are loaded only for this."""
     from sermtl.ark import read_matrix
     from sermtl.probing import probe_fold
 
-    return probe_fold(args.decode.parent, args.data, args.fold_dir, read_matrix)
+    return probe_fold(trained, data, fold_dir, read_matrix)
 
 
 def pool(args: argparse.Namespace) -> None:
@@ -74,7 +85,7 @@ def _write(path: Path, text: str) -> None:
 def main() -> None:
     """Run the verb."""
     args = parse()
-    {"fold": fold, "pool": pool}[args.verb](args)
+    {"folds": score_folds, "pool": pool}[args.verb](args)
 
 
 if __name__ == "__main__":
