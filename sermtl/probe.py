@@ -72,34 +72,47 @@ def speaker_probe(embeddings: np.ndarray, speakers: Sequence[str], seed: int = 0
     }
 
 
-def verification_eer(embeddings: np.ndarray, speakers: Sequence[str]) -> dict[str, Any]:
+def verification_eer(
+    embeddings: np.ndarray, speakers: Sequence[str], strangers: np.ndarray | None = None
+) -> dict[str, Any]:
     """Equal error rate of telling same from different speakers by the cosine of two utterances.
 
     Args:
         embeddings: (N, D) of speakers that the encoder never met, all from one encoder.
         speakers: N names.
+        strangers: (M, D) held-out utterances of training speakers, from the same encoder: where there is only
+            one unseen speaker, the pairs of different speakers are its utterances with these.
 
     Returns:
-        ``eer``, ``same`` and ``different`` (pairs), ``speakers``; or ``eer`` None and a ``reason``.
+        ``eer``, ``same`` and ``different`` (pairs), ``speakers``, ``against`` (``unseen`` or ``held_out``);
+        or ``eer`` None and a ``reason``.
     """
     names = np.asarray(speakers)
-    if len(set(speakers)) < 2:
-        return {"eer": None, "reason": "one unseen test speaker: there is nobody to tell apart"}
-    values = np.asarray(embeddings, dtype=np.float64)
-    lengths = np.linalg.norm(values, axis=1, keepdims=True)
-    values = values / np.maximum(lengths, np.finfo(float).tiny)
+    alone = len(set(speakers)) < 2
+    if alone and (strangers is None or not len(strangers)):
+        return {"eer": None, "reason": "one unseen test speaker and no held-out utterances: nobody to tell apart"}
+    values = _unit(embeddings)
     first, second = np.triu_indices(len(values), 1)
     same = names[first] == names[second]
     if not same.any():
         return {"eer": None, "reason": "no speaker has two utterances"}
     cosines = (values @ values.T)[first, second]
-    rate = equal_error_rate(cosines[same], cosines[~same])
+    impostors = cosines[~same]
+    if alone and strangers is not None:
+        impostors = (values @ _unit(strangers).T).ravel()
     return {
-        "eer": rate,
+        "eer": equal_error_rate(cosines[same], impostors),
         "same": int(same.sum()),
-        "different": int((~same).sum()),
+        "different": len(impostors),
         "speakers": len(set(speakers)),
+        "against": "held_out" if alone else "unseen",
     }
+
+
+def _unit(embeddings: np.ndarray) -> np.ndarray:
+    values = np.asarray(embeddings, dtype=np.float64)
+    lengths = np.linalg.norm(values, axis=1, keepdims=True)
+    return values / np.maximum(lengths, np.finfo(float).tiny)
 
 
 def equal_error_rate(targets: np.ndarray, impostors: np.ndarray) -> float:

@@ -20,7 +20,7 @@ def probe_fold(exp: Path, data: Path, fold_dir: Path, read: Callable[[str], np.n
 
     The probe takes the dev utterances, or, where there are none, the test utterances whose speakers are in
     the training list; the speaker head is judged on the same utterances. Verification takes the test
-    utterances of the other speakers.
+    utterances of the other speakers, and where that is one, the dev utterances for its impostors.
 
     Args:
         exp: ``exp/<tag>/<fold>`` with ``decode_test`` and, where the fold has one, ``decode_dev``.
@@ -43,10 +43,12 @@ def probe_fold(exp: Path, data: Path, fold_dir: Path, read: Callable[[str], np.n
         part, held_out = "test", [utt for utt in test if speakers[utt] in trained]
     result: dict[str, Any] = {"utterances": part}
     names = [speakers[utt] for utt in held_out]
+    strangers = None
     if held_out:
         hypotheses = read_table(exp / f"decode_{part}" / "utt2spk")
         vectors = embeddings(exp / f"decode_{part}", held_out, read)
         result["probe"] = probe.speaker_probe(vectors, names)
+        strangers = vectors if part == "dev" else None
         result["head"] = metrics.speaker_scores(names, [hypotheses.get(utt, "") for utt in held_out], trained)
     else:
         result["probe"] = result["head"] = {"acc": None, "reason": NO_HELD_OUT}
@@ -54,7 +56,7 @@ def probe_fold(exp: Path, data: Path, fold_dir: Path, read: Callable[[str], np.n
     result["verification"] = {"eer": None, "reason": "every test speaker was trained on"}
     if unseen:
         vectors = embeddings(exp / "decode_test", unseen, read)
-        result["verification"] = probe.verification_eer(vectors, [speakers[utt] for utt in unseen])
+        result["verification"] = probe.verification_eer(vectors, [speakers[utt] for utt in unseen], strangers)
     return result
 
 

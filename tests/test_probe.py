@@ -9,6 +9,7 @@ from scipy.interpolate import interp1d
 from scipy.optimize import brentq
 from sklearn.decomposition import PCA
 from sklearn.metrics import roc_curve
+from sklearn.metrics.pairwise import cosine_similarity
 
 from sermtl import probe
 from sermtl.ark import read_matrix
@@ -73,6 +74,16 @@ def test_one_unseen_speaker_cannot_be_verified():
     assert found["eer"] is None and "nobody to tell apart" in found["reason"]
 
 
+def test_one_unseen_speaker_is_told_apart_from_held_out_utterances():
+    values, names = clouds(3.0), np.array(SPEAKERS)
+    found = probe.verification_eer(values[names == "s0"], ["s0"] * 20, values[names != "s0"])
+    assert (found["same"], found["different"], found["against"]) == (20 * 19 / 2, 20 * 100, "held_out")
+    cosines = cosine_similarity(values)
+    own = cosines[np.ix_(names == "s0", names == "s0")][np.triu_indices(20, 1)]
+    other = cosines[np.ix_(names == "s0", names != "s0")].ravel()
+    assert found["eer"] == pytest.approx(probe.equal_error_rate(own, other)) and found["eer"] < 0.1
+
+
 def test_the_plane_is_scikit_learns_pca():
     values = clouds(1.0)
     ours, shares = probe.principal_plane(values)
@@ -105,7 +116,7 @@ def test_a_fold_is_probed_on_its_dev_part(tmp_path):
     assert (found["probe"]["n"], found["probe"]["speakers"]) == (18, 3)
     assert found["probe"]["acc"] > 0.9
     assert found["head"]["n"] == 18 and found["head"]["acc"] < 0.7  # that head guesses
-    assert found["verification"]["eer"] is None
+    assert found["verification"]["eer"] < 0.1 and found["verification"]["different"] == 20 * 18
 
 
 def test_without_dev_there_is_nothing_to_probe(tmp_path):

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+import numpy as np
 
 from sermtl.files import atomic_write
 from sermtl.report.document import Document, Figure, Table, flat, is_number, raw, show
@@ -32,11 +33,16 @@ def write_report(document: Document, experiments: Iterable[Experiment], out: Pat
             file.write(as_csv(table))
     with atomic_write(out / "RESULTS.md") as file:
         file.write(as_markdown(document))
+    experiments = list(experiments)
     write_json(out / "results.json", as_json(document, experiments))
+    for made in experiments:
+        with atomic_write(out / "scores" / f"{made.tag}.tsv") as file:
+            file.write(as_tsv(made))
     html = as_html(document, out / "images")
     with atomic_write(out / "index.html") as file:
         file.write(html)
     _remove_others(out / "tables", "csv", {table.name for table in tables})
+    _remove_others(out / "scores", "tsv", {made.tag for made in experiments})
     figures = {item.name for section in document.sections for item in section.items if isinstance(item, Figure)}
     for suffix in ("png", "svg"):
         _remove_others(out / "images", suffix, figures)
@@ -106,6 +112,14 @@ def as_json(document: Document, experiments: Iterable[Experiment]) -> dict[str, 
         "tables": tables,
         "experiments": {made.tag: {key: made.scores.get(key) for key in kept} for made in experiments},
     }
+
+
+def as_tsv(made: Experiment) -> str:
+    """What every test utterance adds to the numbers, so that anybody can compute them again."""
+    names = np.array([*made.labels, ""])  # index -1: no emotion
+    columns = (made.utts, made.fold, made.spk, made.style, names[made.ref], names[made.hyp], *made.edits.T)
+    head = "utt fold spk style ref hyp words errors chars char_errors"
+    return "".join("\t".join(map(str, row)) + "\n" for row in [head.split(), *zip(*columns, strict=True)])
 
 
 def _remove_others(folder: Path, suffix: str, names: set[str]) -> None:

@@ -66,7 +66,8 @@ def table(family: Family, rows: Sequence[Knowledge]) -> Table:
         "Probe: a logistic regression fitted anew, cross-validated on held-out utterances of training speakers; the "
         "model's own head on the same utterances; chance: the share of the most frequent speaker. EER: equal error "
         "rate of telling unseen test speakers apart by cosine, mean over folds (embeddings of different folds come "
-        "from different models and are never compared)."
+        "from different models and are never compared); where a fold tests one speaker, it is told apart from "
+        "held-out utterances of training speakers."
     )
     if reasons := sorted({reason for row in rows for reason in row.reasons}):
         note += f" Undefined: {'; '.join(reasons)}."

@@ -117,14 +117,16 @@ def _speakers(known: Sequence[Knowledge]) -> list[str]:
     if strongest.probe is None or strongest.chance is None:
         return []
     moved = strongest.probe - base.probe
-    verdict = (
-        "easier to find than" if moved > 0.02 else "harder to find than" if moved < -0.02 else "as easy to find as"
-    )
+    shares = ((base.probe, base.utterances), (strongest.probe, strongest.utterances))
+    error = np.sqrt(sum(share * (1 - share) / n for share, n in shares))
+    verdict = f"{'easier' if moved > 0 else 'harder'} to find than without normalisation"
+    if abs(moved) < 1.96 * error:
+        verdict = "as easy to find as without normalisation, within the sampling error"
     heads = ""
     if base.head is not None and strongest.head is not None:
         heads = f" The model's own head went from {base.head:.2f} to {strongest.head:.2f} on the same utterances."
     return [
         f"A probe fitted anew finds the speaker in {base.probe:.2f} of held-out utterances with β 0 and in "
-        f"{strongest.probe:.2f} with {strongest.name} (chance {strongest.chance:.2f}): the speaker is {verdict} "
-        f"without normalisation.{heads}"
+        f"{strongest.probe:.2f} with {strongest.name} (chance {strongest.chance:.2f}): the speaker is {verdict}."
+        f"{heads}"
     ]
