@@ -10,12 +10,15 @@ from collections.abc import Callable
 class UserError(Exception):
     """Something the user can put right: says what is wrong, in which file and line, and what to do."""
 
+    status = 2
+    """Exit status of the program that it ends."""
+
 
 def command(main: Callable[[], int | None]) -> Callable[[], int]:
     """Turn a program's ``main`` into one that prints a `UserError` as one message.
 
     Returns:
-        The wrapped function: exit status of ``main`` (None counts as 0), or 2 after a `UserError`.
+        The wrapped function: exit status of ``main`` (None counts as 0), or that of a `UserError`.
     """
 
     @functools.wraps(main)
@@ -24,6 +27,6 @@ def command(main: Callable[[], int | None]) -> Callable[[], int]:
             return main() or 0
         except UserError as error:
             print(f"error: {error}", file=sys.stderr)
-            return 2
+            return error.status
 
     return wrapped

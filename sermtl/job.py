@@ -16,6 +16,7 @@ from sermtl.config import TrainConfig
 from sermtl.dataset import Example, FoldDataset, FrontEnd, feature_stats
 from sermtl.errors import UserError
 from sermtl.fold_data import FoldData
+from sermtl.ranks import from_torchrun
 
 LOG_FORMAT = "%(asctime)s (%(filename)s:%(lineno)d:%(funcName)s) %(message)s"
 LOG_DATE = "%Y-%m-%dT%H:%M:%S"
@@ -45,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(f"--{name}", type=Path, required=True, help=text)
     parser.add_argument("--folds", nargs="+", required=True, metavar="FOLD", help="fold names")
     parser.add_argument("--job", type=int, default=1, help="which of --folds this job does, from 1")
-    parser.add_argument("--ngpu", type=int, default=0, choices=[0, 1], help="GPUs of this job")
+    parser.add_argument("--ngpu", type=int, default=0, help="GPUs of this job, on each of its nodes")
     parser.add_argument("--num_threads", type=int, default=1, help="CPU threads of this job")
 
 
@@ -64,14 +65,29 @@ def fold_paths(args: argparse.Namespace) -> FoldPaths:
 def set_up(args: argparse.Namespace) -> torch.device:
     """Start the log, set the threads, and choose the device.
 
+    Of several processes that torchrun has started, the first logs, and each has a GPU and its part of the threads.
+
     Raises:
-        UserError: A GPU was asked for and none is usable.
+        UserError: GPUs were asked for that are not usable.
     """
-    logging.basicConfig(stream=sys.stdout, level=logging.INFO, format=LOG_FORMAT, datefmt=LOG_DATE)
-    torch.set_num_threads(args.num_threads)
-    if args.ngpu and not torch.cuda.is_available():
-        raise UserError("--ngpu 1: PyTorch sees no GPU here; use --ngpu 0, or a build of PyTorch that fits the driver")
-    return torch.device("cuda" if args.ngpu else "cpu")
+    level = logging.ERROR if from_torchrun("RANK", 0) else logging.INFO
+    logging.basicConfig(stream=sys.stdout, level=level, format=LOG_FORMAT, datefmt=LOG_DATE)
+    torch.set_num_threads(max(1, args.num_threads // from_torchrun("LOCAL_WORLD_SIZE", 1)))
+    check_gpus(args.ngpu)
+    if not args.ngpu:
+        return torch.device("cpu")
+    torch.cuda.set_device(from_torchrun("LOCAL_RANK", 0))
+    return torch.device("cuda", torch.cuda.current_device())
+
+
+def check_gpus(wanted: int) -> None:
+    """Refuse to begin without the GPUs that were asked for."""
+    seen = torch.cuda.device_count() if wanted else 0
+    if seen < wanted:
+        raise UserError(
+            f"--ngpu {wanted}: PyTorch sees {seen or 'no'} GPU{'s' * (seen > 1)} here; "
+            f"use --ngpu {seen}, or a build of PyTorch that fits the driver"
+        )
 
 
 def log_also_to(path: Path) -> None:

@@ -25,7 +25,7 @@ from sermtl.scorefiles import (
 )
 
 # Settings that may differ from fold to fold without making the folds another experiment.
-FOLD_OWN = frozenset({"fold", "inputs", "num_workers", "accum_grad", "device", "resume"})
+FOLD_OWN = frozenset({"fold", "inputs", "num_workers", "accum_grad", "computed_in"})
 
 
 def score_fold(decode: Path, data: Path, fold_dir: Path, exp: Path, labels_file: Path) -> dict[str, Any]:

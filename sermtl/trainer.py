@@ -1,4 +1,4 @@
-"""The training loop of one fold."""
+"""The training loop of one fold, by one process or by several that share each update's utterances."""
 
 from __future__ import annotations
 
@@ -25,12 +25,14 @@ from sermtl.history import TensorBoard, summary, write_history
 from sermtl.model import Output, task_losses
 from sermtl.model_dir import TrainedModel, save_weights
 from sermtl.optim import learning_rate, make_optimizer
+from sermtl.ranks import Ranks
 from sermtl.sampler import decode_batches, epoch_batches
 from sermtl.seeding import derive_seed
 from sermtl.tally import Tally, plain, sum_losses
 
 log = logging.getLogger(__name__)
 EVALUATION_BATCH = 16
+TASKS = ("ser", "asr", "sid")
 
 
 @dataclass(frozen=True)
@@ -50,11 +52,21 @@ class Interrupted(Exception):
 class Trainer:
     """Trains a model to its last epoch, from the newest checkpoint in ``exp`` where there is one."""
 
-    def __init__(self, trained: TrainedModel, config: TrainConfig, sets: Sets, exp: Path, device: torch.device):
+    def __init__(
+        self,
+        trained: TrainedModel,
+        config: TrainConfig,
+        sets: Sets,
+        exp: Path,
+        device: torch.device,
+        ranks: Ranks | None = None,
+    ):
         self.trained, self.config, self.sets, self.exp, self.device = trained, config, sets, exp, device
+        self.ranks = ranks or Ranks()
         self.model = trained.model.to(device)
         if config.freeze_feature_encoder and config.feats_type == "raw":
             self.model.upstream.freeze_feature_encoder()
+        self.parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         self.optimizer = make_optimizer(self.model, config)
         batches = -(-len(sets.train) // config.batch_size)
         self.total_updates = batches * config.epochs
@@ -64,10 +76,16 @@ class Trainer:
         self.history: list[dict[str, Any]] = []
         self.best_ua = -1.0
         self.stopping = False
-        self.resume()
+        self.saved = time.monotonic()
+        # Loading may put a damaged file out of the way, which one process must do before the others look.
+        with self.ranks.first_alone():
+            self.resume()
+        if len(set(self.ranks.gather((self.epoch, self.batch)))) > 1:
+            raise UserError(f"the hosts of this job see different checkpoints in {exp}; is that folder shared?")
+        self.ranks.copy_from_first(self.model)
 
     def resume(self) -> None:
-        """Take up the newest checkpoint."""
+        """Take up the newest checkpoint, by however many processes it was written."""
         state = load_checkpoint(self.exp)
         if state is None:
             return
@@ -75,25 +93,36 @@ class Trainer:
         self.optimizer.load_state_dict(state["optimizer"])
         self.epoch, self.batch, self.best_ua = state["epoch"], state["batch"], state["best_ua"]
         self.history = state["history"]
-        self.tally = Tally(len(self.trained.labels), state["tally"])
+        if self.ranks.first:
+            self.tally = Tally(len(self.trained.labels), state["tally"])
         log.info("resumed after %d updates of epoch %d of %d", self.batch, self.epoch + 1, self.config.epochs)
 
     def save(self) -> None:
-        """Make the training safe as it stands between two updates."""
+        """Make the training safe as it stands between two updates; all processes wait until it is."""
+        tally = self.total(self.tally)
+        with self.ranks.first_alone():
+            if self.ranks.first:
+                self.write_checkpoint(tally)
+        self.saved = time.monotonic()
+
+    def write_checkpoint(self, tally: Tally) -> None:
+        """Write ``checkpoint.pth``; ``tally`` is that of all processes."""
         state = {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "epoch": self.epoch,
             "batch": self.batch,
-            "tally": self.tally.sums,
+            "tally": tally.sums,
             "history": self.history,
             "best_ua": self.best_ua,
         }
         save_checkpoint(self.exp, state)
-        self.saved = time.monotonic()
 
     def stop_soon(self, *_signal: object) -> None:
-        """Save after the update that is being computed, and raise `Interrupted` (a handler of SIGTERM)."""
+        """Save after the update that is being computed, and raise `Interrupted` (a handler of SIGTERM).
+
+        One process that is told suffices.
+        """
         self.stopping = True
 
     def run(self) -> None:
@@ -103,8 +132,7 @@ class Trainer:
             Interrupted: `stop_soon` was called; the checkpoint is written.
             UserError: Too many updates were not finite.
         """
-        self.saved = time.monotonic()
-        tensorboard = TensorBoard(self.exp / "tensorboard", self.history)
+        tensorboard = TensorBoard(self.exp / "tensorboard", self.history) if self.ranks.first else None
         while self.epoch < self.config.epochs:
             started = time.monotonic()
             record: dict[str, Any] = {"epoch": self.epoch + 1, "train": self.train_epoch()}
@@ -114,8 +142,12 @@ class Trainer:
             record["updates"] = self.total_updates * (self.epoch + 1) // self.config.epochs
             record["seconds"] = time.monotonic() - started
             self.finish_epoch(plain(record))
-            tensorboard.add(self.history[-1])
-        tensorboard.close()
+            if tensorboard:
+                tensorboard.add(self.history[-1])
+        if tensorboard:
+            tensorboard.close()
+        if not self.ranks.first:
+            return
         if self.config.select == "last":
             save_weights(self.exp, self.model)
         # Its last line says that the training is finished, so it comes after the weights.
@@ -130,11 +162,12 @@ class Trainer:
         log.info("epoch %d/%d (%.1f s, %.0f s left): %s", *numbers)
         if self.config.select == "best" and record["dev"]["ua"] > self.best_ua:
             self.best_ua = record["dev"]["ua"]
-            save_weights(self.exp, self.model)
+            if self.ranks.first:
+                save_weights(self.exp, self.model)
         self.save()
-        if self.epoch < self.config.epochs:
+        if self.ranks.first and self.epoch < self.config.epochs:
             write_history(self.exp / "history.jsonl", self.history)
-        if self.stopping:
+        if self.ranks.any(self.stopping)[0]:
             raise Interrupted
 
     def train_epoch(self) -> dict[str, Any]:
@@ -142,55 +175,68 @@ class Trainer:
         config, train = self.config, self.sets.train
         train.set_epoch(self.epoch)
         batches = epoch_batches(train.lengths, config.batch_size, config.bucket_batches, config.seed, self.epoch)
-        left = [self.parts_of(batch) for batch in batches[self.batch :]]
-        loader = iter(self.load(train, [part for parts in left for part in parts]))
+        left = [(self.parts_of(batch), len(batch)) for batch in batches[self.batch :]]
+        loader = iter(self.load(train, [part for parts, _ in left for part in parts]))
         self.model.train()
-        for parts in progress(left, f"epoch {self.epoch + 1}"):
-            self.update(self.epoch * len(batches) + self.batch, [next(loader) for _ in parts], self.tally)
+        for parts, utterances in progress(left, f"epoch {self.epoch + 1}"):
+            number = self.epoch * len(batches) + self.batch
+            self.update(number, [next(loader) for _ in parts], utterances, self.tally)
             self.batch += 1
-            if self.stopping and self.batch < len(batches):
+            overdue = time.monotonic() - self.saved > 60 * config.save_minutes
+            stopping, overdue = self.ranks.any(self.stopping, overdue)
+            if stopping and self.batch < len(batches):
                 self.save()
                 raise Interrupted
-            if time.monotonic() - self.saved > 60 * config.save_minutes:
+            if overdue:
                 self.save()
-        return self.averages(self.tally)
+        return self.averages(self.total(self.tally))
 
     def parts_of(self, batch: list[int]) -> list[list[int]]:
-        """An update's utterances in the ``accum_grad`` parts that go through the model one after the other."""
-        size = -(-len(batch) // self.config.accum_grad)
-        ordered = sorted(batch, key=lambda index: -self.sets.train.examples[index].length)
-        return [ordered[i : i + size] for i in range(0, len(ordered), size)]
+        """A process's own share of an update's utterances, in ``accum_grad`` parts that follow one another."""
+        share = self.ranks.share(sorted(batch, key=lambda index: -self.sets.train.examples[index].length))
+        size = max(1, -(-len(share) // self.config.accum_grad))
+        return [share[i : i + size] for i in range(0, len(share), size)]
 
-    def update(self, update: int, parts: list[Batch], tally: Tally) -> None:
-        """One step of the optimiser over the utterances of ``parts``; skipped where it is not finite."""
+    def update(self, update: int, parts: list[Batch], utterances: int, tally: Tally) -> None:
+        """One step of the optimiser over ``parts``, which are this process's; skipped where it is not finite.
+
+        Args:
+            update: Its number in the training, from 0.
+            parts: Batches; there may be none for one of several processes.
+            utterances: Number of the update's utterances over all processes.
+            tally: Is added to: the losses, by the first process, and what each counts of its own utterances.
+        """
         config = self.config
-        torch.manual_seed(derive_seed(config.seed, "update", update))
+        # Dropout is the one draw that depends on how many processes there are: each has its own.
+        torch.manual_seed(derive_seed(config.seed, "update", update) + self.ranks.rank)
         rate = learning_rate(update, self.total_updates, config)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         scale = reversal_scale(config.beta, config.grl, config.grl_schedule, update / max(1, self.total_updates - 1))
-        utterances = sum(len(part.utterances) for part in parts)
         self.optimizer.zero_grad(set_to_none=True)
-        sums: dict[str, float] = {}
+        sums = torch.zeros(2, len(TASKS), dtype=torch.float64, device=self.device)
         for host_part in parts:
             part = host_part.to(self.device)
             output = self.model(part, scale)
             losses = task_losses(output, part, utterances)
             (losses["ser"] + config.alpha * losses["asr"] + losses["sid"]).backward()
-            measured = {f"loss_{task}": loss for task, loss in losses.items()}
-            # Squares, because those of the parts add up.
-            measured |= {f"grad_{task}": norm.square() for task, norm in self.model.gradient_norms.items()}
-            for name, value in sum_losses(measured).items():
-                sums[name] = sums.get(name, 0.0) + value
+            # Squares of the norms, because those of the parts add up.
+            norms = [self.model.gradient_norms[task].square() for task in TASKS]
+            sums += torch.stack([*(losses[task].detach() for task in TASKS), *norms]).view_as(sums)
             self.count(tally, output, part)
-        finite = self.clip_gradients() and all(map(math.isfinite, sums.values()))
+        self.ranks.add_gradients(self.parameters)
+        measured = self.ranks.add(sums).tolist()
+        finite = self.clip_gradients() and all(map(math.isfinite, [*measured[0], *measured[1]]))
         if not finite:
             self.report_nonfinite(tally, [utterance for part in parts for utterance in part.utterances])
             return
         self.optimizer.step()
+        if not self.ranks.first:
+            return
         tally.add("updates", 1)
-        for name, value in sums.items():
-            tally.add(name, value * utterances if name.startswith("loss") else math.sqrt(value))
+        for task, loss, square in zip(TASKS, *measured, strict=True):
+            tally.add(f"loss_{task}", loss * utterances)
+            tally.add(f"grad_{task}", math.sqrt(square))
         tally.add("utterances", utterances)
 
     def clip_gradients(self) -> bool:
@@ -212,14 +258,17 @@ class Trainer:
         Raises:
             UserError: Too many, with the utterances of the last one.
         """
-        tally.add("nonfinite", 1)
-        log.warning("non-finite loss or gradient: update skipped; utterances: %s", " ".join(utterances))
+        if self.ranks.first:
+            tally.add("nonfinite", 1)
+        names = " ".join(utterance for own in self.ranks.gather(utterances) for utterance in own)
+        log.warning("non-finite loss or gradient: update skipped; utterances: %s", names)
         batches = self.total_updates // self.config.epochs
         allowed = max(1.0, self.config.max_nonfinite * batches) if self.config.max_nonfinite else 0.0
-        if tally.sums["nonfinite"] > allowed:
+        skipped = int(self.total(tally).sums["nonfinite"])
+        if skipped > allowed:
             raise UserError(
-                f"{int(tally.sums['nonfinite'])} of {batches} updates of epoch {self.epoch + 1} were not finite "
-                f"(max_nonfinite is {self.config.max_nonfinite:g}); the last held {' '.join(utterances)}; "
+                f"{skipped} of {batches} updates of epoch {self.epoch + 1} were not finite "
+                f"(max_nonfinite is {self.config.max_nonfinite:g}); the last held {names}; "
                 "try a smaller learning_rate, or look at these utterances"
             )
 
@@ -228,6 +277,14 @@ class Trainer:
         texts = [self.sets.texts.get(utterance, "") for utterance in part.utterances]
         tally.add_outputs(output, part, texts, self.trained.tokenizer)
         tally.add("no_ctc", int((part.token_lengths_B == 0).sum()))
+
+    def total(self, tally: Tally) -> Tally:
+        """The sums of all processes."""
+        total = Tally(tally.labels)
+        for sums in self.ranks.gather(tally.sums):
+            for name, value in sums.items():
+                total.add(name, value)
+        return total
 
     def averages(self, tally: Tally) -> dict[str, Any]:
         """Means over an epoch's utterances (losses) and updates (gradient norms), and rates; None of nothing."""
@@ -247,14 +304,15 @@ class Trainer:
         """Losses and rates of a set, without dropout or augmentation."""
         self.model.eval()
         tally = Tally(len(self.trained.labels))
-        for host_batch in self.load(dataset, decode_batches(dataset.lengths, EVALUATION_BATCH)):
+        batches = self.ranks.share(decode_batches(dataset.lengths, EVALUATION_BATCH))
+        for host_batch in self.load(dataset, batches):
             batch = host_batch.to(self.device)
             output = self.model(batch)
             for task, loss in sum_losses(task_losses(output, batch, 1)).items():
                 tally.add(f"loss_{task}", loss)
             tally.add("utterances", len(batch.utterances))
             self.count(tally, output, batch)
-        return self.averages(tally)
+        return self.averages(self.total(tally))
 
     def load(self, dataset: FoldDataset, batches: list[list[int]]) -> DataLoader:
         """A loader of given batches."""

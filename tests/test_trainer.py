@@ -249,7 +249,7 @@ def one_update(corpus, exp, **settings):
         for part in trainer.parts_of(list(range(2, 10)))
     ]
     tally = Tally(4)
-    trainer.update(0, parts, tally)
+    trainer.update(0, parts, 8, tally)
     gradients = {name: p.grad.clone() for name, p in trainer.model.named_parameters() if p.grad is not None}
     return gradients, trainer.averages(tally), len(parts)
 
@@ -270,7 +270,7 @@ def test_an_update_is_the_same_however_it_is_cut(corpus, tmp_path, feats_type):
 
 def test_clipping_limits_the_gradient_of_the_speaker_head_and_of_the_rest(corpus, tmp_path):
     trainer = make_trainer(corpus, tmp_path, grad_clip=0.01, epochs=1)
-    trainer.update(0, [trainer.sets.train.collate([trainer.sets.train[n] for n in range(8)])], Tally(4))
+    trainer.update(0, [trainer.sets.train.collate([trainer.sets.train[n] for n in range(8)])], 8, Tally(4))
     norms = {True: [], False: []}
     for name, parameter in trainer.model.named_parameters():
         if parameter.grad is not None:
@@ -398,7 +398,7 @@ def test_an_update_that_is_not_finite_is_skipped_and_counted(corpus, tmp_path, c
     train_set = trainer.sets.train
     bad = next(i for i, e in enumerate(train_set.examples) if e.utterance == "s1-03")
     tally = Tally(4)
-    trainer.update(0, [train_set.collate([train_set[bad], train_set[bad - 1]])], tally)
+    trainer.update(0, [train_set.collate([train_set[bad], train_set[bad - 1]])], 2, tally)
     assert same(trainer.model.state_dict(), before) and not trainer.optimizer.state
     assert tally.sums["nonfinite"] == 1 and "loss_ser" not in tally.sums
     assert "s1-03" in caplog.text
@@ -511,7 +511,7 @@ def test_the_experiments_folder_is_as_documented(straight):
     assert "epoch 4/4" in log and "utterances: train" in log
     config = yaml.safe_load((straight / "s0" / "config.yaml").read_text())
     keys = {field.name for field in dataclasses.fields(TrainConfig)}
-    assert config.keys() == keys | {"corpus", "protocol", "fold", "geometry", "inputs"}
+    assert config.keys() == keys | {"corpus", "protocol", "fold", "geometry", "inputs", "computed_in"}
     assert (config["corpus"], config["protocol"], config["fold"], config["epochs"]) == ("small", "speaker", "s0", 4)
 
 
@@ -569,6 +569,18 @@ def test_what_changes_no_result_may_change_and_epochs_may_be_added(corpus, tmp_p
     assert train(corpus, tmp_path, epochs=2) == 0
     assert [record["epoch"] for record in records(tmp_path)] == [1, 2]
     assert yaml.safe_load((tmp_path / "s0" / "config.yaml").read_text())["epochs"] == 2
+
+
+def test_a_training_goes_on_in_the_precision_that_it_began_in(corpus, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(program, "choose_precision", lambda *_: "bf16")
+    assert train(corpus, tmp_path, epochs=1) == 0
+    monkeypatch.undo()
+    assert train(corpus, tmp_path, epochs=2) == 0
+    told = capsys.readouterr().out
+    assert "was begun in bf16, and goes on so (a new training would take float32 here)" in told and "bf16 True" in told
+    settings = yaml.safe_load((tmp_path / "s0" / "config.yaml").read_text())
+    assert (settings["precision"], settings["computed_in"]) == ("auto", "bf16")
+    assert train(corpus, tmp_path, epochs=2, precision="float32") == 2
 
 
 def test_settings_of_a_training_that_never_began_do_not_stand_in_the_way(corpus, tmp_path, capsys):

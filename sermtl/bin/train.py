@@ -2,6 +2,8 @@
 
     python -m sermtl.bin.train --config conf/mini.yaml --set beta=1 --data data/mini \\
         --folds_dir data/mini/folds/speaker --dump dump/mini --tokens dump/mini/tokens/speaker --exp exp/T --folds 01F
+
+With --ngpu 2 or more, or --num_nodes, this starts a process for each GPU by torchrun.
 """
 
 from __future__ import annotations
@@ -28,8 +30,10 @@ from sermtl.errors import UserError, command
 from sermtl.files import atomic_write
 from sermtl.fold_data import FoldData, load_fold
 from sermtl.geometry import find_geometry
+from sermtl.launch import launch
 from sermtl.model import MultiTaskModel
 from sermtl.model_dir import TrainedModel, save_description
+from sermtl.ranks import Ranks, from_torchrun
 from sermtl.seeding import derive_seed
 from sermtl.trainer import Interrupted, Sets, Trainer, total_parameters
 from sermtl.upstream import Upstream, load_upstream
@@ -48,9 +52,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--config", type=Path, required=True, help="training settings (YAML)")
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="settings to override")
+    parser.add_argument("--num_nodes", type=int, default=1, help="nodes of this job")
     job.add_arguments(parser)
     args = parser.parse_args()
+    processes = max(1, args.ngpu)
+    if processes * args.num_nodes > 1 and not from_torchrun("WORLD_SIZE", 0):
+        job.check_gpus(args.ngpu)
+        return launch("sermtl.bin.train", sys.argv[1:], processes, args.num_nodes, STOPPED)
     device = job.set_up(args)
+    ranks = Ranks.join(device)
 
     paths = job.fold_paths(args)
     config = load_config(TrainConfig, args.config, args.set)
@@ -59,22 +69,26 @@ def main() -> int:
     if config.alpha and not any(example.tokens for example in fold.examples["train"]):
         log.warning("%s/train has no transcript: training with alpha 0", paths.fold_dir)
         config = replace(config, alpha=0.0)
-    write_config_once(paths.exp, resolved_settings(paths, config, fold))
-    if (paths.exp / "model.safetensors").is_file() and job.is_finished(paths.exp, config):
+    precision = ranks.from_first(choose_precision(config, paths.exp, device))
+    if ranks.first:
+        write_config_once(paths.exp, resolved_settings(paths, config, fold) | {"computed_in": precision})
+    if ranks.from_first((paths.exp / "model.safetensors").is_file() and job.is_finished(paths.exp, config)):
         log.info("%s is trained already (%d epochs)", paths.exp, config.epochs)
         return 0
-    job.log_also_to(paths.exp / "train.log")
-    with atomic_write(args.exp / "labels.txt") as file:
-        file.writelines(f"{label}\n" for label in fold.labels)
+    if ranks.first:
+        job.log_also_to(paths.exp / "train.log")
+        with atomic_write(args.exp / "labels.txt") as file:
+            file.writelines(f"{label}\n" for label in fold.labels)
 
     torch.manual_seed(derive_seed(config.seed, "weights"))
     upstream = load_upstream(config.upstream)
     check_input(config, upstream)
     trained = build(config, fold, upstream)
-    trained.model.bf16 = wants_bf16(config, device)
-    save_description(paths.exp, trained, paths.tokens)
-    log_summary(config, fold, trained, device)
-    trainer = Trainer(trained, config, make_sets(paths.data, config, fold, trained), paths.exp, device)
+    trained.model.bf16 = precision == "bf16"
+    if ranks.first:
+        save_description(paths.exp, trained, paths.tokens)
+    trainer = Trainer(trained, config, make_sets(paths.data, config, fold, trained), paths.exp, device, ranks)
+    log_summary(config, fold, trainer)
     signal.signal(signal.SIGTERM, trainer.stop_soon)
     try:
         trainer.run()
@@ -82,6 +96,7 @@ def main() -> int:
         log.warning("stopped by SIGTERM after saving %s; the same command goes on from there", paths.exp)
         return STOPPED
     log.info("finished: %s", paths.exp / "model.safetensors")
+    ranks.leave()
     return 0
 
 
@@ -134,11 +149,19 @@ def make_sets(data: Path, config: TrainConfig, fold: FoldData, trained: TrainedM
     return Sets(train, evaluated, read_table(data / "text"))
 
 
-def wants_bf16(config: TrainConfig, device: torch.device) -> bool:
-    """Whether the upstream runs under bf16 autocast."""
-    if config.precision == "auto":
-        return device.type == "cuda" and torch.cuda.is_bf16_supported()
-    return config.precision == "bf16"
+def choose_precision(config: TrainConfig, exp: Path, device: torch.device) -> str:
+    """What the upstream computes in; `auto` is decided when a training begins, and kept when it goes on elsewhere."""
+    if config.precision != "auto":
+        return config.precision
+    here = "float32"
+    if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
+        here = "bf16"
+    if not was_trained(exp):
+        return here
+    kept = read_yaml(exp / "config.yaml")["computed_in"]
+    if kept != here:
+        log.warning("%s was begun in %s, and goes on so (a new training would take %s here)", exp, kept, here)
+    return kept
 
 
 def resolved_settings(paths: job.FoldPaths, config: TrainConfig, fold: FoldData) -> dict[str, Any]:
@@ -159,6 +182,12 @@ def geometry_digest(upstream: str) -> str | None:
     return None if path is None else hashlib.sha256(repr(sorted(read_yaml(path).items())).encode()).hexdigest()[:16]
 
 
+def was_trained(exp: Path) -> bool:
+    """Whether something was trained with the settings in ``config.yaml``."""
+    results = (checkpoint.NAME, checkpoint.PREVIOUS, "model.safetensors")
+    return (exp / "config.yaml").is_file() and any((exp / name).exists() for name in results)
+
+
 def write_config_once(exp: Path, settings: dict[str, Any]) -> None:
     """Write ``config.yaml``, or check that it says the same where something was trained with it.
 
@@ -166,8 +195,7 @@ def write_config_once(exp: Path, settings: dict[str, Any]) -> None:
         UserError: The directory was trained with other settings; the message lists them.
     """
     path = exp / "config.yaml"
-    trained = any((exp / name).exists() for name in (checkpoint.NAME, checkpoint.PREVIOUS, "model.safetensors"))
-    if path.is_file() and trained:
+    if was_trained(exp):
         old = read_yaml(path)
         differences = [
             f"  {key}: {old.get(key)!r} there, {value!r} now"
@@ -185,18 +213,18 @@ def write_config_once(exp: Path, settings: dict[str, Any]) -> None:
         yaml.safe_dump(settings, file, sort_keys=False, allow_unicode=True)
 
 
-def log_summary(config: TrainConfig, fold: FoldData, trained: TrainedModel, device: torch.device) -> None:
+def log_summary(config: TrainConfig, fold: FoldData, trainer: Trainer) -> None:
     """What is trained, on what, with which versions."""
     versions = " ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "kaldiio"))
-    machine = torch.cuda.get_device_name() if device.type == "cuda" else f"{torch.get_num_threads()} CPU threads"
+    on_gpu = trainer.device.type == "cuda"
+    machine = torch.cuda.get_device_name() if on_gpu else f"{torch.get_num_threads()} CPU threads"
+    if trainer.ranks.world > 1:
+        machine = f"{trainer.ranks.world} processes, each {machine}"
     log.info("Python %s, %s, on %s (%s)", platform.python_version(), versions, platform.node(), machine)
     sizes = ", ".join(f"{part} {len(fold.examples[part])}" for part in fold.examples)
     log.info("utterances: %s; classes: %s; speakers: %d", sizes, " ".join(fold.labels), len(fold.speakers))
-    parameters, learned = total_parameters(trained.model)
-    log.info("upstream %s; %d parameters, bf16 %s", config.upstream, parameters, trained.model.bf16)
-    if config.freeze_feature_encoder and config.feats_type == "raw":
-        frozen = sum(p.numel() for p in trained.model.upstream.model.feature_extractor.parameters())
-        learned -= frozen if learned == parameters else 0
+    parameters, learned = total_parameters(trainer.model)
+    log.info("upstream %s; %d parameters, bf16 %s", config.upstream, parameters, trainer.model.bf16)
     log.info("%d parameters are trained", learned)
 
 
