@@ -5,10 +5,11 @@ Shape suffixes: S samples, M models, C classes, T frames, D hidden.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, TypeVar, overload
 
 import numpy as np
 import torch
@@ -30,8 +31,11 @@ BATCH, BATCH_SECONDS = 16, 80.0
 """Most recordings of a batch, and most seconds with their padding."""
 CPU_VALUES = 4_000_000
 """Most values of a batch after the first convolution on a CPU: wav2vec2-base is slower where they outgrow its cache."""
-POOL = 256
+POOL = 64
 """Files that are read and sorted by length together."""
+Output = TypeVar("Output")
+Task = tuple[int, list[int]]
+"""A model and the recordings that it hears in one batch, by their numbers."""
 
 
 @dataclass(frozen=True)
@@ -200,22 +204,49 @@ class Speech2Emotion:
         for (start, samples_S), heard in zip(pieces, self.hear([piece for _, piece in pieces]), strict=True):
             timeline.add(start, len(samples_S), heard)
 
-    @torch.inference_mode()
     def hear(self, recordings: Sequence[np.ndarray]) -> list[Heard]:
         """Run all models on int16 recordings (S,) at 16 kHz; what is heard does not depend on the others."""
+        lengths = [len(samples_S) for samples_S in recordings]
+        tasks = [
+            (m, batch)
+            for m, trained in enumerate(self.models)
+            for batch in batches(lengths, self._batch_seconds(trained))
+        ]
         posteriors = np.zeros((len(recordings), len(self.models), len(self.labels)))
         first: dict[int, tuple[np.ndarray, np.ndarray]] = {}
-        for m, (trained, dataset) in enumerate(zip(self.models, self._sets, strict=True)):
-            for batch in batches([len(samples_S) for samples_S in recordings], self._batch_seconds(trained)):
-                items = [(EXAMPLE, features(trained, recordings[number]), None, None) for number in batch]
-                output = trained.model(dataset.collate(items).to(self.device))
-                posteriors[batch, m] = output.emotion_BC.double().softmax(-1).cpu().numpy()
-                if m == 0:
-                    best_BT = output.tokens_BTV.argmax(-1).to(torch.int32).cpu().numpy()
-                    pooled_BD = output.pooled_BD.float().cpu().numpy()
-                    for row, (number, frames) in enumerate(zip(batch, output.frames_B.tolist(), strict=True)):
-                        first[number] = best_BT[row, :frames], pooled_BD[row]
+        outputs = self._side_by_side(lambda task: self._run(task, recordings), tasks)
+        for (m, batch), (posteriors_BC, tokens, pooled_BD) in zip(tasks, outputs, strict=True):
+            posteriors[batch, m] = posteriors_BC
+            if m == 0:
+                first |= zip(batch, zip(tokens, pooled_BD, strict=True), strict=True)
         return [Heard(posteriors[number], *first[number]) for number in range(len(recordings))]
+
+    @torch.inference_mode()
+    def _run(self, task: Task, recordings: Sequence[np.ndarray]) -> tuple[np.ndarray, list[np.ndarray], np.ndarray]:
+        """Posteriors (B, C), the best tokens (T,) of each recording, and embeddings (B, D) of one batch."""
+        m, batch = task
+        trained = self.models[m]
+        items = [(EXAMPLE, features(trained, recordings[number]), None, None) for number in batch]
+        output = trained.model(self._sets[m].collate(items).to(self.device))
+        best_BT = output.tokens_BTV.argmax(-1).to(torch.int32).cpu().numpy()
+        tokens = [best_BT[row, :frames] for row, frames in enumerate(output.frames_B.tolist())]
+        posteriors_BC = output.emotion_BC.double().softmax(-1).cpu().numpy()
+        return posteriors_BC, tokens, output.pooled_BD.float().cpu().numpy()
+
+    def _side_by_side(self, run: Callable[[Task], Output], tasks: Sequence[Task]) -> list[Output]:
+        """Run tasks; on a CPU at the same time.
+
+        Threads that share every operation wait for each other after each; batches of their own do not.
+        """
+        threads = torch.get_num_threads()
+        workers = min(threads, len(tasks))
+        if self.device.type != "cpu" or workers < 2:
+            return [run(task) for task in tasks]
+        try:
+            with ThreadPoolExecutor(workers, "hear", torch.set_num_threads, (threads // workers,)) as pool:
+                return list(pool.map(run, tasks))
+        finally:
+            torch.set_num_threads(threads)  # a worker's number is also that of threads made later
 
     def _batch_seconds(self, trained: TrainedModel) -> float:
         if self.device.type != "cpu":

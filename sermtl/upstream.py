@@ -5,6 +5,7 @@ Shape suffixes: B batch, S samples, T frames, F bands, C channels, D hidden.
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from sermtl.packed import convolve_positions, encode, is_packable
 
 MODEL_TYPES = ("wav2vec2", "hubert", "wavlm", "data2vec-audio")
 OUR_KEYS = ("input_bands", "normalize")
+_in_hand = threading.local()
 
 
 class Upstream(nn.Module):
@@ -184,6 +186,15 @@ class Upstream(nn.Module):
     def freeze_feature_encoder(self) -> None:
         """Keep the convolutional encoder's weights as they are."""
         self.model.feature_extractor.requires_grad_(False)
+
+    @property
+    def _own_BT(self) -> Tensor:
+        """Own frames of the batch in hand: each thread has its own."""
+        return _in_hand.own_BT
+
+    @_own_BT.setter
+    def _own_BT(self, own_BT: Tensor) -> None:
+        _in_hand.own_BT = own_BT
 
     def _keep_padding_out_of_positions(self) -> None:
         """Silence what fills the padding before a positional convolution sees it.

@@ -16,6 +16,9 @@ from sermtl.text import CharTokenizer, char_tokens
 from sermtl.upstream import Upstream, config_from
 
 LABELS = ["ang", "hap", "neu", "sad"]
+DATA2VEC_GEOMETRY = {key: value for key, value in RAW_GEOMETRY.items() if key != "feat_extract_norm"} | {
+    "model_type": "data2vec-audio", "num_conv_pos_embeddings": 2, "conv_pos_kernel_size": 5,
+}  # fmt: skip
 GEOMETRIES = {"raw": RAW_GEOMETRY, "fbank": FBANK_GEOMETRY}
 
 

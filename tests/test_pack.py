@@ -11,7 +11,7 @@ import pytest
 import soundfile
 import torch
 from small_corpus import RAW_GEOMETRY, make_small_corpus, run_program, signal
-from small_model import copy_of, save_model
+from small_model import DATA2VEC_GEOMETRY, copy_of, save_model
 
 from sermtl import Speech2Emotion
 from sermtl.audio import fbank
@@ -33,8 +33,7 @@ FAMILIES = {
     "wav2vec2 with layer norm": RAW_GEOMETRY | {"feat_extract_norm": "layer", "do_stable_layer_norm": True},
     "hubert": RAW_GEOMETRY | {"model_type": "hubert"},
     "wavlm": RAW_GEOMETRY | {"model_type": "wavlm"},
-    "data2vec-audio": {key: value for key, value in RAW_GEOMETRY.items() if key != "feat_extract_norm"}
-    | {"model_type": "data2vec-audio", "num_conv_pos_embeddings": 2, "conv_pos_kernel_size": 5},
+    "data2vec-audio": DATA2VEC_GEOMETRY,
 }
 
 

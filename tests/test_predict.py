@@ -15,7 +15,7 @@ from datadirs import write_wav
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_corpus import make_small_corpus, run_program, signal
-from small_model import LABELS, copy_of, save_model
+from small_model import DATA2VEC_GEOMETRY, LABELS, copy_of, save_model
 
 from sermtl import Result, Speech2Emotion
 from sermtl.audio import read_audio
@@ -39,6 +39,7 @@ def models(tmp_path_factory):
         "raw": save_model(root / "exp" / "a"),
         "other": save_model(root / "exp" / "b", seed=1),
         "fbank": save_model(root / "f", "fbank"),
+        "data2vec": save_model(root / "d", geometry=DATA2VEC_GEOMETRY),
         "exp": root / "exp",
     }
 
@@ -143,10 +144,21 @@ def test_files_give_what_stage_4_decodes_from_the_dump(tmp_path, feats_type):
     assert len({d.text for d in decoded.values()}) > 3
 
 
-@pytest.mark.parametrize("name", ["raw", "fbank"])
-def test_results_do_not_depend_on_the_batch(models, name):
+@pytest.fixture
+def threads():
+    """Two CPU threads, also where there is one core."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    assert torch.get_num_threads() == 2
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("name", ["raw", "fbank", "data2vec"])
+def test_results_do_not_depend_on_the_batch(models, threads, monkeypatch, name):
+    monkeypatch.setattr("sermtl.predict.BATCH", 3)  # seven batches, two at a time
     model = Speech2Emotion.from_pretrained(models[name])
-    recordings = [speech(n, 2000 + 3000 * n) for n in range(20)]
+    recordings = [speech(n, 5000 + 3000 * n) for n in range(20)]
     together = model(recordings, 16000)
     assert all(close(one, model(samples_S, 16000)) for one, samples_S in zip(together, recordings, strict=True))
 
