@@ -99,7 +99,7 @@ def durations(folder: Path, wav_scp: dict[str, str], nj: int) -> dict[str, float
 def set_duration(utterance: Utterance, segment: str | None, seconds: dict[str, float | str]) -> str | None:
     """Set an utterance's duration and recording (as its path); returns what is wrong."""
     words = segment.split() if segment is not None else [utterance.utt]
-    if len(words) not in ((1,) if segment is None else (3, 4)):
+    if len(words) != (1 if segment is None else 3):
         return f"segment {segment!r} is not `recording start end`"
     length = seconds.get(words[0], f"no line for {words[0]} in wav.scp")
     if isinstance(length, str):

@@ -65,12 +65,12 @@ def read_recording(entry: str, allow_pipes: bool = False) -> np.ndarray:
 
 
 def cut(samples_S: np.ndarray, start: float, end: float, name: str) -> np.ndarray:
-    """The samples from ``start`` to ``end`` seconds of a recording.
+    """The samples from ``start`` to ``end`` seconds of a recording; an ``end`` of -1 is the recording's, as for Kaldi.
 
     Raises:
         UserError: The span is empty or begins after the recording's end.
     """
-    first, last = round(start * SAMPLE_RATE), round(end * SAMPLE_RATE)
+    first, last = round(start * SAMPLE_RATE), len(samples_S) if end == -1 else round(end * SAMPLE_RATE)
     if not 0 <= first < min(last, len(samples_S)):
         seconds = len(samples_S) / SAMPLE_RATE
         raise UserError(f"{name}: the segment {start} to {end} s is not within the {seconds:.2f} s of its recording")

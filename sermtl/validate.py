@@ -159,7 +159,7 @@ def is_number(value: str) -> bool:
 def is_segment(value: str) -> bool:
     """A recording, a start and a later end in seconds (an end of -1 is Kaldi's "to the end")."""
     words = value.split()
-    if len(words) not in (3, 4):
+    if len(words) != 3:
         return False
     try:
         start, end = float(words[1]), float(words[2])

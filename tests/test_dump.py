@@ -136,6 +136,30 @@ def test_audio_that_changed_after_its_part_is_noticed_at_the_merge(data, tmp_pat
     assert "3.ark" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("damage", [lambda values: values + 1, lambda values: values[:-1]])
+def test_what_was_written_is_read_back(data, tmp_path, monkeypatch, capsys, damage):
+    write = program.write_one
+
+    def faulty(writer, key, values):
+        write(writer, key, damage(values) if key == "s0-03" else values)
+
+    monkeypatch.setattr(program, "write_one", faulty)
+    assert dump(data, tmp_path / "dump", nj=1) == [2, 2]
+    assert "s0-03 is not what was written there" in capsys.readouterr().err
+    monkeypatch.undo()
+    assert dump(data, tmp_path / "dump", nj=1) == [0, 0]
+
+
+def test_a_recording_of_many_segments_is_read_once_though_it_be_broken(data, tmp_path, monkeypatch, capsys):
+    (tmp_path / "long.wav").write_bytes(b"no audio")
+    write_table(data / "wav.scp", {"rec": tmp_path / "long.wav"})
+    write_table(data / "segments", {"s0-00": "rec 0 1", "s0-01": "rec 1 2", "s1-00": "rec 2 3"})
+    real, calls = audio.read_recording, []
+    monkeypatch.setattr(audio, "read_recording", lambda *words: calls.append(words) or real(*words))
+    assert dump(data, tmp_path / "dump", nj=1) == [2, 2]
+    assert "3 of 3 utterances" in capsys.readouterr().err and len(calls) == 1
+
+
 def test_a_merge_needs_every_part(data, tmp_path, capsys):
     out = tmp_path / "dump"
     assert run_program(program.main, "part", *words(data, out), "--job", 1) == 0
@@ -229,7 +253,7 @@ def test_segments_are_cut_out_of_their_recordings(data, tmp_path, capsys):
     recording = np.arange(-16000, 16000).astype(np.int16)
     soundfile.write(tmp_path / "long.wav", recording, 16000)
     write_table(data / "wav.scp", {"rec": tmp_path / "long.wav"})
-    spans = {"s0-00": "rec 0.0 0.5", "s0-01": "rec 0.25 0.75", "s1-00": "rec 1.5 2.0"}
+    spans = {"s0-00": "rec 0.0 0.5", "s0-01": "rec 0.25 0.75", "s1-00": "rec 1.5 -1"}
     write_table(data / "segments", spans)
     assert set(dump(data, tmp_path / "dump", nj=2)) == {0}
     cut = dumped(tmp_path / "dump")

@@ -3,8 +3,8 @@
     python -m sermtl.bin.dump part --data data/X --out dump/X/raw --feats_type raw --job 1 --nj 4
     python -m sermtl.bin.dump merge --data data/X --out dump/X/raw --feats_type raw --nj 4
 
-A part streams: one utterance is in memory at a time. A part that is whole and was made from the same
-audio is kept, so that a killed stage goes on where it stopped.
+A part streams: one utterance is in memory at a time. What was written is read back and compared. A part that
+is whole and was made from the same audio is kept, so that a killed stage goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import sys
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -19,7 +20,7 @@ from typing import NamedTuple
 import numpy as np
 
 from sermtl import audio
-from sermtl.ark import DUMP_TABLES, ArkWriter, write_ark
+from sermtl.ark import DUMP_TABLES, ArkWriter, read_audio_entry, read_matrix, write_ark
 from sermtl.datadir import read_table, write_table
 from sermtl.errors import UserError, command
 from sermtl.files import atomic_write
@@ -102,7 +103,8 @@ def dump_part(
     """Write ``out/parts/<job>.{ark,scp,lengths,digest}``; the digest comes last and marks a whole part.
 
     Raises:
-        UserError: Audio files that cannot be read, all of them in one message.
+        UserError: Audio files that cannot be read, all of them in one message; an ark that does not give
+            back what was written.
     """
     part = part_of(data, job, nj)
     digest = digest_of(part, feats_type, speed)
@@ -112,16 +114,21 @@ def dump_part(
         return
     prefix = "" if speed == 1.0 else f"sp{speed:g}-"
     lengths: dict[str, int] = {}
+    written: dict[str, int] = {}
     broken: list[str] = []
     with write_ark(f"{stem}.ark") as writer:
         for name, samples in read_all(part, allow_pipes):
             if isinstance(samples, UserError):
                 broken.append(f"  {name}: {samples}")
             elif not broken:
-                lengths[prefix + name] = write_one(writer, prefix + name, samples, feats_type, speed)
+                key, values = prefix + name, as_dumped(samples, feats_type, speed)
+                write_one(writer, key, values)
+                lengths[key], written[key] = len(values), crc32(values)
         if broken:
-            head = f"{len(broken)} of {len(part)} utterances of {data} cannot be read; "
-            raise UserError(head + "repair their audio, or remove their lines and rerun stage 1:\n" + "\n".join(broken))
+            head = f"{len(broken)} of {len(part)} utterances of {data} cannot be read; repair their audio, or remove "
+            raise UserError(head + "it and rerun stage 1 with --skip_broken true:\n" + "\n".join(broken))
+    Path(f"{stem}.digest").unlink(missing_ok=True)
+    check_ark(writer.scp, lengths, written, feats_type)
     write_table(f"{stem}.scp", writer.scp)
     write_table(f"{stem}.lengths", lengths)
     with atomic_write(f"{stem}.digest") as file:
@@ -131,30 +138,59 @@ def dump_part(
 
 def read_all(part: list[Utterance], allow_pipes: bool) -> Iterator[tuple[str, np.ndarray | UserError]]:
     """Each utterance's samples (S,), or why it has none; a recording of several segments is read once."""
-    current, recording = None, np.zeros(0, dtype=np.int16)
+    current = ""
+    recording: np.ndarray | UserError = np.zeros(0, dtype=np.int16)
     for utterance in part:
+        if utterance.recording != current:
+            current, recording = utterance.recording, read_or_error(utterance.recording, allow_pipes)
+        if utterance.end is None or isinstance(recording, UserError):
+            yield utterance.name, recording
+            continue
         try:
-            if utterance.recording != current:
-                current, recording = None, audio.read_recording(utterance.recording, allow_pipes)
-                current = utterance.recording
-            if utterance.end is None:
-                yield utterance.name, recording
-            else:
-                yield utterance.name, audio.cut(recording, utterance.start, utterance.end, utterance.recording)
+            yield utterance.name, audio.cut(recording, utterance.start, utterance.end, utterance.recording)
         except UserError as error:
             yield utterance.name, error
 
 
-def write_one(writer: ArkWriter, key: str, samples_S: np.ndarray, feats_type: str, speed: float) -> int:
-    """Add one utterance to the ark; returns its number of samples or frames."""
+def read_or_error(recording: str, allow_pipes: bool) -> np.ndarray | UserError:
+    """A recording's samples (S,), or why it has none."""
+    try:
+        return audio.read_recording(recording, allow_pipes)
+    except UserError as error:
+        return error
+
+
+def as_dumped(samples_S: np.ndarray, feats_type: str, speed: float) -> np.ndarray:
+    """What an ark holds of an utterance: int16 samples (S,), or log-mel features (T, F)."""
     if speed != 1.0:
         samples_S = audio.change_speed(samples_S, speed)
-    if feats_type == "raw":
-        writer.write_audio(key, samples_S)
-        return len(samples_S)
-    features_TF = audio.fbank(samples_S)
-    writer.write_array(key, features_TF)
-    return len(features_TF)
+    return samples_S if feats_type == "raw" else audio.fbank(samples_S)
+
+
+def write_one(writer: ArkWriter, key: str, values: np.ndarray) -> None:
+    """Add samples (S,) or features (T, F) to the ark."""
+    if values.ndim == 1:
+        writer.write_audio(key, values)
+    else:
+        writer.write_array(key, values)
+
+
+def check_ark(scp: dict[str, str], lengths: dict[str, int], written: dict[str, int], feats_type: str) -> None:
+    """Read an ark back: every entry, its length, and the digest of its samples.
+
+    Raises:
+        UserError: An entry is not what was written.
+    """
+    read = read_audio_entry if feats_type == "raw" else read_matrix
+    for key, entry in scp.items():
+        values = read(entry, key)
+        if len(values) != lengths[key] or crc32(values) != written[key]:
+            raise UserError(f"{entry}: {key} is not what was written there; check the disk and rerun stage 2")
+
+
+def crc32(values: np.ndarray) -> int:
+    """Digest of samples or features."""
+    return zlib.crc32(np.ascontiguousarray(values))
 
 
 def is_whole(stem: Path, digest: str) -> bool:

@@ -223,6 +223,8 @@ def log_summary(config: TrainConfig, fold: FoldData, trainer: Trainer) -> None:
     log.info("Python %s, %s, on %s (%s)", platform.python_version(), versions, platform.node(), machine)
     sizes = ", ".join(f"{part} {len(fold.examples[part])}" for part in fold.examples)
     log.info("utterances: %s; classes: %s; speakers: %d", sizes, " ".join(fold.labels), len(fold.speakers))
+    if any(example.speaker >= 0 for example in fold.examples["test"]):
+        log.info("speaker-dependent: test speakers are trained on too")
     parameters, learned = total_parameters(trainer.model)
     log.info("upstream %s; %d parameters, bf16 %s", config.upstream, parameters, trainer.model.bf16)
     log.info("%d parameters are trained", learned)
