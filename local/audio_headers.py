@@ -66,7 +66,8 @@ def report_broken(broken: Sequence[Dropped], out: Path, skip: bool) -> None:
     if not broken:
         file.unlink(missing_ok=True)
         return
-    lines = [clean(f"{item.utt}: {item.reason} ({item.where})") for item in broken]
+    places = ["" if item.where in item.reason else f" ({item.where})" for item in broken]
+    lines = [clean(f"{item.utt}: {item.reason}{place}") for item, place in zip(broken, places, strict=True)]
     with atomic_write(file) as handle:
         handle.writelines(f"{line}\n" for line in lines)
     if not skip:

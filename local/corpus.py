@@ -6,12 +6,13 @@ import argparse
 import os
 import re
 import sys
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from sermtl.errors import UserError
-from sermtl.text import is_english
+from sermtl.text import is_english, normalise
 
 SHOWN = 100
 
@@ -59,7 +60,12 @@ def options(description: str | None) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--out", type=Path, required=True, help="data directory to write")
     parser.add_argument("--nj", type=int, default=2, help="processes that read audio headers")
-    parser.add_argument("--skip_broken", type=boolean, default=False, help="leave broken audio out instead of stopping")
+    parser.add_argument(
+        "--skip_broken",
+        type=boolean,
+        default=False,
+        help="leave broken audio (and speakers of one utterance) out instead of stopping",
+    )
     return parser
 
 
@@ -94,6 +100,23 @@ def entries(folder: Path, *suffixes: str) -> dict[str, Path]:
     return found
 
 
+def normalise_texts(utterances: Iterable[Utterance], given: str, source: Path) -> str:
+    """Normalise all transcripts in place by the language given, or seen from them; returns its code.
+
+    Raises:
+        UserError: The code is no code.
+    """
+    utterances = list(utterances)
+    lang = choose_lang(given, (u.text for u in utterances))
+    if given == "en" and (foreign := sum(not is_english([u.text]) for u in utterances)):
+        warn(f"--lang en: {foreign} transcripts lose letters outside A to Z")
+    for utterance in utterances:
+        utterance.text = normalise(utterance.text, lang)
+    if not any(u.text for u in utterances):
+        warn(f"{source} has no transcripts: train with alpha 0")
+    return lang
+
+
 def choose_lang(given: str, texts: Iterable[str]) -> str:
     """Language code of a corpus: the one given, else ``en`` for A to Z alone, else ``und`` (undetermined).
 
@@ -110,22 +133,45 @@ def choose_lang(given: str, texts: Iterable[str]) -> str:
     return "und"
 
 
-def keep_classes(utterances: list[Utterance], classes: str) -> tuple[list[Utterance], list[Dropped]]:
+def keep_classes(utterances: list[Utterance], classes: str, source: Path) -> tuple[list[Utterance], list[Dropped]]:
     """Keep the classes asked for (all where ``classes`` is empty) and the utterances without emotion.
 
     Raises:
-        UserError: A class does not occur, or no utterance has an emotion.
+        UserError: A class does not occur, or no utterance of ``source`` has an emotion.
     """
     present = {u.emotion for u in utterances} - {""}
+    if not utterances:
+        raise UserError(f"{source} has no utterance that can be used")
     if not present:
-        raise UserError("no utterance has an emotion: there is nothing to learn")
+        raise UserError(f"{source}: no utterance has an emotion: there is nothing to learn")
     wanted = set(classes.split()) or present
     if wanted - present:
         names = " ".join(sorted(wanted - present))
-        raise UserError(f"--classes: the corpus has no {names}; it has {' '.join(sorted(present))}")
+        raise UserError(f"--classes: {source} has no {names}; it has {' '.join(sorted(present))}")
     kept = [u for u in utterances if not u.emotion or u.emotion in wanted]
     others = (u for u in utterances if u.emotion and u.emotion not in wanted)
     return kept, [Dropped(u.utt, f"class {u.emotion} is not asked for", u.where) for u in others]
+
+
+def leave_out_lone_speakers(utterances: list[Utterance], skip: bool) -> tuple[list[Utterance], list[Dropped]]:
+    """Leave out the utterances whose speaker has no other: neither the speaker head nor a split can use them.
+
+    Raises:
+        UserError: There are some and ``skip`` is false; lists them.
+    """
+    numbers = Counter(u.speaker for u in utterances)
+    alone = [u for u in utterances if numbers[u.speaker] == 1]
+    lines = [f"{u.speaker}: {u.utt} ({u.where})" for u in alone]
+    what = f"{len(lines)} speakers with a single utterance"
+    if alone and not skip:
+        raise UserError(
+            f"{what}, from which no speaker is learned:{listed(lines)}\n"
+            "put their speaker ids right, or pass --skip_broken true to leave them out"
+        )
+    if alone:
+        warn(f"{what} are left out:{listed(lines)}")
+    dropped = [Dropped(u.utt, "the only utterance of its speaker", u.where) for u in alone]
+    return [u for u in utterances if numbers[u.speaker] > 1], dropped
 
 
 def name_problem(name: str) -> str | None:

@@ -11,7 +11,7 @@ classes=           # emotion classes to keep (default: the corpus's own four, or
 merge_excited=true # IEMOCAP: count excited as happy
 lang=              # language of a manifest's or Kaldi directory's text (default: seen from the text)
 allow_pipes=false  # let the wav.scp of a Kaldi directory run commands
-skip_broken=false  # leave broken audio out instead of stopping
+skip_broken=false  # leave broken audio, and speakers of one utterance, out instead of stopping
 nj=2               # processes that read audio headers
 
 . utils/parse_options.sh

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 from audio_headers import check_audio
-from corpus import Dropped, Utterance, entries, listed, options, warn
+from corpus import Dropped, Utterance, entries, leave_out_lone_speakers, listed, options, warn
 from tables import summarise, write_data
 
 from sermtl.errors import UserError, command
@@ -104,8 +104,10 @@ def prepare(args: argparse.Namespace) -> None:
     if speakers:
         warn(f"{args.corpus_dir} is a partial copy; speakers without an utterance:{listed(speakers)}")
     utterances, broken = check_audio(utterances, args.out, args.nj, args.skip_broken)
-    write_data(args.out, utterances, "de", dropped + broken)
-    summarise(args.out, utterances, dropped + broken)
+    utterances, alone = leave_out_lone_speakers(utterances, args.skip_broken)
+    dropped += broken + alone
+    write_data(args.out, utterances, "de", dropped)
+    summarise(args.out, utterances, dropped)
 
 
 @command

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from audio_headers import check_audio
-from corpus import Dropped, Utterance, boolean, entries, listed, options, warn
+from corpus import Dropped, Utterance, boolean, entries, leave_out_lone_speakers, listed, options, warn
 from iemocap_counts import differences
 from iemocap_tree import CODES, TURN, Dialog, read_labels, read_transcript, read_tree
 from tables import summarise, write_data
@@ -118,7 +118,8 @@ def prepare(args: argparse.Namespace) -> None:
     absent = [name for name in classes if name not in {u.emotion for u in utterances}]
     if utterances and absent:
         raise UserError(f"{args.corpus_dir} has no utterance of {' '.join(absent)}: leave it out of --classes")
-    dropped = scan.dropped + broken
+    utterances, alone = leave_out_lone_speakers(utterances, args.skip_broken)
+    dropped = scan.dropped + broken + alone
     write_data(args.out, utterances, "en", dropped)
     summarise(args.out, utterances, dropped)
     if args.known_counts:

@@ -12,19 +12,20 @@ from corpus import (
     Dropped,
     Utterance,
     boolean,
-    choose_lang,
     keep_classes,
+    leave_out_lone_speakers,
     listed,
     name_problem,
+    normalise_texts,
     options,
     warn,
 )
 from tables import summarise, write_data
 
+from sermtl.audio import SAMPLE_RATE, read_recording
 from sermtl.datadir import read_table
 from sermtl.errors import UserError, command
 from sermtl.sameaudio import is_pipe
-from sermtl.text import normalise
 
 FIELDS = {"text": "text", "utt2emo": "emotion", "utt2session": "session", "utt2style": "style", "utt2paper": "paper"}
 SPEAKER_FIELDS = {"spk2gender": "gender", "spk2fold": "fold"}
@@ -84,16 +85,33 @@ def recordings(folder: Path, allow_pipes: bool) -> dict[str, str]:
 
 
 def durations(folder: Path, wav_scp: dict[str, str], nj: int) -> dict[str, float | str]:
-    """Seconds of every recording (or what is wrong with it); those of shell commands come from utt2dur."""
+    """Seconds of every recording (or what is wrong with it).
+
+    Those of shell commands come from reco2dur or utt2dur; a command that has no line there is run.
+    """
     files = [key for key, entry in wav_scp.items() if not is_pipe(entry)]
     seconds: dict[str, float | str] = dict(zip(files, all_seconds([wav_scp[key] for key in files], nj), strict=True))
-    known = optional(folder / "utt2dur")
-    for key in wav_scp.keys() - seconds.keys():
-        try:
-            seconds[key] = float(known[key])
-        except (KeyError, ValueError):
-            seconds[key] = "a shell command without a duration in utt2dur"
+    known = optional(folder / "utt2dur") | optional(folder / "reco2dur")
+    for key, entry in wav_scp.items():
+        if key not in seconds:
+            seconds[key] = number(known[key]) if key in known else output_seconds(entry)
     return seconds
+
+
+def number(value: str) -> float | str:
+    """Seconds that a table gives, or what is wrong with them."""
+    try:
+        return float(value)
+    except ValueError:
+        return f"{value!r} are no seconds"
+
+
+def output_seconds(entry: str) -> float | str:
+    """Seconds of what a shell command writes, or what is wrong with it."""
+    try:
+        return len(read_recording(entry, allow_pipes=True)) / SAMPLE_RATE
+    except UserError as error:
+        return str(error)
 
 
 def set_duration(utterance: Utterance, segment: str | None, seconds: dict[str, float | str]) -> str | None:
@@ -155,19 +173,17 @@ def prepare(args: argparse.Namespace) -> None:
     wav_scp = {key: entry for key, entry in wav_scp.items() if key in used}
     utterances, broken = check(utterances, segments, durations(folder, wav_scp, args.nj), cut)
     report_broken(broken, args.out, args.skip_broken)
-    utterances, others = keep_classes(utterances, args.classes)
+    utterances, others = keep_classes(utterances, args.classes, folder / "utt2emo")
+    utterances, alone = leave_out_lone_speakers(utterances, args.skip_broken)
     lang_file = folder / "lang"
     given = args.lang or (lang_file.read_text(encoding="utf-8").strip() if lang_file.exists() else "")
-    lang = choose_lang(given, (u.text for u in utterances))
-    for utterance in utterances:
-        utterance.text = normalise(utterance.text, lang)
-    if not any(u.text for u in utterances):
-        warn(f"{folder} has no transcripts: train with alpha 0")
+    lang = normalise_texts(utterances, given, folder)
+    dropped = broken + others + alone
     used = {u.path for u in utterances}
     wav_scp = {key: entry for key, entry in wav_scp.items() if key in used}
     kept = {u.utt: segments[u.utt] for u in utterances} if cut else None
-    write_data(args.out, utterances, lang, broken + others, wav_scp, kept)
-    summarise(args.out, utterances, broken + others)
+    write_data(args.out, utterances, lang, dropped, wav_scp, kept)
+    summarise(args.out, utterances, dropped)
 
 
 @command

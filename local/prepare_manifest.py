@@ -14,10 +14,11 @@ from audio_headers import check_audio
 from corpus import (
     Dropped,
     Utterance,
-    choose_lang,
     clean,
     keep_classes,
+    leave_out_lone_speakers,
     name_problem,
+    normalise_texts,
     options,
     warn,
 )
@@ -25,12 +26,20 @@ from tables import path_problem, summarise, write_data
 
 from sermtl.datadir import raw_lines
 from sermtl.errors import UserError, command
-from sermtl.text import is_english, normalise
 
 REQUIRED = ("utt", "path", "speaker", "emotion", "text")
 OPTIONAL_COLUMNS = ("session", "gender")
 GENDERS = {"m": "m", "male": "m", "f": "f", "female": "f"}
 UNKNOWN = ("", "u", "?", "unknown", "o", "other")
+
+
+def width_problem(fields: list[str], names: int, needed: int) -> str | None:
+    """Why a line's number of fields does not fit the header, or None."""
+    if len(fields) < needed:
+        return f"{len(fields)} fields, but the header needs {needed}"
+    if any(fields[names:]):
+        return f"{len(fields)} fields, but the header names {names}: is there a tab within one?"
+    return None
 
 
 def rows(manifest: Path) -> Iterator[tuple[str, list[str] | str]]:
@@ -46,8 +55,8 @@ def rows(manifest: Path) -> Iterator[tuple[str, list[str] | str]]:
             yield where, [field.strip() for field in line.split("\t")]
 
 
-def read_header(where: str, header: list[str] | str) -> dict[str, int]:
-    """Map the columns that are known to their places.
+def read_header(where: str, header: list[str] | str) -> tuple[dict[str, int], int]:
+    """Map the columns that are known to their places; also says how many columns there are.
 
     Raises:
         UserError: One is missing or stands twice.
@@ -66,7 +75,7 @@ def read_header(where: str, header: list[str] | str) -> dict[str, int]:
     unused = [name for name in names if name not in known]
     if unused:
         warn(f"{where}: columns that are not used: {clean(' '.join(unused))}")
-    return {name: names.index(name) for name in known}
+    return {name: names.index(name) for name in known}, len(names)
 
 
 def row_problems(row: dict[str, str]) -> Iterator[str]:
@@ -108,7 +117,7 @@ def read_manifest(manifest: Path) -> tuple[list[Utterance], list[Dropped]]:
     """
     lines = rows(manifest)
     try:
-        columns = read_header(*next(lines))
+        columns, names = read_header(*next(lines))
     except StopIteration:
         raise UserError(f"{manifest} is empty: the first line names the columns {' '.join(REQUIRED)}") from None
     utterances: list[Utterance] = []
@@ -117,9 +126,11 @@ def read_manifest(manifest: Path) -> tuple[list[Utterance], list[Dropped]]:
     genders: dict[str, str] = {}
     width = max(columns.values()) + 1
     for where, fields in lines:
-        if isinstance(fields, str) or len(fields) < width:
-            short = f"{len(fields)} fields, but the header needs {width}"
-            bad.append(Dropped("-", fields if isinstance(fields, str) else short, where))
+        if isinstance(fields, str):
+            bad.append(Dropped("-", fields, where))
+            continue
+        if problem := width_problem(fields, names, width):
+            bad.append(Dropped("-", problem, where))
             continue
         row = {name: fields[place] for name, place in columns.items()}
         problems = list(row_problems(row))
@@ -144,17 +155,12 @@ def prepare(args: argparse.Namespace) -> None:
     """
     utterances, bad = read_manifest(args.manifest)
     utterances, broken = check_audio(utterances, args.out, args.nj, args.skip_broken, bad)
-    utterances, others = keep_classes(utterances, args.classes)
-    lang = choose_lang(args.lang, (u.text for u in utterances))
-    foreign = sum(not is_english([u.text]) for u in utterances) if args.lang == "en" else 0
-    if foreign:
-        warn(f"--lang en: {foreign} transcripts lose letters outside A to Z")
-    for utterance in utterances:
-        utterance.text = normalise(utterance.text, lang)
-    if not any(u.text for u in utterances):
-        warn(f"{args.manifest} has no transcripts: train with alpha 0")
-    write_data(args.out, utterances, lang, broken + others)
-    summarise(args.out, utterances, broken + others)
+    utterances, others = keep_classes(utterances, args.classes, args.manifest)
+    utterances, alone = leave_out_lone_speakers(utterances, args.skip_broken)
+    lang = normalise_texts(utterances, args.lang, args.manifest)
+    dropped = broken + others + alone
+    write_data(args.out, utterances, lang, dropped)
+    summarise(args.out, utterances, dropped)
 
 
 @command

@@ -16,6 +16,7 @@ from sermtl.ark import read_audio_entry, read_matrix
 from sermtl.augment import mask_features, span_mask
 from sermtl.batch import Batch
 from sermtl.config import TrainConfig
+from sermtl.errors import UserError
 from sermtl.geometry import ConvGeometry, SpanMasking
 from sermtl.seeding import generator
 
@@ -61,11 +62,17 @@ class FrontEnd:
         return wav_S
 
     def features(self, features_TF: np.ndarray, speaker_stats: tuple[np.ndarray, np.ndarray] | None) -> np.ndarray:
-        """Features (T, F) with mean and variance normalised as ``cmvn`` says."""
+        """Features (T, F) with mean and variance normalised as ``cmvn`` says.
+
+        Raises:
+            UserError: The statistics of the speaker are needed and not given.
+        """
         if self.cmvn == "global":
             assert self.global_mean_F is not None and self.global_std_F is not None
             mean_F, std_F = self.global_mean_F, self.global_std_F
-        elif self.cmvn == "speaker" and speaker_stats is not None:
+        elif self.cmvn == "speaker":
+            if speaker_stats is None:
+                raise UserError("cmvn speaker: no statistics of an utterance's speaker; use cmvn utterance or global")
             mean_F, std_F = speaker_stats
         else:
             mean_F, std_F = features_TF.mean(0), features_TF.std(0)

@@ -184,8 +184,8 @@ class DevPicker:
         """Pick dev out of the (n,) sorted training indices.
 
         Strata are walked emotion by emotion with cumulative rounding, so that all of dev, each emotion and
-        each stratum are within one utterance of their share. No speaker and no class loses its last one,
-        which may leave dev short; what one emotion cannot give is not taken from the next.
+        each stratum are within one utterance of their share. No class loses its last utterance and no speaker
+        its last two, which may leave dev short; what one emotion cannot give is not taken from the next.
         """
         if not self.ratio:
             return np.array([], np.int64)
@@ -203,7 +203,7 @@ class DevPicker:
                 due += self.ratio * len(stratum)
                 wanted = min(round_half_up(due) - short - len(picked), math.ceil(self.ratio * len(stratum)))
                 owner = int(speaker[stratum[0]])
-                taken = max(0, min(wanted, left - 1, left_speaker[owner] - 1))
+                taken = max(0, min(wanted, left - 1, left_speaker[owner] - 2))
                 picked += stratum[:taken].tolist()
                 left -= taken
                 left_speaker[owner] -= taken

@@ -287,7 +287,8 @@ def features(trained: TrainedModel, samples_S: np.ndarray) -> np.ndarray:
     """
     if trained.front_end.feats_type == "raw":
         return trained.front_end.waveform(samples_S)
-    return trained.front_end.features(fbank(samples_S), None)
+    features_TF = fbank(samples_S)
+    return trained.front_end.features(features_TF, (features_TF.mean(0), features_TF.std(0)))
 
 
 def batches(lengths: Sequence[int], seconds: float) -> list[list[int]]:

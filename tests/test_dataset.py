@@ -15,6 +15,7 @@ from transformers import Wav2Vec2FeatureExtractor
 from sermtl.ark import read_matrix, write_ark
 from sermtl.config import TrainConfig
 from sermtl.dataset import Example, FoldDataset, FrontEnd, ctc_frames, feature_stats
+from sermtl.errors import UserError
 from sermtl.geometry import ConvGeometry, SpanMasking
 
 GEOMETRY = ConvGeometry((10, 8, 4), (5, 8, 4))
@@ -156,6 +157,12 @@ def test_features_are_normalised_by_utterance_speaker_or_training_set(entries):
         expected = (features[3] - reference.mean(0, dtype=np.float64)) / (reference.std(0, dtype=np.float64) + 1e-5)
         np.testing.assert_allclose(normalised, expected, rtol=1e-3, atol=1e-4)
         assert normalised.dtype == np.float32
+
+
+def test_statistics_of_a_speaker_that_are_missing_are_no_others(entries):
+    front_end = FrontEnd("fbank", False, "speaker", FBANK_GEOMETRY)
+    with pytest.raises(UserError, match="cmvn speaker"):
+        front_end(entries["fbank"]["u3"], "u3", None)
 
 
 def test_statistics_hold_for_far_away_means(tmp_path):

@@ -27,13 +27,14 @@ def test_mini_is_the_default_and_is_made_beside(recipe: Path, tmp_path: Path) ->
 def test_options_arrive_as_they_are(recipe: Path, tmp_path: Path) -> None:
     folder = tmp_path / 'it\'s $(touch x); "here"'
     prepare.write_wav(folder / "a.wav")
-    (folder / "my.tsv").write_text("utt\tpath\tspeaker\temotion\ttext\n1\ta.wav\tA\tjoy\tfür\n2\ta.wav\tA\tsad\t\n")
+    rows = (f"{n}\ta.wav\tA\t{emotion}\tfür\n" for n, emotion in enumerate(("joy", "joy", "sad")))
+    (folder / "my.tsv").write_text("utt\tpath\tspeaker\temotion\ttext\n" + "".join(rows))
     result = run(
         recipe, "--corpus", "manifest", "--manifest", folder / "my.tsv", "--out", folder / "out",
         "--classes", "joy", "--lang", "de",
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
-    assert prepare.table(folder / "out/text") == {"A-1": "FÜR"}
+    assert prepare.table(folder / "out/text") == {"A-0": "FÜR", "A-1": "FÜR"}
     assert not (recipe / "x").exists() and not (folder / "x").exists()
 
 

@@ -9,13 +9,13 @@ import pytest
 
 
 def write(folder: Path, **tables: str) -> Path:
-    """A directory with three utterances of two speakers; an empty value leaves a table out."""
+    """A directory with four utterances of two speakers; an empty value leaves a table out."""
     a, b = (prepare.write_wav(folder / f"audio/{name}.wav", samples=16000) for name in "ab")
     default = {
-        "wav.scp": f"S1-1 {a}\nS1-2 {b}\nS2-1 {a}\n",
-        "utt2spk": "S1-1 S1\nS1-2 S1\nS2-1 S2\n",
-        "text": "S1-1 hello, you\nS1-2\nS2-1 two & 3\n",
-        "utt2emo": "S1-1 joy\nS2-1 sad\n",
+        "wav.scp": f"S1-1 {a}\nS1-2 {b}\nS2-1 {a}\nS2-2 {b}\n",
+        "utt2spk": "S1-1 S1\nS1-2 S1\nS2-1 S2\nS2-2 S2\n",
+        "text": "S1-1 hello, you\nS1-2\nS2-1 two & 3\nS2-2\n",
+        "utt2emo": "S1-1 joy\nS2-1 sad\nS2-2 sad\n",
         "spk2gender": "S1 m\nS2 f\n",
     }
     data = folder / "train"
@@ -37,47 +37,57 @@ def test_a_directory_is_used_as_it_is(tmp_path: Path) -> None:
     assert result.status == 0
     for name in ("wav.scp", "utt2spk", "spk2gender"):
         assert (out / name).read_text() == (data / name).read_text()
-    assert prepare.table(out / "utt2emo") == {"S1-1": "joy", "S1-2": "", "S2-1": "sad"}
-    assert prepare.table(out / "text") == {"S1-1": "HELLO YOU", "S1-2": "", "S2-1": "TWO AND THREE"}
-    assert prepare.table(out / "utt2dur") == {"S1-1": "1.0", "S1-2": "1.0", "S2-1": "1.0"}
-    assert prepare.table(out / "spk2utt") == {"S1": "S1-1 S1-2", "S2": "S2-1"}
+    assert prepare.table(out / "utt2emo") == {"S1-1": "joy", "S1-2": "", "S2-1": "sad", "S2-2": "sad"}
+    assert prepare.table(out / "text") == {"S1-1": "HELLO YOU", "S1-2": "", "S2-1": "TWO AND THREE", "S2-2": ""}
+    assert prepare.table(out / "utt2dur") == dict.fromkeys(("S1-1", "S1-2", "S2-1", "S2-2"), "1.0")
+    assert prepare.table(out / "spk2utt") == {"S1": "S1-1 S1-2", "S2": "S2-1 S2-2"}
     assert not (out / "segments").exists() and not (out / "utt2session").exists()
 
 
 def test_segments_stay_segments(tmp_path: Path) -> None:
     wav = tmp_path / "audio/a.wav"
-    segments = "S1-1 rec1 0 0.25\nS1-2 rec1 0.25 -1\nS2-1 rec1 0.5 0.75\n"
+    segments = "S1-1 rec1 0 0.25\nS1-2 rec1 0.25 -1\nS2-1 rec1 0.5 0.75\nS2-2 rec1 0.75 1\n"
     data = write(tmp_path, wav_scp=f"rec0 {wav}\nrec1 {wav}\n", segments=segments)
     result, out = run(data)
     assert result.status == 0
     assert (out / "segments").read_text() == segments
     assert prepare.table(out / "wav.scp") == {"rec1": str(wav)}
-    assert prepare.table(out / "utt2dur") == {"S1-1": "0.25", "S1-2": "0.75", "S2-1": "0.25"}
+    assert prepare.table(out / "utt2dur") == {"S1-1": "0.25", "S1-2": "0.75", "S2-1": "0.25", "S2-2": "0.25"}
+    (data / "wav.scp").write_text(f"rec1 cat {wav} |\n")
+    before = (out / "utt2dur").read_text()
+    result, out = run(data, "--allow_pipes", "true")
+    assert result.status == 0 and (out / "utt2dur").read_text() == before
 
 
-def test_shell_commands_need_consent_and_are_not_run(tmp_path: Path) -> None:
-    trap = tmp_path / "trap"
-    data = write(
-        tmp_path, wav_scp=f"S1-1 touch {trap}; cat x |\nS1-2 {tmp_path}/audio/b.wav\nS2-1 {tmp_path}/audio/a.wav\n"
-    )
+def test_shell_commands_need_consent_and_are_run_where_their_duration_is_not_known(tmp_path: Path) -> None:
+    trap, audio = tmp_path / "trap", tmp_path / "audio"
+    rest = f"S1-2 {audio}/b.wav\nS2-1 {audio}/a.wav\nS2-2 {audio}/b.wav\n"
+    data = write(tmp_path, wav_scp=f"S1-1 touch {trap}; cat {audio}/a.wav |\n{rest}")
     result, _ = run(data)
     assert result.status == 2 and "--allow_pipes true" in result.err and "S1-1 touch" in result.err
-    result, _ = run(data, "--allow_pipes", "true")
-    assert result.status == 2 and "utt2dur" in result.err
-    (data / "utt2dur").write_text("S1-1 1.5\n")
+    for table in ("utt2dur", "reco2dur"):
+        (data / table).write_text("S1-1 1.5\n")
+        result, out = run(data, "--allow_pipes", "true")
+        assert result.status == 0 and prepare.table(out / "utt2dur")["S1-1"] == "1.5"
+        assert prepare.table(out / "wav.scp")["S1-1"] == f"touch {trap}; cat {audio}/a.wav |"
+        assert not trap.exists()
+        (data / table).unlink()
     result, out = run(data, "--allow_pipes", "true")
-    assert result.status == 0 and prepare.table(out / "utt2dur")["S1-1"] == "1.5"
-    assert prepare.table(out / "wav.scp")["S1-1"] == f"touch {trap}; cat x |"
-    assert not trap.exists()
+    assert result.status == 0 and prepare.table(out / "utt2dur")["S1-1"] == "1.0" and trap.exists()
+    (data / "wav.scp").write_text(f"S1-1 cat nothing |\n{rest}")
+    result, out = run(data, "--allow_pipes", "true")
+    assert result.status == 2 and "S1-1: cat nothing |: ended with status 1" in result.err
 
 
 def test_classes_language_and_recordings_that_go(tmp_path: Path) -> None:
-    data = write(tmp_path, text="S1-1 für 2\nS1-2\nS2-1 так\n", lang="de\n")
+    data = write(tmp_path, text="S1-1 für 2\nS1-2\nS2-1 так\nS2-2\n", lang="de\n")
     result, out = run(data, "--classes", "joy")
     assert result.status == 0 and (out / "lang").read_text() == "de\n"
     assert prepare.table(out / "text") == {"S1-1": "FÜR ZWEI", "S1-2": ""}
     assert list(prepare.table(out / "wav.scp")) == ["S1-1", "S1-2"]
-    assert prepare.dropped(out) == [["S2-1", "class sad is not asked for", f"{data / 'utt2spk'}:3"]]
+    assert prepare.dropped(out) == [
+        [f"S2-{n}", "class sad is not asked for", f"{data / 'utt2spk'}:{n + 2}"] for n in (1, 2)
+    ]
 
 
 @pytest.mark.parametrize(
@@ -87,9 +97,9 @@ def test_classes_language_and_recordings_that_go(tmp_path: Path) -> None:
         ({"utt2emo": "S2-1 sad\nS1-1 joy\n"}, "utt2emo:2"),
         ({"utt2emo": "S1-1 very sad\n"}, "'very sad'"),
         ({"utt2spk": ""}, "utt2spk"),
-        ({"wav_scp": "S1-1 nowhere/a.wav\n"}, "3 broken"),
-        ({"segments": "S1-1 S1-1 0 9\nS1-2 S1-2 0.5 0.5\n"}, "3 broken"),
-        ({"segments": "S1-1 S1-1 x y\nS1-2 S1-2\nS2-1 rec9 0 1\n"}, "3 broken"),
+        ({"wav_scp": "S1-1 nowhere/a.wav\n"}, "4 broken"),
+        ({"segments": "S1-1 S1-1 0 9\nS1-2 S1-2 0.5 0.5\n"}, "4 broken"),
+        ({"segments": "S1-1 S1-1 x y\nS1-2 S1-2\nS2-1 rec9 0 1\n"}, "4 broken"),
     ],
 )
 def test_wrong_input(tmp_path: Path, tables: dict[str, str], words: str) -> None:

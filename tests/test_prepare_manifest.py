@@ -37,23 +37,24 @@ def test_columns_in_any_order_and_unknown_ones(tmp_path: Path) -> None:
         '"Ho\tmale\tcalm\t0.1\taudio/b c.wav\tA\tA-2\ts2',
         "\r",
         "\tF\t\t0.1\taudio/a.wav\tB\t1\ts1",
+        "\tF\t\t0.1\taudio/b c.wav\tB\t2\ts1\t",
         header="\ufefftext\tgender\temotion\tseconds\tpath\tspeaker\tutt\tsession\r",
     )
     result, out = run(manifest)
     assert result.status == 0 and "not used: seconds" in result.err
-    assert prepare.table(out / "text") == {"A-1": "HI YOU TWO", "A-2": "HO", "B-1": ""}
-    assert prepare.table(out / "utt2emo") == {"A-1": "joy", "A-2": "calm", "B-1": ""}
+    assert prepare.table(out / "text") == {"A-1": "HI YOU TWO", "A-2": "HO", "B-1": "", "B-2": ""}
+    assert prepare.table(out / "utt2emo") == {"A-1": "joy", "A-2": "calm", "B-1": "", "B-2": ""}
     assert prepare.table(out / "wav.scp")["A-2"] == str(tmp_path / "audio/b c.wav")
-    assert prepare.table(out / "utt2session") == {"A-1": "s1", "A-2": "s2", "B-1": "s1"}
+    assert prepare.table(out / "utt2session") == {"A-1": "s1", "A-2": "s2", "B-1": "s1", "B-2": "s1"}
     assert prepare.table(out / "spk2gender") == {"A": "m", "B": "f"}
-    assert prepare.table(out / "spk2utt") == {"A": "A-1 A-2", "B": "B-1"}
+    assert prepare.table(out / "spk2utt") == {"A": "A-1 A-2", "B": "B-1 B-2"}
     assert (out / "lang").read_text() == "en\n"
 
 
 def test_tables_of_an_earlier_run_do_not_stay(tmp_path: Path) -> None:
-    manifest = write(tmp_path, "1\taudio/a.wav\tA\tjoy\thi\ts", header=HEADER + "\tsession")
+    manifest = write(tmp_path, *(f"{n}\taudio/a.wav\tA\tjoy\thi\ts" for n in "12"), header=HEADER + "\tsession")
     assert (run(manifest)[1] / "utt2session").exists()
-    result, out = run(write(tmp_path, "1\taudio/a.wav\tA\tjoy\thi"))
+    result, out = run(write(tmp_path, *(f"{n}\taudio/a.wav\tA\tjoy\thi" for n in "12")))
     assert result.status == 0
     assert not (out / "utt2session").exists() and not (out / "spk2gender").exists()
 
@@ -69,10 +70,10 @@ def test_tables_of_an_earlier_run_do_not_stay(tmp_path: Path) -> None:
     ],
 )
 def test_language(tmp_path: Path, text: str, options: list[str], lang: str, words: str) -> None:
-    result, out = run(write(tmp_path, f"1\taudio/a.wav\tA\tjoy\t{text}"), *options)
+    result, out = run(write(tmp_path, *(f"{n}\taudio/a.wav\tA\tjoy\t{text}" for n in "12")), *options)
     assert result.status == 0
     assert (out / "lang").read_text() == f"{lang}\n"
-    assert prepare.table(out / "text") == {"A-1": words}
+    assert prepare.table(out / "text") == {"A-1": words, "A-2": words}
     assert ("--lang" in result.err) == (lang == "und" or text == "caf\u00e9")
 
 
@@ -102,6 +103,7 @@ BROKEN = {
     "5\tshort.flac\tA\tjoy\t": "truncated",
     "6\taudio\tA\tjoy\t": "audio",
     "7\taudio/a.wav\tA": "3 fields",
+    "8\taudio/a.wav\tA\tjoy\ta tab\tin the text": "6 fields",
     "\taudio/a.wav\tA\tjoy\t": "no utt",
     "9\t\tA\tjoy\t": "no path",
     "10\taudio/a.wav\t\tjoy\t": "no speaker",
@@ -126,16 +128,16 @@ def break_files(folder: Path) -> None:
 
 
 def test_all_that_is_broken_is_listed_at_once(tmp_path: Path) -> None:
-    manifest = write(tmp_path, "ok\taudio/a.wav\tA\tjoy\t", *BROKEN)
+    manifest = write(tmp_path, "ok\taudio/a.wav\tA\tjoy\t", "ok2\taudio/a.wav\tA\tjoy\t", *BROKEN)
     break_files(tmp_path)
     result, out = run(manifest)
     assert result.status == 2 and f"{len(BROKEN)} broken" in result.err and "Traceback" not in result.err
     lines = result.err.splitlines()
-    for number, reason in enumerate(BROKEN.values(), 3):
+    for number, reason in enumerate(BROKEN.values(), 4):
         line = next(line for line in lines if f"({manifest}:{number})" in line)
         assert reason in line
     result, out = run(manifest, "--skip_broken", "true")
-    assert result.status == 0 and list(prepare.table(out / "text")) == ["A-ok"]
+    assert result.status == 0 and list(prepare.table(out / "text")) == ["A-ok", "A-ok2"]
     assert len(prepare.dropped(out)) == len(BROKEN)
 
 
@@ -145,7 +147,7 @@ def test_all_that_is_broken_is_listed_at_once(tmp_path: Path) -> None:
         ("utt\tpath\tspeaker\temotion", ["1\taudio/a.wav\tA\tjoy"], "my.tsv:1: the header lacks text"),
         ("1\taudio/a.wav\tA\tjoy\thi", [], "my.tsv:1: the header lacks utt path"),
         (HEADER + "\tutt", [], "a column stands twice"),
-        (HEADER, [], "nothing to learn"),
+        (HEADER, [], "my.tsv has no utterance"),
         (HEADER, ["1\taudio/a.wav\tA\t\thi"], "no utterance has an emotion"),
         (
             HEADER + "\tgender",
@@ -153,19 +155,38 @@ def test_all_that_is_broken_is_listed_at_once(tmp_path: Path) -> None:
             "another gender of speaker A",
         ),
         (HEADER + "\tgender", ["1\taudio/a.wav\tA\tx\t\t7"], "neither m nor f"),
-        (HEADER, ["1\taudio/a.wav\ta-a\tx\t", "b\taudio/a.wav\ta\tx\t", "0\taudio/a.wav\ta\tx\t"], "sort in another"),
+        (
+            HEADER,
+            [
+                f"{utt}\taudio/a.wav\t{speaker}\tx\t"
+                for utt, speaker in (("1", "a-a"), ("2", "a-a"), ("b", "a"), ("0", "a"))
+            ],
+            "sort in another",
+        ),
+        (HEADER, [f"{utt}\taudio/a.wav\tA{utt}\tx\t" for utt in "12"], "A2: A2-2 ({manifest}:3)"),
     ],
 )
 def test_a_wrong_manifest_is_explained(tmp_path: Path, header: str, lines: list[str], words: str) -> None:
-    result, _ = run(write(tmp_path, *lines, header=header))
-    assert result.status == 2 and words in result.err and "Traceback" not in result.err
+    manifest = write(tmp_path, *lines, header=header)
+    result, _ = run(manifest)
+    assert result.status == 2 and words.replace("{manifest}", str(manifest)) in result.err
+    assert "Traceback" not in result.err
+
+
+def test_speakers_of_one_utterance_are_left_out_on_request(tmp_path: Path) -> None:
+    lines = [f"{n}\taudio/a.wav\t{speaker}\tjoy\t" for n, speaker in enumerate("ABBC")]
+    result, out = run(write(tmp_path, *lines), "--skip_broken", "true")
+    assert result.status == 0 and list(prepare.table(out / "utt2spk")) == ["B-1", "B-2"]
+    assert [row[:2] for row in prepare.dropped(out)] == [
+        [utt, "the only utterance of its speaker"] for utt in ("A-0", "C-3")
+    ]
 
 
 def test_missing_and_empty_manifest_and_odd_language(tmp_path: Path) -> None:
     assert "cannot read" in run(tmp_path / "none.tsv")[0].err
     (tmp_path / "empty.tsv").write_bytes(b"\n\n")
     assert "is empty" in run(tmp_path / "empty.tsv")[0].err
-    manifest = write(tmp_path, "1\taudio/a.wav\tA\tjoy\t")
+    manifest = write(tmp_path, *(f"{n}\taudio/a.wav\tA\tjoy\t" for n in "12"))
     assert "such as en, de, ru" in run(manifest, "--lang", "../x")[0].err
 
 
@@ -182,7 +203,7 @@ LINE = st.one_of(
 @settings(max_examples=80, deadline=None, derandomize=True)
 def test_fuzzed_manifests_never_crash_and_never_lose_a_line(lines: list[bytes]) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        manifest = write(Path(folder), "ok\taudio/a.wav\tZ\tjoy\t", *lines)
+        manifest = write(Path(folder), *(f"ok{n}\taudio/a.wav\tZ\tjoy\t" for n in "12"), *lines)
         result, out = run(manifest, "--skip_broken", "true")
         assert result.status in (0, 2) and "Traceback" not in result.err
         if result.status:
@@ -190,4 +211,4 @@ def test_fuzzed_manifests_never_crash_and_never_lose_a_line(lines: list[bytes]) 
             return
         content = b"\n".join(lines).split(b"\n")
         written = sum(bool(line.decode("utf-8", "replace").strip()) for line in content)
-        assert 1 + written == len(prepare.table(out / "utt2spk")) + len(prepare.dropped(out))
+        assert 2 + written == len(prepare.table(out / "utt2spk")) + len(prepare.dropped(out))
