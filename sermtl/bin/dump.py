@@ -190,7 +190,7 @@ def check_ark(scp: dict[str, str], lengths: dict[str, int], written: dict[str, i
 
 def crc32(values: np.ndarray) -> int:
     """Digest of samples or features."""
-    return zlib.crc32(np.ascontiguousarray(values))
+    return zlib.crc32(np.ascontiguousarray(values).data)
 
 
 def is_whole(stem: Path, digest: str) -> bool:
