@@ -98,7 +98,6 @@ if begins 1 "data preparation and folds: ${corpus_dir:-${manifest:-${corpus}}} -
     run local/data.sh --corpus "${corpus}" --corpus_dir "${corpus_dir}" --manifest "${manifest}" --out "${data}" \
         --classes "${classes}" --merge_excited "${merge_excited}" --lang "${lang}" --allow_pipes "${allow_pipes}" \
         --skip_broken "${skip_broken}" --nj "${nj}"
-    run validate_data_dir.sh --allow_pipes "${allow_pipes}" --nj "${nj}" "${data}"
     run python3 -m sermtl.bin.folds --data "${data}" --protocol "${protocol}" --dev_ratio "${dev_ratio}"
     ends
 fi
@@ -111,11 +110,14 @@ fold_paths=(--data "${data}" --folds_dir "${folds_dir}" --dump "${dump}" --token
 fold_job=("${fold_paths[@]}" --folds "${fold_names[@]}" --job JOB --ngpu "${ngpu}"
     --num_threads "${num_threads:-$((${#fold_names[@]} < cores ? cores / ${#fold_names[@]} : 1))}")
 
+dumps=("${feats_type}")
+for speed in ${speeds}; do dumps+=("${feats_type}_sp${speed}"); done
+made_from=("${fold_paths[@]}" --folds "${fold_names[@]}" --dumps "${dumps[@]}")
+
 if begins 2 "dump: ${data}/ -> ${dump}/"; then
-    for speed in 1 ${speeds}; do
-        out=${dump}/${feats_type}
-        if [[ ${speed} != 1 ]]; then out+=_sp${speed}; fi
-        dump_job=(--data "${data}" --out "${out}" --feats_type "${feats_type}" --speed "${speed}" --nj "${nj}"
+    for out in "${dumps[@]}"; do
+        speed=${out#"${feats_type}"} speed=${speed#_sp} out=${dump}/${out}
+        dump_job=(--data "${data}" --out "${out}" --feats_type "${feats_type}" --speed "${speed:-1}" --nj "${nj}"
             --allow_pipes "${allow_pipes}")
         submit "${train_cmd} JOB=1:${nj}" "${out}/log/dump.JOB.log" \
             python3 -m sermtl.bin.dump part "${dump_job[@]}" --job JOB

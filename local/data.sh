@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Prepare the data directory of one corpus.
+# Prepare and check the data directory of one corpus, unless it was made from the same files and options.
 # shellcheck disable=SC2034 # options are read by name
 set -euo pipefail
 
@@ -30,6 +30,7 @@ need() {
     if [[ -z $2 ]]; then die 2 "--corpus ${corpus} needs --$1: $3"; fi
 }
 
+sources=()
 options=(--out "${out}" --nj "${nj}" --skip_broken "${skip_broken}")
 if [[ -n ${classes} ]]; then options+=(--classes "${classes}"); fi
 case ${corpus} in
@@ -38,20 +39,38 @@ case ${corpus} in
         corpus_dir=$(dirname "${out}")/local/mini/IEMOCAP_full_release
         python3 local/make_mini.py --out "${corpus_dir}"
         options+=(--merge_excited "${merge_excited}" --known_counts false)
+        sources=("${corpus_dir}")
         ;;
     iemocap)
         need corpus_dir "${corpus_dir}" "the folder IEMOCAP_full_release"
         options+=(--merge_excited "${merge_excited}")
+        sources=("${corpus_dir}"/Session*/{dialog/EmoEvaluation,dialog/transcriptions,sentences/wav})
         ;;
-    emodb) need corpus_dir "${corpus_dir}" "the folder that holds wav/03a01Wa.wav" ;;
+    emodb)
+        need corpus_dir "${corpus_dir}" "the folder that holds wav/03a01Wa.wav"
+        sources=("${corpus_dir}")
+        ;;
     manifest)
         need manifest "${manifest}" "a TSV with the columns utt path speaker emotion text"
         options+=(--manifest "${manifest}" --lang "${lang}")
+        sources=("${manifest}")
         ;;
     kaldi)
         need corpus_dir "${corpus_dir}" "a Kaldi data directory with utt2emo"
         options+=(--lang "${lang}" --allow_pipes "${allow_pipes}")
+        sources=("${corpus_dir}")
         ;;
 esac
 if [[ ${corpus} != manifest ]]; then options+=(--corpus_dir "${corpus_dir}"); fi
-exec python3 "local/prepare_${corpus/mini/iemocap}.py" "${options[@]}"
+
+# Audio that was left out as broken stands in no table, so nothing shows that it was repaired: look again.
+again=
+if ${skip_broken}; then printf -v again '%(%s)T' -1; fi
+stamp=(--stamp "${out}/stamp.json" --settings "${corpus}" "${classes}" "${merge_excited}" "${lang}" "${allow_pipes}"
+    "${skip_broken}${again}" --inputs local/*.py "${sources[@]}" "${out}/wav.scp*")
+status=0
+python3 -m sermtl.bin.stamp current "${stamp[@]}" || status=$?
+if ((status != 1)); then exit "${status}"; fi
+python3 "local/prepare_${corpus/mini/iemocap}.py" "${options[@]}"
+utils/validate_data_dir.sh --allow_pipes "${allow_pipes}" --nj "${nj}" "${out}"
+python3 -m sermtl.bin.stamp finish "${stamp[@]}"

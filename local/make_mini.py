@@ -12,7 +12,6 @@ import os
 import random
 import re
 import shutil
-import tempfile
 import wave
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ from mini_plan import VOICES, Dialog, Turn, dialogs
 from scipy.signal import lfilter, resample_poly
 
 from sermtl.errors import UserError, command
+from sermtl.files import remove_leftovers, temporary_path
 
 RATE = 16000
 MARKER = ".mini-version"
@@ -179,7 +179,9 @@ def make(out: Path) -> bool:
     if out.exists() and not marker.is_file():
         raise UserError(f"{out} exists and was not made by local/make_mini.py: name another --out or remove it")
     out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    remove_leftovers(out.parent)
+    temporary = temporary_path(out)
+    temporary.mkdir()
     try:
         new = temporary / "new"
         espeak = Synthesizer()

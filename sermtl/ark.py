@@ -20,6 +20,8 @@ from sermtl.files import atomic_write
 SAMPLE_RATE = 16000
 DUMP_TABLES = {"raw": ("wav.scp", "utt2num_samples"), "fbank": ("feats.scp", "utt2num_frames")}
 """Names, as Kaldi and ESPnet call them, of a dump's scp and of its table of lengths."""
+DUMP_DIGESTS = "utt2digest"
+"""Table of digests of the utterances' samples or features."""
 
 
 class ArkWriter:

@@ -74,6 +74,12 @@ def write_table(path: str | Path, table: Mapping[str, object]) -> None:
                 raise UserError(f"{path}: cannot write {line!r}: not UTF-8; rename the file it names") from error
 
 
+def read_own_scp(path: str | Path) -> dict[str, str]:
+    """Read an scp whose ark stands beside it, wherever both were moved."""
+    path = Path(path)
+    return {key: str(path.parent / Path(entry).name) for key, entry in read_table(path).items()}
+
+
 def read_list(path: str | Path) -> list[str]:
     """Read a list of utterance ids, one a line (an empty file is an empty list)."""
     return list(read_table(path))

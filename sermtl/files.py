@@ -5,6 +5,9 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import platform
+import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -24,8 +27,7 @@ def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
         UserError: The file cannot be written (full disk, no permission); ``path`` is left as it was.
     """
     path = Path(path)
-    # Two hosts that share the folder may have processes of the same number.
-    temporary = path.with_name(f".{path.name}.{os.uname().nodename}.{os.getpid()}.tmp")
+    temporary = temporary_path(path)
     text = {} if "b" in mode else {"encoding": "utf-8", "newline": "\n"}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -39,6 +41,36 @@ def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
+
+
+def temporary_path(path: Path) -> Path:
+    """A hidden name beside ``path`` that says which process works under it; two hosts may have one of that number."""
+    return path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}.tmp")
+
+
+def remove_leftovers(directory: Path, days: float = 1.0) -> None:
+    """Remove temporary files and folders (`temporary_path`) of processes that are gone.
+
+    Those of another host, whose processes cannot be looked up here, go when they are older than ``days``.
+    """
+    for path in sorted(directory.rglob(".*.tmp")):
+        name, _, pid = path.name.removesuffix(".tmp").rpartition(".")
+        here = name.endswith(f".{platform.node()}") and pid.isdecimal()
+        with contextlib.suppress(OSError):
+            if _runs(int(pid)) if here else path.stat().st_mtime > time.time() - days * 86400:
+                continue
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+            print(f"removed {path}, left by a process that is gone", flush=True)
+
+
+def _runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 def sha256(path: str | Path) -> str:

@@ -8,11 +8,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from sermtl.ark import DUMP_TABLES
+from sermtl.ark import DUMP_DIGESTS, DUMP_TABLES
 from sermtl.config import TrainConfig
 from sermtl.datadir import read_list, read_table
 from sermtl.dataset import Example
 from sermtl.errors import UserError
+from sermtl.stamp import refuse_damaged
 from sermtl.text import Tokenizer, load_tokenizer
 
 PARTS = ("train", "dev", "test")
@@ -34,7 +35,7 @@ class FoldData:
     speaker_entries: Mapping[str, list[tuple[str, str]]]
     """Speaker -> all of its utterances with their ark entries."""
     digest: str
-    """Digest of lists, labels, transcripts, tokens and dumped lengths: what a training depends on."""
+    """Digest of lists, labels, transcripts, tokens and dumped audio: what a training depends on."""
 
 
 def load_fold(data: Path, fold_dir: Path, dump: Path, tokens: Path, config: TrainConfig) -> FoldData:
@@ -89,7 +90,10 @@ def load_fold(data: Path, fold_dir: Path, dump: Path, tokens: Path, config: Trai
     for utterance, speaker in speakers_of.items():
         if utterance in entries:
             by_speaker.setdefault(speaker, []).append((utterance, entries[utterance]))
-    digest = _digest(examples, labels, speakers, tokenizer.tokens)
+    contents = read_table(dump / config.feats_type / DUMP_DIGESTS)
+    if contents.keys() != entries.keys():
+        raise UserError(f"{dump / config.feats_type}: {DUMP_DIGESTS} names other utterances; rerun stage 2")
+    digest = _digest(examples, labels, speakers, tokenizer.tokens, contents)
     return FoldData(examples, labels, speakers, tokenizer, perturbed, by_speaker, digest)
 
 
@@ -148,9 +152,26 @@ def _check_training_list(
             print(f"warning: {fold_dir}/train: speaker {speaker} has a single utterance", flush=True)
 
 
-def _digest(examples: Mapping[str, list[Example]], labels: list[str], speakers: list[str], tokens: list[str]) -> str:
+def refuse_damaged_arks(entries: Iterable[str]) -> None:
+    """Stop where an ark of these entries is not as stage 2 wrote it; an ark without a stamp is not judged.
+
+    Raises:
+        UserError: It is missing or damaged.
+    """
+    for ark in sorted({entry.rpartition(":")[0] for entry in entries}):
+        refuse_damaged(Path(ark).with_suffix(".json"), "rerun ./run.sh --stage 2")
+
+
+def _digest(
+    examples: Mapping[str, list[Example]],
+    labels: list[str],
+    speakers: list[str],
+    tokens: list[str],
+    contents: Mapping[str, str],
+) -> str:
     digest = hashlib.sha256(repr((labels, speakers, tokens)).encode())
     for part in PARTS:
         for e in examples[part]:
-            digest.update(repr((part, e.utterance, e.length, e.emotion, e.speaker, e.tokens)).encode())
+            targets = (e.emotion, e.speaker, e.tokens)
+            digest.update(repr((part, e.utterance, e.length, targets, contents[e.utterance])).encode())
     return digest.hexdigest()

@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -28,15 +28,21 @@ from sermtl.card import Facts, model_card
 from sermtl.config import read_yaml
 from sermtl.errors import UserError
 from sermtl.export import export_transformers, expressible
-from sermtl.files import atomic_write, sha256
+from sermtl.files import atomic_write, sha256, temporary_path
 from sermtl.model_dir import TrainedModel, load_model
 from sermtl.pretrained import NEEDED, PACK_FORMAT, check_files, read_manifest
 from sermtl.scorefiles import read_scores, read_utterances
+from sermtl.stamp import NAME, Stamp, fold_roots, inputs, outdated, package_digest
 
 ONLY_WAVEFORMS = (
     "Plain transformers cannot express this model: it reads log-mel features, and transformers' speech classes read "
     "waveforms. Use sermtl{onnx}."
 )
+
+INPUTS = (
+    "exp:config.yaml", "exp:score_test/scores.json", "exp:score_test/per_utt.tsv", "top:scores.json", "fold:audit.json",
+    "data:lang",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -61,7 +67,8 @@ def write_pack(fold: Path, fold_dir: Path, data: Path, options: PackOptions) -> 
     Raises:
         UserError: Something is missing (naming the stage that makes it), or ``fold/pack`` is no pack.
     """
-    target, partial = fold / "pack", fold / f".pack.{os.getpid()}.tmp"
+    target = fold / "pack"
+    partial = temporary_path(target)
     if target.exists() and not (target / "pack.json").is_file():
         raise UserError(f"{target} is no pack, so it is not replaced; move it away")
     for file, stage in ((fold / "model.json", 3), (fold / "score_test" / "scores.json", 5)):
@@ -73,11 +80,18 @@ def write_pack(fold: Path, fold_dir: Path, data: Path, options: PackOptions) -> 
         if target.exists():
             shutil.rmtree(target)
         os.replace(partial, target)
+        pack_stamp(fold, fold_dir, data, options).finish(target / name for name in _files(target))
     except OSError as error:
         raise UserError(f"cannot write {target}: {error.strerror or error}") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return target
+
+
+def pack_stamp(fold: Path, fold_dir: Path, data: Path, options: PackOptions) -> Stamp:
+    """The stamp beside ``fold/pack``, which itself holds nothing but what it lists."""
+    names, roots = (*INPUTS, *(f"exp:{name}" for name in NEEDED)), fold_roots(fold, data, fold_dir)
+    return Stamp(fold / "pack.stamp.json", package_digest(), asdict(options), inputs(roots, *names))
 
 
 def check_pack(directory: Path) -> int:
@@ -97,9 +111,9 @@ def check_pack(directory: Path) -> int:
 
 
 def _refuse_scores_of_another_model(fold: Path) -> None:
-    stamp = fold / "decode_test" / "stamp.json"
-    if stamp.is_file() and json.loads(stamp.read_text(encoding="utf-8"))["model"] != sha256(fold / "model.safetensors"):
-        raise UserError(f"{fold} was trained again since it was scored; rerun ./run.sh --stage 4")
+    for decoded_or_scored in ("decode_test", "score_test"):
+        for message in outdated(fold / decoded_or_scored / NAME, {"exp": fold, "decode": fold / "decode_test"})[:1]:
+            raise UserError(f"{message}: it was trained again since it was scored; rerun ./run.sh --stage 4")
 
 
 def _fill(target: Path, fold: Path, fold_dir: Path, data: Path, options: PackOptions) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from sermtl import metrics, probe
-from sermtl.datadir import read_list, read_table
+from sermtl.datadir import read_list, read_own_scp, read_table
 from sermtl.errors import UserError
 
 NO_HELD_OUT = "no held-out utterances of training speakers: make folds with --dev_ratio 0.1, train and decode again"
@@ -66,7 +66,7 @@ def embeddings(decoded: Path, utts: Sequence[str], read: Callable[[str], np.ndar
     Raises:
         UserError: ``emb.scp`` lacks one of them.
     """
-    table = read_table(decoded / "emb.scp")
+    table = read_own_scp(decoded / "emb.scp")
     if missing := [utt for utt in utts if utt not in table]:
         raise UserError(f"{decoded / 'emb.scp'} lacks {len(missing)} utterances: {metrics.first(missing)}")
     return probe.stack_embeddings(table, read, utts)

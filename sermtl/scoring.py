@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -11,10 +10,11 @@ from typing import Any
 import numpy as np
 
 from sermtl import metrics
+from sermtl import stamp as stamps
 from sermtl.config import read_yaml
 from sermtl.datadir import read_list, read_table
 from sermtl.errors import UserError
-from sermtl.files import atomic_write, sha256
+from sermtl.files import atomic_write
 from sermtl.scorefiles import (
     Utterance,
     read_audit,
@@ -23,6 +23,7 @@ from sermtl.scorefiles import (
     read_utterances,
     write_utterances,
 )
+from sermtl.stamp import fold_roots
 
 # Settings that may differ from fold to fold without making the folds another experiment.
 FOLD_OWN = frozenset({"fold", "inputs", "num_workers", "accum_grad", "computed_in"})
@@ -53,7 +54,7 @@ def score_fold(decode: Path, data: Path, fold_dir: Path, exp: Path, labels_file:
         f"decode again with: ./run.sh --corpus {corpus} --protocol {protocol} --tag {exp.name} "
         f"--folds {fold} --stage 4 --stop_stage 5"
     )
-    _refuse_other_model(decode, exp / fold, again)
+    _refuse_stale(decode, exp / fold, fold_roots(exp / fold, data, fold_dir), again)
     _refuse_mismatch(test, {decode / name: table for name, table in hyp.items()}, fold_dir / "test", again)
     ref = {name: _lookup(data / name, test) for name in ("utt2emo", "text", "utt2spk")}
 
@@ -179,17 +180,18 @@ def _emotion(rows: Sequence[Utterance], labels: Sequence[str], decode: Path) -> 
     return metrics.emotion_scores(confusion, labels) | {"no_reference": len(rows) - len(counted)}
 
 
-def _refuse_other_model(decode: Path, trained: Path, again: str) -> None:
-    """Refuse hypotheses that are not whole or come from other weights than the fold has now."""
-    model = trained / "model.safetensors"
-    if not model.exists():
-        return
-    try:
-        stamp = json.loads((decode / "stamp.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{decode} is not whole (no stamp.json); {again}") from error
-    if stamp.get("model") != sha256(model):
-        raise UserError(f"{decode} was made with another model than {model}; {again}")
+def _refuse_stale(decode: Path, trained: Path, roots: Mapping[str, Path], again: str) -> None:
+    """Refuse hypotheses that are not whole, or were made with other weights or data than there are now.
+
+    Hypotheses of another program, which have no stamp and stand beside no model, are taken as they are.
+    """
+    stamp = decode / stamps.NAME
+    if (trained / "model.safetensors").exists() and not stamp.exists():
+        raise UserError(f"{decode} is not whole (no {stamps.NAME}); {again}")
+    for path in (stamp, trained / "decode_dev" / stamps.NAME):
+        stamps.refuse_damaged(path, again)
+        for message in stamps.outdated(path, roots)[:1]:
+            raise UserError(f"{message}; {again}")
 
 
 def _refuse_mismatch(test: Sequence[str], tables: Mapping[Path, Mapping[str, str]], wanted: Path, again: str) -> None:

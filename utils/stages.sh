@@ -1,11 +1,12 @@
 # shellcheck shell=bash disable=SC2154
 # Sourced by run.sh: what its stages have in common. Uses run.sh's options stage, stop_stage, skip_stages and dry_run,
-# and its array `arguments`, the command line.
+# and its arrays `arguments`, the command line, and `made_from`, which tells where all stages' outputs are.
 
 . utils/lock.sh
 
 stage_times=()
 current_stage=
+_done_stage=
 _runner=
 
 # whole_numbers NAME...: stops where one of these options is set to something else.
@@ -16,16 +17,23 @@ whole_numbers() {
     done
 }
 
-# begins N TITLE: whether stage N is to run; if so, says that it begins.
+# begins N TITLE: whether stage N is to run; if so, says that it begins. Where the stage before it does not run, looks
+# whether what there is was made from what there is now.
 begins() {
+    local status=0
     if ((stage > $1 || stop_stage < $1)) || [[ " ${skip_stages} " == *" $1 "* ]]; then return 1; fi
+    if (($1 > 1)) && [[ ${_done_stage} != "$(($1 - 1))" ]] && ! ${dry_run}; then
+        python3 -m sermtl.bin.stamp require --stage "$1" "${made_from[@]}" || status=$?
+        if ((status > 100)); then die 2 "stage $((status - 100)) makes it anew:$(rerun_from "$((status - 100))")"; fi
+        if ((status)); then exit "${status}"; fi
+    fi
     current_stage=$1 stage_started=${SECONDS}
     log "Stage $1: $2"
 }
 
 ends() {
     stage_times+=("stage ${current_stage} $((SECONDS - stage_started)) s")
-    current_stage=
+    _done_stage=${current_stage} current_stage=
 }
 
 # run WORD...: a command here and now; --dry_run true prints it.
@@ -40,10 +48,10 @@ run() {
 # submit "COMMAND OPTION..." LOG WORD...: a command as jobs, by run.pl, queue.pl or slurm.pl. It runs in the background,
 # so that a signal to run.sh reaches it at once: the runner then takes its jobs back.
 submit() {
-    local words word status=0
+    local words word job logs=$2 jobs=${1##*JOB=1:} status=0
     read -ra words <<<"$1"
-    log "log: $2"
-    words+=("$2")
+    log "log: ${logs}"
+    words+=("${logs}")
     shift 2
     for word in "$@"; do words+=("$(job_word "${word}")"); done
     if ${dry_run}; then
@@ -54,6 +62,9 @@ submit() {
     _runner=$!
     wait "${_runner}" || status=$?
     _runner=
+    if ((status == 0)); then
+        for ((job = 1; job <= jobs; job++)); do sed -n 's/^.*\(nothing changed: \)/\1/p' "${logs/JOB/${job}}"; done
+    fi
     return "${status}"
 }
 
@@ -110,6 +121,7 @@ own() {
     for directory in "$@"; do
         mkdir -p "${directory}"
         take_lock "${directory}/.lock" 60 _owned_by_other || die 2 "${directory}: no permission to write there?"
+        python3 -m sermtl.bin.stamp clean "${directory}"
     done
 }
 

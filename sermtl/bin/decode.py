@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import sys
 import time
@@ -16,19 +15,18 @@ from pathlib import Path
 from typing import Any
 
 from sermtl import job
-from sermtl.ark import write_ark
+from sermtl.ark import DUMP_DIGESTS, write_ark
 from sermtl.config import DecodeConfig, TrainConfig, load_config, read_yaml
 from sermtl.datadir import write_table
 from sermtl.decode import Decoded, decode
 from sermtl.errors import UserError, command
-from sermtl.files import atomic_write, sha256
-from sermtl.fold_data import load_fold
+from sermtl.fold_data import load_fold, refuse_damaged_arks
 from sermtl.model_dir import load_model
+from sermtl.stamp import NAME, Stamp, inputs, refuse_damaged
 
 log = logging.getLogger("sermtl.bin.decode")
 CODE_VERSION = 1
 """Raised when the same model would give other files."""
-STAMP = "stamp.json"
 FILES = ("utt2emo", "emo_post", "text", "utt2spk", "emb.scp", "emb.ark")
 
 
@@ -43,6 +41,7 @@ def main() -> int:
     paths = job.fold_paths(args)
 
     decode_config = load_config(DecodeConfig, args.config)
+    refuse_damaged(paths.exp / NAME, "rerun ./run.sh --stage 3, which makes it again from the checkpoint")
     trained = load_model(paths.exp, device)
     config = training_config(paths.exp)
     if not job.is_finished(paths.exp, config):
@@ -51,18 +50,21 @@ def main() -> int:
     fold = load_fold(paths.data, paths.fold_dir, paths.dump, paths.tokens, unperturbed)
     if fold.digest != read_yaml(paths.exp / "config.yaml").get("inputs"):
         raise UserError(f"{paths.exp} was trained on other lists or data than there are now; rerun ./run.sh --stage 3")
-    stamp = {"model": sha256(paths.exp / "model.safetensors"), "inputs": fold.digest, "code": CODE_VERSION}
     for part in ("test", "dev"):
         directory = paths.exp / f"decode_{part}"
         if not fold.examples[part]:
             continue
-        if read_stamp(directory) == stamp:
-            log.info("%s: decoded already with this model", directory)
+        made = decode_stamp(paths, part, config.feats_type)
+        if not made.changed():
+            log.info("nothing changed: %s", directory)
             continue
         started = time.monotonic()
+        refuse_damaged_arks(example.entry for example in fold.examples[part])
         dataset = job.evaluation_set(trained.front_end, config, fold, part)
         decoded = sorted(decode(trained, dataset, decode_config.batch_size, device), key=lambda d: d.utterance.encode())
-        write_decoded(directory, decoded, trained.labels, stamp)
+        made.begin()
+        write_decoded(directory, decoded, trained.labels)
+        made.finish(directory / name for name in FILES)
         log.info("%s: %d utterances in %.1f s", directory, len(decoded), time.monotonic() - started)
     return 0
 
@@ -75,9 +77,17 @@ def training_config(exp: Path) -> TrainConfig:
     return TrainConfig(**values)
 
 
-def write_decoded(directory: Path, decoded: list[Decoded], labels: list[str], stamp: dict[str, Any]) -> None:
-    """Write the files of ``decode_test/`` or ``decode_dev/``; ``stamp.json`` comes last and marks them whole."""
-    (directory / STAMP).unlink(missing_ok=True)
+def decode_stamp(paths: job.FoldPaths, part: str, feats_type: str) -> Stamp:
+    """The stamp of ``decode_test/`` or ``decode_dev/``."""
+    roots = {"exp": paths.exp, "data": paths.data, "fold": paths.fold_dir, "dump": paths.dump}
+    names = ("exp:model.safetensors", "exp:model.json", "data:text", "data:utt2spk", "data:utt2emo")
+    lists, contents = (f"fold:{part}" for part in ("train", part)), f"dump:{feats_type}/{DUMP_DIGESTS}"
+    directory = paths.exp / f"decode_{part}"
+    return Stamp(directory / NAME, CODE_VERSION, {}, inputs(roots, *names, *lists, contents))
+
+
+def write_decoded(directory: Path, decoded: list[Decoded], labels: list[str]) -> None:
+    """Write the files of ``decode_test/`` or ``decode_dev/``."""
     with write_ark(directory / "emb.ark") as writer:
         for item in decoded:
             writer.write_array(item.utterance, item.embedding_D)
@@ -87,18 +97,6 @@ def write_decoded(directory: Path, decoded: list[Decoded], labels: list[str], st
     write_table(directory / "text", {item.utterance: item.text for item in decoded})
     write_table(directory / "utt2spk", {item.utterance: item.speaker for item in decoded})
     write_table(directory / "utt2emo", {item.utterance: labels[item.posteriors_C.argmax()] for item in decoded})
-    with atomic_write(directory / STAMP) as file:
-        json.dump(stamp, file)
-
-
-def read_stamp(directory: Path) -> Any:
-    """What a directory was decoded with; None where it is not whole."""
-    if not all((directory / name).is_file() for name in FILES):
-        return None
-    try:
-        return json.loads((directory / STAMP).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
 
 
 if __name__ == "__main__":

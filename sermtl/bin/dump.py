@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import sys
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -20,14 +19,15 @@ from typing import NamedTuple
 import numpy as np
 
 from sermtl import audio
-from sermtl.ark import DUMP_TABLES, ArkWriter, read_audio_entry, read_matrix, write_ark
+from sermtl.ark import DUMP_DIGESTS, DUMP_TABLES, ArkWriter, read_audio_entry, read_matrix, write_ark
 from sermtl.datadir import read_table, write_table
 from sermtl.errors import UserError, command
-from sermtl.files import atomic_write
 from sermtl.recordings import locate, read_segments
+from sermtl.stamp import NAME, Stamp, inputs
 
-CODE_VERSION = 1
+CODE_VERSION = 2
 """Raised when the same audio would give other arks."""
+PART_FILES = ("ark", "scp", "lengths", "digests")
 
 
 @command
@@ -86,8 +86,8 @@ def part_of(data: Path, job: int, nj: int) -> list[Utterance]:
 
 
 def digest_of(part: list[Utterance], feats_type: str, speed: float) -> str:
-    """What a part is made from: ids, paths, sizes and times of the files, settings, code."""
-    digest = hashlib.sha256(f"{CODE_VERSION} {feats_type} {speed}\n".encode())
+    """What a part is made from: ids, paths, sizes and times of the files, settings."""
+    digest = hashlib.sha256(f"{feats_type} {speed}\n".encode())
     for utterance in part:
         try:
             stat = Path(locate(utterance.recording).path).stat()
@@ -100,21 +100,21 @@ def digest_of(part: list[Utterance], feats_type: str, speed: float) -> str:
 def dump_part(
     data: Path, out: Path, feats_type: str, speed: float, job: int, nj: int, allow_pipes: bool = False
 ) -> None:
-    """Write ``out/parts/<job>.{ark,scp,lengths,digest}``; the digest comes last and marks a whole part.
+    """Write ``out/parts/<job>.{ark,scp,lengths,digests}`` and its stamp.
 
     Raises:
         UserError: Audio files that cannot be read, all of them in one message; an ark that does not give
             back what was written.
     """
     part = part_of(data, job, nj)
-    digest = digest_of(part, feats_type, speed)
     stem = out / "parts" / f"{job}"
-    if is_whole(stem, digest):
-        print(f"part {job}: {len(part)} utterances were there already")
+    made = part_stamp(part, stem, feats_type, speed)
+    if not made.changed():
+        print(f"nothing changed: {stem}.ark ({len(part)} utterances)")
         return
     prefix = "" if speed == 1.0 else f"sp{speed:g}-"
     lengths: dict[str, int] = {}
-    written: dict[str, int] = {}
+    digests: dict[str, str] = {}
     broken: list[str] = []
     with write_ark(f"{stem}.ark") as writer:
         for name, samples in read_all(part, allow_pipes):
@@ -123,16 +123,15 @@ def dump_part(
             elif not broken:
                 key, values = prefix + name, as_dumped(samples, feats_type, speed)
                 write_one(writer, key, values)
-                lengths[key], written[key] = len(values), crc32(values)
+                lengths[key], digests[key] = len(values), digest_of_array(values)
         if broken:
             head = f"{len(broken)} of {len(part)} utterances of {data} cannot be read; repair their audio, or remove "
             raise UserError(head + "it and rerun stage 1 with --skip_broken true:\n" + "\n".join(broken))
-    Path(f"{stem}.digest").unlink(missing_ok=True)
-    check_ark(writer.scp, lengths, written, feats_type)
+    check_ark(writer.scp, lengths, digests, feats_type)
     write_table(f"{stem}.scp", writer.scp)
     write_table(f"{stem}.lengths", lengths)
-    with atomic_write(f"{stem}.digest") as file:
-        file.write(f"{digest} {Path(f'{stem}.ark').stat().st_size}\n")
+    write_table(f"{stem}.digests", digests)
+    made.finish(Path(f"{stem}.{suffix}") for suffix in PART_FILES)
     print(f"part {job}: {len(part)} utterances written to {stem}.ark")
 
 
@@ -175,7 +174,7 @@ def write_one(writer: ArkWriter, key: str, values: np.ndarray) -> None:
         writer.write_array(key, values)
 
 
-def check_ark(scp: dict[str, str], lengths: dict[str, int], written: dict[str, int], feats_type: str) -> None:
+def check_ark(scp: dict[str, str], lengths: dict[str, int], digests: dict[str, str], feats_type: str) -> None:
     """Read an ark back: every entry, its length, and the digest of its samples.
 
     Raises:
@@ -184,22 +183,19 @@ def check_ark(scp: dict[str, str], lengths: dict[str, int], written: dict[str, i
     read = read_audio_entry if feats_type == "raw" else read_matrix
     for key, entry in scp.items():
         values = read(entry, key)
-        if len(values) != lengths[key] or crc32(values) != written[key]:
+        if len(values) != lengths[key] or digest_of_array(values) != digests[key]:
             raise UserError(f"{entry}: {key} is not what was written there; check the disk and rerun stage 2")
 
 
-def crc32(values: np.ndarray) -> int:
-    """Digest of samples or features."""
-    return zlib.crc32(np.ascontiguousarray(values).data)
+def digest_of_array(array: np.ndarray) -> str:
+    """Digest of samples or features; what a training depends on, however they are laid out in arks."""
+    return hashlib.sha256(np.ascontiguousarray(array).data).hexdigest()[:16]
 
 
-def is_whole(stem: Path, digest: str) -> bool:
-    """Whether a part was finished from the same inputs and its ark still has its size."""
-    try:
-        size = Path(f"{stem}.ark").stat().st_size
-        return Path(f"{stem}.digest").read_text().split() == [digest, str(size)]
-    except OSError:
-        return False
+def part_stamp(part: list[Utterance], stem: Path, feats_type: str, speed: float) -> Stamp:
+    """The stamp ``<job>.json`` of a part."""
+    settings = {"made_from": digest_of(part, feats_type, speed)}
+    return Stamp(Path(f"{stem}.json"), CODE_VERSION, settings, {})
 
 
 def merge(data: Path, out: Path, feats_type: str, speed: float, nj: int) -> None:
@@ -210,18 +206,34 @@ def merge(data: Path, out: Path, feats_type: str, speed: float, nj: int) -> None
     """
     scp: dict[str, str] = {}
     lengths: dict[str, str] = {}
+    digests: dict[str, str] = {}
     for job in range(1, nj + 1):
         stem = out / "parts" / f"{job}"
-        if not is_whole(stem, digest_of(part_of(data, job, nj), feats_type, speed)):
+        # The jobs read the arks a moment ago: sizes are enough here.
+        if part_stamp(part_of(data, job, nj), stem, feats_type, speed).changed(contents=False):
             raise UserError(f"{stem}.ark is missing, truncated or older than its audio; rerun stage 2")
-        scp.update(read_table(f"{stem}.scp"))
+        # The directory may have moved since the part was written.
+        entries = read_table(f"{stem}.scp").items()
+        scp.update({key: f"{stem}.ark:{entry.rpartition(':')[2]}" for key, entry in entries})
         lengths.update(read_table(f"{stem}.lengths"))
+        digests.update(read_table(f"{stem}.digests"))
     expected = len(utterances(data))
-    if len(scp) != expected or scp.keys() != lengths.keys():
+    if len(scp) != expected or not scp.keys() == lengths.keys() == digests.keys():
         raise UserError(f"{out}: {len(scp)} utterances dumped, {expected} in {data}; rerun stage 2")
-    scp_name, lengths_name = DUMP_TABLES[feats_type]
-    write_table(out / lengths_name, lengths)
-    write_table(out / scp_name, scp)
+    settings = {"feats_type": feats_type, "speed": speed, "nj": nj, "out": out}
+    made = Stamp(out / NAME, CODE_VERSION, settings, inputs({"data": data}, "data:wav.scp*", "data:segments"))
+    if not made.changed():
+        print(f"nothing changed: {out}")
+        return
+    made.begin()
+    tables = dict(zip((*DUMP_TABLES[feats_type], DUMP_DIGESTS), (scp, lengths, digests), strict=True))
+    for name, table in tables.items():
+        write_table(out / name, table)
+    for path in (out / "parts").iterdir():
+        # Of a run with more jobs.
+        if path.name.partition(".")[0] not in {str(job) for job in range(1, nj + 1)}:
+            path.unlink()
+    made.finish(out / name for name in tables)
     print(f"{out}: {len(scp)} utterances")
 
 

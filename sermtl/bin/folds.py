@@ -11,7 +11,7 @@ import contextlib
 import shutil
 import sys
 from collections.abc import Iterator
-from os import getpid
+from dataclasses import replace
 from pathlib import Path
 
 from sermtl.audit import Audio, Audit, audit_fold
@@ -19,9 +19,14 @@ from sermtl.audittable import audit_table, print_audits, write_audit
 from sermtl.corpus import Corpus, load_corpus
 from sermtl.datadir import write_list
 from sermtl.errors import UserError, command
-from sermtl.files import atomic_write
+from sermtl.files import atomic_write, temporary_path
 from sermtl.folds import Fold, divide, make_folds, promises_disjoint_speakers
+from sermtl.stamp import NAME, Stamp, inputs, package_digest
 
+INPUTS = (
+    "data:wav.scp*", "data:segments", "data:utt2spk", "data:utt2emo", "data:utt2session", "data:text",
+    "data:utt2style", "data:utt2paper", "data:spk2fold",
+)  # fmt: skip
 MANY_LINES = 20_000_000
 """List lines (about 0.5 GB) above which a protocol of fewer folds is recommended."""
 
@@ -29,8 +34,8 @@ MANY_LINES = 20_000_000
 @contextlib.contextmanager
 def replaced_directory(path: Path) -> Iterator[Path]:
     """Give a new directory that takes the place of ``path`` when the block ends well, whole or not at all."""
-    staging = path.with_name(f".{path.name}.{getpid()}.tmp")
-    previous = path.with_name(f".{path.name}.{getpid()}.old")
+    staging = temporary_path(path)
+    previous = temporary_path(path.with_name(f"{path.name}.old"))
     try:
         shutil.rmtree(staging, ignore_errors=True)
         staging.mkdir(parents=True)
@@ -117,13 +122,19 @@ def main() -> int:
             f"warning: {count} folds of {len(corpus.utts)} utterances each; kfold10 would be 10",
             file=sys.stderr,
         )
-    audio = Audio.of(corpus, decode=args.audio == "true")
     out = args.data / "folds" / args.protocol
+    settings = {"protocol": args.protocol, "dev_ratio": args.dev_ratio, "seed": args.seed, "audio": args.audio}
+    made = Stamp(out / NAME, package_digest(), settings, inputs({"data": args.data}, *INPUTS))
+    if not made.changed():
+        print(f"nothing changed: {out}")
+        return 0
+    audio = Audio.of(corpus, decode=args.audio == "true")
     try:
         with replaced_directory(out) as staging:
             audits = [write_fold(corpus, audio, args, fold, staging) for fold in folds]
             write_index(audits, staging)
             report(corpus, args.protocol, audits, out)
+            replace(made, path=staging / NAME).finish(sorted(path for path in staging.rglob("*") if path.is_file()))
     except BrokenPromise as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

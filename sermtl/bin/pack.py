@@ -28,7 +28,7 @@ def main() -> int:
     from transformers.utils import logging as transformers_logging
 
     from sermtl import job
-    from sermtl.pack import PackOptions, write_pack
+    from sermtl.pack import PackOptions, pack_stamp, write_pack
 
     job.add_arguments(parser)
     for name, text in (
@@ -48,6 +48,9 @@ def main() -> int:
         model_license=args.model_license,
         data_license=args.data_license,
     )
+    if not pack_stamp(paths.exp, paths.fold_dir, paths.data, options).changed():
+        log.info("nothing changed: %s", paths.exp / "pack")
+        return 0
     target = write_pack(paths.exp, paths.fold_dir, paths.data, options)
     log.info("packed: %s", target)
     return 0

@@ -11,6 +11,13 @@ from sermtl.errors import UserError, command
 from sermtl.report.build import Sources, build
 from sermtl.report.load import load_experiments
 from sermtl.report.render import write_report
+from sermtl.stamp import NAME, Stamp, inputs, package_digest
+
+READ = (
+    "*/scores.json", "*/*/config.yaml", "*/*/history.jsonl", "*/*/decode_*/stamp.json", "*/*/score_test/*.json",
+    "*/*/score_test/per_utt.tsv",
+)  # fmt: skip
+"""What it reads of the experiments."""
 
 
 def parse() -> argparse.Namespace:
@@ -36,9 +43,19 @@ def main() -> None:
     args = parse()
     if not args.exp.is_dir():
         raise UserError(f"{args.exp}: no such directory; ./run.sh --corpus {args.corpus} makes experiments")
+    read = {f"exp:{path.relative_to(args.exp)}": path for name in READ for path in sorted(args.exp.glob(name))}
+    tables = ("data:utt2style", "data:utt2spk", "data:utt2emo", "data:folds")
+    made = Stamp(
+        args.out / NAME, package_digest(), {"corpus": args.corpus}, read | inputs({"data": args.data}, *tables)
+    )
+    if not made.changed():
+        print(f"nothing changed: {args.out / 'index.html'}")
+        return
+    made.begin()
     loaded = load_experiments(args.exp, args.data, args.corpus)
     document = build(loaded, args.corpus, Sources(args.data, args.out / "images", read_vector))
     write_report(document, loaded.experiments, args.out)
+    made.finish(sorted(path for path in args.out.rglob("*") if path.is_file() and path != made.path))
     for line in document.warnings:
         print(f"warning: {line}")
     for line in document.findings:

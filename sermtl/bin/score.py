@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,15 @@ from sermtl.datadir import read_list
 from sermtl.errors import UserError, command
 from sermtl.files import atomic_write
 from sermtl.report import results
-from sermtl.scorefiles import write_json
+from sermtl.scorefiles import read_scores, write_json
 from sermtl.scoring import pool_folds, score_fold
+from sermtl.stamp import NAME, Stamp, fold_roots, inputs, outdated, package_digest
+
+INPUTS = (
+    "decode:stamp.json", "decode:emb.scp", "decode:utt2emo", "decode:text", "decode:utt2spk",
+    "exp:decode_dev/stamp.json", "exp:config.yaml", "top:labels.txt", "data:utt2emo", "data:text", "data:utt2spk",
+    "fold:train", "fold:dev", "fold:test", "fold:audit.json",
+)  # fmt: skip
 
 
 def parse() -> argparse.Namespace:
@@ -44,6 +52,11 @@ def score_folds(args: argparse.Namespace) -> None:
 def score_one(exp: Path, data: Path, fold_dir: Path) -> None:
     """Score one fold."""
     decoded, out = exp / fold_dir.name / "decode_test", exp / fold_dir.name / "score_test"
+    made = Stamp(out / NAME, package_digest(), {}, inputs(fold_roots(out.parent, data, fold_dir), *INPUTS))
+    if not made.changed():
+        print(f"nothing changed: {out}")
+        return
+    made.begin()
     scores = score_fold(decoded, data, fold_dir, exp, exp / "labels.txt")
     for name, render in (
         ("ser", results.result_ser),
@@ -55,6 +68,7 @@ def score_one(exp: Path, data: Path, fold_dir: Path) -> None:
     if (decoded / "emb.scp").exists():
         write_json(out / "probe.json", probed(decoded.parent, data, fold_dir))
     write_json(out / "scores.json", scores)
+    made.finish(sorted(path for path in out.iterdir() if path.name[0] != "." and path.name != NAME))
 
 
 def probed(trained: Path, data: Path, fold_dir: Path) -> dict[str, Any]:
@@ -70,10 +84,37 @@ def pool(args: argparse.Namespace) -> None:
     folds = read_list(args.folds_file)
     if not folds:
         raise UserError(f"{args.folds_file}: no fold; ./run.sh --stage 1 --stop_stage 1 writes it")
+    refuse_stale_folds(args.exp, args.folds_file.parent, folds)
+    scored = sorted(args.exp.glob("*/score_test/scores.json")) + sorted(args.exp.glob("*/score_test/per_utt.tsv"))
+    read = {f"exp:{path.relative_to(args.exp)}": path for path in scored} | {"folds:folds": args.folds_file}
+    made = Stamp(args.exp / NAME, package_digest(), {"tag": args.exp.name}, read)
+    if not made.changed():
+        print(f"nothing changed: {args.exp / 'scores.json'}")
+        print(results.summary(args.exp.name, read_scores(args.exp / "scores.json")))
+        return
+    made.begin()
     scores = pool_folds(args.exp, folds)
     _write(args.exp / "RESULTS.md", results.results_md(args.exp.name, scores))
     write_json(args.exp / "scores.json", scores)
+    made.finish([args.exp / "RESULTS.md", args.exp / "scores.json"])
     print(results.summary(args.exp.name, scores))
+
+
+def refuse_stale_folds(exp: Path, folds_dir: Path, folds: Sequence[str]) -> None:
+    """Refuse to pool folds whose scores are not whole, or not of the data and hypotheses that there are now.
+
+    Raises:
+        UserError: There are some; all are named.
+    """
+    stale, problems = [], []
+    for fold in folds:
+        stamp = exp / fold / "score_test" / NAME
+        if messages := outdated(stamp, fold_roots(exp / fold, folds_dir.parents[1], folds_dir / fold)):
+            stale.append(fold)
+            problems += messages
+    if problems:
+        again = f"add to the command: --folds {' '.join(stale)!r} --stage 4"
+        raise UserError("\n  ".join(["folds that would be pooled are out of date:", *problems, again]))
 
 
 def _write(path: Path, text: str) -> None:

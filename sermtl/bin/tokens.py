@@ -10,7 +10,10 @@ from pathlib import Path
 from sermtl.datadir import read_list, read_table
 from sermtl.errors import UserError, command
 from sermtl.files import atomic_write
+from sermtl.stamp import NAME, Stamp, inputs, package_digest
 from sermtl.text import BOUNDARY, BPE_MODEL, SPECIALS, BpeTokenizer, char_tokens
+
+INPUTS = ("data:text", "data:lang", "fold:train")
 
 
 def train_texts(train: Path, text: dict[str, str]) -> Iterator[str]:
@@ -109,8 +112,16 @@ def main() -> None:
     text = read_table(args.data / "text")
     for fold in args.folds.split():
         train = args.folds_dir / fold / "train"
+        roots = {"data": args.data, "fold": args.folds_dir / fold}
+        settings = {"token_type": args.token_type, "nbpe": args.nbpe if args.token_type == "bpe" else None}
+        made = Stamp(args.out / fold / NAME, package_digest(), settings, inputs(roots, *INPUTS))
+        if not made.changed():
+            print(f"nothing changed: {args.out / fold}")
+            continue
+        made.begin()
         tokens = write_tokens(args.out / fold, text, train, args.token_type, args.nbpe, lang)
         plain = sum(token not in (*SPECIALS, BOUNDARY) for token in tokens)
+        made.finish(path for name in ("tokens.txt", BPE_MODEL) if (path := args.out / fold / name).is_file())
         print(f"{args.out / fold}: {len(tokens)} tokens ({plain} of text, {args.token_type}, {lang})")
 
 

@@ -16,6 +16,8 @@ from sermtl.config import read_yaml
 from sermtl.datadir import read_list, read_table
 from sermtl.errors import UserError
 from sermtl.scorefiles import Utterance, read_scores, read_utterances
+from sermtl.stamp import NAME as STAMP
+from sermtl.stamp import outdated
 
 
 @dataclass(frozen=True, eq=False)
@@ -159,6 +161,8 @@ def protocol_folds(data: Path, protocol: str) -> list[str]:
 
 
 def _load(folder: Path, scores: dict[str, Any], styles: dict[str, str]) -> Experiment:
+    if stale := outdated(folder / STAMP, {"exp": folder}):
+        raise UserError(f"{stale[0]}; pool again with: ./run.sh --tag {folder.name} --stage 5 --stop_stage 5")
     rows: list[tuple[Utterance, str]] = []
     for fold in scores["folds"]:
         rows += [(row, fold) for row in read_utterances(folder / fold / "score_test" / "per_utt.tsv")]

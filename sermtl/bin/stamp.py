@@ -1,0 +1,112 @@
+"""Stamps for shell scripts: is something current, was it made from what is there now, and what a kill left behind.
+
+python -m sermtl.bin.stamp current --stamp data/X/stamp.json --settings a b --inputs corpus my.tsv
+python -m sermtl.bin.stamp finish  --stamp data/X/stamp.json --settings a b --inputs corpus my.tsv
+python -m sermtl.bin.stamp require --stage 3 --data data/X --folds_dir data/X/folds/speaker ... --folds 01F
+python -m sermtl.bin.stamp clean data/X
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from sermtl.errors import command
+from sermtl.files import remove_leftovers
+from sermtl.stamp import NAME, Stamp, fold_roots, outdated, package_digest
+
+ROOTS = ("data", "folds_dir", "dump", "tokens", "exp")
+
+
+@command
+def main() -> int:
+    """Run one verb."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    for verb, text in (
+        ("current", "0 and a line where nothing changed; else 1, and the stamp is emptied"),
+        ("finish", "write the stamp; all files beside it are its outputs"),
+    ):
+        one = verbs.add_parser(verb, help=text)
+        one.add_argument("--stamp", type=Path, required=True)
+        one.add_argument("--settings", nargs="*", default=[])
+        one.add_argument("--inputs", nargs="*", type=Path, default=[])
+    require = verbs.add_parser("require", help="0, or 100 + the stage to rerun before --stage")
+    require.add_argument("--stage", type=int, required=True)
+    require.add_argument("--dumps", nargs="*", default=[], help="names of the dump directories in --dump")
+    require.add_argument("--folds", nargs="*", default=[])
+    for root in ROOTS:
+        require.add_argument(f"--{root}", type=Path, required=True)
+    clean = verbs.add_parser("clean", help="remove temporary files of programs that were killed")
+    clean.add_argument("directories", nargs="+", type=Path)
+    args = parser.parse_args()
+    return {"current": is_current, "finish": finish, "require": require_current, "clean": clean_up}[args.verb](args)
+
+
+def stamp_of(args: argparse.Namespace) -> Stamp:
+    """The stamp that the words describe."""
+    settings = {str(number): word for number, word in enumerate(args.settings)}
+    return Stamp(args.stamp, package_digest(), settings, {str(path): path for path in args.inputs})
+
+
+def is_current(args: argparse.Namespace) -> int:
+    """Say that nothing changed, or begin."""
+    stamp = stamp_of(args)
+    if not stamp.changed():
+        print(f"nothing changed: {stamp.path.parent}")
+        return 0
+    if stamp.path.parent.is_dir():
+        stamp.begin()
+    return 1
+
+
+def finish(args: argparse.Namespace) -> int:
+    """Write the stamp."""
+    stamp = stamp_of(args)
+    stamp.finish(sorted(p for p in stamp.path.parent.iterdir() if p.is_file() and p.name[0] != "." and p != stamp.path))
+    return 0
+
+
+def require_current(args: argparse.Namespace) -> int:
+    """Say which of the stages before ``--stage`` made something from other inputs than there are now."""
+    for stage, path, roots in made_before(args):
+        for message in outdated(path, roots)[:1]:
+            print(f"error: {message}", file=sys.stderr)
+            return 100 + stage
+    return 0
+
+
+def made_before(args: argparse.Namespace) -> Iterator[tuple[int, Path, Mapping[str, Path]]]:
+    """Stamps of the stages before ``--stage``, in their order, each with the places of its inputs."""
+    everything: list[tuple[int, Path, Mapping[str, Path]]] = [
+        (1, args.data, {}),
+        (1, args.folds_dir, {"data": args.data}),
+    ]
+    for name in args.dumps:
+        everything.append((2, args.dump / name, {"data": args.data}))
+    for fold in args.folds:
+        roots = fold_roots(args.exp / fold, args.data, args.folds_dir / fold) | {
+            "dump": args.dump,
+            "tokens": args.tokens / fold,
+        }
+        everything.append((2, args.tokens / fold, roots))
+        everything.append((3, roots["exp"], roots))
+        everything += [(4, roots["exp"] / f"decode_{part}", roots) for part in ("test", "dev")]
+        everything.append((5, roots["exp"] / "score_test", roots))
+    everything.append((5, args.exp, {"exp": args.exp, "folds": args.folds_dir}))
+    for stage, directory, places in sorted(everything, key=lambda item: item[0]):
+        if stage < args.stage:
+            yield stage, directory / NAME, places
+
+
+def clean_up(args: argparse.Namespace) -> int:
+    """Remove what killed programs left behind."""
+    for directory in args.directories:
+        remove_leftovers(directory)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
