@@ -20,6 +20,7 @@ from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, Pretrained
 from sermtl.config import nearest, read_yaml
 from sermtl.errors import UserError
 from sermtl.geometry import ConvGeometry, SpanMasking, find_geometry
+from sermtl.packed import convolve_positions, encode, is_packable
 
 MODEL_TYPES = ("wav2vec2", "hubert", "wavlm", "data2vec-audio")
 OUR_KEYS = ("input_bands", "normalize")
@@ -56,7 +57,16 @@ class Upstream(nn.Module):
         self.geometry = ConvGeometry(tuple(config.conv_kernel), tuple(config.conv_stride))
         self.hidden_size: int = config.hidden_size
         self.final_dropout: float = getattr(config, "final_dropout", 0.0)
+        self.packed = False
+        """Whether utterances are laid end to end instead of padded; see `sermtl.packed`."""
+        self.fourier_positions = True
+        """Whether the positional convolution of packed utterances goes through Fourier transforms."""
         self._keep_padding_out_of_positions()
+
+    @property
+    def packable(self) -> bool:
+        """Whether ``packed`` may be set."""
+        return is_packable(self.model.encoder)
 
     @property
     def masking(self) -> SpanMasking:
@@ -125,8 +135,9 @@ class Upstream(nn.Module):
         feature_mask_BD: Tensor | None = None,
     ) -> Tensor:
         """Projection and transformer: hidden_BTD, 0 beyond an utterance's own frames."""
-        projected = self.model.feature_projection(conv_BTC)
-        hidden_BTD = projected[0] if isinstance(projected, tuple) else projected
+        if self.packed:
+            return self._contextualise_packed(conv_BTC, frames_B, time_mask_BT, feature_mask_BD)
+        hidden_BTD = self._project(conv_BTC)
         if time_mask_BT is not None:
             mask_vector_D = self.model.masked_spec_embed.to(hidden_BTD.dtype)
             hidden_BTD = torch.where(time_mask_BT[:, :, None], mask_vector_D, hidden_BTD)
@@ -137,6 +148,40 @@ class Upstream(nn.Module):
         self._own_BT = own_BT
         output_BTD = self.model.encoder(hidden_BTD, attention_mask=own_BT).last_hidden_state
         return output_BTD * own_BT[:, :, None]
+
+    def _contextualise_packed(
+        self, conv_BTC: Tensor, frames_B: Tensor, time_mask_BT: Tensor | None, feature_mask_BD: Tensor | None
+    ) -> Tensor:
+        """The same without padding."""
+        own_BT = own_frames(frames_B, conv_BTC.shape[1])
+        frames = frames_B.tolist()
+        hidden_ND = self._project(conv_BTC[own_BT])
+        if time_mask_BT is not None:
+            mask_vector_D = self.model.masked_spec_embed.to(hidden_ND.dtype)
+            hidden_ND = torch.where(time_mask_BT[own_BT][:, None], mask_vector_D, hidden_ND)
+        if feature_mask_BD is not None:
+            hidden_ND = hidden_ND.masked_fill(feature_mask_BD.repeat_interleave(frames_B, 0), 0.0)
+        # Residuals in float32 under autocast too: the sums over layers are where bf16 would lose most.
+        hidden_ND = hidden_ND.float()
+        encoder = self.model.encoder
+        pre_norm = getattr(self.config, "do_stable_layer_norm", False)
+        output_ND = encode(encoder, hidden_ND, self._positions(hidden_ND, frames, own_BT), frames, pre_norm)
+        output_BTD = output_ND.new_zeros((*own_BT.shape, self.hidden_size))
+        return output_BTD.masked_scatter(own_BT[:, :, None], output_ND)
+
+    def _positions(self, hidden_ND: Tensor, frames: list[int], own_BT: Tensor) -> Tensor:
+        """The positional convolution of packed frames."""
+        positions = self.model.encoder.pos_conv_embed
+        single = hasattr(positions, "conv") and getattr(positions, "batch_norm", None) is None
+        if self.fourier_positions and single:
+            return positions.activation(convolve_positions(hidden_ND, frames, positions.conv))
+        self._own_BT = own_BT
+        hidden_BTD = hidden_ND.new_zeros((*own_BT.shape, self.hidden_size))
+        return positions(hidden_BTD.masked_scatter(own_BT[:, :, None], hidden_ND))[own_BT]
+
+    def _project(self, conv: Tensor) -> Tensor:
+        projected = self.model.feature_projection(conv)
+        return projected[0] if isinstance(projected, tuple) else projected
 
     def freeze_feature_encoder(self) -> None:
         """Keep the convolutional encoder's weights as they are."""

@@ -1,0 +1,146 @@
+"""A wav2vec 2.0 transformer over utterances laid end to end: no arithmetic on padding, made for CPUs.
+
+The same weights and the same function as transformers' own encoder; dropout draws other numbers. Linear layers and
+norms see all frames of a batch as the rows of one matrix, attention sees one utterance at a time, and the positional
+convolution, which is slow as a convolution of 128 taps in groups, goes through Fourier transforms of short blocks.
+
+Shape suffixes: N frames of all utterances, D hidden, H heads, T frames of one utterance, C channels of a group,
+G groups, K taps, W blocks, Q frequencies.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+BLOCK = 512
+"""Frames of a Fourier transform: a power of two some times longer than the kernel."""
+
+
+def is_packable(encoder: Any) -> bool:
+    """Whether an encoder is built of the layers that `encode` knows (WavLM's relative positions are not)."""
+    layers = list(encoder.layers)
+    parts = ("attention.q_proj", "attention.out_proj", "feed_forward.intermediate_dense", "final_layer_norm")
+    whole = all(_has(layer, name) for layer in layers for name in parts)
+    plain = all(not hasattr(layer.attention, "rel_attn_embed") for layer in layers)
+    return whole and plain and all(getattr(layer, "adapter_layer", None) is None for layer in layers)
+
+
+def _has(module: nn.Module, name: str) -> bool:
+    try:
+        module.get_submodule(name)
+    except AttributeError:
+        return False
+    return True
+
+
+def encode(encoder: Any, hidden_ND: Tensor, positions_ND: Tensor, frames: Sequence[int], pre_norm: bool) -> Tensor:
+    """What transformers' encoder makes of each utterance alone.
+
+    Args:
+        encoder: ``Wav2Vec2Encoder``, its variant with layer norms first, or the same of a relative.
+        hidden_ND: Projected frames of all utterances, one after the other.
+        positions_ND: What the positional convolution makes of them.
+        frames: Frames of each utterance.
+        pre_norm: Whether the norms come first in a layer (``do_stable_layer_norm``).
+    """
+    hidden_ND = hidden_ND + positions_ND
+    if not pre_norm:
+        hidden_ND = encoder.layer_norm(hidden_ND)
+    hidden_ND = dropout(hidden_ND, encoder.dropout)
+    for layer in encoder.layers:
+        if encoder.training and float(torch.rand([])) < encoder.config.layerdrop:
+            continue
+        normed_ND = layer.layer_norm(hidden_ND) if pre_norm else hidden_ND
+        hidden_ND = hidden_ND + dropout(_attend(layer.attention, normed_ND, frames), layer.dropout)
+        if pre_norm:
+            hidden_ND = hidden_ND + _feed_forward(layer.feed_forward, layer.final_layer_norm(hidden_ND))
+        else:
+            hidden_ND = layer.layer_norm(hidden_ND)
+            hidden_ND = layer.final_layer_norm(hidden_ND + _feed_forward(layer.feed_forward, hidden_ND))
+    return encoder.layer_norm(hidden_ND) if pre_norm else hidden_ND
+
+
+def _attend(attention: Any, hidden_ND: Tensor, frames: Sequence[int]) -> Tensor:
+    """Self-attention within each utterance."""
+    heads = (attention.num_heads, attention.head_dim)
+    projections = (attention.q_proj, attention.k_proj, attention.v_proj)
+    queries, keys, values = (
+        project(hidden_ND).unflatten(1, heads).transpose(0, 1).split(list(frames), 1) for project in projections
+    )
+    share = attention.dropout if attention.training else 0.0
+    mixed = []
+    for query_HTD, key_HTD, value_HTD in zip(queries, keys, values, strict=True):
+        if not share:
+            mixed.append(F.scaled_dot_product_attention(query_HTD[None], key_HTD[None], value_HTD[None])[0])
+            continue
+        weights_HTT = ((query_HTD * attention.scaling) @ key_HTD.transpose(1, 2)).softmax(-1)
+        mixed.append(_drop(weights_HTT, share) @ value_HTD)
+    return attention.out_proj(torch.cat(mixed, 1).transpose(0, 1).flatten(1))
+
+
+def _feed_forward(layer: Any, hidden_ND: Tensor) -> Tensor:
+    inner = dropout(layer.intermediate_act_fn(layer.intermediate_dense(hidden_ND)), layer.intermediate_dropout)
+    return dropout(layer.output_dense(inner), layer.output_dropout)
+
+
+def dropout(values: Tensor, layer: nn.Dropout) -> Tensor:
+    """What ``layer`` does."""
+    return _drop(values, layer.p) if layer.training and layer.p else values
+
+
+def _drop(values: Tensor, share: float) -> Tensor:
+    """Dropout whose mask is made of 16 random bits a value: PyTorch's own draws a double each, on one CPU core.
+
+    The share that is dropped is the next multiple of 2^-16, and the scale is that share's.
+    """
+    if values.device.type != "cpu":
+        return F.dropout(values, share)
+    dropped = round(share * 65536)
+    bits = torch.empty(-(-values.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
+    keep = bits.view(torch.int16)[: values.numel()].view(values.shape) >= dropped - 32768
+    return values * keep.to(values.dtype).mul_(65536 / (65536 - dropped))
+
+
+def convolve_positions(hidden_ND: Tensor, frames: Sequence[int], conv: nn.Conv1d) -> Tensor:
+    """A grouped convolution, centred and zero-padded within each utterance, in float32.
+
+    Utterances are laid on one line with gaps of zeros as wide as half the kernel, the line is cut into blocks that
+    overlap by the kernel, and a block's correlation with the kernel is a product of their Fourier transforms.
+
+    Args:
+        hidden_ND: Frames of all utterances, one after the other.
+        frames: Frames of each utterance.
+        conv: ``padding`` half its kernel, as in wav2vec 2.0.
+
+    Returns:
+        As many frames (an even kernel's last output is dropped, as transformers does).
+    """
+    with torch.autocast(hidden_ND.device.type, enabled=False):
+        taps, gap, groups = conv.kernel_size[0], conv.kernel_size[0] // 2, conv.groups
+        block = max(BLOCK, 1 << (4 * taps - 1).bit_length() - 1)
+        hop = block - taps + 1
+        places_N = _places(frames, gap).to(hidden_ND.device)
+        total = gap + sum(frames) + gap * len(frames)
+        blocks = -(-total // hop)
+        line_LD = hidden_ND.new_zeros((blocks * hop + taps - 1, hidden_ND.shape[1]), dtype=torch.float32)
+        line_LD = line_LD.index_copy(0, places_N, hidden_ND.float())
+        spectrum_WDQ = torch.fft.rfft(line_LD.unfold(0, block, hop))
+        spectrum_GQWC = spectrum_WDQ.unflatten(1, (groups, -1)).permute(1, 3, 0, 2)
+        kernel_GQCC = torch.fft.rfft(conv.weight.float(), n=block).unflatten(0, (groups, -1)).conj().permute(0, 3, 2, 1)
+        product_WDQ = (spectrum_GQWC @ kernel_GQCC).permute(2, 0, 3, 1).flatten(1, 2)
+        output_LD = torch.fft.irfft(product_WDQ, n=block)[:, :, :hop].transpose(1, 2).flatten(0, 1)
+        output_ND = output_LD[places_N - gap]
+        return output_ND if conv.bias is None else output_ND + conv.bias
+
+
+def _places(frames: Sequence[int], gap: int) -> Tensor:
+    """Where on the line each frame stands: a gap before the first utterance, and after each."""
+    ends = torch.tensor(frames).cumsum(0)
+    total = int(ends[-1])
+    utterance_N = torch.repeat_interleave(torch.arange(len(frames)), torch.tensor(frames), output_size=total)
+    return torch.arange(total) + gap * (utterance_N + 1)
