@@ -74,11 +74,12 @@ def _launch_on_nodes(module: str, words: list[str], nodes: int) -> NoReturn:
 
 
 def _tell(failures: dict[int, ProcessFailure], stopped: int) -> int:
-    """Say which process failed first of itself; those that only lost it do not count where another is known."""
+    """Say which process failed of itself, before those that it took with it."""
     if all(failure.exitcode == stopped for failure in failures.values()):
         return stopped
-    ranked = sorted(failures.items(), key=lambda item: (item[1].exitcode == PeerLost.status, item[1].exitcode))
-    rank, failure = ranked[0]
+    # The launcher ends what is left by SIGTERM.
+    followed = (PeerLost.status, -signal.SIGTERM, stopped)
+    rank, failure = min(failures.items(), key=lambda item: (item[1].exitcode in followed, item[1].exitcode))
     if failure.exitcode < 0:
         name = signal.Signals(-failure.exitcode).name
         print(f"error: process {rank} was killed by signal {-failure.exitcode} ({name})", file=sys.stderr)

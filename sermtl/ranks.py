@@ -11,9 +11,11 @@ import contextlib
 import ctypes
 import os
 import signal
-from collections.abc import Iterator, Sequence
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -58,12 +60,6 @@ class Ranks:
             dist.init_process_group(backend, timeout=PATIENCE)
         ranks.rank, ranks.world = dist.get_rank(), dist.get_world_size()
         return ranks
-
-    @staticmethod
-    def leave() -> None:
-        """End the exchange, when all is done."""
-        if dist.is_initialized():
-            dist.destroy_process_group()
 
     @property
     def first(self) -> bool:
@@ -124,6 +120,26 @@ class Ranks:
             for value in module.state_dict().values():
                 with _peers():
                     dist.broadcast(value, 0)
+
+
+def exit_with(main: Callable[[], int]) -> NoReturn:
+    """Run a program and end the process with its status.
+
+    Under torchrun it ends without Python's and C++'s clean-up, in which the exchange's threads abort the process, or
+    wait for others that are gone.
+    """
+    if not dist.is_torchelastic_launched():
+        sys.exit(main())
+    status: int = 1
+    try:
+        status = main()
+    except SystemExit as end:
+        status = end.code if isinstance(end.code, int) else 1
+    except BaseException:
+        traceback.print_exc()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 @contextlib.contextmanager

@@ -33,7 +33,7 @@ from sermtl.geometry import find_geometry
 from sermtl.launch import launch
 from sermtl.model import MultiTaskModel
 from sermtl.model_dir import TrainedModel, save_description
-from sermtl.ranks import Ranks, from_torchrun
+from sermtl.ranks import Ranks, exit_with, from_torchrun
 from sermtl.seeding import derive_seed
 from sermtl.trainer import Interrupted, Sets, Trainer, total_parameters
 from sermtl.upstream import Upstream, load_upstream
@@ -96,7 +96,6 @@ def main() -> int:
         log.warning("stopped by SIGTERM after saving %s; the same command goes on from there", paths.exp)
         return STOPPED
     log.info("finished: %s", paths.exp / "model.safetensors")
-    ranks.leave()
     return 0
 
 
@@ -231,4 +230,4 @@ def log_summary(config: TrainConfig, fold: FoldData, trainer: Trainer) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_with(main)
