@@ -33,7 +33,7 @@ train_config=                     # training settings (default: conf/<corpus>.ya
 train_args=                       # settings to override, "--set epochs=2 learning_rate=1e-4"
 inference_config=conf/decode.yaml # decoding settings
 upstream=                         # model id, folder, or geometry in conf/upstream
-feats_type=                       # raw or fbank
+feats_type=                       # raw, fbank, or conv: stored outputs of a frozen convolutional encoder
 token_type=                       # char, or bpe trained on each fold's training text
 nbpe=                             # size of the bpe vocabulary
 alpha=                            # weight of the CTC loss
@@ -78,7 +78,8 @@ done
 resolved=$(python3 -m sermtl.bin.settings --config "${train_config}" \
     --inference_config "${inference_config}" --corpus "${corpus_name}" --protocol "${protocol}" \
     --set ${settings[@]+"${settings[@]}"})
-{ read -r auto_tag && read -r feats_type && read -r speeds && read -r token_type && read -r nbpe; } <<<"${resolved}"
+{ read -r auto_tag && read -r feats_type && read -r speeds && read -r token_type && read -r nbpe \
+    && read -r dump_name && read -r upstream && read -r seed; } <<<"${resolved}"
 data=${datadir}/${corpus_name} folds_dir=${datadir}/${corpus_name}/folds/${protocol}
 dump=${dumpdir}/${corpus_name} tokens=${dumpdir}/${corpus_name}/tokens/${protocol}
 if [[ ${token_type} == bpe ]]; then tokens=${dump}/tokens_bpe${nbpe}/${protocol}; fi
@@ -110,16 +111,18 @@ fold_paths=(--data "${data}" --folds_dir "${folds_dir}" --dump "${dump}" --token
 fold_job=("${fold_paths[@]}" --folds "${fold_names[@]}" --job JOB --ngpu "${ngpu}"
     --num_threads "${num_threads:-$((${#fold_names[@]} < cores ? cores / ${#fold_names[@]} : 1))}")
 
-dumps=("${feats_type}")
-for speed in ${speeds}; do dumps+=("${feats_type}_sp${speed}"); done
+dumps=("${dump_name}")
+for speed in ${speeds}; do dumps+=("${dump_name}_sp${speed}"); done
 made_from=("${fold_paths[@]}" --folds "${fold_names[@]}" --dumps "${dumps[@]}")
 
 if begins 2 "dump: ${data}/ -> ${dump}/"; then
+    dump_cmd=${train_cmd}
+    if [[ ${feats_type} == conv ]] && ((ngpu)); then dump_cmd="${cuda_cmd} --gpu 1" nj=1; fi
     for out in "${dumps[@]}"; do
-        speed=${out#"${feats_type}"} speed=${speed#_sp} out=${dump}/${out}
+        speed=${out#"${dump_name}"} speed=${speed#_sp} out=${dump}/${out}
         dump_job=(--data "${data}" --out "${out}" --feats_type "${feats_type}" --speed "${speed:-1}" --nj "${nj}"
-            --allow_pipes "${allow_pipes}")
-        submit "${train_cmd} JOB=1:${nj}" "${out}/log/dump.JOB.log" \
+            --allow_pipes "${allow_pipes}" --upstream "${upstream}" --seed "${seed}" --ngpu "${ngpu}")
+        submit "${dump_cmd} JOB=1:${nj}" "${out}/log/dump.JOB.log" \
             python3 -m sermtl.bin.dump part "${dump_job[@]}" --job JOB
         run python3 -m sermtl.bin.dump merge "${dump_job[@]}"
     done

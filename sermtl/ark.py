@@ -18,7 +18,8 @@ from sermtl.errors import UserError
 from sermtl.files import atomic_write
 
 SAMPLE_RATE = 16000
-DUMP_TABLES = {"raw": ("wav.scp", "utt2num_samples"), "fbank": ("feats.scp", "utt2num_frames")}
+FEATURE_TABLES = ("feats.scp", "utt2num_frames")
+DUMP_TABLES = {"raw": ("wav.scp", "utt2num_samples"), "fbank": FEATURE_TABLES, "conv": FEATURE_TABLES}
 """Names, as Kaldi and ESPnet call them, of a dump's scp and of its table of lengths."""
 DUMP_DIGESTS = "utt2digest"
 """Table of digests of the utterances' samples or features."""

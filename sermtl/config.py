@@ -24,7 +24,8 @@ class TrainConfig:
     upstream: str = "facebook/wav2vec2-base"
     """A transformers model id or folder, or a geometry ``conf/upstream/<name>.yaml`` (from scratch)."""
     feats_type: str = "raw"
-    """What the upstream reads: ``raw`` waveforms or ``fbank`` (80 log-mel bands, 10 ms)."""
+    """What the upstream reads: ``raw`` waveforms, ``fbank`` (80 log-mel bands, 10 ms), or ``conv``: the outputs of its
+    frozen convolutional encoder, which stage 2 stores."""
     alpha: float = 0.1
     """Weight of the CTC loss; 0 trains without characters."""
     beta: float = 0.1
@@ -93,7 +94,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         """Refuse values out of range, naming the key."""
-        _choice(self, "feats_type", "raw", "fbank")
+        _choice(self, "feats_type", "raw", "fbank", "conv")
         _choice(self, "grl", "reverse", "forward")
         _choice(self, "grl_schedule", "constant", "dann")
         _choice(self, "lr_schedule", "linear", "cosine")
@@ -101,6 +102,11 @@ class TrainConfig:
         _choice(self, "token_type", "char", "bpe")
         _choice(self, "precision", "auto", "float32", "bf16")
         _choice(self, "select", "last", "best")
+        if self.feats_type == "conv" and not self.freeze_feature_encoder:
+            raise UserError(
+                "feats_type is 'conv', stored outputs of the convolutional encoder, which freeze_feature_encoder=false "
+                'trains; give --train_args "--set freeze_feature_encoder=true", or use feats_type raw'
+            )
         for key in ("alpha", "beta", "save_minutes", "weight_decay", "grad_clip", "adam_eps"):
             _check(self, key, getattr(self, key) >= 0, "0 or more")
         for key in ("freq_masks", "time_masks", "num_workers"):

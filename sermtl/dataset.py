@@ -6,7 +6,7 @@ What an epoch draws for an utterance is a function of (seed, epoch, utterance) a
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -49,10 +49,16 @@ class FrontEnd:
     norm_vars: bool = True
 
     def __call__(self, entry: str, utterance: str, speaker_stats: tuple[np.ndarray, np.ndarray] | None) -> np.ndarray:
-        """Float32 waveform (S,) or normalised features (T, F) of a dumped entry."""
+        """Float32 waveform (S,), normalised features (T, F) or stored frames (T, C) of a dumped entry."""
         if self.feats_type == "raw":
             return self.waveform(read_audio_entry(entry, utterance))
+        if self.feats_type == "conv":
+            return read_matrix(entry, utterance)
         return self.features(read_matrix(entry, utterance), speaker_stats)
+
+    def stored(self) -> FrontEnd:
+        """The same over the stored outputs of the convolutional encoder, whose frames are the upstream's own."""
+        return replace(self, feats_type="conv", geometry=ConvGeometry((), ()))
 
     def waveform(self, samples_S: np.ndarray) -> np.ndarray:
         """Int16 samples as float32, brought to zero mean and unit variance where the upstream wants it."""

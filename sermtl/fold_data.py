@@ -38,7 +38,9 @@ class FoldData:
     """Digest of lists, labels, transcripts, tokens and dumped audio: what a training depends on."""
 
 
-def load_fold(data: Path, fold_dir: Path, dump: Path, tokens: Path, config: TrainConfig) -> FoldData:
+def load_fold(
+    data: Path, fold_dir: Path, dump: Path, tokens: Path, config: TrainConfig, dump_name: str | None = None
+) -> FoldData:
     """Join a fold's inputs.
 
     Args:
@@ -47,12 +49,14 @@ def load_fold(data: Path, fold_dir: Path, dump: Path, tokens: Path, config: Trai
         dump: Parent of the dump directories ``<feats_type>`` and ``<feats_type>_sp<speed>``.
         tokens: Directory with the fold's ``tokens.txt``.
         config: The training settings.
+        dump_name: The dump directory's name where it is not ``<feats_type>`` (``conv/<digest>``).
 
     Raises:
         UserError: A file is missing (naming the stage that makes it), ids do not fit together, or a list
             cannot be trained on.
     """
-    entries, lengths = read_dump(dump / config.feats_type, config.feats_type)
+    dump = dump / (dump_name or config.feats_type)
+    entries, lengths = read_dump(dump, config.feats_type)
     emotions, speakers_of = read_table(data / "utt2emo"), read_table(data / "utt2spk")
     texts = read_table(data / "text")
     if not (fold_dir / "train").is_file():
@@ -60,7 +64,7 @@ def load_fold(data: Path, fold_dir: Path, dump: Path, tokens: Path, config: Trai
     lists = {part: read_list(fold_dir / part) for part in PARTS}
     tokenizer = load_tokenizer(tokens)
     for part, utterances in lists.items():
-        _refuse_unknown(fold_dir / part, utterances, entries, dump / config.feats_type)
+        _refuse_unknown(fold_dir / part, utterances, entries, dump)
         _refuse_unknown(fold_dir / part, utterances, speakers_of, data / "utt2spk")
     _check_training_list(fold_dir, lists["train"], speakers_of, emotions)
     labels = sorted(set(emotions.values()) - {""})
@@ -82,7 +86,7 @@ def load_fold(data: Path, fold_dir: Path, dump: Path, tokens: Path, config: Trai
 
     examples = {part: [example(utterance) for utterance in lists[part]] for part in PARTS}
     perturbed = {
-        speed: _perturbed_entries(dump, config.feats_type, speed, lists["train"])
+        speed: _perturbed_entries(dump.with_name(f"{dump.name}_sp{speed:g}"), config.feats_type, speed, lists["train"])
         for speed in config.speed_perturb
         if speed != 1.0
     }
@@ -90,9 +94,9 @@ def load_fold(data: Path, fold_dir: Path, dump: Path, tokens: Path, config: Trai
     for utterance, speaker in speakers_of.items():
         if utterance in entries:
             by_speaker.setdefault(speaker, []).append((utterance, entries[utterance]))
-    contents = read_table(dump / config.feats_type / DUMP_DIGESTS)
+    contents = read_table(dump / DUMP_DIGESTS)
     if contents.keys() != entries.keys():
-        raise UserError(f"{dump / config.feats_type}: {DUMP_DIGESTS} names other utterances; rerun stage 2")
+        raise UserError(f"{dump}: {DUMP_DIGESTS} names other utterances; rerun stage 2")
     digest = _digest(examples, labels, speakers, tokenizer.tokens, contents)
     return FoldData(examples, labels, speakers, tokenizer, perturbed, by_speaker, digest)
 
@@ -111,7 +115,9 @@ def read_dump(dump: Path, feats_type: str) -> tuple[dict[str, str], dict[str, in
     """
     scp_name, lengths_name = DUMP_TABLES[feats_type]
     if not (dump / scp_name).is_file():
-        raise UserError(f"{dump / scp_name} is missing; run ./run.sh --stage 2 first")
+        others = sorted(p.name for p in dump.parent.glob("*/feats.scp")) if feats_type == "conv" else []
+        there = f" ({len(others)} of other upstreams are there)" if others else ""
+        raise UserError(f"{dump / scp_name} is missing{there}; run ./run.sh --stage 2 first")
     entries = read_table(dump / scp_name)
     values = read_table(dump / lengths_name)
     for utterance, value in values.items():
@@ -123,8 +129,7 @@ def read_dump(dump: Path, feats_type: str) -> tuple[dict[str, str], dict[str, in
     return entries, lengths
 
 
-def _perturbed_entries(dump: Path, feats_type: str, speed: float, utterances: list[str]) -> dict[str, str]:
-    directory = dump / f"{feats_type}_sp{speed:g}"
+def _perturbed_entries(directory: Path, feats_type: str, speed: float, utterances: list[str]) -> dict[str, str]:
     entries, _ = read_dump(directory, feats_type)
     prefix = f"sp{speed:g}-"
     _refuse_unknown(directory, [prefix + utterance for utterance in utterances], entries, directory)

@@ -39,7 +39,8 @@ def save_description(directory: Path, trained: TrainedModel, tokens: Path) -> No
         "format": FORMAT,
         "labels": trained.labels,
         "speakers": trained.speakers,
-        "feats_type": front_end.feats_type,
+        # The weights hold the encoder whose stored outputs were trained on: the model itself reads waveforms.
+        "feats_type": "raw" if front_end.feats_type == "conv" else front_end.feats_type,
         "cmvn": front_end.cmvn,
         "norm_vars": front_end.norm_vars,
         "global_mean": None if front_end.global_mean_F is None else front_end.global_mean_F.tolist(),

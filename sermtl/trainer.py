@@ -64,7 +64,7 @@ class Trainer:
         self.trained, self.config, self.sets, self.exp, self.device = trained, config, sets, exp, device
         self.ranks = ranks or Ranks()
         self.model = trained.model.to(device)
-        if config.freeze_feature_encoder and config.feats_type == "raw":
+        if config.freeze_feature_encoder and config.feats_type != "fbank":
             self.model.upstream.freeze_feature_encoder()
         self.parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         self.optimizer = make_optimizer(self.model, config)

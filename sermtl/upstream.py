@@ -95,7 +95,7 @@ class Upstream(nn.Module):
 
         Args:
             inputs: Waveforms (B, S) or features (B, T, F), continued with zeros to the longest, and to the
-                receptive field.
+                receptive field; or what the convolutional encoder makes of waveforms (B, T, C).
             lengths_B: Own samples or feature frames.
             time_mask_BT: Frames whose projected features are replaced by the mask vector.
             feature_mask_BD: Channels of the projected features that are set to 0.
@@ -103,7 +103,8 @@ class Upstream(nn.Module):
         Returns:
             hidden_BTD (0 beyond an utterance's own frames) and the number of own frames (B,).
         """
-        conv_BTC, frames_B = self.convolve(inputs, lengths_B)
+        stored = inputs.ndim == 3 and not self.input_bands
+        conv_BTC, frames_B = (inputs, lengths_B) if stored else self.convolve(inputs, lengths_B)
         return self.contextualise(conv_BTC, frames_B, time_mask_BT, feature_mask_BD), frames_B
 
     def convolve(self, inputs: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:

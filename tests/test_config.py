@@ -78,7 +78,7 @@ def test_every_field_is_documented():
         ("seed=zero", ["seed", "a whole number"]),
         ("grl=revers", ["grl", "did you mean reverse?"]),
         ("grl_schedule=linear", ["grl_schedule", "constant or dann"]),
-        ("feats_type=mfcc", ["feats_type", "raw or fbank"]),
+        ("feats_type=mfcc", ["feats_type", "raw or fbank or conv"]),
         ("select=test", ["select", "last or best"]),
         ("warmup_ratio=1.5", ["warmup_ratio", "between 0 and 1"]),
         ("adam_betas=[0.9]", ["adam_betas", "two numbers"]),

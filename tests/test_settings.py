@@ -30,18 +30,21 @@ def test_prints_a_line_each_for_the_recipe_script(resolve):
         "0.9 1.1",
         "bpe",
         "50",
+        "raw",
+        "tiny",
+        "0",
     ]
 
 
 def test_no_speeds_is_an_empty_line(resolve):
-    assert resolve("upstream: tiny\n")[1][1:] == ["raw", "", "char", "100"]
+    assert resolve("upstream: tiny\n")[1][1:5] == ["raw", "", "char", "100"]
 
 
 @pytest.mark.parametrize("name", ["train", "mini", "emodb"])
 def test_shipped_settings_resolve(resolve, recipe, name):
     code, lines, message = resolve(config=recipe / "conf" / f"{name}.yaml")
     assert code == 0, message
-    assert lines[0].startswith("mini_speaker_") and lines[1] in ("raw", "fbank") and len(lines) == 5
+    assert lines[0].startswith("mini_speaker_") and lines[1] in ("raw", "fbank") and len(lines) == 8
 
 
 def test_another_corpus_or_protocol_is_another_tag(resolve):

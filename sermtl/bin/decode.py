@@ -17,6 +17,7 @@ from typing import Any
 from sermtl import job
 from sermtl.ark import DUMP_DIGESTS, write_ark
 from sermtl.config import DecodeConfig, TrainConfig, load_config, read_yaml
+from sermtl.conv_features import dump_name
 from sermtl.datadir import write_table
 from sermtl.decode import Decoded, decode
 from sermtl.errors import UserError, command
@@ -47,20 +48,22 @@ def main() -> int:
     if not job.is_finished(paths.exp, config):
         raise UserError(f"{paths.exp} is not trained to its last epoch, {config.epochs}; rerun ./run.sh --stage 3")
     unperturbed = replace(config, speed_perturb=())
-    fold = load_fold(paths.data, paths.fold_dir, paths.dump, paths.tokens, unperturbed)
+    dumped = dump_name(config, trained.model.upstream)
+    fold = load_fold(paths.data, paths.fold_dir, paths.dump, paths.tokens, unperturbed, dumped)
     if fold.digest != read_yaml(paths.exp / "config.yaml").get("inputs"):
         raise UserError(f"{paths.exp} was trained on other lists or data than there are now; rerun ./run.sh --stage 3")
     for part in ("test", "dev"):
         directory = paths.exp / f"decode_{part}"
         if not fold.examples[part]:
             continue
-        made = decode_stamp(paths, part, config.feats_type)
+        made = decode_stamp(paths, part, dumped)
         if not made.changed():
             log.info("nothing changed: %s", directory)
             continue
         started = time.monotonic()
         refuse_damaged_arks(example.entry for example in fold.examples[part])
-        dataset = job.evaluation_set(trained.front_end, config, fold, part)
+        front_end = trained.front_end.stored() if config.feats_type == "conv" else trained.front_end
+        dataset = job.evaluation_set(front_end, config, fold, part)
         decoded = sorted(decode(trained, dataset, decode_config.batch_size, device), key=lambda d: d.utterance.encode())
         made.begin()
         write_decoded(directory, decoded, trained.labels)
@@ -77,11 +80,11 @@ def training_config(exp: Path) -> TrainConfig:
     return TrainConfig(**values)
 
 
-def decode_stamp(paths: job.FoldPaths, part: str, feats_type: str) -> Stamp:
+def decode_stamp(paths: job.FoldPaths, part: str, dumped: str) -> Stamp:
     """The stamp of ``decode_test/`` or ``decode_dev/``."""
     roots = {"exp": paths.exp, "data": paths.data, "fold": paths.fold_dir, "dump": paths.dump}
     names = ("exp:model.safetensors", "exp:model.json", "data:text", "data:utt2spk", "data:utt2emo")
-    lists, contents = (f"fold:{part}" for part in ("train", part)), f"dump:{feats_type}/{DUMP_DIGESTS}"
+    lists, contents = (f"fold:{part}" for part in ("train", part)), f"dump:{dumped}/{DUMP_DIGESTS}"
     directory = paths.exp / f"decode_{part}"
     return Stamp(directory / NAME, CODE_VERSION, {}, inputs(roots, *names, *lists, contents))
 

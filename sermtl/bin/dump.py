@@ -3,6 +3,9 @@
     python -m sermtl.bin.dump part --data data/X --out dump/X/raw --feats_type raw --job 1 --nj 4
     python -m sermtl.bin.dump merge --data data/X --out dump/X/raw --feats_type raw --nj 4
 
+raw is 16-bit audio, fbank log-mel features, conv the outputs of --upstream's convolutional encoder, for which --out
+is dump/X/conv/<digest>; python -m sermtl.bin.settings prints the digest.
+
 A part streams: one utterance is in memory at a time. What was written is read back and compared. A part that
 is whole and was made from the same audio is kept, so that a killed stage goes on where it stopped.
 """
@@ -12,7 +15,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -37,18 +40,37 @@ def main() -> int:
     parser.add_argument("verb", choices=["part", "merge"])
     parser.add_argument("--data", type=Path, required=True, help="data directory with wav.scp")
     parser.add_argument("--out", type=Path, required=True, help="dump directory")
-    parser.add_argument("--feats_type", choices=["raw", "fbank"], required=True)
+    parser.add_argument("--feats_type", choices=["raw", "fbank", "conv"], required=True)
     parser.add_argument("--speed", type=float, default=1.0, help="speed perturbation; ids get sp<speed>-")
     parser.add_argument("--allow_pipes", choices=["true", "false"], default="false", help="run wav.scp's commands")
     parser.add_argument("--job", type=int, default=1, help="this part, from 1")
     parser.add_argument("--nj", type=int, default=1, help="number of parts")
+    parser.add_argument("--upstream", default="", help="conv: whose convolutional encoder")
+    parser.add_argument("--seed", type=int, default=0, help="conv: of the training, for an upstream without weights")
+    parser.add_argument("--ngpu", type=int, default=0, help="conv: compute on a GPU")
     args = parser.parse_args()
     if args.verb == "part":
         pipes = args.allow_pipes == "true"
-        dump_part(args.data, args.out, args.feats_type, args.speed, args.job, args.nj, pipes)
+        features = conv_features(args) if args.feats_type == "conv" else audio.fbank
+        dump_part(args.data, args.out, args.feats_type, args.speed, args.job, args.nj, pipes, features)
     else:
         merge(args.data, args.out, args.feats_type, args.speed, args.nj)
     return 0
+
+
+def conv_features(args: argparse.Namespace) -> Callable[[np.ndarray], np.ndarray]:
+    """The convolutional encoder of ``--upstream``, where its outputs fit ``--out``'s name and disk."""
+    # Only this kind of dump needs PyTorch, which takes seconds to import.
+    import torch
+
+    from sermtl.conv_features import ConvFeatures, check_name, check_space
+
+    if args.ngpu and not torch.cuda.is_available():
+        raise UserError("--ngpu: PyTorch sees no GPU here; use --ngpu 0")
+    features = ConvFeatures(args.upstream, args.seed, torch.device("cuda" if args.ngpu else "cpu"))
+    check_name(args.out, features.digest, args.speed)
+    check_space(args.out, features.bytes_of(args.data, args.speed))
+    return features
 
 
 class Utterance(NamedTuple):
@@ -98,8 +120,9 @@ def digest_of(part: list[Utterance], feats_type: str, speed: float) -> str:
 
 
 def dump_part(
-    data: Path, out: Path, feats_type: str, speed: float, job: int, nj: int, allow_pipes: bool = False
-) -> None:
+    data: Path, out: Path, feats_type: str, speed: float, job: int, nj: int, allow_pipes: bool = False,
+    features: Callable[[np.ndarray], np.ndarray] = audio.fbank,
+) -> None:  # fmt: skip
     """Write ``out/parts/<job>.{ark,scp,lengths,digests}`` and its stamp.
 
     Raises:
@@ -121,7 +144,7 @@ def dump_part(
             if isinstance(samples, UserError):
                 broken.append(f"  {name}: {samples}")
             elif not broken:
-                key, values = prefix + name, as_dumped(samples, feats_type, speed)
+                key, values = prefix + name, as_dumped(samples, feats_type, speed, features)
                 write_one(writer, key, values)
                 lengths[key], digests[key] = len(values), digest_of_array(values)
         if broken:
@@ -159,11 +182,13 @@ def read_or_error(recording: str, allow_pipes: bool) -> np.ndarray | UserError:
         return error
 
 
-def as_dumped(samples_S: np.ndarray, feats_type: str, speed: float) -> np.ndarray:
-    """What an ark holds of an utterance: int16 samples (S,), or log-mel features (T, F)."""
+def as_dumped(
+    samples_S: np.ndarray, feats_type: str, speed: float, features: Callable[[np.ndarray], np.ndarray]
+) -> np.ndarray:
+    """What an ark holds of an utterance: int16 samples (S,), or features (T, F)."""
     if speed != 1.0:
         samples_S = audio.change_speed(samples_S, speed)
-    return samples_S if feats_type == "raw" else audio.fbank(samples_S)
+    return samples_S if feats_type == "raw" else features(samples_S)
 
 
 def write_one(writer: ArkWriter, key: str, values: np.ndarray) -> None:

@@ -1,6 +1,6 @@
 """Check an experiment's settings and print what run.sh needs of them, a line each.
 
-Tag, feats_type, speeds of perturbed copies, token_type, nbpe.
+Tag, feats_type, speeds of perturbed copies, token_type, nbpe, name of the dump directory, upstream, seed.
 
 python -m sermtl.bin.settings --config conf/mini.yaml --set beta=1 --corpus mini --protocol speaker
 """
@@ -36,6 +36,9 @@ def main() -> int:
     print(*(f"{speed:g}" for speed in config.speed_perturb if speed != 1.0))
     print(config.token_type)
     print(config.nbpe)
+    print(name_of_dump(config))
+    print(config.upstream)
+    print(config.seed)
     return 0
 
 
@@ -43,11 +46,21 @@ def check_feats_type(config: TrainConfig) -> None:
     """Refuse an unknown upstream, or one that reads other features than the configured ones."""
     geometry = find_geometry(config.upstream)
     reads = "fbank" if geometry and read_yaml(geometry).get("input_bands") else "raw"
-    if reads != config.feats_type:
+    if reads != config.feats_type.replace("conv", "raw"):
         raise UserError(
             f"upstream {config.upstream} reads {reads}, but feats_type is {config.feats_type}; "
             f"use --feats_type {reads}, or a --train_config made for this upstream"
         )
+
+
+def name_of_dump(config: TrainConfig) -> str:
+    """The dump directory's name under ``dump/<corpus>/``."""
+    if config.feats_type != "conv":
+        return config.feats_type
+    # Seconds of imports, that every other run of run.sh does without.
+    from sermtl.conv_features import dump_name
+
+    return dump_name(config)
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ import yaml
 
 from sermtl import checkpoint, job
 from sermtl.config import TrainConfig, as_dict, load_config, read_yaml
+from sermtl.conv_features import dump_name
 from sermtl.datadir import read_table
 from sermtl.dataset import FoldDataset, FrontEnd, feature_stats
 from sermtl.errors import UserError, command
@@ -64,7 +65,7 @@ def main() -> int:
 
     paths = job.fold_paths(args)
     config = load_config(TrainConfig, args.config, args.set)
-    fold = load_fold(paths.data, paths.fold_dir, paths.dump, paths.tokens, config)
+    fold = load_fold(paths.data, paths.fold_dir, paths.dump, paths.tokens, config, dump_name(config))
     check_fold(config, fold, paths.fold_dir)
     if config.alpha and not any(example.tokens for example in fold.examples["train"]):
         log.warning("%s/train has no transcript: training with alpha 0", paths.fold_dir)
@@ -111,7 +112,7 @@ def check_fold(config: TrainConfig, fold: FoldData, fold_dir: Path) -> None:
 def check_input(config: TrainConfig, upstream: Upstream) -> None:
     """Refuse an upstream that reads other features than the configured ones."""
     reads = "fbank" if upstream.input_bands else "raw"
-    if reads != config.feats_type:
+    if reads != config.feats_type.replace("conv", "raw"):
         raise UserError(
             f"upstream {config.upstream} reads {reads}, but feats_type is {config.feats_type}; use --feats_type {reads}"
         )
@@ -126,6 +127,8 @@ def build(config: TrainConfig, fold: FoldData, upstream: Upstream) -> TrainedMod
     front_end = FrontEnd(
         config.feats_type, upstream.normalize, config.cmvn, upstream.geometry, mean_F, std_F, config.norm_vars
     )
+    if config.feats_type == "conv":
+        front_end = front_end.stored()
     return TrainedModel(model, front_end, fold.labels, fold.speakers, fold.tokenizer)
 
 
