@@ -104,7 +104,12 @@ def browser(driver, tmp_path):
 
 
 @pytest.mark.parametrize("width", [1280, 390])
-def test_the_page_reads_at_desk_and_on_a_phone(browser, page, width, tmp_path):
+def test_the_page_reads_at_desk_and_on_a_phone(browser, page, width):
+    check_page(browser, page, width)
+
+
+def check_page(browser, page, width):
+    """Every image loads, nothing is wider than the window, nothing is fetched, the console is empty."""
     browser.devtools("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=False)
     browser.do("/url", url=page)
     assert browser.js("return innerWidth") == width

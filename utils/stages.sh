@@ -45,10 +45,10 @@ run() {
     fi
 }
 
-# submit "COMMAND OPTION..." LOG WORD...: a command as jobs, by run.pl, queue.pl or slurm.pl. It runs in the background,
-# so that a signal to run.sh reaches it at once: the runner then takes its jobs back.
+# submit "COMMAND OPTION..." LOG WORD...: a command as jobs, by run.pl, queue.pl or slurm.pl, which take their
+# jobs back when a signal comes.
 submit() {
-    local words word job logs=$2 jobs=${1##*JOB=1:} status=0
+    local words word job logs=$2 jobs=${1##*JOB=1:}
     read -ra words <<<"$1"
     log "log: ${logs}"
     words+=("${logs}")
@@ -58,13 +58,17 @@ submit() {
         run "${words[@]}"
         return
     fi
-    "${words[@]}" &
+    supervise "${words[@]}" || return
+    for ((job = 1; job <= jobs; job++)); do sed -n 's/^.*\(nothing changed: \)/\1/p' "${logs/JOB/${job}}"; done
+}
+
+# supervise WORD...: a command in the background, so that a signal to this script reaches it at once.
+supervise() {
+    local status=0
+    "$@" &
     _runner=$!
     wait "${_runner}" || status=$?
     _runner=
-    if ((status == 0)); then
-        for ((job = 1; job <= jobs; job++)); do sed -n 's/^.*\(nothing changed: \)/\1/p' "${logs/JOB/${job}}"; done
-    fi
     return "${status}"
 }
 

@@ -14,6 +14,7 @@ import logging
 import platform
 import signal
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -50,26 +51,14 @@ changes no result."""
 @command
 def main() -> int:
     """Train one fold."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--config", type=Path, required=True, help="training settings (YAML)")
-    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="settings to override")
-    parser.add_argument("--num_nodes", type=int, default=1, help="nodes of this job")
-    job.add_arguments(parser)
-    args = parser.parse_args()
+    args = parse()
     processes = max(1, args.ngpu)
     if processes * args.num_nodes > 1 and not from_torchrun("WORLD_SIZE", 0):
         job.check_gpus(args.ngpu)
         return launch("sermtl.bin.train", sys.argv[1:], processes, args.num_nodes, STOPPED)
     device = job.set_up(args)
     ranks = Ranks.join(device)
-
-    paths = job.fold_paths(args)
-    config = load_config(TrainConfig, args.config, args.set)
-    fold = load_fold(paths.data, paths.fold_dir, paths.dump, paths.tokens, config, dump_name(config))
-    check_fold(config, fold, paths.fold_dir)
-    if config.alpha and not any(example.tokens for example in fold.examples["train"]):
-        log.warning("%s/train has no transcript: training with alpha 0", paths.fold_dir)
-        config = replace(config, alpha=0.0)
+    paths, config, fold = resolve(args)
     precision = ranks.from_first(choose_precision(config, paths.exp, device))
     if ranks.first:
         write_config_once(paths.exp, resolved_settings(paths, config, fold) | {"computed_in": precision})
@@ -98,6 +87,32 @@ def main() -> int:
         return STOPPED
     log.info("finished: %s", paths.exp / "model.safetensors")
     return 0
+
+
+def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line, or given words in its place."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--config", type=Path, required=True, help="training settings (YAML)")
+    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="settings to override")
+    parser.add_argument("--num_nodes", type=int, default=1, help="nodes of this job")
+    job.add_arguments(parser)
+    return parser.parse_args(words)
+
+
+def resolve(args: argparse.Namespace) -> tuple[job.FoldPaths, TrainConfig, FoldData]:
+    """Where a training reads and writes, what it is set to, and its fold.
+
+    Raises:
+        UserError: The settings or the fold's inputs are wrong, or do not fit each other.
+    """
+    paths = job.fold_paths(args)
+    config = load_config(TrainConfig, args.config, args.set)
+    fold = load_fold(paths.data, paths.fold_dir, paths.dump, paths.tokens, config, dump_name(config))
+    check_fold(config, fold, paths.fold_dir)
+    if config.alpha and not any(example.tokens for example in fold.examples["train"]):
+        log.warning("%s/train has no transcript: training with alpha 0", paths.fold_dir)
+        config = replace(config, alpha=0.0)
+    return paths, config, fold
 
 
 def check_fold(config: TrainConfig, fold: FoldData, fold_dir: Path) -> None:

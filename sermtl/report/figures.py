@@ -14,6 +14,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from sermtl.files import atomic_write
 from sermtl.report.document import Estimate
@@ -71,6 +72,7 @@ def against_epoch(curves: Mapping[str, np.ndarray], ylabel: str) -> Figure:
             axes.plot(epochs, mean, label=name, markevery=(index % every, every), markersize=5, **style)
             axes.fill_between(epochs, mean - spread, mean + spread, color=style["color"], alpha=0.15, linewidth=0)
         axes.set_xlabel("epoch")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_ylabel(ylabel)
         _legend_below(axes, len(curves))
     return figure
