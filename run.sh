@@ -51,6 +51,7 @@ datadir=data # data directories
 dumpdir=dump # Kaldi arks
 expdir=exp   # experiments
 onnx=false   # stage 7: add an ONNX file to each pack
+int8=false   # stage 7: and one of 8-bit weights, with its scores
 
 arguments=("$@")
 . utils/parse_options.sh
@@ -159,7 +160,8 @@ fi
 
 if begins 7 "packs: ${exp}/*/ -> ${exp}/*/pack/"; then
     submit "${train_cmd} JOB=1:${#fold_names[@]}" "${exp}/log/pack.JOB.log" \
-        python3 -m sermtl.bin.pack "${fold_paths[@]}" --folds "${fold_names[@]}" --job JOB --onnx "${onnx}"
+        python3 -m sermtl.bin.pack "${fold_paths[@]}" --folds "${fold_names[@]}" --job JOB --onnx "${onnx}" \
+            --int8 "${int8}"
     ends
 fi
 finish

@@ -46,6 +46,8 @@ class Facts:
     folders: Sequence[str] = ()
     """What else the pack holds: folders for transformers, ONNX files."""
     notes: Sequence[str] = ()
+    onnx_scores: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    """Of `sermtl.onnx_score`, where 8 bits are packed."""
 
 
 def model_card(facts: Facts) -> str:
@@ -156,6 +158,9 @@ def _scores(facts: Facts) -> str:
             for label, row in zip(facts.labels, ser["confusion"], strict=True)
         ),
     ]
+    if facts.onnx_scores:
+        told = (f"`onnx/{name}` {s['wa']:.3f} ({s['correct']} of {s['n']})" for name, s in facts.onnx_scores.items())
+        lines += ["", f"WA of the ONNX files on the same list: {', '.join(told)}."]
     if facts.pooled:
         p = facts.pooled
         missing = f" ({len(p['missing_folds'])} folds are missing)" if p.get("missing_folds") else ""

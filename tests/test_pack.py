@@ -103,6 +103,14 @@ def test_two_trainings_with_the_same_settings_give_the_same_bytes(scored):
     files = [{str(f.relative_to(pack)): f.read_bytes() for f in pack.rglob("*") if f.is_file()} for pack in packs]
     assert files[0].keys() == files[1].keys() and "onnx/model.int8.onnx" in files[0]
     assert [name for name in files[0] if files[0][name] != files[1][name]] == []
+    # What 8 bits lose is told: the file without them scores what stage 5 says.
+    told = json.loads(files[0]["onnx/scores.json"])
+    ser = json.loads(files[0]["scores.json"])["ser"]
+    assert (told["model.onnx"]["n"], told["model.onnx"]["correct"]) == (ser["n"], ser["correct"])
+    eight = told["model.int8.onnx"]
+    assert (
+        f"`onnx/model.int8.onnx` {eight['wa']:.3f} ({eight['correct']} of {ser['n']})" in files[0]["README.md"].decode()
+    )
 
 
 def test_the_card_tells_what_the_scores_are_of(packs):

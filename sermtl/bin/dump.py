@@ -15,9 +15,8 @@ from __future__ import annotations
 import argparse
 import hashlib
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
@@ -25,8 +24,9 @@ from sermtl import audio
 from sermtl.ark import DUMP_DIGESTS, DUMP_TABLES, ArkWriter, read_audio_entry, read_matrix, write_ark
 from sermtl.datadir import read_table, write_table
 from sermtl.errors import UserError, command
-from sermtl.recordings import locate, read_segments
+from sermtl.recordings import locate
 from sermtl.stamp import NAME, Stamp, inputs
+from sermtl.utterances import Utterance, read_all, utterances
 
 CODE_VERSION = 2
 """Raised when the same audio would give other arks."""
@@ -71,32 +71,6 @@ def conv_features(args: argparse.Namespace) -> Callable[[np.ndarray], np.ndarray
     check_name(args.out, features.digest, args.speed)
     check_space(args.out, features.bytes_of(args.data, args.speed))
     return features
-
-
-class Utterance(NamedTuple):
-    """Where an utterance's audio is: a recording, or from ``start`` to ``end`` seconds of one."""
-
-    name: str
-    recording: str
-    start: float = 0.0
-    end: float | None = None
-
-
-def utterances(data: Path) -> list[Utterance]:
-    """What a data directory holds, by ``wav.scp`` and, where there is one, ``segments``."""
-    wav_scp, segments = read_table(data / "wav.scp"), read_segments(data / "segments")
-    if not segments:
-        return [Utterance(name, entry) for name, entry in wav_scp.items()]
-    spans = []
-    for name, (recording, times) in segments.items():
-        if recording not in wav_scp:
-            raise UserError(f"{data}/segments: {name}: recording {recording} is not in {data}/wav.scp")
-        try:
-            start, end = map(float, times.split())
-        except ValueError:
-            raise UserError(f"{data}/segments: {name}: {times!r} are not two times in seconds") from None
-        spans.append(Utterance(name, wav_scp[recording], start, end))
-    return spans
 
 
 def part_of(data: Path, job: int, nj: int) -> list[Utterance]:
@@ -156,30 +130,6 @@ def dump_part(
     write_table(f"{stem}.digests", digests)
     made.finish(Path(f"{stem}.{suffix}") for suffix in PART_FILES)
     print(f"part {job}: {len(part)} utterances written to {stem}.ark")
-
-
-def read_all(part: list[Utterance], allow_pipes: bool) -> Iterator[tuple[str, np.ndarray | UserError]]:
-    """Each utterance's samples (S,), or why it has none; a recording of several segments is read once."""
-    current = ""
-    recording: np.ndarray | UserError = np.zeros(0, dtype=np.int16)
-    for utterance in part:
-        if utterance.recording != current:
-            current, recording = utterance.recording, read_or_error(utterance.recording, allow_pipes)
-        if utterance.end is None or isinstance(recording, UserError):
-            yield utterance.name, recording
-            continue
-        try:
-            yield utterance.name, audio.cut(recording, utterance.start, utterance.end, utterance.recording)
-        except UserError as error:
-            yield utterance.name, error
-
-
-def read_or_error(recording: str, allow_pipes: bool) -> np.ndarray | UserError:
-    """A recording's samples (S,), or why it has none."""
-    try:
-        return audio.read_recording(recording, allow_pipes)
-    except UserError as error:
-        return error
 
 
 def as_dumped(

@@ -33,7 +33,7 @@ def main() -> int:
     job.add_arguments(parser)
     for name, text in (
         ("--onnx", "add onnx/model.onnx (needs the extra [onnx])"),
-        ("--int8", "add onnx/model.int8.onnx too"),
+        ("--int8", "add onnx/model.int8.onnx too, and what both score on the test list"),
     ):
         parser.add_argument(name, choices=["true", "false"], default="false", help=text)
     parser.add_argument("--model_license", default="", help="licence of the weights, for the card, e.g. cc-by-nc-4.0")
