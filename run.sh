@@ -161,7 +161,7 @@ fi
 if begins 7 "packs: ${exp}/*/ -> ${exp}/*/pack/"; then
     submit "${train_cmd} JOB=1:${#fold_names[@]}" "${exp}/log/pack.JOB.log" \
         python3 -m sermtl.bin.pack "${fold_paths[@]}" --folds "${fold_names[@]}" --job JOB --onnx "${onnx}" \
-            --int8 "${int8}"
+        --int8 "${int8}"
     ends
 fi
 finish
