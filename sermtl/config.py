@@ -79,7 +79,11 @@ class TrainConfig:
     seed: int = 0
     """Every random draw is a function of (seed, epoch, utterance or update)."""
     precision: str = "auto"
-    """``float32``, ``bf16`` (autocast), or ``auto``: bf16 on a GPU that has it, else float32."""
+    """``float32``, ``bf16`` (autocast), or ``auto``: bf16 on a GPU that has it, and for a pretrained upstream on a CPU
+    that has it, else float32."""
+    layout: str = "auto"
+    """Batches: utterances ``padded`` to the longest, ``packed`` end to end, or ``auto``: packed on a CPU where the
+    upstream is wide enough to gain by it (256). The outputs are the same; dropout draws other numbers."""
     select: str = "last"
     """The model that is scored: the ``last`` epoch's, or the ``best`` on dev by UA."""
     monitor_test: bool = False
@@ -101,6 +105,7 @@ class TrainConfig:
         _choice(self, "cmvn", "utterance", "speaker", "global")
         _choice(self, "token_type", "char", "bpe")
         _choice(self, "precision", "auto", "float32", "bf16")
+        _choice(self, "layout", "auto", "padded", "packed")
         _choice(self, "select", "last", "best")
         if self.feats_type == "conv" and not self.freeze_feature_encoder:
             raise UserError(

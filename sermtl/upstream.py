@@ -24,6 +24,8 @@ from sermtl.packed import convolve_positions, encode, is_packable
 
 MODEL_TYPES = ("wav2vec2", "hubert", "wavlm", "data2vec-audio")
 OUR_KEYS = ("input_bands", "normalize")
+PACKED_FROM = 256
+"""Hidden size from which arithmetic on padding costs more than many small operations."""
 _in_hand = threading.local()
 
 
@@ -67,6 +69,17 @@ class Upstream(nn.Module):
     def packable(self) -> bool:
         """Whether ``packed`` may be set."""
         return is_packable(self.model.encoder)
+
+    def lay_out(self, layout: str, device: torch.device) -> None:
+        """Set ``packed`` as the setting ``layout`` asks.
+
+        Raises:
+            UserError: It asks for packed utterances, and the upstream's attention needs them padded.
+        """
+        if layout == "packed" and not self.packable:
+            raise UserError(f"layout: packed is not known for {self.config.model_type}; use auto or padded")
+        gains = device.type == "cpu" and self.hidden_size >= PACKED_FROM and self.packable
+        self.packed = layout == "packed" or (layout == "auto" and gains)
 
     @property
     def masking(self) -> SpanMasking:

@@ -5,6 +5,7 @@ import torch
 from test_upstream import FAMILIES, transformers_model, wave
 from torch import nn
 
+from sermtl.errors import UserError
 from sermtl.packed import _drop, convolve_positions
 from sermtl.upstream import Upstream, config_from
 
@@ -114,3 +115,16 @@ def test_training_draws_dropout_and_evaluation_none():
     wav_BS, lengths_B = wave(3000, 9000)
     assert not torch.equal(upstream.train()(wav_BS, lengths_B)[0], upstream(wav_BS, lengths_B)[0])
     assert torch.equal(upstream.eval()(wav_BS, lengths_B)[0], upstream(wav_BS, lengths_B)[0])
+
+
+def test_the_layout_is_chosen_by_what_gains_from_it():
+    upstream = upstream_of("xls-r")
+    for layout, device, packed in (("auto", "cpu", False), ("packed", "cpu", True), ("padded", "cpu", False)):
+        upstream.lay_out(layout, torch.device(device))
+        assert upstream.packed == packed
+    upstream.hidden_size = 768
+    for layout, device, packed in (("auto", "cpu", True), ("auto", "cuda", False), ("padded", "cpu", False)):
+        upstream.lay_out(layout, torch.device(device))
+        assert upstream.packed == packed
+    with pytest.raises(UserError, match="packed is not known for wavlm"):
+        upstream_of("wavlm-base").lay_out("packed", torch.device("cpu"))

@@ -48,6 +48,7 @@ def main() -> int:
     if not job.is_finished(paths.exp, config):
         raise UserError(f"{paths.exp} is not trained to its last epoch, {config.epochs}; rerun ./run.sh --stage 3")
     unperturbed = replace(config, speed_perturb=())
+    trained.model.upstream.lay_out(config.layout, device)
     dumped = dump_name(config, trained.model.upstream)
     fold = load_fold(paths.data, paths.fold_dir, paths.dump, paths.tokens, unperturbed, dumped)
     if fold.digest != read_yaml(paths.exp / "config.yaml").get("inputs"):

@@ -75,6 +75,7 @@ def main() -> int:
     check_input(config, upstream)
     trained = build(config, fold, upstream)
     trained.model.bf16 = precision == "bf16"
+    upstream.lay_out(config.layout, device)
     if ranks.first:
         save_description(paths.exp, trained, paths.tokens)
     trainer = Trainer(trained, config, make_sets(paths.data, config, fold, trained), paths.exp, device, ranks)
@@ -172,6 +173,10 @@ def choose_precision(config: TrainConfig, exp: Path, device: torch.device) -> st
         return config.precision
     here = "float32"
     if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
+        here = "bf16"
+    # Models from scratch are small here, and their sums of few terms gain nothing.
+    native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    if device.type == "cpu" and native and find_geometry(config.upstream) is None:
         here = "bf16"
     if not was_trained(exp):
         return here
