@@ -28,6 +28,7 @@ allow_pipes=false  # let the wav.scp of a Kaldi directory run commands
 protocol=speaker   # speaker, session, paper or kfoldK
 folds=             # "01F 02M" or all (default: all; of mini 01F)
 dev_ratio=0        # share of each training list that becomes dev
+copies=stop        # audio of test utterances that is also in training: stop, drop (it there) or keep
 # Experiment
 train_config=                     # training settings (default: conf/<corpus>.yaml, else conf/train.yaml)
 train_args=                       # settings to override, "--set epochs=2 learning_rate=1e-4"
@@ -100,7 +101,8 @@ if begins 1 "data preparation and folds: ${corpus_dir:-${manifest:-${corpus}}} -
     run local/data.sh --corpus "${corpus}" --corpus_dir "${corpus_dir}" --manifest "${manifest}" --out "${data}" \
         --classes "${classes}" --merge_excited "${merge_excited}" --lang "${lang}" --allow_pipes "${allow_pipes}" \
         --skip_broken "${skip_broken}" --nj "${nj}"
-    run python3 -m sermtl.bin.folds --data "${data}" --protocol "${protocol}" --dev_ratio "${dev_ratio}"
+    run python3 -m sermtl.bin.folds --data "${data}" --protocol "${protocol}" --dev_ratio "${dev_ratio}" \
+        --copies "${copies}"
     ends
 fi
 if ((stop_stage == 1)); then finish; fi

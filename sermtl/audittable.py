@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 from collections import Counter
@@ -10,6 +11,17 @@ from pathlib import Path
 
 from sermtl.audit import FEW, PARTS, Audit
 from sermtl.files import atomic_write
+
+
+def audit_options(description: str | None) -> argparse.ArgumentParser:
+    """Make a parser with the options that all programs that audit have."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="data directory")
+    parser.add_argument(
+        "--audio", choices=("true", "false"), default="false",
+        help="compare decoded samples (reads everything) instead of the files' bytes",
+    )  # fmt: skip
+    return parser
 
 
 def write_audit(path: Path, audit: Audit) -> None:

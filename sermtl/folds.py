@@ -8,7 +8,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -34,6 +34,19 @@ class Fold:
         """The parts as lists of ids."""
         parts = {"train": self.train, "dev": self.dev, "test": self.test}
         return {part: [corpus.utts[i] for i in rows] for part, rows in parts.items()}
+
+
+def without_copies(fold: Fold, audio: np.ndarray) -> Fold:
+    """Leave out what train and dev hold of the test part's audio.
+
+    Args:
+        fold: The fold.
+        audio: (N,) codes of equal audio of all utterances, -1 where unknown.
+    """
+    heard = audio[fold.test]
+    heard = heard[heard >= 0]
+    train, dev = (rows[~np.isin(audio[rows], heard)] for rows in (fold.train, fold.dev))
+    return replace(fold, train=train, dev=dev)
 
 
 def promises_disjoint_speakers(protocol: str) -> bool:
@@ -81,7 +94,11 @@ def divide(corpus: Corpus, protocol: str) -> tuple[np.ndarray, list[str]]:
 
 def check_protocol(protocol: str) -> None:
     """Refuse a protocol's name that is none, naming the nearest."""
-    if protocol in ("speaker", "session", "paper") or re.fullmatch(r"kfold([0-9]+)", protocol):
+    if protocol in ("speaker", "session", "paper"):
+        return
+    if folds := re.fullmatch(r"kfold(0|[1-9][0-9]*)", protocol):
+        if int(folds[1]) < 2:
+            raise UserError(f"{protocol}: at least 2 folds are needed to train on one part and test on another")
         return
     near = difflib.get_close_matches(protocol, ["speaker", "session", "paper", "kfold10"], 1, 0.5)
     hint = f"; did you mean {near[0]}?" if near else ""
@@ -128,8 +145,6 @@ def required_groups(corpus: Corpus, table: str, absent: str) -> list[str]:
 def kfold_groups(corpus: Corpus, k: int) -> list[str]:
     """Deal speakers into K groups: the largest first, each to the group with fewest test utterances."""
     speakers = corpus.speaker.names
-    if k < 2:
-        raise UserError(f"kfold{k}: at least 2 folds are needed to train on one part and test on another")
     sizes = np.bincount(corpus.speaker.codes[corpus.labelled], minlength=len(speakers))
     labelled_speakers = int((sizes > 0).sum())
     if k > labelled_speakers:

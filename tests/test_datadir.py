@@ -275,7 +275,7 @@ def test_fix_refuses_to_leave_nothing(tmp_path):
 def test_utt2spk_to_spk2utt_from_file_and_stdin(tmp_path):
     data = make_data(tmp_path / "data", rows_of())
     expected = (data / "spk2utt").read_text()
-    assert tool("utt2spk_to_spk2utt.sh", data / "utt2spk").stdout == expected
+    assert tool("utt2spk_to_spk2utt.pl", data / "utt2spk").stdout == expected
     assert tool("utt2spk_to_spk2utt.sh", input=(data / "utt2spk").read_text()).stdout == expected
     done = tool("utt2spk_to_spk2utt.sh", input="a b\na c\n")
     assert done.returncode == 2 and "stdin:2" in done.stderr
@@ -301,7 +301,7 @@ def test_split_scp_as_kaldi_users_call_it(tmp_path):
     data = make_data(tmp_path / "data", rows_of(3, 3))
     lines = (data / "text").read_text().splitlines(keepends=True)
     outs = [tmp_path / f"text.{n}" for n in (1, 2, 3, 4)]
-    assert tool("split_scp.sh", data / "text", *outs).returncode == 0
+    assert tool("split_scp.pl", data / "text", *outs).returncode == 0
     assert [out.read_text() for out in outs] == ["".join(lines[a:b]) for a, b in ((0, 3), (3, 5), (5, 7), (7, 9))]
     assert tool("split_scp.sh", "-j", 4, 0, data / "text").stdout == "".join(lines[:3])
     assert tool("split_scp.sh", "-j", 4, 4, "--one-based", data / "text", outs[0]).returncode == 0

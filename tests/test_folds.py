@@ -143,6 +143,7 @@ def test_seed_and_ids_alone_decide_dev(tmp_path):
         ("kfold", rows_of(), 0, "kfoldK"),
         ("../speaker", rows_of(), 0, "unknown protocol"),
         ("kfold1", rows_of(), 0, "at least 2"),
+        ("kfold02", rows_of(), 0, "unknown protocol"),
         ("kfold5", rows_of(), 0, "needs 5 speakers.*has 4"),
         ("speaker", rows_of(), 0.51, "outside 0 to 0.5"),
         ("speaker", rows_of(), -0.1, "outside 0 to 0.5"),
@@ -182,6 +183,25 @@ def test_program_writes_lists_names_and_audits_and_repeats_itself(tmp_path, monk
     assert contents(root) == before
     assert [p.name for p in (data / "folds").iterdir()] == ["speaker"]
     assert capsys.readouterr().out.splitlines()[0].split()[:4] == ["fold", "train", "dev", "test"]
+
+
+def test_copies_of_test_audio_stop_are_dropped_or_kept(tmp_path, monkeypatch, capsys):
+    data = make_data(tmp_path, rows_of(), audio=True)
+    (data / "wav" / "s3-05.wav").write_bytes((data / "wav" / "s0-03.wav").read_bytes())
+    root = data / "folds" / "speaker"
+    assert run(monkeypatch, "--data", data) == 1
+    assert "fold s3: the audio of 1 test utterance is also in train or dev: s3-05" in (err := capsys.readouterr().err)
+    assert "--copies drop" in err and not root.exists()
+    assert run(monkeypatch, "--data", data, "--copies", "drop") == 0
+    assert "folds s0 s3: 1 training utterance with the audio of a test utterance left out" in capsys.readouterr().err
+    lists = {name: read_list(root / "s3" / name) for name in ("train", "test")}
+    assert "s0-03" not in lists["train"] and len(lists["train"]) == 23 and "s3-05" in lists["test"]
+    assert len(read_list(root / "s1" / "train")) == 24
+    assert json.loads((root / "s3" / "audit.json").read_text())["test_utterances_audio_seen"] == 0
+    assert run(monkeypatch, "--data", data, "--copies", "keep") == 0
+    assert "warning: fold s3: the audio of 1 test utterance" in capsys.readouterr().err
+    audit = json.loads((root / "s3" / "audit.json").read_text())
+    assert audit["ok"] and audit["allows_copies"] and audit["test_utterances_audio_seen"] == 1
 
 
 def test_an_empty_dev_is_a_file_and_paper_says_speaker_dependent(tmp_path, monkeypatch, capsys):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections import Counter
 from itertools import cycle
@@ -11,6 +12,8 @@ import prepare
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from sermtl.bin import folds as folds_program
 
 CLASSES = ("neu", "hap", "ang", "sad")
 # Published: real speaker or prefix, all, then neu hap ang sad.
@@ -80,6 +83,26 @@ def test_the_published_counts_come_out(published: tuple[Path, Path, prepare.Resu
         for name, (total, *row) in rows(text).items():
             assert [counts[name, emotion] for emotion in CLASSES] == row
             assert sum(row) == total
+
+
+@pytest.mark.parametrize(("protocol", "counts"), [("paper", PREFIXES), ("speaker", SPEAKERS)])
+def test_the_published_folds_come_out(
+    published: tuple[Path, Path, prepare.Result], protocol: str, counts: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, out, _ = published
+    # One file stands for all recordings of this tree.
+    monkeypatch.setattr("sys.argv", ["folds", "--data", str(out), "--protocol", protocol, "--copies", "keep"])
+    assert folds_program.main() == 0
+    emotions, utts = prepare.table(out / "utt2emo"), set(prepare.table(out / "utt2spk"))
+    names = (out / "folds" / protocol / "folds").read_text().split()
+    assert names == sorted(rows(counts))
+    for name, (total, *row) in rows(counts).items():
+        lists = {p: set(prepare.table(out / "folds" / protocol / name / p)) for p in ("train", "dev", "test")}
+        assert [Counter(emotions[utt] for utt in lists["test"])[emotion] for emotion in CLASSES] == row
+        assert len(lists["test"]) == total and not lists["dev"]
+        assert lists["train"] == utts - lists["test"] and len(utts) == 5531
+        audit = json.loads((out / "folds" / protocol / name / "audit.json").read_text())
+        assert audit["speaker_dependent"] == (protocol == "paper") and audit["utterances_test"] == total
 
 
 def test_nothing_is_dropped_without_its_reason(published: tuple[Path, Path, prepare.Result]) -> None:

@@ -16,7 +16,7 @@ from collections import Counter
 from pathlib import Path
 
 from sermtl.audit import Audio, audit_fold
-from sermtl.audittable import audit_table, print_audits, write_audit
+from sermtl.audittable import audit_options, audit_table, print_audits, write_audit
 from sermtl.corpus import Corpus, load_corpus
 from sermtl.datadir import read_ids
 from sermtl.errors import UserError, command
@@ -72,18 +72,13 @@ def coverage(corpus: Corpus, folds: dict[str, dict[str, list[str]]]) -> str:
 
 def parse() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="data directory")
+    parser = audit_options(__doc__)
     parser.add_argument("--folds", type=Path, required=True, help="directory of fold lists")
     parser.add_argument("--protocol", help="name for the record (default: that of the directory of folds)")
     parser.add_argument("--out", type=Path, help="write <fold>/audit.json and audit.txt here")
     parser.add_argument(
         "--allow_shared_speakers", choices=("true", "false"), help="the split promises no disjoint speakers"
     )
-    parser.add_argument(
-        "--audio", choices=("true", "false"), default="false",
-        help="compare decoded samples (reads everything) instead of the files' bytes",
-    )  # fmt: skip
     return parser.parse_args()
 
 

@@ -14,13 +14,13 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from sermtl.audit import Audio, Audit, audit_fold
-from sermtl.audittable import audit_table, print_audits, write_audit
+from sermtl.audit import Audio, Audit, audit_fold, plural
+from sermtl.audittable import audit_options, audit_table, print_audits, write_audit
 from sermtl.corpus import Corpus, load_corpus
 from sermtl.datadir import write_list
 from sermtl.errors import UserError, command
 from sermtl.files import atomic_write, temporary_path
-from sermtl.folds import Fold, divide, make_folds, promises_disjoint_speakers
+from sermtl.folds import Fold, divide, make_folds, promises_disjoint_speakers, without_copies
 from sermtl.stamp import NAME, Stamp, inputs, package_digest
 
 INPUTS = (
@@ -55,9 +55,18 @@ def replaced_directory(path: Path) -> Iterator[Path]:
 
 def write_fold(corpus: Corpus, audio: Audio, args: argparse.Namespace, fold: Fold, out: Path) -> Audit:
     """Write a fold's lists and audit below ``out``."""
+    before = len(fold.train) + len(fold.dev)
+    if args.copies == "drop" and audio.codes is not None:
+        fold = without_copies(fold, audio.codes)
     lists = fold.lists(corpus)
-    promise = promises_disjoint_speakers(args.protocol)
-    audit = audit_fold(corpus, audio, lists, protocol=args.protocol, fold=fold.name, disjoint_speakers=promise)
+    audit = audit_fold(
+        corpus, audio, lists, protocol=args.protocol, fold=fold.name,
+        disjoint_speakers=promises_disjoint_speakers(args.protocol), allow_copies=args.copies == "keep",
+    )  # fmt: skip
+    if left_out := before - len(fold.train) - len(fold.dev):
+        audit["warnings"].append(
+            f"{plural(left_out, 'training utterance')} with the audio of a test utterance left out"
+        )
     if args.dev_ratio and not len(fold.dev):
         audit["warnings"].append(f"--dev_ratio {args.dev_ratio:g} of so few utterances gives an empty dev")
     for part, ids in lists.items():
@@ -89,6 +98,8 @@ def report(corpus: Corpus, protocol: str, audits: list[Audit], out: Path) -> Non
         print("protocol paper is speaker-dependent: compare its scores with the published ones only")
     if not kept:
         hint = "; correct utt2session or use --protocol speaker" if protocol == "session" else ""
+        if any(audit["test_utterances_audio_seen"] for audit in audits):
+            hint += "; --copies drop leaves copies of test audio out of training, --copies keep goes on with them"
         raise BrokenPromise(f"{corpus.path} breaks the promise of protocol {protocol}, {out} stays as it was{hint}")
     unlabelled = int((~corpus.labelled).sum())
     note = f"; {unlabelled} without emotion are in no test part" if unlabelled else ""
@@ -97,14 +108,13 @@ def report(corpus: Corpus, protocol: str, audits: list[Audit], out: Path) -> Non
 
 def parse() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="data directory")
+    parser = audit_options(__doc__)
     parser.add_argument("--protocol", default="speaker", help="speaker, session, paper or kfoldK")
     parser.add_argument("--dev_ratio", type=float, default=0.0, help="share of training that becomes dev")
     parser.add_argument("--seed", type=int, default=0, help="which utterances become dev")
     parser.add_argument(
-        "--audio", choices=("true", "false"), default="false",
-        help="compare decoded samples (reads everything) instead of the files' bytes",
+        "--copies", choices=("stop", "drop", "keep"), default="stop",
+        help="audio of the test part that is also in train or dev: stop, drop it there, or keep it",
     )  # fmt: skip
     return parser.parse_args()
 
@@ -123,7 +133,8 @@ def main() -> int:
             file=sys.stderr,
         )
     out = args.data / "folds" / args.protocol
-    settings = {"protocol": args.protocol, "dev_ratio": args.dev_ratio, "seed": args.seed, "audio": args.audio}
+    names = ("protocol", "dev_ratio", "seed", "audio", "copies")
+    settings = {name: getattr(args, name) for name in names}
     made = Stamp(out / NAME, package_digest(), settings, inputs({"data": args.data}, *INPUTS))
     if not made.changed():
         print(f"nothing changed: {out}")
