@@ -93,6 +93,7 @@ def test_tags_never_become_words(before: str, inside: str, after: str) -> None:
         ("21 & 2nd, 1,960; 3.5!", "TWENTY ONE AND SECOND ONE THOUSAND NINE HUNDRED AND SIXTY THREE POINT FIVE"),
         ("flight 007", "FLIGHT ZERO ZERO SEVEN"),
         ("a ' b '' c", "A B C"),
+        ("Well-what? Well...what", "WELL WHAT WELLWHAT"),
         ("well - known\u2014fact", "WELL KNOWN FACT"),
         ("  .  ", ""),
         ("ＡＢ\u00a0１２", "AB TWELVE"),
