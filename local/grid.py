@@ -46,6 +46,7 @@ def main() -> int:
         os.execvp("bash", ["bash", "-euc", f"{task.train}\n{task.decode}"])
     if args.step == "watch":
         watch(plan, args.every)
+        return 0
     if args.step == "score":
         return score(plan, list(plan.scoring)[args.job - 1])
     return subprocess.run(plan.report).returncode if args.step == "report" else end(plan)
@@ -85,14 +86,13 @@ def end_of(log: Path) -> str:
 
 
 def watch(plan: Plan, every: float) -> None:
-    """Tell how the array stands whenever that has changed, until killed."""
-    last = ""
-    while True:
+    """Tell how the array stands when that has changed, until killed or left alone."""
+    parent, last, told_at = os.getppid(), "", float("-inf")
+    while os.getppid() == parent:
         line = progress(plan)
-        if line != last:
+        if line != last and time.monotonic() - told_at >= every:
             print(time.strftime("%Y-%m-%dT%H:%M:%S"), line, flush=True)
-            last = line
-            time.sleep(every)
+            last, told_at = line, time.monotonic()
         time.sleep(1)
 
 

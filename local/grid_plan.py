@@ -133,6 +133,7 @@ def is_finished(task: Task) -> bool:
         return False
     from sermtl import job  # torch takes seconds
     from sermtl.bin import decode, train
+    from sermtl.conv_features import dump_name
 
     words = shlex.split(task.train)
     try:
@@ -146,7 +147,7 @@ def is_finished(task: Task) -> bool:
     if not job.is_finished(folder, config):
         return False
     parts = [part for part in ("test", "dev") if fold.examples[part]]
-    return not any(decode.decode_stamp(paths, part, config.feats_type).changed(contents=False) for part in parts)
+    return not any(decode.decode_stamp(paths, part, dump_name(config)).changed(contents=False) for part in parts)
 
 
 def expected(task: Task) -> tuple[float | None, str]:

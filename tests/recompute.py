@@ -85,9 +85,9 @@ class Page:
             both = [[row for seed in tags[0].keys() & tags[1].keys() for row in self.rows[t[seed]]] for t in tags]
             one, other = rate(row[1], both[0]), rate(row[1], both[1])
             return (None if one is None or other is None else other - one,)
-        grouped = re.fullmatch(r"(fold|speaker|style)-(wa|ua|wer)", kind)
+        grouped = re.fullmatch(r"(fold|speaker|style|class)-(wa|ua|wer)", kind)
         if grouped and head not in (grouped[1], "n"):
-            key = grouped[1].replace("speaker", "spk")
+            key = {"speaker": "spk", "class": "ref"}.get(grouped[1], grouped[1])
             rows = [r for r in self.of(protocol, head) if row[0] in (r[key], "pooled")]
             return (rate(grouped[2].upper(), rows),)
         return None

@@ -102,7 +102,7 @@ def test_every_setting_is_in_the_report(killed: Path) -> None:
     page = (killed / "exp" / "report" / "mini" / "index.html").read_text()
     assert "Figure 2 of the paper" in page and "Figure 3 of the paper" in page
     compared, wrong = recompute.compare(killed / "exp" / "report" / "mini")
-    assert wrong == [] and sum(compared.values()) == 197
+    assert wrong == [] and sum(compared.values()) == 221
 
 
 @pytest.mark.slow

@@ -208,7 +208,15 @@ def test_every_wa_ua_and_wer_is_computed_again_from_the_reports_own_score_tables
     assert wrong == []
     kinds = {name.removeprefix("speaker-") for name in compared}
     groups = {f"{group}-{rate}" for group in ("fold", "style") for rate in ("wa", "ua", "wer")}
-    assert kinds == groups | {"table-2", "table-3", "ablation", "settings", "comparisons", "run-experiments"}
+    assert kinds == groups | {
+        "class-wer",
+        "table-2",
+        "table-3",
+        "ablation",
+        "settings",
+        "comparisons",
+        "run-experiments",
+    }
     assert sum(compared.values()) > 250
     path = sorted((made / "out/scores").glob("*_beta1_*"))[0]
     kept = path.read_text()

@@ -154,17 +154,19 @@ def by_group(
 
 
 def by_class(family: Family) -> list[Table]:
-    """Recall and F1 of each class, settings in columns."""
-    pooled = [setting.rates() for setting in family.settings]
-    labels = family.settings[0].first.labels
+    """Recall, F1, WER and CER of each class, settings in columns."""
+    settings, first = family.settings, family.settings[0].first
+    pooled = [setting.rates() for setting in settings]
     tables = []
-    for key in ("recall", "f1"):
-        rows: list[list[Cell]] = [
-            [label, int((family.settings[0].first.ref == index).sum()), *(_of(scores, key, label) for scores in pooled)]
-            for index, label in enumerate(labels)
-        ]
-        head = ["class", "n", *(setting.name for setting in family.settings)]
-        title = {"recall": "Recall", "f1": "F1"}[key]
+    for key, title in {"recall": "Recall", "f1": "F1", "wer": "WER", "cer": "CER"}.items():
+        rows: list[list[Cell]] = []
+        for index, label in enumerate(first.labels):
+            if key in ("recall", "f1"):
+                values = [_of(scores, key, label) for scores in pooled]
+            else:
+                values = [setting.rates(setting.first.ref == index)[key] for setting in settings]
+            rows.append([label, int((first.ref == index).sum()), *values])
+        head = ["class", "n", *(setting.name for setting in settings)]
         tables.append(Table(f"{slug(family)}-class-{key}", f"{title} per class, pooled. {_mark(family)}", head, rows))
     return tables
 
