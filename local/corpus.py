@@ -162,14 +162,13 @@ def leave_out_lone_speakers(utterances: list[Utterance], skip: bool) -> tuple[li
     numbers = Counter(u.speaker for u in utterances)
     alone = [u for u in utterances if numbers[u.speaker] == 1]
     lines = [f"{u.speaker}: {u.utt} ({u.where})" for u in alone]
-    what = f"{len(lines)} speakers with a single utterance"
     if alone and not skip:
         raise UserError(
-            f"{what}, from which no speaker is learned:{listed(lines)}\n"
+            f"speakers with a single utterance, from which no speaker is learned ({len(lines)}):{listed(lines)}\n"
             "put their speaker ids right, or pass --skip_broken true to leave them out"
         )
     if alone:
-        warn(f"{what} are left out:{listed(lines)}")
+        warn(f"speakers with a single utterance are left out ({len(lines)}):{listed(lines)}")
     dropped = [Dropped(u.utt, "the only utterance of its speaker", u.where) for u in alone]
     return [u for u in utterances if numbers[u.speaker] > 1], dropped
 
