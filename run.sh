@@ -44,9 +44,10 @@ seed=                             # of all random draws
 tag=                              # name of the experiment (default: made from its settings)
 # Machine
 cmd_backend= # local, sge or slurm (default: what conf/cmd.sh says)
-nj=          # jobs of stage 2 (default: the cores)
-ngpu=        # GPUs of a training or decoding job, 0 or 1 (default: 1 where there is one)
-num_threads= # CPU threads of such a job (default: the cores, shared by the folds)
+nj=          # tasks of stage 2 (default: the cores; on a cluster 8)
+ngpu=        # GPUs of a fold's training on each of its hosts; decoding uses one (default: 1, or 0 on a machine without)
+num_nodes=1  # hosts of a fold's training; more than one under Slurm only
+num_threads= # CPU threads of a fold's job (default: the cores, shared by the folds; on a cluster one for each GPU)
 python=      # absolute path of an environment's python3 to use as it is
 datadir=data # data directories
 dumpdir=dump # Kaldi arks
@@ -60,7 +61,7 @@ arguments=("$@")
 . utils/stages.sh
 if (($#)); then die 2 "run.sh takes no positional arguments, but got '$1'; see ./run.sh --help"; fi
 log "run.sh${arguments[*]+$(printf " %q" "${arguments[@]}")}"
-whole_numbers stage stop_stage nj ngpu num_threads nbpe
+whole_numbers stage stop_stage nj ngpu num_nodes num_threads nbpe
 stop_stage=${stop_stage:-$((stage > 6 ? stage : 6))}
 if ((stage > stop_stage)); then die 2 "nothing to do: --stage ${stage} is after --stop_stage ${stop_stage}"; fi
 if [[ -n ${python} ]]; then export SERMTL_PYTHON=${python}; fi
@@ -87,9 +88,19 @@ dump=${dumpdir}/${corpus_name} tokens=${dumpdir}/${corpus_name}/tokens/${protoco
 if [[ ${token_type} == bpe ]]; then tokens=${dump}/tokens_bpe${nbpe}/${protocol}; fi
 exp=${expdir}/${tag:-${auto_tag}}
 cores=$(env -u OMP_NUM_THREADS nproc)
-nj=${nj:-${cores}}
-if [[ -z ${ngpu} ]]; then ngpu=$(nvidia-smi -L 2>/dev/null | grep -c . || true); fi
-if ((ngpu)); then fold_cmd="${cuda_cmd} --gpu 1"; else fold_cmd=${train_cmd}; fi
+if [[ ${cmd_backend} == local ]]; then
+    nj=${nj:-${cores}}
+    if [[ -z ${ngpu} ]]; then ngpu=$(nvidia-smi -L 2>/dev/null | grep -q ^GPU && echo 1 || echo 0); fi
+else
+    # The head node's cores and GPUs say nothing about the cluster's.
+    nj=${nj:-8} ngpu=${ngpu:-1} num_threads=${num_threads:-$((ngpu > 1 ? ngpu : 1))}
+fi
+fold_cmd=${train_cmd} infer_cmd=${decode_cmd}
+if ((ngpu)); then fold_cmd="${cuda_cmd} --gpu ${ngpu}" infer_cmd="${cuda_cmd} --gpu 1"; fi
+if ((num_nodes > 1)); then
+    if [[ ${cmd_backend} != slurm ]]; then die 2 "--num_nodes ${num_nodes}: only with --cmd_backend slurm"; fi
+    fold_cmd+=" --num_nodes ${num_nodes}"
+fi
 
 if ((stage >= 2 && stop_stage >= 2)); then needs "${folds_dir}/folds" 1; fi
 if ((stage >= 3 && stop_stage >= 3)); then needs "${tokens}" 2; fi
@@ -100,7 +111,7 @@ if ((stage <= 2)); then own "${data}" "${dump}"; fi
 if begins 1 "data preparation and folds: ${corpus_dir:-${manifest:-${corpus}}} -> ${data}/"; then
     run local/data.sh --corpus "${corpus}" --corpus_dir "${corpus_dir}" --manifest "${manifest}" --out "${data}" \
         --classes "${classes}" --merge_excited "${merge_excited}" --lang "${lang}" --allow_pipes "${allow_pipes}" \
-        --skip_broken "${skip_broken}" --nj "${nj}"
+        --skip_broken "${skip_broken}" --nj "$((nj < cores ? nj : cores))"
     run python3 -m sermtl.bin.folds --data "${data}" --protocol "${protocol}" --dev_ratio "${dev_ratio}" \
         --copies "${copies}"
     ends
@@ -111,8 +122,8 @@ if ((stop_stage == 1)); then finish; fi
 if [[ -z ${folds} && ${corpus} == mini && ${protocol} == speaker ]]; then folds=01F; fi
 choose_folds "${folds:-all}" "${folds_dir}/folds"
 fold_paths=(--data "${data}" --folds_dir "${folds_dir}" --dump "${dump}" --tokens "${tokens}" --exp "${exp}")
-fold_job=("${fold_paths[@]}" --folds "${fold_names[@]}" --job JOB --ngpu "${ngpu}"
-    --num_threads "${num_threads:-$((${#fold_names[@]} < cores ? cores / ${#fold_names[@]} : 1))}")
+num_threads=${num_threads:-$((${#fold_names[@]} < cores ? cores / ${#fold_names[@]} : 1))}
+fold_job=("${fold_paths[@]}" --folds "${fold_names[@]}" --job JOB --num_threads "${num_threads}")
 
 dumps=("${dump_name}")
 for speed in ${speeds}; do dumps+=("${dump_name}_sp${speed}"); done
@@ -136,14 +147,15 @@ fi
 
 if ((stop_stage >= 3)); then own "${exp}"; fi
 if begins 3 "training: ${dump}/ -> ${exp}/ (${fold_names[*]})"; then
-    submit "${fold_cmd} JOB=1:${#fold_names[@]}" "${exp}/log/train.JOB.log" \
-        python3 -m sermtl.bin.train --config "${train_config}" "${fold_job[@]}" --set ${settings[@]+"${settings[@]}"}
+    submit "${fold_cmd} --num_threads ${num_threads} JOB=1:${#fold_names[@]}" "${exp}/log/train.JOB.log" \
+        python3 -m sermtl.bin.train --config "${train_config}" "${fold_job[@]}" --ngpu "${ngpu}" \
+        --num_nodes "${num_nodes}" --set ${settings[@]+"${settings[@]}"}
     ends
 fi
 
 if begins 4 "decoding: ${exp}/*/model.safetensors -> ${exp}/*/decode_test/"; then
-    submit "${fold_cmd} JOB=1:${#fold_names[@]}" "${exp}/log/decode.JOB.log" \
-        python3 -m sermtl.bin.decode --config "${inference_config}" "${fold_job[@]}"
+    submit "${infer_cmd} --num_threads ${num_threads} JOB=1:${#fold_names[@]}" "${exp}/log/decode.JOB.log" \
+        python3 -m sermtl.bin.decode --config "${inference_config}" "${fold_job[@]}" --ngpu "$((ngpu > 0))"
     ends
 fi
 

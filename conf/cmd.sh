@@ -1,14 +1,15 @@
 # shellcheck shell=bash disable=SC2034
 # Where jobs run. Moving to a cluster: change the word here (or give --cmd_backend), and conf/queue.conf or
-# conf/slurm.conf for what the site calls its queues and resources.
+# conf/slurm.conf for what the site calls its queues and resources. Options of the runners may follow a command, for
+# example cuda_cmd='slurm.pl --config conf/slurm.conf --mem 16G --time 36:00:00'.
 
 cmd_backend=${cmd_backend:-local} # local | sge | slurm
 
 case ${cmd_backend} in
     local)
-        train_cmd=run.pl  # CPU jobs
-        cuda_cmd=run.pl   # jobs that may be given --gpu
-        decode_cmd=run.pl # decoding and scoring
+        train_cmd=run.pl  # jobs of stages 2 and 7, and training without a GPU
+        cuda_cmd=run.pl   # training and decoding with --ngpu 1 or more
+        decode_cmd=run.pl # decoding without a GPU
         ;;
     sge)
         train_cmd='queue.pl --config conf/queue.conf'

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import json
 import os
-import re
 import shutil
 import signal
 import socket
@@ -17,9 +17,6 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, P
 
 from sermtl.errors import UserError
 from sermtl.ranks import PeerLost
-
-RENDEZVOUS = "SERMTL_RENDEZVOUS"
-"""Where the nodes of a job meet (host:port); set in the launcher that each of them runs."""
 
 
 def launch(module: str, words: list[str], processes: int, nodes: int, stopped: int) -> int:
@@ -38,27 +35,13 @@ def launch(module: str, words: list[str], processes: int, nodes: int, stopped: i
     Raises:
         UserError: There are no such nodes.
     """
-    meet = ["--standalone"]
     if nodes > 1:
-        if RENDEZVOUS not in os.environ:
-            _launch_on_nodes(module, words, nodes)
-        meet = ["--nnodes", str(nodes), "--rdzv_backend", "c10d", "--rdzv_endpoint", os.environ[RENDEZVOUS]]
-        meet += ["--rdzv_id", os.environ["SLURM_JOB_ID"]]
-    # Its default is a line on stderr that tells everybody to set this.
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-    try:
-        with tempfile.TemporaryDirectory() as logs:
-            meet += ["--nproc_per_node", str(processes), "--log_dir", logs]
-            torchrun.run(torchrun.parse_args([*meet, "-m", module, *words]))
-    except ChildFailedError as error:
-        return _tell(error.failures, stopped)
-    except SignalException as error:
-        return stopped if error.sigval == signal.SIGTERM else 128 + error.sigval
-    return 0
+        _become_srun(module, words, processes, nodes, stopped)
+    return _run(["--standalone"], module, words, processes, stopped)
 
 
-def _launch_on_nodes(module: str, words: list[str], nodes: int) -> NoReturn:
-    """Become `srun`, which runs this launcher on every node of the Slurm job; they meet on this one, the first."""
+def _become_srun(module: str, words: list[str], processes: int, nodes: int, stopped: int) -> NoReturn:
+    """Become `srun`, which starts a launcher on every node of the job; they meet on this one, the job's first."""
     job = os.environ.get("SLURM_JOB_ID")
     if not job or not shutil.which("srun"):
         raise UserError(
@@ -66,11 +49,27 @@ def _launch_on_nodes(module: str, words: list[str], nodes: int) -> NoReturn:
             f"`torchrun --nnodes {nodes} --rdzv_endpoint HOST:PORT ... -m {module}` on each by hand"
         )
     with socket.create_server(("", 0)) as free:
-        meet = f"{socket.gethostname()}:{free.getsockname()[1]}"
-    threads = re.sub(r"\D.*", "", os.environ.get("SLURM_CPUS_PER_TASK", ""))
+        place = f"{socket.gethostname()}:{free.getsockname()[1]}"
     step = ["srun", "--nodes", str(nodes), "--ntasks", str(nodes), "--ntasks-per-node", "1", "--kill-on-bad-exit=1"]
-    step += ["--cpus-per-task", threads] if threads else []
-    os.execvpe("srun", [*step, sys.executable, "-m", module, *words], {**os.environ, RENDEZVOUS: meet})
+    # A step does not inherit the job's.
+    step += ["--cpus-per-task", os.environ.get("SLURM_CPUS_PER_TASK", "1")]
+    meet = ["--nnodes", str(nodes), "--rdzv_backend", "c10d", "--rdzv_endpoint", place, "--rdzv_id", job]
+    on_each = [sys.executable, "-m", "sermtl.launch", json.dumps([meet, module, words, processes, stopped])]
+    os.execvp("srun", [*step, *on_each])
+
+
+def _run(meet: list[str], module: str, words: list[str], processes: int, stopped: int) -> int:
+    # Its default is a line on stderr that tells everybody to set this.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    try:
+        with tempfile.TemporaryDirectory() as logs:
+            meet = [*meet, "--nproc_per_node", str(processes), "--log_dir", logs]
+            torchrun.run(torchrun.parse_args([*meet, "-m", module, *words]))
+    except ChildFailedError as error:
+        return _tell(error.failures, stopped)
+    except SignalException as error:
+        return stopped if error.sigval == signal.SIGTERM else 128 + error.sigval
+    return 0
 
 
 def _tell(failures: dict[int, ProcessFailure], stopped: int) -> int:
@@ -86,3 +85,7 @@ def _tell(failures: dict[int, ProcessFailure], stopped: int) -> int:
         return 128 - failure.exitcode
     print(f"error: process {rank} ended with status {failure.exitcode}; its error stands above", file=sys.stderr)
     return failure.exitcode
+
+
+if __name__ == "__main__":
+    sys.exit(_run(*json.loads(sys.argv[1])))

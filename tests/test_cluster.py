@@ -206,3 +206,42 @@ def test_what_250_tasks_cost(engine: Engine, capsys: pytest.CaptureFixture[str])
     with capsys.disabled():
         print(f"\n{engine.name}: {TASKS} tasks of true:", end=" ")
         print(f"{bare[0]} {middle - begin:.1f} s, {engine.program} {end - middle:.1f} s")
+
+
+@pytest.fixture
+def two_nodes(engine: Engine) -> Engine:
+    if engine.name == "sge":
+        pytest.skip("one fold on several hosts is for Slurm only")
+    engine.env["PYTHONPATH"] = str(engine.recipe)
+    return engine
+
+
+def test_one_fold_on_two_nodes(two_nodes: Engine, tmp_path: Path) -> None:
+    """Both nodes are this host; the training is that of one process."""
+    from test_ranks import check_same, small_corpus_without_dropout, words
+
+    corpus = small_corpus_without_dropout(tmp_path)
+    program = [sys.executable, "-m", "sermtl.bin.train"]
+    runner = ["-p", "pair", "--num_nodes", "2", "--num_threads", "1"]
+    subprocess.run(
+        [*program, *map(str, words(corpus, tmp_path / "one"))], env=two_nodes.env, check=True, capture_output=True
+    )
+    given = [*program, "--num_nodes", "2", *map(str, words(corpus, tmp_path / "two"))]
+    assert two_nodes(*runner, "n/x.log", *given) == (0, "")
+    assert "2 processes, each 1 CPU threads" in (two_nodes.root / "n/x.log").read_text()
+    check_same(tmp_path / "two", tmp_path / "one")
+
+
+def test_a_process_killed_on_one_node_ends_the_job_on_both(two_nodes: Engine) -> None:
+    two_nodes.env["PYTHONPATH"] = f"{two_nodes.recipe}:{two_nodes.recipe}/tests"
+    launch = "import sys; from sermtl.launch import launch; sys.exit(launch('rank_program', sys.argv[1:], 1, 2, 75))"
+    words = ["-p", "pair", "--num_nodes", "2", "o/x.log", sys.executable, "-c", launch]
+    process = two_nodes.start(*words, "wait", "o")
+    pids = two_nodes.until("o/pid.0", "o/pid.1")
+    os.kill(int(pids[1]), signal.SIGKILL)
+    begin = time.monotonic()
+    err = process.communicate(timeout=80)[1]
+    assert (process.returncode, "slurm.pl: killed by signal 9" in err) == (1, True), err
+    assert "error: process 1 was killed by signal 9 (SIGKILL)" in err
+    assert time.monotonic() - begin < 60
+    assert all(map(gone, pids))

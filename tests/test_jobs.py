@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -62,3 +64,51 @@ def test_configurations_cover_the_common_options(recipe: Path, name: str) -> Non
     text = (recipe / "conf" / name).read_text(encoding="utf-8")
     for option in "name time mem num_threads gpu max_jobs_run num_nodes".split():
         assert f"\noption {option}=" in text
+
+
+@pytest.mark.parametrize(
+    ("words", "dumping", "training", "decoding"),
+    [
+        ("--cmd_backend slurm", "JOB=1:8", "--gpu 1 --num_threads 1", "--gpu 1 --num_threads 1"),
+        ("--cmd_backend sge --ngpu 0 --num_threads 3 --nj 5", "JOB=1:5", "--num_threads 3", "--num_threads 3"),
+        (
+            "--cmd_backend slurm --ngpu 2 --num_nodes 3",
+            "JOB=1:8",
+            "--gpu 2 --num_nodes 3 --num_threads 2",
+            "--gpu 1 --num_threads 2",
+        ),
+        # nvidia-smi shows four GPUs here.
+        ("--cmd_backend local --num_threads 2 --nj 1", "JOB=1:1", "--gpu 1 --num_threads 2", "--gpu 1 --num_threads 2"),
+    ],
+)
+def test_run_sh_asks_for_what_a_job_needs(
+    recipe: Path, tmp_path: Path, words: str, dumping: str, training: str, decoding: str
+) -> None:
+    """Of a cluster nothing is guessed from the machine that run.sh is started on."""
+    smi = tmp_path / "nvidia-smi"
+    smi.write_text('#!/bin/sh\nfor i in 0 1 2 3; do echo "GPU $i: NVIDIA X (UUID: GPU-$i)"; done\n')
+    smi.chmod(0o755)
+    places = [word for name in ("data", "dump", "exp") for word in (f"--{name}dir", str(tmp_path / name))]
+    done = subprocess.run(
+        [recipe / "run.sh", "--dry_run", "true", "--stage", "2", "--stop_stage", "4", *places, *words.split()],
+        env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert done.returncode == 0, done.stderr
+    jobs = [line.split() for line in done.stdout.splitlines() if line.strip().startswith(tuple(RUNNERS))]
+    options = [" ".join(job[1 : next(i for i, word in enumerate(job) if word.endswith(".log"))]) for job in jobs]
+    options = [re.sub(r"^--config conf/\w+.conf ", "", text) for text in options]
+    assert options == [dumping, f"{training} JOB=1:1", f"{decoding} JOB=1:1"]
+    for job, ngpu in zip(jobs[1:], (training, decoding), strict=True):
+        wanted = ngpu.split()[1] if ngpu.startswith("--gpu") else "0"
+        assert job[job.index("--ngpu") + 1] == wanted
+        assert job[len(job) - 1 - job[::-1].index("--num_threads") + 1] == training.split()[-1]
+
+
+def test_several_hosts_are_for_slurm(recipe: Path) -> None:
+    for backend in ("local", "sge"):
+        words = ["--dry_run", "true", "--num_nodes", "2", "--cmd_backend", backend]
+        done = subprocess.run([recipe / "run.sh", *words], capture_output=True, text=True, timeout=100)
+        assert (done.returncode, "--num_nodes 2: only with --cmd_backend slurm" in done.stderr) == (2, True)

@@ -26,13 +26,17 @@ DROPOUTS = ("hidden_dropout", "attention_dropout", "activation_dropout", "feat_p
 SETTINGS = {"epochs": 3, "batch_size": 5, "accum_grad": 2, "bucket_batches": 2, "alpha": 0.2, "weight_decay": 0.01}
 
 
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> SmallCorpus:
+def small_corpus_without_dropout(folder: Path) -> SmallCorpus:
     """Of its 16 training utterances an epoch's last update has one, so that two of three processes have none."""
-    corpus = make_small_corpus(tmp_path_factory.mktemp("corpus"), speakers=3, each=8)
+    corpus = make_small_corpus(folder, speakers=3, each=8)
     geometry = RAW_GEOMETRY | dict.fromkeys(DROPOUTS, 0.0)
     (corpus.root / "raw_geometry.yaml").write_text(yaml.safe_dump(geometry))
     return corpus
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> SmallCorpus:
+    return small_corpus_without_dropout(tmp_path_factory.mktemp("corpus"))
 
 
 def words(corpus: SmallCorpus, exp: Path, **settings: object) -> list[object]:

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# A real Slurm of one node, private to BASE: tests/cluster/slurm.sh start|stop BASE
+# A real Slurm of one node (and of two on the same host, in the partition pair), private to BASE: tests/cluster/slurm.sh start|stop BASE
 # `start` installs Debian's packages where they are missing (as root) and prints the exports that clients need.
 # Exit status 77: it cannot be had here.
 set -euo pipefail
 
 action=$1
 base=$2
-daemons=(slurmd slurmctld munged)
+daemons=("slurmd.$(hostname -s)" slurmd.second slurmctld munged)
 
 unavailable() {
     echo "no Slurm here: $*" >&2
@@ -29,7 +29,7 @@ install_packages() {
 
 free_ports() {
     python3 -c 'import socket
-sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(2)]
+sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(3)]
 print(*(s.getsockname()[1] for s in sockets))'
 }
 
@@ -44,8 +44,8 @@ start_munge() {
 }
 
 write_conf() {
-    local controller node host cores memory
-    read -r controller node < <(free_ports)
+    local controller node second host cores memory
+    read -r controller node second < <(free_ports)
     host=$(hostname -s)
     cores=$(nproc)
     memory=$(awk '/MemTotal/ {print int($2 / 1024 * 0.9)}' /proc/meminfo)
@@ -58,13 +58,12 @@ AuthType=auth/munge
 AuthInfo=socket=${base}/socket/munge
 CredType=cred/munge
 SlurmctldPort=${controller}
-SlurmdPort=${node}
 StateSaveLocation=${base}/state
-SlurmdSpoolDir=${base}/spool
+SlurmdSpoolDir=${base}/spool/%n
 SlurmctldPidFile=${base}/run/slurmctld.pid
-SlurmdPidFile=${base}/run/slurmd.pid
+SlurmdPidFile=${base}/run/slurmd.%n.pid
 SlurmctldLogFile=${base}/log/slurmctld
-SlurmdLogFile=${base}/log/slurmd
+SlurmdLogFile=${base}/log/slurmd.%n
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 SwitchType=switch/none
@@ -79,8 +78,11 @@ ReturnToService=2
 MaxArraySize=10001
 MinJobAge=120
 KillWait=2
-NodeName=${host} NodeAddr=127.0.0.1 CPUs=${cores} CoresPerSocket=${cores} RealMemory=${memory} State=UNKNOWN
+NodeName=DEFAULT CPUs=${cores} CoresPerSocket=${cores} RealMemory=${memory} State=UNKNOWN
+NodeName=${host} NodeHostname=${host} NodeAddr=127.0.0.1 Port=${node}
+NodeName=second NodeHostname=${host} NodeAddr=127.0.0.1 Port=${second}
 PartitionName=main Nodes=${host} Default=YES MaxTime=INFINITE State=UP OverSubscribe=FORCE:16
+PartitionName=pair Nodes=${host},second MaxTime=INFINITE State=UP OverSubscribe=FORCE:16
 PartitionName=short Nodes=${host} MaxTime=1 State=UP
 CONF
 }
@@ -88,10 +90,11 @@ CONF
 wait_until_up() {
     local state=''
     for _ in {1..150}; do
-        state=$(timeout 5 sinfo -h -p main -o %T 2>/dev/null || true)
+        # One line, of one state, once both nodes are up.
+        state=$(timeout 5 sinfo -h -p pair -o %T 2>/dev/null || true)
         case ${state} in
-            idle* | mixed* | alloc*) return ;;
-            down* | drain*) scontrol update nodename="$(hostname -s)" state=resume 2>/dev/null || true ;;
+            idle) return ;;
+            *down* | *drain*) scontrol update nodename="$(hostname -s),second" state=resume 2>/dev/null || true ;;
         esac
         sleep 0.1
     done
@@ -128,6 +131,7 @@ case ${action} in
         start_munge
         slurmctld -c
         slurmd -N "$(hostname -s)"
+        slurmd -N second
         wait_until_up
         echo "export SLURM_CONF=${SLURM_CONF}"
         ;;
