@@ -150,6 +150,11 @@ class Trainer:
             return
         if self.config.select == "last":
             save_weights(self.exp, self.model)
+        elif not (self.exp / "model.safetensors").is_file():
+            raise UserError(
+                f"{self.exp}/model.safetensors, the best epoch's weights, is gone, and checkpoints hold the last "
+                f"epoch's; remove {self.exp}/checkpoint*.pth and {self.exp}/history.jsonl to train the fold anew"
+            )
         # Its last line says that the training is finished, so it comes after the weights.
         write_history(self.exp / "history.jsonl", self.history)
 

@@ -268,7 +268,10 @@ def load_upstream(name: str) -> Upstream:
     geometry = find_geometry(name)
     if geometry is not None:
         return _from_scratch(geometry)
+    from transformers.utils import logging
+
     local = Path(name).is_dir()
+    logging.disable_progress_bar()  # of weights being read, into log files
     try:
         config = AutoConfig.from_pretrained(name)
         if config.model_type not in MODEL_TYPES:

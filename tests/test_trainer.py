@@ -612,6 +612,17 @@ def test_the_best_model_is_that_of_the_best_epoch_on_dev(corpus, tmp_path, monke
     assert same(weights(tmp_path), seen[1]) and not same(seen[1], seen[2])
 
 
+def test_the_best_model_deleted_is_told_when_nothing_makes_it_again(corpus, tmp_path, capsys):
+    assert train(corpus, tmp_path, select="best", epochs=1) == 0
+    weights = next(tmp_path.rglob("model.safetensors"))
+    weights.unlink()
+    assert train(corpus, tmp_path, select="best", epochs=1) == 2
+    assert "the best epoch's weights, is gone" in capsys.readouterr().err
+    for file in [*weights.parent.glob("checkpoint*.pth"), weights.parent / "history.jsonl"]:
+        file.unlink()
+    assert train(corpus, tmp_path, select="best", epochs=1) == 0 and weights.is_file()
+
+
 @pytest.mark.parametrize(
     "settings, told",
     [
