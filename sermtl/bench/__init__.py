@@ -1,0 +1,1 @@
+"""The benchmark of training and decoding: `python -m sermtl.bin.bench`."""

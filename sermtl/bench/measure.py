@@ -1,0 +1,161 @@
+"""Timing rows in turns, their memory, and what the machine is."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+PAPER_UPDATES = 62_800
+"""Of the paper's run: 100 epochs of about 5,024 utterances, 8 an update."""
+
+
+@dataclass
+class Row:
+    """A way to compute an update, and its seconds in each round."""
+
+    name: str
+    run: Callable[[int], None]
+    """Computes update ``n``."""
+    flops: Callable[[int], float] = lambda _: 0.0
+    """Arithmetic that update ``n`` needs this way, without padding and recomputation."""
+    resident_mb: Callable[[], float] = lambda: 0.0
+    """Weights and moments that stand between updates."""
+    bf16: bool = False
+    seconds: list[float] = field(default_factory=list)
+    cpu: list[float] = field(default_factory=list)
+    """Processor seconds, of all threads: what others do on the machine hardly touches them."""
+    peak_mb: float = 0.0
+
+
+def run_rounds(rows: list[Row], rounds: int, device: torch.device, limit: float, say: Callable[[str], None]) -> int:
+    """Time every row on update 1, 2, ... in turns, after a round that warms up; gives the rounds that were run.
+
+    Rows start in another order each round. No round begins that would end after ``limit`` seconds.
+    """
+    began = time.monotonic()
+    longest = 0.0
+    for number in range(rounds + 1):
+        started = time.monotonic()
+        if number > 1 and started - began + longest > limit:
+            return number - 1
+        shift = number % len(rows)
+        for row in rows[shift:] + rows[:shift]:
+            before, used = _rest(device), time.process_time()
+            seconds = timed(partial(row.run, number), device)
+            row.peak_mb = max(row.peak_mb, _peak(device) - before + row.resident_mb())
+            if number:
+                row.seconds.append(seconds)
+                row.cpu.append(time.process_time() - used)
+        if number:
+            longest = max(longest, time.monotonic() - started)
+        say(f"round {number} of {rounds}: {time.monotonic() - started:.1f} s{'' if number else ' (warms up)'}")
+    return rounds
+
+
+def timed(function: Callable[[], object], device: torch.device) -> float:
+    """Seconds of a call."""
+    started = time.perf_counter()
+    function()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - started
+
+
+def _rest(device: torch.device) -> float:
+    """Megabytes in use, from which the next peak is counted."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        return torch.cuda.memory_allocated(device) / 2**20
+    if platform.system() == "Linux":
+        ctypes.CDLL(None).malloc_trim(0)
+        Path("/proc/self/clear_refs").write_text("5")
+    return status_mb("VmRSS")
+
+
+def _peak(device: torch.device) -> float:
+    return torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else status_mb("VmHWM")
+
+
+def status_mb(name: str) -> float:
+    """A size of this process, in megabytes; 0 where there is no /proc."""
+    status = Path("/proc/self/status")
+    if not status.is_file():
+        return 0.0
+    return next(int(line.split()[1]) / 1024 for line in status.read_text().splitlines() if line.startswith(name))
+
+
+def summarise(rows: list[Row], sizes: list[tuple[int, float]], rates: Mapping[str, float]) -> list[dict[str, Any]]:
+    """Rates and ratios of the rows; the first is what the others are compared with.
+
+    Args:
+        rows: Timed on the same updates.
+        sizes: Utterances and audio seconds of each timed update.
+        rates: Floating-point operations a second of a matrix product: ``float32`` and ``bf16``.
+    """
+    table = []
+    for row in rows:
+        ratios = [plain / seconds for plain, seconds in zip(rows[0].seconds, row.seconds, strict=True)]
+        processor = [plain / seconds for plain, seconds in zip(rows[0].cpu, row.cpu, strict=True)]
+        total = sum(row.seconds)
+        flops = sum(row.flops(number + 1) for number in range(len(row.seconds)))
+        table.append(
+            {
+                "name": row.name,
+                "updates_per_s": len(row.seconds) / total,
+                "utterances_per_s": sum(count for count, _ in sizes) / total,
+                "audio_s_per_s": sum(seconds for _, seconds in sizes) / total,
+                "ratio": statistics.median(ratios),
+                "ratio_min": min(ratios),
+                "ratio_max": max(ratios),
+                "cpu_ratio": statistics.median(processor),
+                "peak_mb": row.peak_mb,
+                "matmul_share": flops / total / rates["bf16" if row.bf16 else "float32"],
+                "paper_run_hours": PAPER_UPDATES * total / len(row.seconds) / 3600,
+                "seconds": row.seconds,
+                "cpu_seconds": row.cpu,
+            }
+        )
+    return table
+
+
+def matmul_rate(dtype: torch.dtype, device: torch.device) -> float:
+    """Floating-point operations a second of (2048, 768) x (768, 3072), the best of some."""
+    scale = 16 if device.type == "cuda" else 1
+    a, b = torch.randn(2048 * scale, 768, device=device), torch.randn(768, 3072, device=device)
+    a, b = a.to(dtype), b.to(dtype)
+    best = min(timed(lambda: a @ b, device) for _ in range(6))
+    return 2 * a.shape[0] * 768 * 3072 / best
+
+
+def machine(device: torch.device, rates: Mapping[str, float]) -> dict[str, Any]:
+    """What the numbers hold for."""
+    name = platform.processor()
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+    elif Path("/proc/cpuinfo").is_file():
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), name)
+    return {
+        "name": name,
+        "device": device.type,
+        "threads": torch.get_num_threads(),
+        "load": os.getloadavg()[0],
+        "gflops_float32": rates["float32"] / 1e9,
+        "gflops_bf16": rates["bf16"] / 1e9,
+        "python": platform.python_version(),
+        **{library: version(library) for library in ("torch", "transformers", "kaldiio")},
+    }

@@ -1,0 +1,171 @@
+"""Our own updates: the trainer as it is shipped, and with one measure at a time switched off."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from unittest import mock
+
+import torch
+import torch.nn.functional as F
+
+from sermtl import packed
+from sermtl.bench.material import BASE, EMOTIONS, SPEAKERS, Material
+from sermtl.bench.measure import Row
+from sermtl.config import TrainConfig, load_config
+from sermtl.dataset import FoldDataset, FrontEnd
+from sermtl.model import MultiTaskModel
+from sermtl.model_dir import TrainedModel
+from sermtl.tally import Tally
+from sermtl.text import CharTokenizer, char_tokens
+from sermtl.trainer import Sets, Trainer
+from sermtl.upstream import Upstream, config_from
+
+SHIPPED = Path(__file__).parents[2] / "conf" / "train.yaml"
+FAST = ("feats_type=conv", "freeze_feature_encoder=true")
+"""What is set beside ``conf/train.yaml``: ``./run.sh --feats_type conv --train_args "--set freeze_..."``."""
+
+
+def build_model(device: torch.device) -> TrainedModel:
+    """wav2vec2-base with random weights under our heads."""
+    upstream = Upstream(config_from("wav2vec2", dict(BASE), "wav2vec2-base"))
+    tokenizer = CharTokenizer(char_tokens([], "en"))
+    model = MultiTaskModel(upstream, EMOTIONS, len(tokenizer.tokens), SPEAKERS)
+    front_end = FrontEnd("raw", upstream.normalize, "utterance", upstream.geometry)
+    labels = [f"e{number}" for number in range(EMOTIONS)]
+    return TrainedModel(model.to(device), front_end, labels, [f"s{n}" for n in range(SPEAKERS)], tokenizer)
+
+
+@dataclass
+class Ours:
+    """The three trainers that the rows need, over one model's weights."""
+
+    trained: TrainedModel
+    material: Material
+    device: torch.device
+    bf16: bool
+    directory: Path
+
+    def __post_init__(self) -> None:
+        """Make the trainers."""
+        self.config = load_config(TrainConfig, SHIPPED, [*FAST, "num_workers=0"])
+        # The order matters: a trainer that freezes the encoder leaves its parameters out.
+        self.trained.model.upstream.model.feature_extractor.requires_grad_(True)
+        self.all = self._trainer(replace(self.config, feats_type="raw", freeze_feature_encoder=False))
+        self.stored = self._trainer(self.config)
+        self.raw = self._trainer(replace(self.config, feats_type="raw"))
+        self.raw.optimizer = self.stored.optimizer
+
+    def _trainer(self, config: TrainConfig) -> Trainer:
+        stored = config.feats_type == "conv"
+        front_end = self.trained.front_end.stored() if stored else self.trained.front_end
+        examples = self.material.conv if stored else self.material.raw
+        data = FoldDataset(examples, front_end, config, self.trained.model.upstream.masking)
+        return Trainer(self.trained, config, Sets(data, {}, {}), self.directory, self.device)
+
+    def rows(self) -> list[Row]:
+        """As shipped, then without each measure."""
+        names = ["ours", *(["ours-without-bf16"] if self.bf16 else []), "ours-without-stored-outputs"]
+        names.append("ours-without-frozen-encoder")
+        if self.device.type == "cpu":
+            names += [f"ours-without-{measure}" for measure in ("packing", "fourier-positions", "bit-dropout")]
+        names.append("ours-without-fused-adamw")
+        return [self._row(name) for name in names]
+
+    def _row(self, name: str) -> Row:
+        off = name.removeprefix("ours-without-") if name != "ours" else ""
+        trainer = {"stored-outputs": self.raw, "frozen-encoder": self.all}.get(off, self.stored)
+        return Row(
+            name,
+            lambda number: self._update(trainer, number, off),
+            lambda number: self._flops(number, off),
+            lambda: _resident_mb(trainer),
+            self.bf16 and off != "bf16",
+        )
+
+    def _update(self, trainer: Trainer, number: int, off: str) -> None:
+        """Read, collate and compute update ``number``."""
+        model = self.trained.model.train()
+        trains = off == "frozen-encoder"
+        model.upstream.model.feature_extractor.requires_grad_(trains)
+        model.bf16 = self.bf16 and off != "bf16"
+        model.upstream.lay_out("padded" if off == "packing" else "auto", self.device)
+        model.upstream.fourier_positions = off != "fourier-positions"
+        indices = self.material.updates[number]
+        with _plain_dropout() if off == "bit-dropout" else _fused(trainer, off != "fused-adamw"):
+            parts = [[trainer.sets.train[index] for index in part] for part in trainer.parts_of(indices)]
+            batches = [trainer.sets.train.collate(part) for part in parts]
+            trainer.update(number, batches, len(indices), Tally(EMOTIONS))
+
+    def _flops(self, number: int, off: str) -> float:
+        """Of own frames only: three times the forward pass where weights are trained, once where they are not."""
+        upstream = self.trained.model.upstream
+        total = 0.0
+        for index in self.material.updates[number]:
+            total += 3 * transformer_flops(upstream, self.material.conv[index].length)
+            passes = {"stored-outputs": 1, "frozen-encoder": 3}.get(off, 0)
+            total += passes * convolution_flops(upstream, self.material.raw[index].length)
+        return total
+
+
+@contextmanager
+def _plain_dropout() -> Iterator[None]:
+    with mock.patch.object(packed, "_drop", F.dropout):
+        yield
+
+
+@contextmanager
+def _fused(trainer: Trainer, fused: bool) -> Iterator[None]:
+    groups = trainer.optimizer.param_groups
+    before = groups[0]["fused"]
+    for group in groups:
+        group["fused"] = fused
+    yield
+    for group in groups:
+        group["fused"] = before
+
+
+def _resident_mb(trainer: Trainer) -> float:
+    moments = sum(
+        value.nbytes
+        for state in trainer.optimizer.state.values()
+        for value in state.values()
+        if isinstance(value, torch.Tensor)
+    )
+    return (moments + sum(parameter.nbytes for parameter in trainer.model.parameters())) / 2**20
+
+
+def transformer_flops(upstream: Upstream, frames: int) -> float:
+    """Of a forward pass over ``frames``: projection, positions, layers and attention."""
+    config = upstream.config
+    weights = sum(
+        parameter.numel()
+        for part in (upstream.model.feature_projection, upstream.model.encoder)
+        for parameter in part.parameters()
+        if parameter.ndim > 1
+    )
+    return 2.0 * frames * (weights + 2 * config.num_hidden_layers * config.hidden_size * frames)
+
+
+def convolution_flops(upstream: Upstream, samples: int) -> float:
+    """Of a forward pass of the convolutional encoder."""
+    lengths = upstream.geometry.layer_lengths(samples)
+    layers = upstream.model.feature_extractor.conv_layers
+    return sum(2.0 * length * layer.conv.weight.numel() for length, layer in zip(lengths, layers, strict=True))
+
+
+def decoders(ours: Ours) -> dict[str, Callable[[list[int]], None]]:
+    """Decoding of utterances from audio and from stored outputs."""
+    from sermtl.decode import decode
+
+    def run(trainer: Trainer, indices: list[int]) -> None:
+        ours.trained.model.bf16 = False
+        ours.trained.model.upstream.lay_out("auto", ours.device)
+        data = trainer.sets.train
+        chosen = FoldDataset([data.examples[index] for index in indices], data.front_end)
+        for _ in decode(ours.trained, chosen, 16, ours.device):
+            pass
+
+    return {"ours": lambda indices: run(ours.raw, indices), "ours-stored": lambda indices: run(ours.stored, indices)}
