@@ -15,10 +15,10 @@ class UserError(Exception):
 
 
 def command(main: Callable[[], int | None]) -> Callable[[], int]:
-    """Turn a program's ``main`` into one that prints a `UserError` as one message.
+    """Turn a program's ``main`` into one that prints a `UserError`, or an error of the system, as one message.
 
     Returns:
-        The wrapped function: exit status of ``main`` (None counts as 0), or that of a `UserError`.
+        The wrapped function: exit status of ``main`` (None counts as 0), or that of a `UserError`, or 2.
     """
 
     @functools.wraps(main)
@@ -28,5 +28,10 @@ def command(main: Callable[[], int | None]) -> Callable[[], int]:
         except UserError as error:
             print(f"error: {error}", file=sys.stderr)
             return error.status
+        except OSError as error:
+            # A full disk, a folder without permission: faults of the machine, not of this program.
+            where = f"{error.filename}: " if error.filename else ""
+            print(f"error: {where}{error.strerror or error}", file=sys.stderr)
+            return 2
 
     return wrapped

@@ -36,6 +36,8 @@ class FoldData:
     """Speaker -> all of its utterances with their ark entries."""
     digest: str
     """Digest of lists, labels, transcripts, tokens and dumped audio: what a training depends on."""
+    dump: Path
+    """The dump directory."""
 
 
 def load_fold(
@@ -98,7 +100,7 @@ def load_fold(
     if contents.keys() != entries.keys():
         raise UserError(f"{dump}: {DUMP_DIGESTS} names other utterances; rerun stage 2")
     digest = _digest(examples, labels, speakers, tokenizer.tokens, contents)
-    return FoldData(examples, labels, speakers, tokenizer, perturbed, by_speaker, digest)
+    return FoldData(examples, labels, speakers, tokenizer, perturbed, by_speaker, digest, dump)
 
 
 def without_targets(examples: Iterable[Example]) -> list[Example]:

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import fcntl
 import logging
+import os
+import platform
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import torch
@@ -18,6 +23,7 @@ from sermtl.errors import UserError
 from sermtl.fold_data import FoldData
 from sermtl.ranks import from_torchrun
 
+log = logging.getLogger(__name__)
 LOG_FORMAT = "%(asctime)s (%(filename)s:%(lineno)d:%(funcName)s) %(message)s"
 LOG_DATE = "%Y-%m-%dT%H:%M:%S"
 PATHS = {
@@ -95,6 +101,34 @@ def log_also_to(path: Path) -> None:
     handler = logging.FileHandler(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter(LOG_FORMAT, LOG_DATE))
     logging.getLogger().addHandler(handler)
+
+
+_held: list[IO[str]] = []
+
+
+def hold(exp: Path) -> None:
+    """Keep other processes from training or decoding this fold until this one ends.
+
+    A job can outlive the run.sh that started it, and the next run.sh starts another. The lock goes with its process,
+    however that ends; where the file system has none, nothing is held.
+
+    Raises:
+        UserError: Another process has it.
+    """
+    exp.mkdir(parents=True, exist_ok=True)
+    file = open(exp / ".owner", "a+", encoding="utf-8")
+    file.seek(0)
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError) as error:
+        raise UserError(f"another process works on {exp} ({file.read().strip()}): wait for it, or end it") from error
+    except OSError as error:
+        log.warning("%s: no locks on this file system (%s)", exp, error)
+        return
+    file.truncate(0)
+    file.write(f"host {platform.node()}, process {os.getpid()}, since {time.strftime('%Y-%m-%dT%H:%M:%S')}\n")
+    file.flush()
+    _held.append(file)
 
 
 def is_finished(exp: Path, config: TrainConfig) -> bool:

@@ -19,6 +19,7 @@ from sermtl.text import Tokenizer, load_tokenizer
 from sermtl.upstream import Upstream, config_from, settings_of
 
 FORMAT = 1
+WEIGHTS = "model.safetensors"
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ def save_description(directory: Path, trained: TrainedModel, tokens: Path) -> No
 def save_weights(directory: Path, model: MultiTaskModel) -> None:
     """Write ``model.safetensors``, whole or not at all."""
     weights = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
-    with atomic_write(directory / "model.safetensors", "wb") as file:
+    with atomic_write(directory / WEIGHTS, "wb") as file:
         file.write(save(weights))
 
 

@@ -18,12 +18,14 @@ from tqdm import tqdm
 from sermtl.batch import Batch
 from sermtl.checkpoint import load_checkpoint, save_checkpoint
 from sermtl.config import TrainConfig
+from sermtl.datadir import write_list
 from sermtl.dataset import FoldDataset
 from sermtl.errors import UserError
+from sermtl.files import sha256
 from sermtl.grl import reversal_scale
-from sermtl.history import TensorBoard, summary, write_history
+from sermtl.history import TensorBoard, dead_heads, exploded, summary, write_history, write_warnings
 from sermtl.model import Output, task_losses
-from sermtl.model_dir import TrainedModel, save_weights
+from sermtl.model_dir import WEIGHTS, TrainedModel, save_weights
 from sermtl.optim import learning_rate, make_optimizer
 from sermtl.ranks import Ranks
 from sermtl.sampler import decode_batches, epoch_batches
@@ -75,6 +77,8 @@ class Trainer:
         self.tally = Tally(len(trained.labels))
         self.history: list[dict[str, Any]] = []
         self.best_ua = -1.0
+        self.best_digest = ""
+        self.nonfinite: list[str] = []
         self.stopping = False
         self.saved = time.monotonic()
         # Loading may put a damaged file out of the way, which one process must do before the others look.
@@ -92,7 +96,7 @@ class Trainer:
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.epoch, self.batch, self.best_ua = state["epoch"], state["batch"], state["best_ua"]
-        self.history = state["history"]
+        self.history, self.best_digest = state["history"], state["best_digest"]
         if self.ranks.first:
             self.tally = Tally(len(self.trained.labels), state["tally"])
         log.info("resumed after %d updates of epoch %d of %d", self.batch, self.epoch + 1, self.config.epochs)
@@ -115,6 +119,7 @@ class Trainer:
             "tally": tally.sums,
             "history": self.history,
             "best_ua": self.best_ua,
+            "best_digest": self.best_digest,
         }
         save_checkpoint(self.exp, state)
 
@@ -146,15 +151,23 @@ class Trainer:
                 tensorboard.add(self.history[-1])
         if tensorboard:
             tensorboard.close()
-        if not self.ranks.first:
-            return
+        if self.ranks.first:
+            self.write_results()
+
+    def write_results(self) -> None:
+        """Write what a finished training leaves."""
         if self.config.select == "last":
             save_weights(self.exp, self.model)
-        elif not (self.exp / "model.safetensors").is_file():
+        elif not (self.exp / WEIGHTS).is_file() or sha256(self.exp / WEIGHTS) != self.best_digest:
             raise UserError(
-                f"{self.exp}/model.safetensors, the best epoch's weights, is gone, and checkpoints hold the last "
+                f"{self.exp / WEIGHTS}, the best epoch's weights, is gone or damaged, and checkpoints hold the last "
                 f"epoch's; remove {self.exp}/checkpoint*.pth and {self.exp}/history.jsonl to train the fold anew"
             )
+        dead = dead_heads(self.history, len(self.trained.labels), len(self.trained.speakers), self.config.alpha)
+        for message in dead:
+            log.warning("%s", message)
+        ends = range(1, len(self.history) + 1)
+        write_warnings(self.exp, [message for end in ends for message in exploded(self.history[:end])] + dead)
         # Its last line says that the training is finished, so it comes after the weights.
         write_history(self.exp / "history.jsonl", self.history)
 
@@ -165,10 +178,13 @@ class Trainer:
         seconds, left = record["seconds"], record["seconds"] * (self.config.epochs - self.epoch)
         numbers = (self.epoch, self.config.epochs, seconds, left, summary(record))
         log.info("epoch %d/%d (%.1f s, %.0f s left): %s", *numbers)
+        for message in exploded(self.history):
+            log.warning("%s", message)
         if self.config.select == "best" and record["dev"]["ua"] > self.best_ua:
             self.best_ua = record["dev"]["ua"]
             if self.ranks.first:
                 save_weights(self.exp, self.model)
+                self.best_digest = sha256(self.exp / WEIGHTS)
         self.save()
         if self.ranks.first and self.epoch < self.config.epochs:
             write_history(self.exp / "history.jsonl", self.history)
@@ -267,14 +283,18 @@ class Trainer:
             tally.add("nonfinite", 1)
         names = " ".join(utterance for own in self.ranks.gather(utterances) for utterance in own)
         log.warning("non-finite loss or gradient: update skipped; utterances: %s", names)
+        self.nonfinite += names.split()
         batches = self.total_updates // self.config.epochs
         allowed = max(1.0, self.config.max_nonfinite * batches) if self.config.max_nonfinite else 0.0
         skipped = int(self.total(tally).sums["nonfinite"])
         if skipped > allowed:
+            listed = self.exp / "nonfinite.txt"
+            if self.ranks.first:
+                write_list(listed, set(self.nonfinite))
             raise UserError(
                 f"{skipped} of {batches} updates of epoch {self.epoch + 1} were not finite "
                 f"(max_nonfinite is {self.config.max_nonfinite:g}); the last held {names}; "
-                "try a smaller learning_rate, or look at these utterances"
+                f"try a smaller learning_rate, or look at these utterances: {listed} has all of them"
             )
 
     def count(self, tally: Tally, output: Output, part: Batch) -> None:

@@ -191,6 +191,8 @@ def test_a_fold_that_was_not_trained_to_its_end_is_refused(corpus, done, capsys,
     refused(corpus, done, capsys, "s1", "stage 3", fold="s1")
     history = done / "s0" / "history.jsonl"
     history.write_text(history.read_text().split("\n")[0] + "\n")
+    refused(corpus, done, capsys, "missing or damaged: history.jsonl", "--stage 3")
+    (done / "s0" / NAME).unlink()
     refused(corpus, done, capsys, "not trained to its last epoch, 2", "--stage 3")
     (done / "s0" / "model.safetensors").write_bytes(b"damaged")
     refused(corpus, done, capsys, "model.safetensors", "stage 3")

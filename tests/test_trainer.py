@@ -511,7 +511,7 @@ def test_the_experiments_folder_is_as_documented(straight):
     assert "epoch 4/4" in log and "utterances: train" in log
     config = yaml.safe_load((straight / "s0" / "config.yaml").read_text())
     keys = {field.name for field in dataclasses.fields(TrainConfig)}
-    assert config.keys() == keys | {"corpus", "protocol", "fold", "geometry", "inputs", "computed_in"}
+    assert config.keys() == keys | {"corpus", "protocol", "fold", "geometry", "inputs", "computed_in", "code_version"}
     assert (config["corpus"], config["protocol"], config["fold"], config["epochs"]) == ("small", "speaker", "s0", 4)
 
 

@@ -61,6 +61,7 @@ def main() -> int:
         if not made.changed():
             log.info("nothing changed: %s", directory)
             continue
+        job.hold(paths.exp)
         started = time.monotonic()
         refuse_damaged_arks(example.entry for example in fold.examples[part])
         front_end = trained.front_end.stored() if config.feats_type == "conv" else trained.front_end

@@ -14,8 +14,8 @@ from sermtl.report.render import write_report
 from sermtl.stamp import NAME, Stamp, inputs, package_digest
 
 READ = (
-    "*/scores.json", "*/*/config.yaml", "*/*/history.jsonl", "*/*/decode_*/stamp.json", "*/*/score_test/*.json",
-    "*/*/score_test/per_utt.tsv",
+    "*/scores.json", "*/*/config.yaml", "*/*/history.jsonl", "*/*/warnings.txt", "*/*/decode_*/stamp.json",
+    "*/*/score_test/*.json", "*/*/score_test/per_utt.tsv",
 )  # fmt: skip
 """What it reads of the experiments."""
 

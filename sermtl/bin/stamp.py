@@ -15,7 +15,7 @@ from pathlib import Path
 
 from sermtl.errors import command
 from sermtl.files import remove_leftovers
-from sermtl.stamp import NAME, Stamp, fold_roots, outdated, package_digest
+from sermtl.stamp import NAME, Stamp, damaged_outputs, fold_roots, outdated, package_digest, read_stamp
 
 ROOTS = ("data", "folds_dir", "dump", "tokens", "exp")
 
@@ -72,10 +72,19 @@ def finish(args: argparse.Namespace) -> int:
 def require_current(args: argparse.Namespace) -> int:
     """Say which of the stages before ``--stage`` made something from other inputs than there are now."""
     for stage, path, roots in made_before(args):
-        for message in outdated(path, roots)[:1]:
+        for message in (outdated(path, roots) or not_as_made(path))[:1]:
             print(f"error: {message}", file=sys.stderr)
             return 100 + stage
     return 0
+
+
+def not_as_made(path: Path) -> list[str]:
+    """Outputs of a stamp that somebody, or a disk, has changed."""
+    stamp = read_stamp(path)
+    return [
+        f"{path.parent / name} is not as it was made; if you changed it on purpose, remove {path}"
+        for name in (damaged_outputs(path, stamp) if stamp else [])
+    ]
 
 
 def made_before(args: argparse.Namespace) -> Iterator[tuple[int, Path, Mapping[str, Path]]]:

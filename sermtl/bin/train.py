@@ -24,26 +24,36 @@ import torch
 import yaml
 
 from sermtl import checkpoint, job
+from sermtl.ark import DUMP_DIGESTS
 from sermtl.config import TrainConfig, as_dict, load_config, read_yaml
 from sermtl.conv_features import dump_name
 from sermtl.datadir import read_table
 from sermtl.dataset import FoldDataset, FrontEnd, feature_stats
 from sermtl.errors import UserError, command
 from sermtl.files import atomic_write
-from sermtl.fold_data import FoldData, load_fold
+from sermtl.fold_data import PARTS, FoldData, load_fold, refuse_damaged_arks
 from sermtl.geometry import find_geometry
 from sermtl.launch import launch
 from sermtl.model import MultiTaskModel
 from sermtl.model_dir import TrainedModel, save_description
 from sermtl.ranks import Ranks, exit_with, from_torchrun
 from sermtl.seeding import derive_seed
+from sermtl.stamp import NAME, Stamp, inputs, read_stamp
 from sermtl.trainer import Interrupted, Sets, Trainer, total_parameters
 from sermtl.upstream import Upstream, load_upstream
 
 log = logging.getLogger("sermtl.bin.train")
+CODE_VERSION = 1
+"""Raised when the same settings and data would give another model."""
+LABELS = "labels.txt"
+FILES = (
+    "config.yaml", "history.jsonl", "warnings.txt", "model.json", "model.safetensors", "tokens/tokens.txt",
+    "tokens/bpe.model", f"../{LABELS}",
+)  # fmt: skip
 STOPPED = 75
 """Exit status after a saved stop (EX_TEMPFAIL): a queue may start the job again."""
-RESUMABLE = ("epochs", "save_minutes", "num_workers")
+HARMLESS = ("save_minutes", "num_workers")
+RESUMABLE = ("epochs", *HARMLESS)
 """Settings that a resumed training may change: more epochs (whose learning rates are those of the new total), and what
 changes no result."""
 
@@ -62,12 +72,15 @@ def main() -> int:
     precision = ranks.from_first(choose_precision(config, paths.exp, device))
     if ranks.first:
         write_config_once(paths.exp, resolved_settings(paths, config, fold) | {"computed_in": precision})
-    if ranks.from_first((paths.exp / "model.safetensors").is_file() and job.is_finished(paths.exp, config)):
-        log.info("%s is trained already (%d epochs)", paths.exp, config.epochs)
+    made = train_stamp(paths, fold)
+    if ranks.from_first(job.is_finished(paths.exp, config) and not made.changed()):
+        log.info("nothing changed: %s is trained already (%d epochs)", paths.exp, config.epochs)
         return 0
+    refuse_damaged_arks(entries_of(fold))
     if ranks.first:
+        job.hold(paths.exp)
         job.log_also_to(paths.exp / "train.log")
-        with atomic_write(args.exp / "labels.txt") as file:
+        with atomic_write(args.exp / LABELS) as file:
             file.writelines(f"{label}\n" for label in fold.labels)
 
     torch.manual_seed(derive_seed(config.seed, "weights"))
@@ -86,6 +99,15 @@ def main() -> int:
     except Interrupted:
         log.warning("stopped by SIGTERM after saving %s; the same command goes on from there", paths.exp)
         return STOPPED
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise UserError(
+            f"{error}: killed, or out of memory? The same command goes on from the last checkpoint; "
+            "--train_args '--set num_workers=0' does without such processes"
+        ) from error
+    if ranks.first:
+        made.finish(path for name in FILES if (path := paths.exp / name).is_file())
     log.info("finished: %s", paths.exp / "model.safetensors")
     return 0
 
@@ -114,6 +136,25 @@ def resolve(args: argparse.Namespace) -> tuple[job.FoldPaths, TrainConfig, FoldD
         log.warning("%s/train has no transcript: training with alpha 0", paths.fold_dir)
         config = replace(config, alpha=0.0)
     return paths, config, fold
+
+
+def train_stamp(paths: job.FoldPaths, fold: FoldData) -> Stamp:
+    """The stamp of a trained fold; its settings are in ``config.yaml``."""
+    roots = {"data": paths.data, "fold": paths.fold_dir, "tokens": paths.tokens, "dump": paths.dump}
+    tables = (*(f"data:{name}" for name in ("text", "utt2spk", "utt2emo")), *(f"fold:{part}" for part in PARTS))
+    names = (
+        *tables,
+        "tokens:tokens.txt",
+        "tokens:bpe.model",
+        f"dump:{fold.dump.relative_to(paths.dump)}/{DUMP_DIGESTS}",
+    )
+    return Stamp(paths.exp / NAME, CODE_VERSION, {}, inputs(roots, *names))
+
+
+def entries_of(fold: FoldData) -> set[str]:
+    """Ark entries of all that a training reads."""
+    own = {example.entry for part in PARTS for example in fold.examples[part]}
+    return own.union(*(entries.values() for entries in fold.perturbed.values()))
 
 
 def check_fold(config: TrainConfig, fold: FoldData, fold_dir: Path) -> None:
@@ -192,6 +233,7 @@ def resolved_settings(paths: job.FoldPaths, config: TrainConfig, fold: FoldData)
         "corpus": paths.data.name,
         "protocol": paths.fold_dir.parent.name,
         "fold": paths.fold_dir.name,
+        "code_version": CODE_VERSION,
         **as_dict(config),
         "geometry": geometry_digest(config.upstream),
         "inputs": fold.digest,
@@ -217,7 +259,10 @@ def write_config_once(exp: Path, settings: dict[str, Any]) -> None:
         UserError: The directory was trained with other settings; the message lists them.
     """
     path = exp / "config.yaml"
-    if was_trained(exp):
+    text = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
+    stamp = read_stamp(exp / NAME) or {"outputs": {}}
+    finished_with_these = hashlib.sha256(text.encode()).hexdigest() in stamp["outputs"].get(path.name, [])
+    if was_trained(exp) and not finished_with_these:
         old = read_yaml(path)
         differences = [
             f"  {key}: {old.get(key)!r} there, {value!r} now"
@@ -229,10 +274,11 @@ def write_config_once(exp: Path, settings: dict[str, Any]) -> None:
                 f"{exp} was trained with other settings; remove it to train anew, or give another --tag:\n"
                 + "\n".join(differences)
             )
-        if all(old.get(key) == value for key, value in settings.items()):
+        if all(old.get(key) == value for key, value in settings.items() if not (stamp["outputs"] and key in HARMLESS)):
             return
-    with atomic_write(path) as file:
-        yaml.safe_dump(settings, file, sort_keys=False, allow_unicode=True)
+    if not path.is_file() or path.read_bytes() != text.encode():
+        with atomic_write(path) as file:
+            file.write(text)
 
 
 def log_summary(config: TrainConfig, fold: FoldData, trainer: Trainer) -> None:

@@ -74,6 +74,15 @@ def unfinished(loaded: Loaded) -> Table | None:
 def warnings(loaded: Loaded, families: Sequence[Family], refused: Sequence[str]) -> list[str]:
     """What a reader must know before any number."""
     found = [f"LEFT OUT: {message}" for message in loaded.left_out]
+    concerns: dict[str, list[str]] = {}
+    for made in loaded.experiments:
+        for fold in made.scores["folds"]:
+            path = made.path / fold / "warnings.txt"
+            for message in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+                # The numbers differ from fold to fold; what they say does not.
+                what, _, numbers = message.partition(": ")
+                concerns.setdefault(what, []).append(f"{made.tag}/{fold} ({numbers})")
+    found += [f"TRAINING: {what}, in {metrics.first(where, 3)}" for what, where in concerns.items()]
     for family in families:
         if family.speaker_dependent:
             found.append(
