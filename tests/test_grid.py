@@ -114,9 +114,10 @@ def test_the_word_errors_in_the_report_are_jiwers(killed: Path) -> None:
             heard |= read_table(killed / "exp" / path.stem / fold / "decode_test" / "text")
         with open(path, encoding="utf-8") as file:
             for row in csv.DictReader(file, delimiter="\t"):
-                output = jiwer.process_words(texts[row["utt"]], heard.pop(row["utt"]))
-                errors = output.substitutions + output.deletions + output.insertions
-                assert (int(row["words"]), int(row["errors"])) == (len(texts[row["utt"]].split()), errors)
+                said, found = texts[row["utt"]], heard.pop(row["utt"])
+                output = jiwer.process_words(said, found) if said else None
+                errors = output.substitutions + output.deletions + output.insertions if output else 0
+                assert (int(row["words"]), int(row["errors"])) == (len(said.split()), errors)
         assert heard == {}
 
 
@@ -148,11 +149,9 @@ def test_a_killed_grid_ends_with_the_report_of_one_that_was_not(
 
 @pytest.mark.slow
 def test_a_fold_that_fails_is_named_and_the_others_are_reported(killed: Path, recipe: Path) -> None:
-    """One fold is asked for more epochs than it has, and its checkpoint is no file."""
     fold = killed / "exp" / "mini_speaker_tiny_mini_alpha0_beta0_reverse_seed0_epochs-1_monitor-test-true" / "02M"
-    for name in ("model.safetensors", "checkpoint.pth", "checkpoint.prev.pth"):
-        (fold / name).unlink(missing_ok=True)
-    (fold / "checkpoint.pth").mkdir()
+    shutil.rmtree(fold)
+    (fold / "checkpoint.pth").mkdir(parents=True)  # no file: the training cannot begin
     status, out, err = run(recipe, *words_of(killed, *SMALL, "--stage", "3", "--every", "60"))
     assert status == 1
     assert "11 of 12 done (11 before), 0 running, 1 failed, 0 left" in out
