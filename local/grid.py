@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from statistics import median
 
-from grid_plan import Plan, Task, make_plan, read_plan, told, write_plan
+from grid_plan import Plan, Task, make_plan, read_plan, readable, told, write_plan
 
 from sermtl.errors import command
 
@@ -113,7 +113,7 @@ def progress(plan: Plan) -> str:
     if not each or not counts["running"]:
         return line
     folds = counts["left"] + sum(1 - trained(task) for task, state in found.items() if state == "running")
-    return f"{line}; about {readable(each * folds / counts['running'])} to go"
+    return f"{line}; about {readable(each * folds / counts['running'] / 3600)} to go"
 
 
 def trained(task: Task) -> float:
@@ -122,13 +122,6 @@ def trained(task: Task) -> float:
         return min(0.95, len((task.folder / "history.jsonl").read_bytes().splitlines()) / task.epochs)
     except OSError:
         return 0.0
-
-
-def readable(seconds: float) -> str:
-    """A duration in the unit that fits."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def end(plan: Plan) -> int:

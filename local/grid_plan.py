@@ -7,6 +7,7 @@ runs the very commands of run.sh; only, training and decoding of one fold are on
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 from collections.abc import Iterable
@@ -198,10 +199,21 @@ def told(plan: Plan) -> Iterable[str]:
         yield f"hours: {plan.source}"
     elif left:
         hours = plan.epoch_seconds * sum(task.epochs for task in left) / 3600
+        at_once = "divided by the jobs that run at once"
+        if plan.runner.split()[0] == "run.pl" and "--gpu" not in plan.runner:
+            cores = len(os.sched_getaffinity(0))
+            at_once = f"which is {readable(hours / cores)} on the {cores} cores of this machine"
         yield (
-            f"estimated: {hours:.2g} hours of training, divided by the jobs that run at once "
+            f"estimated: {readable(hours)} of training, {at_once} "
             f"({plan.epoch_seconds:.3g} s an epoch of a fold: {plan.source})"
         )
+
+
+def readable(hours: float) -> str:
+    """A duration in the unit that fits."""
+    if hours < 0.025:
+        return f"{3600 * hours:.0f} s"
+    return f"{60 * hours:.0f} min" if hours < 1.5 else f"{hours:.1f} hours" if hours < 100 else f"{hours:.0f} hours"
 
 
 def value(words: list[str], option: str) -> str:
