@@ -145,7 +145,7 @@ def is_finished(task: Task) -> bool:
     wanted = train.resolved_settings(paths, config, fold)
     if any(saved.get(key) != value for key, value in wanted.items() if key not in train.RESUMABLE):
         return False
-    if not job.is_finished(folder, config):
+    if not job.is_finished(folder, config) or train.train_stamp(paths, fold).changed(contents=False):
         return False
     parts = [part for part in ("test", "dev") if fold.examples[part]]
     return not any(decode.decode_stamp(paths, part, dump_name(config)).changed(contents=False) for part in parts)

@@ -276,3 +276,20 @@ def test_forty_tasks_cost_little(run: Runner) -> None:
     begin = time.monotonic()
     assert run("JOB=1:40", "x.JOB.log", "true") == (0, "")
     assert time.monotonic() - begin < 5
+
+
+def test_jobs_end_when_run_sh_is_killed_without_a_chance_to_say_so(tmp_path: Path, recipe: Path) -> None:
+    """kill -9 of the script that started run.pl: its jobs must not go on beside those of the next start."""
+    sleeper = f"{recipe / 'utils' / 'run.pl'} JOB=1:2 JOB.log sleep 3217{os.getpid()}"
+    script = f"dry_run=false arguments=() stage=1 skip_stages=; . utils/log.sh; . utils/stages.sh\ncd {tmp_path}\n"
+    caller = subprocess.Popen(["bash", "-c", f"{script}supervise {sleeper}"], cwd=recipe)
+    find = ["pgrep", "-f", f"^sleep 3217{os.getpid()}$"]
+    deadline = time.monotonic() + 60
+    while len(subprocess.run(find, capture_output=True).stdout.split()) < 2 and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert len(subprocess.run(find, capture_output=True).stdout.split()) == 2
+    caller.kill()
+    caller.wait()
+    while subprocess.run(find, capture_output=True).stdout and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not subprocess.run(find, capture_output=True).stdout

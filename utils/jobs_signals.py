@@ -14,6 +14,9 @@ class Signals:
     def __init__(self) -> None:
         self.number: int | None = None
         self.again = False
+        # run.sh names itself; when it is killed with no chance to say so, its jobs must not go on beside the next.
+        parent = os.getppid()
+        self._caller = parent if os.environ.get("SERMTL_CALLER") == str(parent) else None
         self._read, write = os.pipe()
         os.set_blocking(self._read, False)
         os.set_blocking(write, False)
@@ -41,6 +44,8 @@ class Signals:
                 pass
         except BlockingIOError:
             pass
+        if self._caller not in (None, os.getppid()) and self.number is None:
+            self.number = signal.SIGHUP
 
     def pause(self, seconds: float) -> None:
         """Sleep so long, unless an interrupt comes."""

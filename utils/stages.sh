@@ -65,7 +65,7 @@ submit() {
 # supervise WORD...: a command in the background, so that a signal to this script reaches it at once.
 supervise() {
     local status=0
-    "$@" &
+    SERMTL_CALLER=$$ "$@" &
     _runner=$!
     wait "${_runner}" || status=$?
     _runner=
