@@ -21,6 +21,8 @@ SAMPLE_RATE = 16000
 FEATURE_TABLES = ("feats.scp", "utt2num_frames")
 DUMP_TABLES = {"raw": ("wav.scp", "utt2num_samples"), "fbank": FEATURE_TABLES, "conv": FEATURE_TABLES}
 """Names, as Kaldi and ESPnet call them, of a dump's scp and of its table of lengths."""
+DUMP_SAMPLES = "utt2num_samples"
+"""Table of the samples that a dump was made from."""
 DUMP_DIGESTS = "utt2digest"
 """Table of digests of the utterances' samples or features."""
 

@@ -34,6 +34,13 @@ class Example:
     emotion: int = -1
     speaker: int = -1
     tokens: tuple[int, ...] = ()
+    samples: int = 0
+    """Of its audio, where ``length`` counts something else that is to make the same batches."""
+
+    @property
+    def size(self) -> int:
+        """What batches are sorted by."""
+        return self.samples or self.length
 
 
 @dataclass(frozen=True)
@@ -119,8 +126,8 @@ class FoldDataset(Dataset):
 
     @property
     def lengths(self) -> list[int]:
-        """Samples or feature frames of each example."""
-        return [example.length for example in self.examples]
+        """Sizes of the examples, by which batches are made."""
+        return [example.size for example in self.examples]
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch whose random draws the examples get."""

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from sermtl.ark import DUMP_DIGESTS, DUMP_TABLES
+from sermtl.ark import DUMP_DIGESTS, DUMP_SAMPLES, DUMP_TABLES
 from sermtl.config import TrainConfig
 from sermtl.datadir import read_list, read_table
 from sermtl.dataset import Example
@@ -59,6 +59,8 @@ def load_fold(
     """
     dump = dump / (dump_name or config.feats_type)
     entries, lengths = read_dump(dump, config.feats_type)
+    # Stored outputs make the batches that their audio makes: frames alone would leave ties.
+    samples = read_table(dump / DUMP_SAMPLES) if config.feats_type == "conv" else {}
     emotions, speakers_of = read_table(data / "utt2emo"), read_table(data / "utt2spk")
     texts = read_table(data / "text")
     if not (fold_dir / "train").is_file():
@@ -84,6 +86,7 @@ def load_fold(
             emotion=label_ids.get(emotions.get(utterance, ""), -1),
             speaker=speaker_ids.get(speaker, -1),
             tokens=tuple(tokenizer.encode(texts.get(utterance, ""))),
+            samples=int(samples.get(utterance, 0)),
         )
 
     examples = {part: [example(utterance) for utterance in lists[part]] for part in PARTS}

@@ -214,7 +214,7 @@ class Trainer:
 
     def parts_of(self, batch: list[int]) -> list[list[int]]:
         """A process's own share of an update's utterances, in ``accum_grad`` parts that follow one another."""
-        share = self.ranks.share(sorted(batch, key=lambda index: -self.sets.train.examples[index].length))
+        share = self.ranks.share(sorted(batch, key=lambda index: -self.sets.train.examples[index].size))
         size = max(1, -(-len(share) // self.config.accum_grad))
         return [share[i : i + size] for i in range(0, len(share), size)]
 

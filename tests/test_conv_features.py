@@ -18,6 +18,7 @@ from sermtl.config import TrainConfig
 from sermtl.conv_features import ConvFeatures, dump_name
 from sermtl.datadir import read_table, write_table
 from sermtl.errors import UserError
+from sermtl.fold_data import load_fold
 from sermtl.predict import Speech2Emotion
 from sermtl.seeding import derive_seed
 from sermtl.upstream import load_upstream
@@ -99,6 +100,15 @@ def test_training_on_stored_outputs_is_training_on_the_audio(trained):
             for name in ("loss_ser", "loss_asr", "loss_sid"):
                 assert ours[part][name] == pytest.approx(plain[part][name], rel=1e-4)
             assert [ours[part][name] for name in ("wa", "ua", "wer")] == [plain[part][n] for n in ("wa", "ua", "wer")]
+
+
+def test_the_batches_are_those_of_the_audio(corpus):
+    """Utterances of as many frames, but not as many samples, are sorted as their audio is."""
+    fold = (corpus.data, corpus.folds_dir / "s0", corpus.dump, corpus.tokens / "s0")
+    stored = load_fold(*fold, settings(corpus), dump_name(settings(corpus))).examples["train"]
+    heard = load_fold(*fold, TrainConfig()).examples["train"]
+    assert [example.size for example in stored] == [example.size for example in heard]
+    assert [example.length for example in stored] != [example.length for example in heard]
 
 
 def posteriors(exp):

@@ -152,5 +152,6 @@ def _write_fold(directory: Path, seconds: np.ndarray, entries: list[tuple[str, i
     dump = directory / "dump" / "conv" / "bench"
     write_table(dump / "feats.scp", {name: entry for name, (entry, _) in chosen.items()})
     write_table(dump / "utt2num_frames", {name: str(frames) for name, (_, frames) in chosen.items()})
+    write_table(dump / "utt2num_samples", {name: str(320 * frames) for name, (_, frames) in chosen.items()})
     write_table(dump / "utt2digest", {name: "0" * 16 for name in chosen})
     (directory / "tokens" / "tokens.txt").write_text("".join(f"{t}\n" for t in char_tokens([], "en")))

@@ -21,16 +21,16 @@ from pathlib import Path
 import numpy as np
 
 from sermtl import audio
-from sermtl.ark import DUMP_DIGESTS, DUMP_TABLES, ArkWriter, read_audio_entry, read_matrix, write_ark
+from sermtl.ark import DUMP_DIGESTS, DUMP_SAMPLES, DUMP_TABLES, ArkWriter, read_audio_entry, read_matrix, write_ark
 from sermtl.datadir import read_table, write_table
 from sermtl.errors import UserError, command
 from sermtl.recordings import locate
 from sermtl.stamp import NAME, Stamp, inputs
 from sermtl.utterances import Utterance, read_all, utterances
 
-CODE_VERSION = 2
+CODE_VERSION = 3
 """Raised when the same audio would give other arks."""
-PART_FILES = ("ark", "scp", "lengths", "digests")
+PART_FILES = ("ark", "scp", "lengths", "samples", "digests")
 
 
 @command
@@ -97,7 +97,7 @@ def dump_part(
     data: Path, out: Path, feats_type: str, speed: float, job: int, nj: int, allow_pipes: bool = False,
     features: Callable[[np.ndarray], np.ndarray] = audio.fbank,
 ) -> None:  # fmt: skip
-    """Write ``out/parts/<job>.{ark,scp,lengths,digests}`` and its stamp.
+    """Write ``out/parts/<job>.{ark,scp,lengths,samples,digests}`` and its stamp.
 
     Raises:
         UserError: Audio files that cannot be read, all of them in one message; an ark that does not give
@@ -111,6 +111,7 @@ def dump_part(
         return
     prefix = "" if speed == 1.0 else f"sp{speed:g}-"
     lengths: dict[str, int] = {}
+    sizes: dict[str, int] = {}
     digests: dict[str, str] = {}
     broken: list[str] = []
     with write_ark(f"{stem}.ark") as writer:
@@ -118,27 +119,20 @@ def dump_part(
             if isinstance(samples, UserError):
                 broken.append(f"  {name}: {samples}")
             elif not broken:
-                key, values = prefix + name, as_dumped(samples, feats_type, speed, features)
+                key, heard = prefix + name, samples if speed == 1.0 else audio.change_speed(samples, speed)
+                values = heard if feats_type == "raw" else features(heard)
                 write_one(writer, key, values)
-                lengths[key], digests[key] = len(values), digest_of_array(values)
+                lengths[key], sizes[key], digests[key] = len(values), len(heard), digest_of_array(values)
         if broken:
             head = f"{len(broken)} of {len(part)} utterances of {data} cannot be read; repair their audio, or remove "
             raise UserError(head + "it and rerun stage 1 with --skip_broken true:\n" + "\n".join(broken))
     check_ark(writer.scp, lengths, digests, feats_type)
     write_table(f"{stem}.scp", writer.scp)
     write_table(f"{stem}.lengths", lengths)
+    write_table(f"{stem}.samples", sizes)
     write_table(f"{stem}.digests", digests)
     made.finish(Path(f"{stem}.{suffix}") for suffix in PART_FILES)
     print(f"part {job}: {len(part)} utterances written to {stem}.ark")
-
-
-def as_dumped(
-    samples_S: np.ndarray, feats_type: str, speed: float, features: Callable[[np.ndarray], np.ndarray]
-) -> np.ndarray:
-    """What an ark holds of an utterance: int16 samples (S,), or features (T, F)."""
-    if speed != 1.0:
-        samples_S = audio.change_speed(samples_S, speed)
-    return samples_S if feats_type == "raw" else features(samples_S)
 
 
 def write_one(writer: ArkWriter, key: str, values: np.ndarray) -> None:
@@ -181,6 +175,7 @@ def merge(data: Path, out: Path, feats_type: str, speed: float, nj: int) -> None
     """
     scp: dict[str, str] = {}
     lengths: dict[str, str] = {}
+    sizes: dict[str, str] = {}
     digests: dict[str, str] = {}
     for job in range(1, nj + 1):
         stem = out / "parts" / f"{job}"
@@ -191,6 +186,7 @@ def merge(data: Path, out: Path, feats_type: str, speed: float, nj: int) -> None
         entries = read_table(f"{stem}.scp").items()
         scp.update({key: f"{stem}.ark:{entry.rpartition(':')[2]}" for key, entry in entries})
         lengths.update(read_table(f"{stem}.lengths"))
+        sizes.update(read_table(f"{stem}.samples"))
         digests.update(read_table(f"{stem}.digests"))
     expected = len(utterances(data))
     if len(scp) != expected or not scp.keys() == lengths.keys() == digests.keys():
@@ -201,7 +197,8 @@ def merge(data: Path, out: Path, feats_type: str, speed: float, nj: int) -> None
         print(f"nothing changed: {out}")
         return
     made.begin()
-    tables = dict(zip((*DUMP_TABLES[feats_type], DUMP_DIGESTS), (scp, lengths, digests), strict=True))
+    names = (*DUMP_TABLES[feats_type], DUMP_SAMPLES, DUMP_DIGESTS)
+    tables = dict(zip(names, (scp, lengths, sizes, digests), strict=True))
     for name, table in tables.items():
         write_table(out / name, table)
     for path in (out / "parts").iterdir():
