@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import os
@@ -68,7 +69,8 @@ def killed(recipe: Path, work: Path) -> Path:
         assert process.poll() is None and time.monotonic() < deadline, process.communicate()
         time.sleep(0.05)
     for pid in [process.pid, *descendants({process.pid})]:
-        os.kill(pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
     process.communicate(timeout=60)
     status, out, err = run(recipe, *words)
     assert status == 0, out + err

@@ -17,7 +17,7 @@ from small_corpus import make_small_corpus, run_program
 
 from sermtl.batch import Batch
 from sermtl.bin import train as program
-from sermtl.config import TrainConfig, load_config
+from sermtl.config import TrainConfig, as_dict, experiment_tag, load_config
 from sermtl.datadir import read_table, write_table
 from sermtl.dataset import FoldDataset
 from sermtl.errors import UserError
@@ -668,3 +668,13 @@ def test_jobs_of_several_folds_each_train_their_own(corpus, tmp_path):
     words = ["--config", corpus.config(epochs=1), *corpus.arguments(tmp_path, "s0", "s2")]
     assert run_program(program.main, *words, "--job", 2) == 0
     assert [path.name for path in Path(tmp_path).iterdir() if path.is_dir()] == ["s2"]
+
+
+def test_upstreams_of_one_name_share_a_tag_and_the_second_is_refused_by_name(tmp_path):
+    first, second = (TrainConfig(upstream=f"{place}/wav2vec2-base") for place in ("a", "b"))
+    assert experiment_tag("x", "speaker", "train", first, []) == experiment_tag("x", "speaker", "train", second, [])
+    program.write_config_once(tmp_path, as_dict(first))
+    (tmp_path / "checkpoint.pth").touch()
+    with pytest.raises(UserError, match="'a/wav2vec2-base' there, 'b/wav2vec2-base' now") as error:
+        program.write_config_once(tmp_path, as_dict(second))
+    assert "give another --tag" in str(error.value)
