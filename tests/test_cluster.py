@@ -31,7 +31,8 @@ class Engine:
         (self.root / "conf").mkdir(parents=True)
         for conf in ("queue.conf", "slurm.conf"):
             shutil.copy(recipe / "conf" / conf, self.root / "conf")
-        (self.root / "path.sh").write_text("export FROM_PATH_SH=yes\n")
+        # The environment's Python first, as the recipe's own does.
+        (self.root / "path.sh").write_text(f"export FROM_PATH_SH=yes PATH='{Path(sys.executable).parent}':$PATH\n")
 
     def up(self) -> None:
         done = subprocess.run([self.script, "start", self.base], capture_output=True, text=True, timeout=300)
@@ -175,6 +176,16 @@ def test_a_job_that_can_never_run_is_told(engine: Engine) -> None:
     reason = {"sge": "cannot run in queue .* job requests unknown resource \\(gpu\\)", "slurm": "PartitionTimeLimit"}
     assert re.search(rf"{engine.program}: job \d+ still waits; .*{reason[engine.name]}", line)
     assert process.returncode == 2
+
+
+def test_a_probe_finds_a_broken_environment(engine: Engine) -> None:
+    assert engine("--check", "true", "p/x.log", "true") == (0, "")
+    good = (engine.root / "path.sh").read_text()
+    (engine.root / "path.sh").write_text("echo no such module >&2\nreturn 1\n")
+    status, err = engine("--check", "true", "p/y.log", "true")
+    (engine.root / "path.sh").write_text(good)
+    assert (status, "no such module" in err, "nothing else was submitted" in err) == (1, True, True)
+    assert not (engine.root / "p/y.log").exists()
 
 
 def test_a_refused_job_is_told(engine: Engine) -> None:

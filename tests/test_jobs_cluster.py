@@ -289,7 +289,7 @@ def test_late_mark_and_late_log_are_waited_for(cluster: Cluster) -> None:
 sed -e "s#^job_mark=.*#job_mark=$FAKE/done#" -e "s#^job_log=.*#job_log=$FAKE/x.log#" "$SCRIPT" >"$FAKE/script"
 bash "$FAKE/script"
 mark=$(sed -n 's/^job_mark=//p' "$SCRIPT")
-sleep 0.5; cp "$FAKE/done.1" "$mark.1"; sleep 0.5; cp "$FAKE/x.log" x.log
+sleep 0.5; : >"$mark.1"; sleep 0.5; cp "$FAKE/done.1" "$mark.1"; sleep 0.5; cp "$FAKE/x.log" x.log
 """,
     )
     assert cluster("x.log", "echo", "hello") == (0, "")

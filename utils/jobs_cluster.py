@@ -157,8 +157,10 @@ class _Job:
             task = int(match[1]) if match else -1
             if task not in self.open or task in self.terminated:
                 continue
-            text = "".join(read_lines(os.path.join(self.script.marks, name)))
-            status = int(text) if text.isdigit() else 1
+            lines = read_lines(os.path.join(self.script.marks, name))
+            if len(lines) < 2 or not lines[0].isdigit():
+                continue  # it is being written, or still on its way
+            status = int(lines[0])
             self.has_run = True
             if status == TERMINATED:
                 # Cancelled, or put back into the queue to run again: the engine knows.

@@ -54,12 +54,12 @@ class Script:
             "threads": str(request.number("num_threads", 1, 1)),
             "set_threads": str("num_threads" in request.options).lower(),
             "gpu": str(request.number("gpu", 0)),
-            "env": self.engine.environment,
         }
         lines = [f"job_{name}={shlex.quote(value)}\n" for name, value in values.items()]
         # Clusters pass little more than PATH; path.sh must know which Python it was told to use.
         own = [f"export {k}={shlex.quote(v)}\n" for k, v in sorted(os.environ.items()) if re.match(r"SERMTL_\w+$", k)]
-        return "".join(lines + own) + f"job_task={self._task()}\n"
+        shown = f"${{!{self.engine.environment}@}}" if self.engine.environment else ""
+        return "".join(lines + own) + f"job_shown=({shown})\njob_task={self._task()}\n"
 
     def _task(self) -> str:
         if not self.request.job:

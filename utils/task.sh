@@ -1,6 +1,6 @@
 # shellcheck shell=bash disable=SC2154
 # The body of a cluster task's script; queue.pl and slurm.pl write the variables that it reads above it:
-# job_root job_log job_mark job_name job_task job_command job_threads job_set_threads job_gpu job_env.
+# job_root job_log job_mark job_name job_task job_command job_threads job_set_threads job_gpu job_shown.
 # It starts few processes of its own, for it is run once for each task.
 
 job_log=${job_log//"${job_name}"/${job_task}}
@@ -13,13 +13,13 @@ job_date() {
     printf -v job_now '%(%a %b %e %H:%M:%S %Z %Y)T' -1
 }
 
-# Whatever ends the task: its log's last lines, then the mark that tells the head node, renamed so that it is whole.
+# Whatever ends the task: its log's last lines, then the mark that tells the head node, whole with its line's end.
 job_finish() {
     trap - EXIT
     job_date
     printf '# Accounting: time=%d threads=%d\n# Finished at %s with status %d\n' \
         "${SECONDS}" "${job_threads}" "${job_now}" "${job_status}" >>"${job_log}"
-    echo "${job_status}" >"${job_mark}.${job_task}.new" && mv "${job_mark}.${job_task}.new" "${job_mark}.${job_task}"
+    echo "${job_status}" >"${job_mark}.${job_task}"
     # Grid Engine takes 99 and 100 for orders to itself.
     exit $((job_status != 0))
 }
@@ -64,9 +64,7 @@ trap 'job_status=130; exit' INT
 job_date
 {
     printf '# Running on %s\n# Started at %s\n' "${HOSTNAME}" "${job_now}"
-    if [[ -n ${job_env} ]]; then
-        for job_now in $(compgen -A export "${job_env}"); do printf '# %s=%s\n' "${job_now}" "${!job_now}"; done
-    fi
+    for job_now in "${job_shown[@]}"; do printf '# %s=%s\n' "${job_now}" "${!job_now}"; done
     printf '# %s\n' "${job_command//$'\n'/$'\n# '}"
 } >>"${job_log}"
 if ((job_gpu == 0)); then export CUDA_VISIBLE_DEVICES=; fi
