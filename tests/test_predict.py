@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
@@ -297,6 +298,17 @@ def test_json_is_an_object_a_file(models, raw, folder, capsys):
         assert record["scores"] == pytest.approx(alone.scores, abs=2e-6)
         assert record["seconds"] == pytest.approx(soundfile.info(record["path"]).duration, abs=1e-4)
     assert "6 of 6 files" in err[-1] and "real-time factor" in err[-1] and len(err) == 1
+
+
+def test_a_bar_moves_on_a_terminal_only(models, folder, capsys, monkeypatch):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    assert run_program(program.main, "--model", models["raw"], "--json", folder) == 0
+    assert "0/6 [" in sys.stderr.getvalue() and "6 of 6 files" in sys.stderr.getvalue()
+    assert len(capsys.readouterr().out.splitlines()) == 6
 
 
 def test_tsv_has_a_column_a_class(models, folder, capsys):
