@@ -34,6 +34,8 @@ def read_audio(path: str | Path) -> np.ndarray:
     Raises:
         UserError: The file is missing, empty, truncated, no audio, or holds NaN or infinite samples.
     """
+    if Path(path).exists() and not Path(path).is_file():
+        raise UserError(f"{path}: a folder, a named pipe or the like, no file")  # opening a pipe would wait for ever
     try:
         _refuse_cut_wav(path)
         return _decode(path, str(path))

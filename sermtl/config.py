@@ -17,6 +17,10 @@ from sermtl.errors import UserError
 T = TypeVar("T")
 
 
+DEEPEST = 20
+"""Values within values of a YAML file; settings need three."""
+
+
 @dataclass(frozen=True)
 class TrainConfig:
     """Settings of one training; the defaults are the paper's (``conf/train.yaml`` gives sources)."""
@@ -210,8 +214,14 @@ def experiment_tag(corpus: str, protocol: str, config_name: str, config: TrainCo
 
 def _parse(text: str, where: str) -> Any:
     try:
+        depth = 0
+        for event in yaml.parse(text, Loader=yaml.SafeLoader):
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            # A few lines of aliases unfold to gigabytes as soon as somebody prints the value.
+            if depth > DEEPEST or isinstance(event, yaml.AliasEvent):
+                raise UserError(f"{where}: values more than {DEEPEST} deep, or aliases (*name), are not read")
         return yaml.safe_load(text)
-    except (yaml.YAMLError, RecursionError) as error:
+    except (yaml.YAMLError, RecursionError, ArithmeticError, LookupError, TypeError, ValueError) as error:
         raise UserError(f"{where}: not valid YAML: {error}") from error
 
 
@@ -237,7 +247,7 @@ def _typed(cls: type, key: str, value: Any, where: str) -> Any:
     elif wanted is str and isinstance(value, (int, float)) and not isinstance(value, bool):
         return str(value)
     kind = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
-    raise UserError(f"{where}: {key} takes {kind.get(wanted, 'a list of numbers')}, not {value!r}")
+    raise UserError(f"{where}: {key} takes {kind.get(wanted, 'a list of numbers')}, not {repr(value)[:100]}")
 
 
 def _choice(config: Any, key: str, *known: str) -> None:

@@ -83,10 +83,16 @@ def read_stamp(path: Path) -> dict[str, Any] | None:
     """A stamp's content: None where there is none, empty where the work was cut off or the stamp is damaged."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        whole = {"code", "settings", "inputs", "outputs"} == content.keys()
+        parts = [content[name] for name in ("settings", "inputs", "outputs")]
+        sizes = [size for size, _ in content["outputs"].values()]
+        whole = (
+            "code" in content
+            and all(isinstance(part, dict) for part in parts)
+            and all(map(str.isdigit, map(str, sizes)))
+        )
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, AttributeError):
+    except (OSError, ValueError, AttributeError, LookupError, TypeError, RecursionError):
         whole = False
     return content if whole else {}
 
