@@ -6,6 +6,7 @@ mislead that one head. A probe fitted anew on the frozen embeddings has not been
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -56,9 +57,14 @@ def speaker_probe(embeddings: np.ndarray, speakers: Sequence[str], seed: int = 0
         return {"acc": None, "reason": "fewer than two speakers with two held-out utterances each"}
     values = np.asarray(embeddings, dtype=np.float64)[kept]
     sizes = Counter(names.tolist())
-    splits = StratifiedKFold(min(FOLDS, min(sizes.values())), shuffle=True, random_state=seed)
+    splits = StratifiedKFold(min(FOLDS, max(sizes.values())), shuffle=True, random_state=seed)
     correct = 0
-    with threadpool_limits(1):  # threads that wait for each other took four fifths of the time
+    with (
+        warnings.catch_warnings(),
+        threadpool_limits(1),
+    ):  # threads that wait for each other took four fifths of the time
+        # Some speakers may have fewer utterances than there are parts; each of theirs is still in another one.
+        warnings.filterwarnings("ignore", "The least populated class")
         for fit, held in splits.split(values, names):
             model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000))
             correct += int((model.fit(values[fit], names[fit]).predict(values[held]) == names[held]).sum())

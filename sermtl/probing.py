@@ -30,7 +30,7 @@ def probe_fold(exp: Path, data: Path, fold_dir: Path, read: Callable[[str], np.n
 
     Returns:
         ``probe`` (see `probe.speaker_probe`), ``head`` (see `metrics.speaker_scores`), ``utterances``
-        (``dev`` or ``test``), ``verification`` (see `probe.verification_eer`).
+        (``dev`` or ``test``), ``training_speakers`` (their number), ``verification`` (see `probe.verification_eer`).
 
     Raises:
         UserError: A table or an embedding is missing or broken.
@@ -41,7 +41,7 @@ def probe_fold(exp: Path, data: Path, fold_dir: Path, read: Callable[[str], np.n
     part, held_out = "dev", read_list(fold_dir / "dev") if (exp / "decode_dev" / "emb.scp").exists() else []
     if not held_out:
         part, held_out = "test", [utt for utt in test if speakers[utt] in trained]
-    result: dict[str, Any] = {"utterances": part}
+    result: dict[str, Any] = {"utterances": part, "training_speakers": len(trained)}
     names = [speakers[utt] for utt in held_out]
     strangers = None
     if held_out:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pytest
 from make_scores import make_data, make_embeddings
@@ -39,6 +41,15 @@ def test_the_probe_is_the_same_each_time():
 def test_a_speaker_with_one_utterance_is_left_out_of_the_probe():
     found = probe.speaker_probe(clouds(3.0), ["alone", *SPEAKERS[1:]])
     assert found["left_out"] == 1 and found["n"] == 119
+
+
+def test_speakers_with_few_utterances_cost_the_others_no_parts():
+    names = ["s0"] * 2 + ["s1"] * 30 + ["s2"] * 30
+    centres = np.random.default_rng(1).normal(size=(3, 16)) * 3
+    values = np.stack([centres[int(name[1])] for name in names]) + np.random.default_rng(2).normal(size=(62, 16))
+    with warnings.catch_warnings(record=True) as caught:
+        found = probe.speaker_probe(values, names)
+    assert found["n"] == 62 and found["correct"] >= 61 and not caught  # one of two is enough to know the other
 
 
 def test_a_probe_needs_two_speakers():
@@ -113,7 +124,7 @@ def fold_with_embeddings(root, dev):
 def test_a_fold_is_probed_on_its_dev_part(tmp_path):
     found = probe_fold(*fold_with_embeddings(tmp_path, dev=6), read_matrix)
     assert found["utterances"] == "dev"
-    assert (found["probe"]["n"], found["probe"]["speakers"]) == (18, 3)
+    assert (found["probe"]["n"], found["probe"]["speakers"], found["training_speakers"]) == (18, 3, 3)
     assert found["probe"]["acc"] > 0.9
     assert found["head"]["n"] == 18 and found["head"]["acc"] < 0.7  # that head guesses
     assert found["verification"]["eer"] < 0.1 and found["verification"]["different"] == 20 * 18

@@ -40,6 +40,7 @@ class Knowledge:
     head_loss: float | None
     """Its cross-entropy there after the last epoch, nats."""
     speakers: int | None
+    """Training speakers, among whom the head chooses."""
     utterances: int
     eer: float | None
     eer_folds: int
@@ -60,7 +61,7 @@ def table(family: Family, rows: Sequence[Knowledge]) -> Table:
         known: list[Cell] = [row.name, row.probe, span, row.chance, row.head, row.head_loss, uniform]
         cells.append([*known, row.utterances, row.eer, row.eer_folds, speaker_accuracy(setting)["acc"]])
     head = ["setting", "probe accuracy", "lowest to highest fold", "chance", "own head's accuracy"]
-    head += ["own head's cross-entropy", "ln(speakers)", "held-out utterances", "EER, unseen speakers"]
+    head += ["own head's cross-entropy", "ln(training speakers)", "held-out utterances", "EER, unseen speakers"]
     head += ["folds with EER", "own head on the test folds"]
     note = (
         "Probe: a logistic regression fitted anew, cross-validated on held-out utterances of training speakers; the "
@@ -133,11 +134,13 @@ def _of(setting: Setting, histories: Histories) -> Knowledge:
     for made in setting.experiments:
         for fold in made.scores["folds"]:
             content = read_json(made.path / fold / "score_test" / "probe.json")
-            if {"probe", "head", "verification"} <= set(content):
+            if {"probe", "head", "verification", "training_speakers"} <= set(content):
                 found.append(content)
             else:
                 reasons.add("folds without score_test/probe.json (stage 5 writes it where stage 4 left embeddings)")
-    reasons |= {part["reason"] for content in found for part in content.values() if "reason" in part}
+    reasons |= {
+        part["reason"] for content in found for part in content.values() if isinstance(part, dict) and "reason" in part
+    }
     probes = [content["probe"] for content in found if content["probe"].get("acc") is not None]
     heads = [content["head"] for content in found if content["head"].get("acc") is not None]
     eers = [content["verification"]["eer"] for content in found if content["verification"].get("eer") is not None]
@@ -151,7 +154,7 @@ def _of(setting: Setting, histories: Histories) -> Knowledge:
         high=max(accuracies, default=None),
         head=sum(h["correct"] for h in heads) / sum(h["n"] for h in heads) if heads else None,
         head_loss=logs.last(setting, histories, "dev", "loss_sid"),
-        speakers=max((part["speakers"] for part in probes), default=None),
+        speakers=max((content["training_speakers"] for content in found), default=None),
         utterances=n,
         eer=float(np.mean(eers)) if eers else None,
         eer_folds=len(eers),
