@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Run a file's tests in one process; so too the files that start a scheduler, of which a machine has room for one."""
+    """Run a file's tests in one process, and all files that start a scheduler in one: a machine has room for one."""
     if not config.pluginmanager.hasplugin("xdist"):
         return
     for item in items:
