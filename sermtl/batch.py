@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -32,6 +32,14 @@ class Batch:
     def to(self, device: torch.device) -> Batch:
         """The batch on a device; copies from pinned memory do not wait."""
         return self._each(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def halves(self) -> list[Batch]:
+        """Two batches of half the utterances, the first of them first; itself where it has one."""
+        count = len(self.utterances)
+        if count < 2:
+            return [self]
+        rows = (slice(0, -(-count // 2)), slice(-(-count // 2), count))
+        return [replace(self._each(lambda tensor, r=row: tensor[r]), utterances=self.utterances[row]) for row in rows]  # type: ignore[misc]
 
     def pin_memory(self) -> Batch:
         """The batch in pinned memory (called by the loader)."""

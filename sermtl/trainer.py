@@ -234,17 +234,14 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         scale = reversal_scale(config.beta, config.grl, config.grl_schedule, update / max(1, self.total_updates - 1))
-        self.optimizer.zero_grad(set_to_none=True)
-        sums = torch.zeros(2, len(TASKS), dtype=torch.float64, device=self.device)
-        for host_part in parts:
-            part = host_part.to(self.device)
-            output = self.model(part, scale)
-            losses = task_losses(output, part, utterances)
-            (losses["ser"] + config.alpha * losses["asr"] + losses["sid"]).backward()
-            # Squares of the norms, because those of the parts add up.
-            norms = [self.model.gradient_norms[task].square() for task in TASKS]
-            sums += torch.stack([*(losses[task].detach() for task in TASKS), *norms]).view_as(sums)
-            self.count(tally, output, part)
+        while True:
+            try:
+                sums, counted = self.compute(parts, utterances, scale)
+                break
+            except torch.OutOfMemoryError as error:
+                parts = smaller(parts, error)
+        for name, value in counted.sums.items():
+            tally.add(name, value)
         self.ranks.add_gradients(self.parameters)
         measured = self.ranks.add(sums).tolist()
         finite = self.clip_gradients() and all(map(math.isfinite, [*measured[0], *measured[1]]))
@@ -259,6 +256,22 @@ class Trainer:
             tally.add(f"loss_{task}", loss * utterances)
             tally.add(f"grad_{task}", math.sqrt(square))
         tally.add("utterances", utterances)
+
+    def compute(self, parts: list[Batch], utterances: int, scale: float) -> tuple[torch.Tensor, Tally]:
+        """Gradients of the parts, added up in the parameters; losses and squared norms (2, tasks), and counts."""
+        counted = Tally(len(self.trained.labels))
+        self.optimizer.zero_grad(set_to_none=True)
+        sums = torch.zeros(2, len(TASKS), dtype=torch.float64, device=self.device)
+        for host_part in parts:
+            part = host_part.to(self.device)
+            output = self.model(part, scale)
+            losses = task_losses(output, part, utterances)
+            (losses["ser"] + self.config.alpha * losses["asr"] + losses["sid"]).backward()
+            # Squares of the norms, because those of the parts add up.
+            norms = [self.model.gradient_norms[task].square() for task in TASKS]
+            sums += torch.stack([*(losses[task].detach() for task in TASKS), *norms]).view_as(sums)
+            self.count(counted, output, part)
+        return sums, counted
 
     def clip_gradients(self) -> bool:
         """Clip the gradient's norm; returns whether it is finite.
@@ -348,6 +361,25 @@ class Trainer:
             num_workers=self.config.num_workers,
             pin_memory=self.device.type == "cuda",
         )
+
+
+def smaller(parts: list[Batch], error: torch.OutOfMemoryError) -> list[Batch]:
+    """The parts of an update that did not fit the memory, cut in two: their gradients add up to the same.
+
+    Raises:
+        UserError: They hold an utterance each already; the message names the longest.
+    """
+    largest = max(parts, key=lambda part: part.inputs.numel())
+    names = " ".join(largest.utterances)
+    if all(len(part.utterances) == 1 for part in parts):
+        raise UserError(
+            f"out of GPU memory with the utterance {names} alone ({int(largest.lengths_B[0])} inputs): {error}; "
+            "use a GPU with more memory, precision=bf16, or leave such utterances out"
+        ) from error
+    log.warning("out of GPU memory with %s: computed again in smaller parts; accum_grad does so at once", names)
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return [half for part in parts for half in part.halves()]
 
 
 def progress(batches: list[Any], name: str) -> Iterator[Any]:

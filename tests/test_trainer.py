@@ -678,3 +678,44 @@ def test_upstreams_of_one_name_share_a_tag_and_the_second_is_refused_by_name(tmp
     with pytest.raises(UserError, match="'a/wav2vec2-base' there, 'b/wav2vec2-base' now") as error:
         program.write_config_once(tmp_path, as_dict(second))
     assert "give another --tag" in str(error.value)
+
+
+# Memory
+
+
+def refuse_from(monkeypatch, trainer, size):
+    """A GPU on which batches of so many utterances do not fit."""
+    real = trainer.model.forward
+
+    def forward(batch, *args):
+        if len(batch.utterances) >= size:
+            raise torch.OutOfMemoryError("no memory left")
+        return real(batch, *args)
+
+    monkeypatch.setattr(trainer.model, "forward", forward)
+
+
+def update_of_six(trainer):
+    """One update without dropout; its tally."""
+    trainer.model.eval()
+    tally = Tally(4)
+    data = trainer.sets.train
+    trainer.update(0, [data.collate([data[index] for index in range(6)])], 6, tally)
+    return tally
+
+
+def test_an_update_that_does_not_fit_the_memory_is_computed_in_smaller_parts(corpus, tmp_path, monkeypatch, caplog):
+    whole, small = (make_trainer(corpus, tmp_path / name) for name in ("whole", "small"))
+    refuse_from(monkeypatch, small, 3)
+    expected, got = update_of_six(whole), update_of_six(small)
+    assert got.sums == pytest.approx(expected.sums, rel=1e-4)
+    for name, weight in small.model.state_dict().items():
+        torch.testing.assert_close(weight, whole.model.state_dict()[name], rtol=0, atol=1e-5)
+    assert caplog.text.count("out of GPU memory with") == 2 and whole.sets.train.examples[0].utterance in caplog.text
+
+
+def test_an_utterance_that_does_not_fit_the_memory_alone_stops(corpus, tmp_path, monkeypatch):
+    trainer = make_trainer(corpus, tmp_path / "exp")
+    refuse_from(monkeypatch, trainer, 1)
+    with pytest.raises(UserError, match="out of GPU memory with the utterance s[0-9]-[0-9]+ alone"):
+        update_of_six(trainer)
