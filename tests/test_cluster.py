@@ -212,7 +212,8 @@ def test_what_250_tasks_cost(engine: Engine, capsys: pytest.CaptureFixture[str])
     begin = time.monotonic()
     engine.ask(*bare, str(script))
     middle = time.monotonic()
-    assert engine(f"JOB=1:{TASKS}", "h/x.JOB.log", "true") == (0, "")
+    status, err = engine(f"JOB=1:{TASKS}", "h/x.JOB.log", "true")
+    assert (status, err) == (0, ""), err
     end = time.monotonic()
     with capsys.disabled():
         print(f"\n{engine.name}: {TASKS} tasks of true:", end=" ")
