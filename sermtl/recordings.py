@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import struct
 from dataclasses import dataclass
@@ -43,6 +44,19 @@ def locate(entry: str) -> Source:
     if magic != b"RIFF":
         raise OSError(f"no RIFF file at {entry}")
     return Source(path, int(offset), size + 8)
+
+
+def stat_of(entry: str) -> tuple[int, int] | None:
+    """Size and time (ns) of the file that a wav.scp value means, its archive's for a part of one; None for commands.
+
+    Raises:
+        OSError: There is none.
+    """
+    if is_pipe(entry):
+        return None
+    path, colon, offset = entry.rpartition(":")
+    stat = os.stat(path if colon and offset.isdigit() and not os.path.exists(entry) else entry)
+    return stat.st_size, stat.st_mtime_ns
 
 
 def is_pipe(entry: str) -> bool:

@@ -1,6 +1,6 @@
 """What a directory was made from, in a stamp (JSON) that is written after all else: the base of "nothing changed".
 
-A stamp holds the stage's code version and settings, a digest of each input, and size and digest of each output. While
+A stamp holds the stage's code version and settings, a digest of each input, and size and checksum of each output. While
 a stage works, its stamp is empty, so that what a kill leaves behind passes for neither whole nor current.
 
 Files count by their content, so that copying or moving them changes nothing. What is too large to be read again counts
@@ -21,8 +21,8 @@ from typing import Any
 
 from sermtl.datadir import read_table
 from sermtl.errors import UserError
-from sermtl.files import atomic_write, sha256
-from sermtl.recordings import is_pipe, locate
+from sermtl.files import atomic_write, crc32, sha256
+from sermtl.recordings import stat_of
 
 NAME = "stamp.json"
 
@@ -72,7 +72,7 @@ class Stamp:
             "code": self.code,
             "settings": plain(self.settings),
             "inputs": {name: digest(path) for name, path in self.inputs.items()},
-            "outputs": {os.path.relpath(path, folder): [path.stat().st_size, sha256(path)] for path in outputs},
+            "outputs": {os.path.relpath(path, folder): [path.stat().st_size, crc32(path)] for path in outputs},
         }
         with atomic_write(self.path) as file:
             json.dump(content, file, indent=1)
@@ -100,9 +100,9 @@ def read_stamp(path: Path) -> dict[str, Any] | None:
 def damaged_outputs(path: Path, stamp: Mapping[str, Any], contents: bool = True) -> list[str]:
     """Names of a stamp's outputs that are not as they were made."""
     bad = []
-    for name, (size, content) in stamp["outputs"].items():
+    for name, (size, checksum) in stamp["outputs"].items():
         file = path.parent / name
-        if not file.is_file() or file.stat().st_size != size or (contents and sha256(file) != content):
+        if not file.is_file() or file.stat().st_size != size or (contents and crc32(file) != checksum):
             bad.append(name)
     return bad
 
@@ -167,8 +167,7 @@ def _digest_of_table(table: Path) -> str | None:
     lines = hashlib.sha256()
     try:
         for key, entry in read_table(table).items():
-            stat = None if is_pipe(entry) else os.stat(locate(entry).path)
-            lines.update(f"{key} {entry} {stat and (stat.st_size, stat.st_mtime_ns)}\n".encode())
+            lines.update(f"{key} {entry} {stat_of(entry)}\n".encode())
     except (OSError, UserError):
         return None
     return lines.hexdigest()

@@ -215,11 +215,11 @@ def check(recipe: Recipe, found: Found, kind: str, stage: int, told: bool, ended
         found.add(kind, stage, "told, then same result" if told else "same result")
 
 
-def kill(recipe: Recipe, found: Found, stage: int, number: int, rng: random.Random) -> int:
-    """Kill a stage up to three times on end, then let it finish; gives the number of kills."""
+def kill(recipe: Recipe, found: Found, stage: int, number: int, rng: random.Random, times: int = 3) -> int:
+    """Kill a stage up to some times on end, then let it finish; gives the number of kills."""
     recipe.restore(stage - 1)
     name, kills = signal.Signals(number).name, 0
-    for _ in range(3):
+    for _ in range(times):
         begun = time.monotonic()
         process = recipe.start(recipe.words(stage, stage))
         with contextlib.suppress(subprocess.TimeoutExpired):

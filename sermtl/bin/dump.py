@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import sys
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from sermtl import audio
 from sermtl.ark import DUMP_DIGESTS, DUMP_SAMPLES, DUMP_TABLES, ArkWriter, read_audio_entry, read_matrix, write_ark
 from sermtl.datadir import read_table, write_table
 from sermtl.errors import UserError, command
-from sermtl.recordings import locate
+from sermtl.recordings import stat_of
 from sermtl.stamp import NAME, Stamp, inputs
 from sermtl.utterances import Utterance, read_all, utterances
 
@@ -86,10 +87,10 @@ def digest_of(part: list[Utterance], feats_type: str, speed: float) -> str:
     digest = hashlib.sha256(f"{feats_type} {speed}\n".encode())
     for utterance in part:
         try:
-            stat = Path(locate(utterance.recording).path).stat()
+            stat = stat_of(utterance.recording)
         except OSError:
             stat = None
-        digest.update(f"{tuple(utterance)} {stat and (stat.st_size, stat.st_mtime_ns)}\n".encode())
+        digest.update(f"{tuple(utterance)} {stat}\n".encode())
     return digest.hexdigest()
 
 
@@ -157,8 +158,11 @@ def check_ark(scp: dict[str, str], lengths: dict[str, int], digests: dict[str, s
 
 
 def digest_of_array(array: np.ndarray) -> str:
-    """Digest of samples or features; what a training depends on, however they are laid out in arks."""
-    return hashlib.sha256(np.ascontiguousarray(array).data).hexdigest()[:16]
+    """Checksum of samples or features; what a training depends on, however they are laid out in arks.
+
+    It tells one recording from another, and is asked of every one; the arks themselves have SHA-256.
+    """
+    return f"{zlib.crc32(np.ascontiguousarray(array).data):08x}"
 
 
 def part_stamp(part: list[Utterance], stem: Path, feats_type: str, speed: float) -> Stamp:
