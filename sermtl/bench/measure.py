@@ -122,6 +122,7 @@ def summarise(rows: list[Row], sizes: list[tuple[int, float]], rates: Mapping[st
                 "ratio_min": min(ratios),
                 "ratio_max": max(ratios),
                 "cpu_ratio": statistics.median(processor),
+                "cpu_s": statistics.median(row.cpu),
                 "peak_mb": row.peak_mb,
                 "matmul_share": flops / total / rates["bf16" if row.bf16 else "float32"],
                 "paper_run_hours": PAPER_UPDATES * total / len(row.seconds) / 3600,

@@ -124,14 +124,15 @@ def _epoch_cost(
     trained = TrainedModel(model, front_end, fold.labels, fold.speakers, fold.tokenizer)
     train = FoldDataset(fold.examples["train"], front_end, config, upstream.masking)
     trainer = Trainer(trained, config, Sets(train, {}, {}), directory, torch.device("cpu"))
-    ready = time.perf_counter()
+    ready, used = time.perf_counter(), time.process_time()
     trainer.train_epoch()
-    ended = time.perf_counter()
+    ended, used = time.perf_counter(), time.process_time() - used
     row = {
         "hours": seconds.sum() / 3600,
         "utterances": len(seconds),
         "start_s": ready - started,
         "epoch_s": ended - ready,
+        "epoch_cpu_s": used,
         "grown_mb": status_mb("VmHWM") - before,
     }
     say(f"{row['hours']:.1f} hours: ready after {row['start_s']:.1f} s, epoch {row['epoch_s']:.1f} s")
