@@ -167,6 +167,7 @@ if begins 5 "scoring: ${exp}/*/decode_test/ -> ${exp}/RESULTS.md"; then
 fi
 
 if begins 6 "report: ${expdir}/*/scores.json -> ${expdir}/report/${corpus_name}/"; then
+    await "${expdir}/report/${corpus_name}" # of all experiments: other run.sh write it too
     run python3 -m sermtl.bin.report --exp "${expdir}" --data "${data}" --corpus "${corpus_name}" \
         --out "${expdir}/report/${corpus_name}"
     ends

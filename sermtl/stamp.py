@@ -54,27 +54,37 @@ class Stamp:
             key for key in {**old["settings"], **settings} if old["settings"].get(key) != settings.get(key)
         ]:
             return f"other settings: {' '.join(differing)}"
-        now = {name: digest(path) for name, path in self.inputs.items()}
+        now = self.digests
         if differing := [name for name in {**old["inputs"], **now} if old["inputs"].get(name) != now.get(name)]:
             return f"other inputs: {' '.join(differing)}"
         damaged = damaged_outputs(self.path, old, contents)
         return f"missing or damaged: {' '.join(damaged)}" if damaged else ""
 
+    @functools.cached_property
+    def digests(self) -> dict[str, str | None]:
+        """Of the inputs when they were first asked for: what changes while a stage works makes its outputs outdated."""
+        return {name: digest(path) for name, path in self.inputs.items()}
+
     def begin(self) -> None:
         """Say that what stands there is about to change."""
         with atomic_write(self.path) as file:
-            file.write("{}\n")
+            json.dump({"begun": self.digests}, file)
 
-    def finish(self, outputs: Iterable[Path]) -> None:
-        """Say that it is made: every output is there, as it is now."""
-        folder = self.path.parent
+    def finish(self, outputs: Iterable[Path], at: Path | None = None) -> None:
+        """Say that it is made: every output is there, as it is now.
+
+        Args:
+            outputs: The files that were made.
+            at: Where the stamp is written, and its outputs are, until the directory takes its place.
+        """
+        folder = (at or self.path).parent
         content = {
             "code": self.code,
             "settings": plain(self.settings),
-            "inputs": {name: digest(path) for name, path in self.inputs.items()},
+            "inputs": self.digests,
             "outputs": {os.path.relpath(path, folder): [path.stat().st_size, crc32(path)] for path in outputs},
         }
-        with atomic_write(self.path) as file:
+        with atomic_write(at or self.path) as file:
             json.dump(content, file, indent=1)
             file.write("\n")
 

@@ -223,3 +223,19 @@ def test_every_wa_ua_and_wer_is_computed_again_from_the_reports_own_score_tables
     path.write_text(kept.replace("\tang\tang\t", "\tang\thap\t", 1))
     assert len(recompute.compare(made / "out")[1]) > 5
     path.write_text(kept)
+
+
+def test_what_trainings_warned_of_stands_first_and_an_unchanged_report_is_left_alone(tmp_path, capsys):
+    data = make_data(tmp_path, 4, 40)
+    for number, exp in enumerate(grid(tmp_path, data, 2)):
+        text = f"the emotion head stayed at chance: UA 0.2{number} at best, for 4 classes\n"
+        (exp / "01F" / "warnings.txt").write_text(text if number else "")
+    assert run_report(tmp_path) == 0
+    lines = (tmp_path / "out/RESULTS.md").read_text().partition("## In short")[0].splitlines()
+    (told,) = [line for line in lines if "TRAINING" in line]
+    assert "the emotion head stayed at chance, in " in told and "/01F (UA 0.21 at best" in told
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")}
+    capsys.readouterr()
+    assert run_report(tmp_path) == 0
+    assert capsys.readouterr().out.startswith("nothing changed: ")
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")} == before

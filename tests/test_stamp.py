@@ -24,7 +24,7 @@ def made(tmp_path):
     stamp = stamp_in(tmp_path)
     assert stamp.changed() == "not made yet"
     stamp.begin()
-    assert stamp.changed() == "its making was cut off"
+    assert stamp.changed() == "its making was cut off" and read_stamp(stamp.path) == {}
     outputs = [tmp_path / "out" / name for name in ("a", "b")]
     for path in outputs:
         path.write_text(path.name)
@@ -45,6 +45,14 @@ def test_what_did_not_change_is_current_also_elsewhere_and_at_another_time(made,
     there = tmp_path_factory.mktemp("moved") / "here"
     shutil.move(made, there)
     assert stamp_in(there).changed() == "" and outdated(there / "out" / NAME, {"data": there / "data"}) == []
+
+
+def test_an_input_that_changes_while_a_stage_works_makes_its_outputs_outdated(made):
+    stamp = stamp_in(made, beta=1.0)
+    stamp.begin()
+    (made / "data/text").write_text("u OTHER WORDS\n")
+    stamp.finish([made / "out/a"])
+    assert stamp_in(made, beta=1.0).changed() == "other inputs: data:text"
 
 
 def test_every_change_is_told(made):

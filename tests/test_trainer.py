@@ -415,6 +415,9 @@ def test_too_many_stop_the_training_with_their_utterances(corpus, tmp_path):
     told = str(error.value)
     assert "of 4 updates of epoch 1 were not finite" in told and "max_nonfinite is 0.01" in told
     assert any(utterance in told for utterance in ("s1-03", "s1-05", "s2-04", "s2-06", "s2-07"))
+    listed = set((tmp_path / "nonfinite.txt").read_text().split())
+    assert f"{tmp_path}/nonfinite.txt" in told and listed & {"s1-03", "s1-05", "s2-04", "s2-06", "s2-07"}
+    assert listed <= {example.utterance for example in trainer.sets.train.examples}
 
 
 def test_max_nonfinite_0_stops_at_the_first(corpus, tmp_path):

@@ -129,6 +129,19 @@ own() {
     done
 }
 
+# await DIRECTORY: keeps other run.sh out of it, waiting for one that works there.
+await() {
+    if ${dry_run}; then return; fi
+    mkdir -p "$1"
+    take_lock "$1/.lock" 60 _waiting_for_other || die 2 "$1: no permission to write there?"
+    _waited=
+}
+
+_waiting_for_other() {
+    if [[ -z ${_waited:-} ]]; then log "waiting for another run.sh: ${1}"; fi
+    _waited=1
+}
+
 _owned_by_other() {
     local host pid since _
     read -r host pid since _ <<<"$1"

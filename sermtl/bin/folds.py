@@ -11,7 +11,6 @@ import contextlib
 import shutil
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 from sermtl.audit import Audio, Audit, audit_fold, plural
@@ -145,7 +144,7 @@ def main() -> int:
             audits = [write_fold(corpus, audio, args, fold, staging) for fold in folds]
             write_index(audits, staging)
             report(corpus, args.protocol, audits, out)
-            replace(made, path=staging / NAME).finish(sorted(path for path in staging.rglob("*") if path.is_file()))
+            made.finish(sorted(path for path in staging.rglob("*") if path.is_file()), staging / NAME)
     except BrokenPromise as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -55,7 +55,8 @@ def main() -> None:
     loaded = load_experiments(args.exp, args.data, args.corpus)
     document = build(loaded, args.corpus, Sources(args.data, args.out / "images", read_vector))
     write_report(document, loaded.experiments, args.out)
-    made.finish(sorted(path for path in args.out.rglob("*") if path.is_file() and path != made.path))
+    files = (path for path in args.out.rglob("*") if path.is_file() and path != made.path)
+    made.finish(sorted(path for path in files if not path.relative_to(args.out).parts[0].startswith(".")))
     for line in document.warnings:
         print(f"warning: {line}")
     for line in document.findings:

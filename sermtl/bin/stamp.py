@@ -9,6 +9,7 @@ python -m sermtl.bin.stamp clean data/X
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -63,9 +64,12 @@ def is_current(args: argparse.Namespace) -> int:
 
 
 def finish(args: argparse.Namespace) -> int:
-    """Write the stamp."""
-    stamp = stamp_of(args)
-    stamp.finish(sorted(p for p in stamp.path.parent.iterdir() if p.is_file() and p.name[0] != "." and p != stamp.path))
+    """Write the stamp, with the inputs as they were when it was emptied, but for those that were made since."""
+    stamp, folder = stamp_of(args), args.stamp.parent
+    if args.stamp.exists():
+        begun = json.loads(args.stamp.read_text(encoding="utf-8")).get("begun", {})
+        stamp.digests.update({name: old for name, old in begun.items() if stamp.inputs[name].parent != folder})
+    stamp.finish(sorted(p for p in folder.iterdir() if p.is_file() and p.name[0] != "." and p != stamp.path))
     return 0
 
 

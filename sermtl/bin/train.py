@@ -74,7 +74,7 @@ def main() -> int:
     if ranks.first:
         write_config_once(paths.exp, resolved_settings(paths, config, fold) | {"computed_in": precision})
     made = train_stamp(paths, fold)
-    if ranks.from_first(job.is_finished(paths.exp, config) and not made.changed()):
+    if ranks.from_first(not made.changed() and job.is_finished(paths.exp, config)):
         log.info("nothing changed: %s is trained already (%d epochs)", paths.exp, config.epochs)
         return 0
     refuse_damaged_arks(entries_of(fold))
