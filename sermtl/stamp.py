@@ -67,7 +67,7 @@ class Stamp:
 
     def begin(self) -> None:
         """Say that what stands there is about to change."""
-        with atomic_write(self.path) as file:
+        with atomic_write(self.path, sync=False) as file:
             json.dump({"begun": self.digests}, file)
 
     def finish(self, outputs: Iterable[Path], at: Path | None = None) -> None:
@@ -84,7 +84,8 @@ class Stamp:
             "inputs": self.digests,
             "outputs": {os.path.relpath(path, folder): [path.stat().st_size, crc32(path)] for path in outputs},
         }
-        with atomic_write(at or self.path) as file:
+        # An empty stamp is one of work that was cut off: losing it costs that work, and no more.
+        with atomic_write(at or self.path, sync=False) as file:
             json.dump(content, file, indent=1)
             file.write("\n")
 

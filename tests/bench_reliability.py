@@ -2,9 +2,9 @@
 
     python tests/bench_reliability.py
 
-Every stage runs twice: by run.sh, for what it costs as a whole (programs started, libraries loaded), and in this
-process, for what the functions that make and compare digests spend in it. All are CPU seconds, which a busy machine
-changes little.
+Every stage runs twice: by run.sh, for its time as its user has it (programs started, libraries loaded), and in this
+process, for what the functions that make and compare digests spend in it. All are CPU seconds, which do not depend on
+who else uses the machine. The second table leaves out the start of programs and libraries.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def counting(*places: tuple[object, str]) -> Iterator[Clock]:
 
 
 def spent(program: Callable[[], int], words: list[object], *places: tuple[object, str]) -> tuple[float, float]:
-    """CPU seconds of a program's work in this process, and those of them in some functions."""
+    """Seconds of a program's work in this process, and those of them in some functions."""
     with counting(*places) as clock, open(os.devnull, "w") as nowhere:
         begun = time.process_time()
         with contextlib.redirect_stdout(nowhere):
@@ -77,7 +77,7 @@ def stage_seconds(root: Path, stage: int, epochs: int) -> float:
     """CPU seconds of a stage as its user runs it."""
     folders = [word for name in ("data", "dump", "exp") for word in (f"--{name}dir", str(root / name))]
     env = os.environ | {"SERMTL_PYTHON": os.environ.get("SERMTL_PYTHON") or sys.executable}
-    words = ["--stage", str(stage), "--stop_stage", str(stage), "--nj", "1", "--num_threads", "1", "--ngpu", "0"]
+    words = ["--stage", str(stage), "--stop_stage", str(stage), "--num_threads", "1", "--ngpu", "0"]
     words += ["--tag", "T", "--train_args", f"--set epochs={epochs}"]
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     subprocess.run([ROOT / "run.sh", *folders, *words], check=True, env=env, stdout=subprocess.DEVNULL)
@@ -125,7 +125,7 @@ def main() -> None:
             (5, score.main, ["pool", "--exp", exp, "--folds_file", folds_dir / "folds"]),
             (6, report.main, ["--exp", root / "exp", "--data", data, "--corpus", "mini", "--out", root / "exp/report"]),
         ]
-        digests, work = dict.fromkeys(whole, 0.0), dict.fromkeys(whole, 0.0)
+        digests, work = {n: 0.0 for n in whole}, {n: 0.0 for n in whole}
         with (
             counting((trainer.Trainer, "write_checkpoint")) as checkpoints,
             counting((trainer.Trainer, "run")) as epochs,
@@ -136,7 +136,7 @@ def main() -> None:
     for stage, part in digests.items():
         row(f"digests, stage {stage}", whole[stage], part, "the stage")
     for stage, part in digests.items():
-        row(f"digests, stage {stage}", work[stage], part, "its work alone, without starting programs")
+        row(f"digests, stage {stage}", work[stage], part, "its work after the start of its programs")
     row("checkpoints", epochs.spent, checkpoints.spent, f"{args.epochs} epochs")
 
 

@@ -134,12 +134,12 @@ await() {
     if ${dry_run}; then return; fi
     mkdir -p "$1"
     take_lock "$1/.lock" 60 _waiting_for_other || die 2 "$1: no permission to write there?"
-    _waited=
+    python3 -m sermtl.bin.stamp clean "$1"
 }
 
 _waiting_for_other() {
-    if [[ -z ${_waited:-} ]]; then log "waiting for another run.sh: ${1}"; fi
-    _waited=1
+    if [[ -z ${_waited:-} ]]; then log "waiting for another run.sh: $1"; fi
+    _waited=true
 }
 
 _owned_by_other() {
