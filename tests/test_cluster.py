@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import shutil
@@ -35,6 +36,9 @@ class Engine:
         (self.root / "path.sh").write_text(f"export FROM_PATH_SH=yes PATH='{Path(sys.executable).parent}':$PATH\n")
 
     def up(self) -> None:
+        # One at a time on a machine: another process of the tests may be about to start one too.
+        self.turn = open(Path(tempfile.gettempdir()) / "sermtl-tests-engine.lock", "w")
+        fcntl.flock(self.turn, fcntl.LOCK_EX)
         done = subprocess.run([self.script, "start", self.base], capture_output=True, text=True, timeout=300)
         if done.returncode == 77:
             pytest.skip(done.stderr.strip().splitlines()[-1])
@@ -46,6 +50,7 @@ class Engine:
     def down(self) -> None:
         subprocess.run([self.script, "stop", self.base], timeout=60, check=True)
         shutil.rmtree(self.root)
+        self.turn.close()
 
     def start(self, *words: str, **env: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
