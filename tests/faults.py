@@ -204,6 +204,8 @@ def check(recipe: Recipe, found: Found, kind: str, stage: int, told: bool, ended
             found.add(kind, stage, "a process stays", again.out)
             return
         again = recipe.run(stage, stage)
+    if again.status and (named := re.search(r"stage (\d) makes it anew", again.out)):
+        told, again = True, recipe.run(int(named[1]), stage)
     detail = f"{ended.out if ended else ''}\n--- again:\n{again.out}"
     if again.hung or (ended and ended.hung):
         found.add(kind, stage, "HANGS", detail)
@@ -429,13 +431,14 @@ def moved(recipe: Recipe, found: Found, stage: int, rng: random.Random) -> None:
     there = recipe.base / "moved elsewhere"
     shutil.rmtree(there, ignore_errors=True)
     recipe.here.rename(there)
-    ended = recipe.run(stage, min(stage + 1, 6), here=there)
+    ended, told = recipe.run(stage + 1, stage + 1, here=there), False
+    if ended.clear:
+        told, ended = True, recipe.run(1, stage + 1, here=there)
     # Tables name files by their paths, which are others now.
     own = re.compile(r"wav\.scp$|\.scp$|manifest|dropped\.tsv$|audit|report/|config\.yaml$")
-    wrong = [name for name in recipe.differences(min(stage + 1, 6), there) if not own.search(name)]
-    outcome = "same result" if ended.status == 0 and not wrong else "ANOTHER RESULT" if not ended.status else "no"
-    if ended.clear:
-        outcome = "told, then same result"
+    wrong = [name for name in recipe.differences(stage + 1, there) if not own.search(name)]
+    outcome = "ANOTHER RESULT" if wrong else "told, then same result" if told else "same result"
+    outcome = "the rerun fails" if ended.status else outcome
     found.add("moved folders", stage, outcome, f"{wrong[:10]}\n{ended.out}")
     shutil.rmtree(there, ignore_errors=True)
 

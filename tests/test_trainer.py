@@ -722,3 +722,15 @@ def test_an_utterance_that_does_not_fit_the_memory_alone_stops(corpus, tmp_path,
     refuse_from(monkeypatch, trainer, 1)
     with pytest.raises(UserError, match="out of GPU memory with the utterance s[0-9]-[0-9]+ alone"):
         update_of_six(trainer)
+
+
+@pytest.mark.parametrize("damage", [b"", b"beta: [", None])
+def test_damaged_settings_of_a_finished_training_come_back_or_are_told(corpus, tmp_path, capsys, damage):
+    assert train(corpus, tmp_path, epochs=1) == 0
+    config = tmp_path / "s0" / "config.yaml"
+    before = config.read_bytes()
+    config.unlink() if damage is None else config.write_bytes(damage)
+    assert train(corpus, tmp_path, epochs=1, beta=0.5) == 2
+    assert "config.yaml is missing or damaged, and these are not the settings" in capsys.readouterr().err
+    assert train(corpus, tmp_path, epochs=1) == 0
+    assert config.read_bytes() == before and "nothing changed" in capsys.readouterr().out

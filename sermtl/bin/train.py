@@ -31,7 +31,7 @@ from sermtl.conv_features import dump_name
 from sermtl.datadir import read_table
 from sermtl.dataset import FoldDataset, FrontEnd, feature_stats
 from sermtl.errors import UserError, command
-from sermtl.files import atomic_write
+from sermtl.files import atomic_write, crc32
 from sermtl.fold_data import PARTS, FoldData, load_fold, refuse_damaged_arks
 from sermtl.geometry import find_geometry
 from sermtl.launch import launch
@@ -46,9 +46,9 @@ from sermtl.upstream import Upstream, load_upstream
 log = logging.getLogger("sermtl.bin.train")
 CODE_VERSION = 1
 """Raised when the same settings and data would give another model."""
-LABELS = "labels.txt"
+CONFIG, LABELS = "config.yaml", "labels.txt"
 FILES = (
-    "config.yaml", "history.jsonl", "warnings.txt", "model.json", "model.safetensors", "tokens/tokens.txt",
+    CONFIG, "history.jsonl", "warnings.txt", "model.json", "model.safetensors", "tokens/tokens.txt",
     "tokens/bpe.model", f"../{LABELS}",
 )  # fmt: skip
 STOPPED = 75
@@ -220,7 +220,7 @@ def choose_precision(config: TrainConfig, exp: Path, device: torch.device) -> st
     native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     if device.type == "cpu" and native and find_geometry(config.upstream) is None:
         here = "bf16"
-    if not was_trained(exp):
+    if not was_trained(exp) or config_is_damaged(exp):
         return here
     kept = read_yaml(exp / "config.yaml")["computed_in"]
     if kept != here:
@@ -253,16 +253,32 @@ def was_trained(exp: Path) -> bool:
     return (exp / "config.yaml").is_file() and any((exp / name).exists() for name in results)
 
 
+def finished_config(exp: Path) -> str:
+    """Checksum of ``config.yaml`` at the end of the training; empty before."""
+    stamp = read_stamp(exp / NAME) or {"outputs": {}}
+    return stamp["outputs"].get(CONFIG, [0, ""])[1]
+
+
+def config_is_damaged(exp: Path) -> bool:
+    """Whether ``config.yaml`` is not as it was at the end of the training."""
+    wanted = finished_config(exp)
+    return bool(wanted) and not ((exp / CONFIG).is_file() and crc32(exp / CONFIG) == wanted)
+
+
 def write_config_once(exp: Path, settings: dict[str, Any]) -> None:
     """Write ``config.yaml``, or check that it says the same where something was trained with it.
 
     Raises:
         UserError: The directory was trained with other settings; the message lists them.
     """
-    path = exp / "config.yaml"
+    path = exp / CONFIG
     text = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
-    stamp = read_stamp(exp / NAME) or {"outputs": {}}
-    finished_with_these = f"{zlib.crc32(text.encode()):08x}" in stamp["outputs"].get(path.name, [])
+    finished_with_these = f"{zlib.crc32(text.encode()):08x}" == finished_config(exp)
+    if config_is_damaged(exp) and not finished_with_these:
+        raise UserError(
+            f"{path} is missing or damaged, and these are not the settings that it had: run with those to have it "
+            f"written again, or remove {exp} to train anew"
+        )
     if was_trained(exp) and not finished_with_these:
         old = read_yaml(path)
         differences = [
@@ -275,9 +291,12 @@ def write_config_once(exp: Path, settings: dict[str, Any]) -> None:
                 f"{exp} was trained with other settings; remove it to train anew, or give another --tag:\n"
                 + "\n".join(differences)
             )
-        if all(old.get(key) == value for key, value in settings.items() if not (stamp["outputs"] and key in HARMLESS)):
+        unlike = {key for key, value in settings.items() if old.get(key) != value}
+        if not unlike or (finished_config(exp) and unlike <= set(HARMLESS)):
             return
     if not path.is_file() or path.read_bytes() != text.encode():
+        if not finished_with_these:
+            (exp / NAME).unlink(missing_ok=True)  # more epochs: it is not finished any more
         with atomic_write(path) as file:
             file.write(text)
 
