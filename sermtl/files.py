@@ -73,6 +73,9 @@ def _runs(pid: int) -> bool:
         return False
     except PermissionError:
         pass
+    with contextlib.suppress(OSError):  # no /proc: what can be signalled counts as running
+        # A dead process stays signalable until its parent has asked for its status.
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in ("Z", "X")
     return True
 
 

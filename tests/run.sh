@@ -39,7 +39,7 @@ check shellcheck -x "${scripts[@]}"
 check shfmt -d -i 4 -ci -bn "${scripts[@]}"
 # A file of tests on each core at a time, where pytest-xdist is installed.
 at_once=()
-if python3 -c 'import xdist' 2>/dev/null; then at_once=(-n auto --maxprocesses 8 --dist loadfile); fi
+if python3 -c 'import xdist' 2>/dev/null; then at_once=(-n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder); fi
 check pytest ${at_once[@]+"${at_once[@]}"} "$@"
 
 if ((${#failed[@]})); then

@@ -258,7 +258,8 @@ def test_a_process_killed_on_one_node_ends_the_job_on_both(two_nodes: Engine) ->
     os.kill(int(pids[1]), signal.SIGKILL)
     begin = time.monotonic()
     err = process.communicate(timeout=80)[1]
-    assert (process.returncode, "slurm.pl: killed by signal 9" in err) == (1, True), err
+    # Which node Slurm ends first, and so the signal that it tells, is chance; the process's own end is not.
+    assert (process.returncode, "slurm.pl: killed by signal" in err) == (1, True), err
     assert "error: process 1 was killed by signal 9 (SIGKILL)" in err
     assert time.monotonic() - begin < 60
     assert all(map(gone, pids))

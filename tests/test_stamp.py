@@ -111,5 +111,9 @@ def test_temporary_files_of_dead_processes_are_collected(tmp_path):
         path.write_text("")
     (gone / "below").mkdir(parents=True)
     os.utime(far_and_old, (5e7, 5e7))
+    unasked = subprocess.Popen([sys.executable, "-c", ""])  # dead, and its parent has not asked for its status
+    os.waitid(os.P_PID, unasked.pid, os.WEXITED | os.WNOWAIT)
+    gone.with_name(f".z.{platform.node()}.{unasked.pid}.tmp").write_text("")
     remove_leftovers(tmp_path)
+    unasked.wait()
     assert {path.name for path in tmp_path.iterdir()} == {mine.name, far.name}
