@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from sermtl.batch import Batch
 from sermtl.grl import scale_gradient
+from sermtl.packed import Dropout
 from sermtl.upstream import Upstream, own_frames
 
 
@@ -44,7 +45,7 @@ class MultiTaskModel(nn.Module):
     def __init__(self, upstream: Upstream, emotions: int, tokens: int, speakers: int):
         super().__init__()
         self.upstream = upstream
-        self.dropout = nn.Dropout(upstream.final_dropout)
+        self.dropout = Dropout(upstream.final_dropout)
         self.emotion_head = nn.Linear(upstream.hidden_size, emotions)
         self.token_head = nn.Linear(upstream.hidden_size, tokens)
         self.speaker_head = nn.Linear(upstream.hidden_size, speakers)

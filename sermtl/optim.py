@@ -9,9 +9,6 @@ from torch import nn
 
 from sermtl.config import TrainConfig
 
-FUSED_FROM = 10_000_000
-"""Parameters from which the fused step is used on a CPU."""
-
 
 def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
     """AdamW over the trainable parameters; weight decay on matrices only, not on biases and norms."""
@@ -21,9 +18,7 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
     ]
     betas = (config.adam_betas[0], config.adam_betas[1])
-    # One pass over the memory: a quarter of the time where it no longer fits the CPU's caches.
-    fused = parameters[0].is_cuda or sum(parameter.numel() for parameter in parameters) > FUSED_FROM
-    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=betas, eps=config.adam_eps, fused=fused)
+    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=betas, eps=config.adam_eps, fused=True)
 
 
 def learning_rate(update: int, total: int, config: TrainConfig) -> float:
