@@ -149,7 +149,8 @@ class Upstream(nn.Module):
                 continue
             hidden_BCT = layer.conv(hidden_BCT)
             if norm is not None:
-                hidden_BCT = masked_group_norm(hidden_BCT, lengths_B, norm)
+                padded = is_padded(lengths_B, hidden_BCT.shape[2])
+                hidden_BCT = masked_group_norm(hidden_BCT, lengths_B, norm) if padded else norm(hidden_BCT)
             hidden_BCT = layer.activation(hidden_BCT)
         return hidden_BCT.transpose(1, 2), lengths_B
 
@@ -170,8 +171,10 @@ class Upstream(nn.Module):
         if feature_mask_BD is not None:
             hidden_BTD = hidden_BTD.masked_fill(feature_mask_BD[:, None], 0.0)
         own_BT = own_frames(frames_B, hidden_BTD.shape[1])
-        hidden_BTD = hidden_BTD * own_BT[:, :, None]
         self._own_BT = own_BT
+        if not is_padded(frames_B, hidden_BTD.shape[1]):
+            return self.model.encoder(hidden_BTD).last_hidden_state
+        hidden_BTD = hidden_BTD * own_BT[:, :, None]
         output_BTD = self.model.encoder(hidden_BTD, attention_mask=own_BT).last_hidden_state
         return output_BTD * own_BT[:, :, None]
 
@@ -241,6 +244,11 @@ class Upstream(nn.Module):
 def own_frames(frames_B: Tensor, total: int) -> Tensor:
     """Mask (B, T), True on each utterance's own frames."""
     return torch.arange(total, device=frames_B.device)[None] < frames_B[:, None]
+
+
+def is_padded(frames_B: Tensor, total: int) -> bool:
+    """Whether a batch must be taken to hold padding; a GPU is not waited for to find that it has none."""
+    return frames_B.device.type != "cpu" or bool((frames_B < total).any())
 
 
 def convolve_channels_last(hidden_BCT: Tensor, conv: nn.Conv1d, weight: Tensor | None = None) -> Tensor:

@@ -114,6 +114,31 @@ def test_a_second_run_trains_nothing_anew(finished: object, recipe: Path, option
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("fold", ["01F", "03"], ids=["mini", "emodb"])
+def test_stored_outputs_of_the_frozen_encoder_give_the_scores_of_the_audio(
+    finished: object, recipe: Path, work: Path, tmp_path: Path, request: pytest.FixtureRequest, fold: str
+) -> None:
+    words = ["--folds", fold, "--train_config", str(recipe / "conf/mini.yaml")]
+    if fold == "03":
+        words += ["--corpus", "emodb", "--corpus_dir", str(request.getfixturevalue("test_data") / "emodb")]
+    geometry = (recipe / "conf/upstream/tiny.yaml").read_text().replace("dropout: 0.1", "dropout: 0.0")
+    assert "0.1" not in geometry
+    (tmp_path / "quiet.yaml").write_text(geometry)
+    words += ["--datadir", str(work / "data"), "--dumpdir", str(work / "dump"), "--expdir", str(tmp_path / "exp")]
+    words += ["--upstream", str(tmp_path / "quiet.yaml")]
+    words += ["--train_args", "--set freeze_feature_encoder=true epochs=1", "--stop_stage", "5"]
+    for number, feats_type in enumerate(("raw", "conv")):
+        done = run(recipe, *words, "--feats_type", feats_type, "--tag", feats_type, "--stage", str(number + 1))
+        assert done.returncode == 0, done.stdout + done.stderr
+    raw, conv = (json.loads((tmp_path / "exp" / name / "scores.json").read_text()) for name in ("raw", "conv"))
+    assert raw["ser"] == conv["ser"] and raw["asr"] == conv["asr"]
+    raw, conv = (read_table(tmp_path / "exp" / name / fold / "decode_test/emo_post") for name in ("raw", "conv"))
+    assert raw.keys() == conv.keys()
+    for utterance, posteriors in raw.items():
+        assert np.abs(np.array(posteriors.split(), float) - np.array(conv[utterance].split(), float)).max() < 1e-4
+
+
+@pytest.mark.slow
 def test_a_failing_job_shows_its_log_and_the_way_on(
     finished: object, recipe: Path, options: list[str], work: Path
 ) -> None:
