@@ -97,6 +97,8 @@ class TrainConfig:
     0 stops at the first."""
     save_minutes: float = 10.0
     """A checkpoint is written each epoch, and within one when so many minutes have passed since the last."""
+    deterministic: bool = False
+    """Whether a GPU takes only algorithms that give the same bits each time, as a CPU always does; slower."""
     num_workers: int = 0
     """Loader processes."""
 

@@ -138,10 +138,10 @@ class FoldDataset(Dataset):
         example = self.examples[index]
         stats = self.speaker_stats.get(example.speaker_name)
         if self.config is None:
-            return example, self.front_end(example.entry, example.utterance, stats), None, None
+            return example, self._read(example, example.entry, stats), None, None
         random = generator(self.config.seed, "augment", self.epoch, example.utterance)
         entry = self._draw_speed(example, random)
-        features = self.front_end(entry, example.utterance, stats)
+        features = self._read(example, entry, stats)
         if self.config.feats_type == "fbank" and (self.config.freq_masks or self.config.time_masks):
             c = self.config
             features = mask_features(features, c.freq_masks, c.freq_mask_width, c.time_masks, c.time_mask_width, random)
@@ -151,6 +151,15 @@ class FoldDataset(Dataset):
         time_mask_T = span_mask(frames, m.time_prob, m.time_length, m.time_min, random)
         feature_mask_D = span_mask(m.hidden_size, m.feature_prob, m.feature_length, m.feature_min, random)
         return example, features, time_mask_T, feature_mask_D
+
+    def _read(self, example: Example, entry: str, stats: tuple[np.ndarray, np.ndarray] | None) -> np.ndarray:
+        features = self.front_end(entry, example.utterance, stats)
+        if entry == example.entry and len(features) != example.length:
+            raise UserError(
+                f"{entry} has {len(features)} samples or frames of {example.utterance}, and had {example.length}: "
+                "stage 2 was run meanwhile; the same command goes on from the last checkpoint"
+            )
+        return features
 
     def _draw_speed(self, example: Example, random: np.random.Generator) -> str:
         if self.config is None or not self.config.speed_perturb:

@@ -103,7 +103,7 @@ def log_also_to(path: Path) -> None:
     logging.getLogger().addHandler(handler)
 
 
-_held: list[IO[str]] = []
+_held: dict[Path, IO[str]] = {}
 
 
 def hold(exp: Path) -> None:
@@ -115,6 +115,8 @@ def hold(exp: Path) -> None:
     Raises:
         UserError: Another process has it.
     """
+    if exp in _held:
+        return
     exp.mkdir(parents=True, exist_ok=True)
     file = open(exp / ".owner", "a+", encoding="utf-8")
     file.seek(0)
@@ -128,7 +130,7 @@ def hold(exp: Path) -> None:
     file.truncate(0)
     file.write(f"host {platform.node()}, process {os.getpid()}, since {time.strftime('%Y-%m-%dT%H:%M:%S')}\n")
     file.flush()
-    _held.append(file)
+    _held[exp] = file
 
 
 def is_finished(exp: Path, config: TrainConfig) -> bool:

@@ -114,13 +114,15 @@ def task_losses(output: Output, batch: Batch, utterances: int) -> dict[str, Tens
 def ctc_losses(tokens_BTV: Tensor, frames_B: Tensor, batch: Batch) -> Tensor:
     """CTC negative log-likelihood (nats) of each utterance (B,), 0 where it has no CTC target."""
     log_probs_TBV = tokens_BTV.float().log_softmax(-1).transpose(0, 1)
+    # A GPU's gradient of this loss adds up in any order.
+    where = torch.device("cpu") if torch.are_deterministic_algorithms_enabled() else log_probs_TBV.device
     nll_B = F.ctc_loss(
-        log_probs_TBV,
-        batch.tokens_BN,
-        frames_B,
-        batch.token_lengths_B,
+        log_probs_TBV.to(where),
+        batch.tokens_BN.to(where),
+        frames_B.to(where),
+        batch.token_lengths_B.to(where),
         blank=0,
         reduction="none",
         zero_infinity=True,
-    )
+    ).to(log_probs_TBV.device)
     return torch.where(batch.token_lengths_B > 0, nll_B, nll_B.new_zeros(()))

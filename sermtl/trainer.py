@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import signal
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -35,6 +36,8 @@ from sermtl.tally import Tally, plain, sum_losses
 log = logging.getLogger(__name__)
 EVALUATION_BATCH = 16
 TASKS = ("ser", "asr", "sid")
+WORKER_GRACE = 120
+"""Seconds after which a loader process that got SIGTERM ends."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +100,7 @@ class Trainer:
         self.optimizer.load_state_dict(state["optimizer"])
         self.epoch, self.batch, self.best_ua = state["epoch"], state["batch"], state["best_ua"]
         self.history, self.best_digest = state["history"], state["best_digest"]
+        self.nonfinite = state["nonfinite"]
         if self.ranks.first:
             self.tally = Tally(len(self.trained.labels), state["tally"])
         log.info("resumed after %d updates of epoch %d of %d", self.batch, self.epoch + 1, self.config.epochs)
@@ -120,6 +124,7 @@ class Trainer:
             "history": self.history,
             "best_ua": self.best_ua,
             "best_digest": self.best_digest,
+            "nonfinite": self.nonfinite,
         }
         save_checkpoint(self.exp, state)
 
@@ -240,15 +245,15 @@ class Trainer:
                 break
             except torch.OutOfMemoryError as error:
                 parts = smaller(parts, error)
-        for name, value in counted.sums.items():
-            tally.add(name, value)
         self.ranks.add_gradients(self.parameters)
         measured = self.ranks.add(sums).tolist()
         finite = self.clip_gradients() and all(map(math.isfinite, [*measured[0], *measured[1]]))
         if not finite:
-            self.report_nonfinite(tally, [utterance for part in parts for utterance in part.utterances])
+            self.report_nonfinite(tally, self.offenders(parts))
             return
         self.optimizer.step()
+        for name, value in counted.sums.items():
+            tally.add(name, value)
         if not self.ranks.first:
             return
         tally.add("updates", 1)
@@ -285,6 +290,16 @@ class Trainer:
         largest = self.config.grad_clip or float("inf")
         norms = [torch.nn.utils.clip_grad_norm_(parameters, largest) for parameters in (rest, head)]
         return bool(torch.isfinite(torch.stack(norms)).all())
+
+    @torch.no_grad()
+    def offenders(self, parts: list[Batch]) -> list[str]:
+        """The utterances whose losses are not finite by themselves, or all where it takes their gradients to see it."""
+        found = []
+        for one in (one for part in parts for one in singles(part)):
+            losses = task_losses(self.model(one.to(self.device)), one.to(self.device), 1)
+            if not all(math.isfinite(loss) for loss in losses.values()):
+                found += one.utterances
+        return found or [utterance for part in parts for utterance in part.utterances]
 
     def report_nonfinite(self, tally: Tally, utterances: list[str]) -> None:
         """Count a skipped update; stop where they pass the configured share of an epoch.
@@ -360,7 +375,13 @@ class Trainer:
             collate_fn=dataset.collate,
             num_workers=self.config.num_workers,
             pin_memory=self.device.type == "cuda",
+            worker_init_fn=outlive_a_stop,
         )
+
+
+def outlive_a_stop(_worker: int) -> None:
+    """Let a loader process work on after SIGTERM, which queues send to all processes, until the update is saved."""
+    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(WORKER_GRACE))
 
 
 def smaller(parts: list[Batch], error: torch.OutOfMemoryError) -> list[Batch]:
@@ -380,6 +401,12 @@ def smaller(parts: list[Batch], error: torch.OutOfMemoryError) -> list[Batch]:
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     return [half for part in parts for half in part.halves()]
+
+
+def singles(part: Batch) -> list[Batch]:
+    """The utterances of a batch, each by itself."""
+    halves = part.halves()
+    return halves if len(halves) == 1 else [one for half in halves for one in singles(half)]
 
 
 def progress(batches: list[Any], name: str) -> Iterator[Any]:

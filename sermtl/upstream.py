@@ -299,12 +299,14 @@ def load_upstream(name: str) -> Upstream:
     local = Path(name).is_dir()
     logging.disable_progress_bar()  # of weights being read, into log files
     try:
-        config = AutoConfig.from_pretrained(name)
+        config = AutoConfig.from_pretrained(name, trust_remote_code=False)
         if config.model_type not in MODEL_TYPES:
             raise UserError(f"upstream {name} is a {config.model_type} model; known: {', '.join(MODEL_TYPES)}")
         if config.model_type == "wavlm":
             config._attn_implementation = "eager"
-        model, loaded = AutoModel.from_pretrained(name, config=config, dtype=torch.float32, output_loading_info=True)
+        model, loaded = AutoModel.from_pretrained(
+            name, config=config, dtype=torch.float32, output_loading_info=True, trust_remote_code=False
+        )
         # transformers fills what the weights lack with random numbers
         missing = sorted(set(loaded["missing_keys"]) - {"masked_spec_embed"})
         if missing:
@@ -336,7 +338,7 @@ def _from_scratch(geometry: Path) -> Upstream:
 
 def _wants_normalised(name: str) -> bool:
     try:
-        return bool(AutoFeatureExtractor.from_pretrained(name).do_normalize)
+        return bool(AutoFeatureExtractor.from_pretrained(name, trust_remote_code=False).do_normalize)
     except (OSError, ValueError, AttributeError):
         return True
 

@@ -24,6 +24,10 @@ LENGTHS = (30, 400, 1000, 3000)
 MASKING = SpanMasking(time_prob=0.5, time_length=2, feature_prob=0.3, feature_length=2, hidden_size=16)
 
 
+def feature_frames(length):
+    return max(1, length // 40)
+
+
 @pytest.fixture(scope="module")
 def entries(tmp_path_factory):
     """Ark entries of waveforms and features, the same at two further speeds but for their values."""
@@ -34,7 +38,7 @@ def entries(tmp_path_factory):
         with write_ark(folder / f"{kind}.ark") as writer:
             for n, length in enumerate(LENGTHS):
                 if kind == "fbank":
-                    writer.write_array(f"u{n}", random.normal(5, 3, (max(1, length // 40), 80)))
+                    writer.write_array(f"u{n}", random.normal(5, 3, (feature_frames(length), 80)))
                 else:
                     writer.write_audio(f"u{n}", random.integers(-9000, 9000, length, dtype=np.int16))
         found[kind] = writer.scp
@@ -45,8 +49,9 @@ def make_set(entries, feats_type="raw", masking=MASKING, train=True, **settings)
     cmvn = settings.get("cmvn", "utterance")
     config = TrainConfig(feats_type=feats_type, **settings)
     examples = [
-        Example(f"u{n}", entries[feats_type][f"u{n}"], length, f"s{n % 2}", n % 4, n % 2, (5, 6, 6))
+        Example(f"u{n}", entries[feats_type][f"u{n}"], size, f"s{n % 2}", n % 4, n % 2, (5, 6, 6))
         for n, length in enumerate(LENGTHS)
+        for size in [length if feats_type == "raw" else feature_frames(length)]
     ]
     front_end = FrontEnd(feats_type, True, cmvn, GEOMETRY if feats_type == "raw" else FBANK_GEOMETRY)
     perturbed = {0.9: entries["raw0.9"], 1.1: entries["raw1.1"]}

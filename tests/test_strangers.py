@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from prepare import run as run_local
 from small_corpus import run_program
+from test_upstream import transformers_model
 
 from sermtl.audio import read_audio
 from sermtl.audiocheck import check_recording, header_seconds
@@ -215,6 +216,26 @@ class Planted:
 
     def __init__(self, where: Path) -> None:
         self.where = where
+
+
+@pytest.mark.parametrize("where", ["config.json", "preprocessor_config.json"])
+def test_nobody_is_asked_whether_to_run_the_code_of_an_upstream(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    monkeypatch.setattr("builtins.input", lambda *_: "y")
+    planted = tmp_path / "planted"
+    (tmp_path / "evil.py").write_text(f"open({str(planted)!r}, 'w')\nclass Made: ...\n")
+    names = ("AutoConfig", "AutoModel", "AutoFeatureExtractor")
+    brings = {"auto_map": dict.fromkeys(names, "evil.Made"), "feature_extractor_type": "Made", "model_type": "evil"}
+    if where == "preprocessor_config.json":
+        transformers_model("wav2vec2").save_pretrained(tmp_path)
+    (tmp_path / where).write_text(json.dumps(brings))
+    if where == "config.json":
+        with pytest.raises(UserError, match="cannot be loaded"):
+            load_upstream(str(tmp_path))
+    else:
+        assert load_upstream(str(tmp_path)).normalize
+    assert not planted.exists()
 
 
 @pytest.mark.parametrize("zipped", [False, True])

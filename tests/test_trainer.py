@@ -2,7 +2,9 @@ import dataclasses
 import json
 import os
 import signal
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import jiwer
@@ -13,8 +15,9 @@ import torch.nn.functional as F
 import yaml
 from safetensors.torch import load_file
 from sklearn.metrics import accuracy_score, recall_score
-from small_corpus import make_small_corpus, run_program
+from small_corpus import SETTINGS, make_small_corpus, run_program
 
+from sermtl import job
 from sermtl.batch import Batch
 from sermtl.bin import train as program
 from sermtl.config import TrainConfig, as_dict, experiment_tag, load_config
@@ -140,6 +143,36 @@ def test_an_interrupted_training_ends_with_the_same_bits(
     assert train(corpus, tmp_path, **EVERYTHING_RANDOM) == 0
     assert same(weights(tmp_path), weights(straight))
     assert records(tmp_path) == records(straight)
+
+
+@pytest.mark.parametrize(("method", "how"), [("finish_epoch", "before"), ("save", "before"), ("update", "after")])
+def test_the_best_model_survives_a_kill(corpus, tmp_path, monkeypatch, method, how):
+    assert train(corpus, tmp_path / "straight", **EVERYTHING_RANDOM, select="best") == 0
+    kill_in(monkeypatch, method, 3, how)
+    with pytest.raises(Killed):
+        train(corpus, tmp_path, **EVERYTHING_RANDOM, select="best")
+    monkeypatch.undo()
+    assert train(corpus, tmp_path, **EVERYTHING_RANDOM, select="best") == 0
+    assert same(weights(tmp_path), weights(tmp_path / "straight"))
+    assert records(tmp_path) == records(tmp_path / "straight")
+
+
+@pytest.mark.slow
+def test_sigterm_to_every_process_of_a_training_saves_it(corpus, straight, tmp_path):
+    settings = EVERYTHING_RANDOM | {"num_workers": 2, "save_minutes": 60.0}
+    words = [sys.executable, "-m", "sermtl.bin.train", "--config", corpus.config("raw", **settings)]
+    words += corpus.arguments(tmp_path, "s0")
+    log = tmp_path / "log"
+    with log.open("w") as out:
+        process = subprocess.Popen(list(map(str, words)), stdout=out, stderr=out, start_new_session=True)
+        while "epoch 2/4" not in log.read_text() and process.poll() is None:
+            time.sleep(0.01)
+        os.killpg(process.pid, signal.SIGTERM)
+        status = process.wait(100)
+    assert status == program.STOPPED, log.read_text()
+    assert "stopped by SIGTERM after saving" in log.read_text()
+    assert train(corpus, tmp_path, **settings) == 0
+    assert same(weights(tmp_path), weights(straight))
 
 
 def test_a_training_that_is_killed_again_and_again_ends(corpus, straight, tmp_path, monkeypatch):
@@ -416,8 +449,29 @@ def test_too_many_stop_the_training_with_their_utterances(corpus, tmp_path):
     assert "of 4 updates of epoch 1 were not finite" in told and "max_nonfinite is 0.01" in told
     assert any(utterance in told for utterance in ("s1-03", "s1-05", "s2-04", "s2-06", "s2-07"))
     listed = set((tmp_path / "nonfinite.txt").read_text().split())
-    assert f"{tmp_path}/nonfinite.txt" in told and listed & {"s1-03", "s1-05", "s2-04", "s2-06", "s2-07"}
-    assert listed <= {example.utterance for example in trainer.sets.train.examples}
+    assert f"{tmp_path}/nonfinite.txt" in told and len(listed) > 1
+    assert listed <= {"s1-03", "s1-05", "s2-04", "s2-06", "s2-07"}
+
+
+def test_utterances_that_were_not_finite_are_remembered_over_a_kill(corpus, tmp_path, monkeypatch):
+    (tmp_path / "s0").mkdir()
+    bad = ("s1-03", "s1-05", "s2-04", "s2-06", "s2-07")
+    trainer = poisoned_trainer(corpus, tmp_path / "s0", *bad, epochs=2, save_minutes=0.0)
+    kill_in(monkeypatch, "report_nonfinite", 2, "before")
+    with pytest.raises(Killed):
+        trainer.run()
+    monkeypatch.undo()
+    first = trainer.nonfinite
+    assert first
+    with pytest.raises(UserError):
+        poisoned_trainer(corpus, tmp_path / "s0", *bad, epochs=2).run()
+    assert set(first) < set((tmp_path / "s0" / "nonfinite.txt").read_text().split())
+
+
+def test_a_batch_that_is_not_finite_only_as_a_whole_is_named_whole(corpus, tmp_path):
+    trainer = make_trainer(corpus, tmp_path / "s0")
+    part = trainer.sets.train.collate([trainer.sets.train[0], trainer.sets.train[1], trainer.sets.train[2]])
+    assert trainer.offenders([part]) == part.utterances
 
 
 def test_max_nonfinite_0_stops_at_the_first(corpus, tmp_path):
@@ -514,7 +568,8 @@ def test_the_experiments_folder_is_as_documented(straight):
     assert "epoch 4/4" in log and "utterances: train" in log
     config = yaml.safe_load((straight / "s0" / "config.yaml").read_text())
     keys = {field.name for field in dataclasses.fields(TrainConfig)}
-    assert config.keys() == keys | {"corpus", "protocol", "fold", "geometry", "inputs", "computed_in", "code_version"}
+    made = {"corpus", "protocol", "fold", "upstream_digest", "inputs", "computed_in", "code_version"}
+    assert config.keys() == keys | made
     assert (config["corpus"], config["protocol"], config["fold"], config["epochs"]) == ("small", "speaker", "s0", 4)
 
 
@@ -571,6 +626,11 @@ def test_what_changes_no_result_may_change_and_epochs_may_be_added(corpus, tmp_p
     assert "trained already" in capsys.readouterr().out
     assert train(corpus, tmp_path, epochs=2) == 0
     assert [record["epoch"] for record in records(tmp_path)] == [1, 2]
+    # The learning rates of an epoch that was added are those of the new total.
+    train_list = (corpus.folds_dir / "s0" / "train").read_text().split()
+    config = TrainConfig(learning_rate=5e-3, epochs=2, **SETTINGS["raw"])
+    total = 2 * -(-len(train_list) // config.batch_size)
+    assert records(tmp_path)[1]["lr"] == pytest.approx(learning_rate(total - 1, total, config))
     assert yaml.safe_load((tmp_path / "s0" / "config.yaml").read_text())["epochs"] == 2
 
 
@@ -681,6 +741,52 @@ def test_upstreams_of_one_name_share_a_tag_and_the_second_is_refused_by_name(tmp
     with pytest.raises(UserError, match="'a/wav2vec2-base' there, 'b/wav2vec2-base' now") as error:
         program.write_config_once(tmp_path, as_dict(second))
     assert "give another --tag" in str(error.value)
+
+
+def test_settings_or_weights_replaced_in_an_upstreams_folder_are_another_upstream(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "model.safetensors").write_bytes(b"weights")
+    before = program.upstream_digest(str(tmp_path))
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / name).write_bytes(b"other 1")
+        program.upstream_digest.cache_clear()
+        assert program.upstream_digest(str(tmp_path)) not in (None, before)
+        before = program.upstream_digest(str(tmp_path))
+
+
+def test_other_settings_are_not_written_while_a_fold_is_trained(corpus, tmp_path, capsys):
+    with pytest.raises(Killed), pytest.MonkeyPatch.context() as patch:
+        kill_in(patch, "update", 3, "before")
+        train(corpus, tmp_path, epochs=2, save_minutes=0.0)
+    holder = "import fcntl, sys; file = open(sys.argv[1], 'a'); fcntl.lockf(file, fcntl.LOCK_EX); print(); input()"
+    words = [sys.executable, "-c", holder, tmp_path / "s0" / ".owner"]
+    job._held.pop(tmp_path / "s0").close()
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        process.stdout.readline()
+        before = (tmp_path / "s0" / "config.yaml").read_bytes()
+        assert train(corpus, tmp_path, epochs=3) == 2
+        assert "another process works on" in capsys.readouterr().err
+        assert (tmp_path / "s0" / "config.yaml").read_bytes() == before
+        process.communicate(b"\n")
+    assert train(corpus, tmp_path, epochs=3) == 0
+
+
+def test_a_dump_made_anew_under_a_training_stops_it(corpus, tmp_path):
+    trainer = make_trainer(corpus, tmp_path / "s0")
+    train_set = trainer.sets.train
+    train_set.examples[3] = dataclasses.replace(train_set.examples[3], length=train_set.examples[3].length + 1)
+    with pytest.raises(UserError, match="stage 2 was run meanwhile"):
+        train_set[3]
+
+
+def test_deterministic_asks_pytorch_and_trains_the_same_on_a_cpu(corpus, tmp_path):
+    try:
+        assert train(corpus, tmp_path / "a", epochs=1, deterministic=True) == 0
+        assert torch.are_deterministic_algorithms_enabled()
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert train(corpus, tmp_path / "b", epochs=1) == 0
+    assert same(weights(tmp_path / "a"), weights(tmp_path / "b"))
 
 
 # Memory

@@ -26,7 +26,7 @@ from sermtl.model_dir import load_model
 from sermtl.stamp import NAME, Stamp, inputs, refuse_damaged
 
 log = logging.getLogger("sermtl.bin.decode")
-CODE_VERSION = 1
+CODE_VERSION = 2
 """Raised when the same model would give other files."""
 FILES = ("utt2emo", "emo_post", "text", "utt2spk", "emb.scp", "emb.ark")
 

@@ -9,8 +9,10 @@ With --ngpu 2 or more, or --num_nodes, this starts a process for each GPU by tor
 from __future__ import annotations
 
 import argparse
+import functools
 import hashlib
 import logging
+import os
 import platform
 import signal
 import sys
@@ -31,7 +33,7 @@ from sermtl.conv_features import dump_name
 from sermtl.datadir import read_table
 from sermtl.dataset import FoldDataset, FrontEnd, feature_stats
 from sermtl.errors import UserError, command
-from sermtl.files import atomic_write, crc32
+from sermtl.files import atomic_write, crc32, sha256
 from sermtl.fold_data import PARTS, FoldData, load_fold, refuse_damaged_arks
 from sermtl.geometry import find_geometry
 from sermtl.launch import launch
@@ -44,7 +46,7 @@ from sermtl.trainer import Interrupted, Sets, Trainer, total_parameters
 from sermtl.upstream import Upstream, load_upstream
 
 log = logging.getLogger("sermtl.bin.train")
-CODE_VERSION = 1
+CODE_VERSION = 2
 """Raised when the same settings and data would give another model."""
 CONFIG, LABELS = "config.yaml", "labels.txt"
 FILES = (
@@ -84,6 +86,9 @@ def main() -> int:
         with atomic_write(args.exp / LABELS) as file:
             file.writelines(f"{label}\n" for label in fold.labels)
 
+    if config.deterministic:
+        os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # PyTorch refuses to be deterministic without
+        torch.use_deterministic_algorithms(True)
     torch.manual_seed(derive_seed(config.seed, "weights"))
     upstream = load_upstream(config.upstream)
     check_input(config, upstream)
@@ -236,15 +241,21 @@ def resolved_settings(paths: job.FoldPaths, config: TrainConfig, fold: FoldData)
         "fold": paths.fold_dir.name,
         "code_version": CODE_VERSION,
         **as_dict(config),
-        "geometry": geometry_digest(config.upstream),
+        "upstream_digest": upstream_digest(config.upstream),
         "inputs": fold.digest,
     }
 
 
-def geometry_digest(upstream: str) -> str | None:
-    """What a geometry's file says, as a digest; None for a folder or a model id."""
+@functools.cache
+def upstream_digest(upstream: str) -> str | None:
+    """Of what a geometry's file says, or of the settings and weights in a folder; None for a model of the hub."""
     path = find_geometry(upstream)
-    return None if path is None else hashlib.sha256(repr(sorted(read_yaml(path).items())).encode()).hexdigest()[:16]
+    if path is not None:
+        return hashlib.sha256(repr(sorted(read_yaml(path).items())).encode()).hexdigest()[:16]
+    if not Path(upstream).is_dir():
+        return None
+    files = sorted(file for file in Path(upstream).iterdir() if file.suffix in (".json", ".safetensors", ".bin"))
+    return hashlib.sha256("".join(f"{file.name} {sha256(file)}\n" for file in files).encode()).hexdigest()[:16]
 
 
 def was_trained(exp: Path) -> bool:
@@ -296,6 +307,7 @@ def write_config_once(exp: Path, settings: dict[str, Any]) -> None:
             return
     if not path.is_file() or path.read_bytes() != text.encode():
         if not finished_with_these:
+            job.hold(exp)  # whoever trains it now does so with what is written there
             (exp / NAME).unlink(missing_ok=True)  # more epochs: it is not finished any more
         with atomic_write(path) as file:
             file.write(text)
