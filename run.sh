@@ -60,6 +60,7 @@ arguments=("$@")
 . utils/log.sh
 . utils/stages.sh
 if (($#)); then die 2 "run.sh takes no positional arguments, but got '$1'; see ./run.sh --help"; fi
+no_job_words ${arguments[@]+"${arguments[@]}"}
 log "run.sh${arguments[*]+$(printf " %q" "${arguments[@]}")}"
 whole_numbers stage stop_stage nj ngpu num_nodes num_threads nbpe
 stop_stage=${stop_stage:-$((stage > 6 ? stage : 6))}
@@ -74,7 +75,7 @@ if [[ -z ${train_config} ]]; then
     train_config=conf/train.yaml
     if [[ -f conf/${corpus}.yaml ]]; then train_config=conf/${corpus}.yaml; fi
 fi
-read -ra settings <<<"${train_args//--set /}"
+read -rd '' -a settings <<<"${train_args//--set /}" || true # over all lines
 for name in upstream feats_type token_type nbpe alpha beta grl seed; do
     if [[ -n ${!name} ]]; then settings+=("${name}=${!name}"); fi
 done

@@ -5,8 +5,11 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import tempfile
 import time
 from pathlib import Path
+
+import pytest
 
 
 def script(recipe: Path, body: str) -> list[str]:
@@ -61,3 +64,41 @@ def test_an_owner_on_another_host_lives_while_it_beats(recipe: Path, tmp_path: P
 def test_a_directory_without_permission_is_an_error(recipe: Path, tmp_path: Path) -> None:
     result = run(recipe, f"take_lock '{tmp_path}/none/l' 1 busy")
     assert result.returncode == 1 and "cannot write" in result.stderr
+
+
+def test_a_number_that_another_process_got_since_does_not_keep_a_lock(recipe: Path, tmp_path: Path) -> None:
+    lock = tmp_path / "l"
+    stat = Path(f"/proc/{os.getpid()}/stat").read_text().rpartition(")")[2].split()
+    started, later = stat[19], str(int(stat[19]) + 1)
+    for owner, said in ((f"{os.getpid()} then 1 {started}", "busy"), (f"{os.getpid()} then 1 {later}", "taken"),
+                        (f"{os.getpid()} then 1", "busy"), ("4194304 then 1", "taken")):  # fmt: skip
+        lock.mkdir(exist_ok=True)
+        (lock / "owner").write_text(f"{os.uname().nodename} {owner}\n")
+        assert said in run(recipe, f"take_lock '{lock}' 60 busy; echo taken").stdout
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
+def test_another_users_living_lock_is_kept(recipe: Path) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        os.chmod(name, 0o777)
+        first = hold(recipe, Path(name, "l"))
+        words = script(recipe, f"take_lock '{name}/l' 1 busy; echo taken")
+        words[2] = f"cp utils/log.sh utils/lock.sh '{name}/'; cd '{name}'; mkdir utils; mv *.sh utils/"
+        subprocess.run(words, check=True, cwd=recipe)
+        words = script(Path(name), f"take_lock '{name}/l' 1 busy; echo taken")
+        second = subprocess.run(words, capture_output=True, text=True, timeout=60, user=65534)
+        os.killpg(first.pid, signal.SIGTERM)
+        first.wait()
+    assert second.returncode == 2 and f"busy: {os.uname().nodename} {first.pid} 20" in second.stdout
+
+
+def test_who_was_robbed_stops_and_leaves_the_lock_to_the_other(recipe: Path, tmp_path: Path) -> None:
+    body = f"trap 'exit 143' TERM; take_lock '{tmp_path}/l' 1 busy; sleep 30 & wait"
+    first = subprocess.Popen(script(recipe, body), stderr=subprocess.PIPE, text=True, start_new_session=True)
+    while not (tmp_path / "l" / "owner").exists():
+        time.sleep(0.05)
+    (tmp_path / "l" / "owner").write_text("elsewhere 7 then 1\n")
+    assert first.wait(20) == 143
+    os.killpg(first.pid, signal.SIGKILL)
+    assert "was taken over by another process (elsewhere 7 then 1): stopping" in first.communicate()[1]
+    assert (tmp_path / "l" / "owner").read_text() == "elsewhere 7 then 1\n"

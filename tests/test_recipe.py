@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
+import time
 from pathlib import Path
 
 import jiwer
@@ -159,6 +161,8 @@ def test_a_failing_job_shows_its_log_and_the_way_on(
         (["--protocol", "speakers"], "speaker"),
         (["--upstream", "tny"], "did you mean tiny"),
         (["--train_args", "--set epoch=3"], "did you mean epochs"),
+        (["--train_args", "--set epochs=3\nlearning_rate=high"], "learning_rate takes a number"),
+        (["--tag", "my JOB"], "JOB stands for the number of a job"),
         (["--train_args", "--set epochs=many"], "epochs takes a whole number"),
         (["--train_config", "conf/none.yaml"], "conf/none.yaml"),
         (["--beta", "-1"], "beta is -1.0"),
@@ -179,6 +183,22 @@ def test_wrong_input_gets_one_clear_message(recipe: Path, tmp_path: Path, words:
     assert fill.get(says, says) in result.stderr
     assert "Traceback" not in result.stderr
     assert not (tmp_path / "exp").exists()
+
+
+@pytest.mark.slow
+def test_two_runs_on_the_same_directories_and_an_interrupted_one(recipe: Path, tmp_path: Path) -> None:
+    words = [w for name in ("data", "dump", "exp") for w in (f"--{name}dir", str(tmp_path / name))]
+    words += ["--stop_stage", "1"]
+    first = subprocess.Popen([recipe / "run.sh", *words], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    while not (tmp_path / "data/mini/.lock/owner").is_file() and first.poll() is None:
+        time.sleep(0.02)
+    second = run(recipe, *words)
+    first.terminate()
+    told = first.communicate()[0]
+    assert second.returncode == 2
+    assert f"(host {os.uname().nodename}, process {first.pid}, since 20" in second.stderr
+    assert first.returncode == 128 + signal.SIGTERM and "interrupted by SIGTERM" in told
+    assert not (tmp_path / "data/mini/.lock").exists()
 
 
 @pytest.mark.slow

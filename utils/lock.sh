@@ -1,6 +1,7 @@
 # shellcheck shell=bash
-# Sourced. A lock is a folder with a file `owner`: "HOST PID SINCE BEAT". The beat shows that the owner lives; comparing
-# it, not file times, needs no agreement between the clocks of hosts that share the folder.
+# Sourced. A lock is a folder with a file `owner`: "HOST PID SINCE BEAT START". The beat shows that the owner lives;
+# comparing it, not file times, needs no agreement between the clocks of hosts that share the folder. START is the time
+# at which the kernel started the process, for its number may be another's after a reboot.
 
 _locks=()
 _beating=()
@@ -9,16 +10,16 @@ _beating=()
 # calls BUSY with the owner's words, which may end the script, again and again. An owner on another host is dead when
 # its beat has stood still for PATIENCE seconds.
 take_lock() {
-    local owner last='' since=${SECONDS} host pid
+    local owner last='' since=${SECONDS} host pid start
     until mkdir "$1" 2>/dev/null; do
         if [[ ! -d $1 ]]; then
             echo "cannot write in ${1%/*}" >&2
             return 1
         fi
         owner=$(cat "$1/owner" 2>/dev/null || true)
-        read -r host pid _ <<<"${owner}"
+        read -r host pid _ _ start <<<"${owner}"
         if [[ ${host} == "${HOSTNAME}" && ${pid} == [1-9]* ]]; then
-            if kill -0 "${pid}" 2>/dev/null; then
+            if [[ -e /proc/${pid} && ${start:-$(_start_of "${pid}")} == "$(_start_of "${pid}")" ]]; then
                 "$3" "${owner}"
             else
                 _break_lock "$1" "${owner}"
@@ -34,22 +35,45 @@ take_lock() {
         sleep 0.5
     done
     _locks+=("$1")
-    _beat "$1" >/dev/null 2>&1 &
+    _beat "$1" 3>&2 >/dev/null 2>&1 &
     _beating+=("$!")
 }
 
+# release_locks: removes this process's locks; what another one has taken over meanwhile is not this one's.
 release_locks() {
+    local lock
     kill ${_beating[@]+"${_beating[@]}"} 2>/dev/null || true
     wait ${_beating[@]+"${_beating[@]}"} 2>/dev/null || true
-    rm -rf ${_locks[@]+"${_locks[@]}"}
+    for lock in ${_locks[@]+"${_locks[@]}"}; do
+        if _is_mine "${lock}"; then rm -rf "${lock}"; fi
+    done
     _locks=() _beating=()
 }
 
+_start_of() {
+    local stat
+    stat=$(cat "/proc/$1/stat" 2>/dev/null) || return 0
+    cut -d ' ' -f 20 <<<"${stat##*) }"
+}
+
+# Whether a lock is this process's, or nobody's yet.
+_is_mine() {
+    local owner
+    owner=$(cat "$1/owner" 2>/dev/null) || return 0
+    [[ ${owner} == "${HOSTNAME} $$ "* ]]
+}
+
 _beat() {
-    local beat=0 since
+    local beat=0 since start
     since=$(date +%Y-%m-%dT%H:%M:%S)
+    start=$(_start_of $$)
     while kill -0 $$; do
-        echo "${HOSTNAME} $$ ${since} $((beat++))" >"$1/owner.new"
+        if ! _is_mine "$1"; then
+            echo "the lock $1 was taken over by another process ($(cat "$1/owner")): stopping" >&3
+            kill -TERM $$
+            return
+        fi
+        echo "${HOSTNAME} $$ ${since} $((beat++)) ${start}" >"$1/owner.new"
         mv "$1/owner.new" "$1/owner"
         sleep 2
     done

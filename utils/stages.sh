@@ -17,6 +17,16 @@ whole_numbers() {
     done
 }
 
+# no_job_words WORD...: stops where one holds the word that runners replace by the number of a job.
+no_job_words() {
+    local word
+    for word in "$@"; do
+        if [[ ${word} =~ (^|[^A-Za-z0-9_])JOB([^A-Za-z0-9_]|$) ]]; then
+            die 2 "'${word}': JOB stands for the number of a job in the commands of jobs; use another name"
+        fi
+    done
+}
+
 # begins N TITLE: whether stage N is to run; if so, says that it begins. Where the stage before it does not run, looks
 # whether what there is was made from what there is now.
 begins() {
@@ -74,11 +84,12 @@ supervise() {
 
 _interrupted() {
     trap '' INT TERM HUP
+    log "interrupted by SIG$1" >&2
     if [[ -n ${_runner} ]]; then
         kill -TERM "${_runner}" 2>/dev/null || true
         wait "${_runner}" || true
     fi
-    exit 2
+    exit $((128 + $(kill -l "$1")))
 }
 
 # needs FILE N: stops where FILE is missing, before anything starts; stage N makes it.
@@ -99,8 +110,8 @@ rerun_from() {
 # choose_folds "NAME..." FILE: the names of FILE, or those of them that are asked for, in the array fold_names.
 choose_folds() {
     local known name
-    read -ra fold_names <<<"$1"
-    if [[ ! -f $2 ]]; then return; fi # only in a dry run
+    read -rd '' -a fold_names <<<"$1" || true # over all lines
+    if [[ ! -f $2 ]]; then return; fi         # only in a dry run
     mapfile -t known <"$2"
     if [[ $1 == all ]]; then fold_names=("${known[@]}"); fi
     for name in "${fold_names[@]}"; do
@@ -157,4 +168,7 @@ _report_failure() {
     fi
 }
 trap _report_failure EXIT
-trap _interrupted INT TERM HUP
+for _signal in INT TERM HUP; do
+    # shellcheck disable=SC2064 # each trap names its own signal
+    trap "_interrupted ${_signal}" "${_signal}"
+done
