@@ -43,7 +43,11 @@ UNCOMPARED = re.compile(
 )
 """Not compared: logs; stamps, which hold the times of files; checkpoints, which hold seconds (what is resumed from them
 is compared); the source files of the corpus (what is made of them is compared)."""
-NAMED = ("mini", "01F", "two epochs")
+SAID = re.compile(
+    r"(?m)^error: |^(bash|mkdir|mv|touch|cp|utils/\S+|\./run\.sh)\b.*(No space left|Read-only|Permission denied)"
+    r"|cannot write in |no permission to write|interrupted by SIG|another (run\.sh|process) works on |makes it anew:"
+)
+"""What a person is told: a program's own message, or the system's about a file that the shell names."""
 
 
 @dataclass
@@ -58,15 +62,12 @@ class Ended:
     @property
     def clear(self) -> bool:
         """It failed, and said why in words: a line that is no part of a traceback."""
-        said = re.search(
-            r"error: |\(\w+\.sh:\d+:\w+\)|No space left|Read-only|Permission denied|interrupted|killed", self.out
-        )
-        return self.status != 0 and bool(said) and not self.hung and not self.bare
+        return self.status != 0 and bool(SAID.search(self.out)) and not self.hung and not self.bare
 
     @property
     def bare(self) -> bool:
         """A Python traceback ended in an exception of this program's own code without an `error:` line."""
-        return "Traceback (most recent call last)" in self.out and "error: " not in self.out
+        return "Traceback (most recent call last)" in self.out and not re.search(r"(?m)^error: ", self.out)
 
 
 @dataclass
@@ -194,27 +195,34 @@ def digests(folder: Path) -> dict[str, str]:
     return found
 
 
-def check(recipe: Recipe, found: Found, kind: str, stage: int, told: bool, ended: Ended | None = None) -> None:
-    """Rerun a stage and compare."""
+def check(
+    recipe: Recipe, found: Found, kind: str, stage: int, told: bool, ended: Ended | None = None, times: int = 1
+) -> None:
+    """Rerun a stage, compare, and count so many faults."""
+    outcome, detail = outcome_of(recipe, stage, told, ended)
+    for _ in range(times):
+        found.add(kind, stage, outcome, detail)
+
+
+def outcome_of(recipe: Recipe, stage: int, told: bool, ended: Ended | None) -> tuple[str, str]:
+    """Rerun a stage; how that compares, and what was said."""
     again = recipe.run(stage, stage)
     if again.status and recipe.members():
         # A job that its run.sh did not survive still works; the message says so.
         told = "another process works on" in again.out or "error: " in again.out
         if not recipe.settle():
-            found.add(kind, stage, "a process stays", again.out)
-            return
+            return "a process stays", again.out
         again = recipe.run(stage, stage)
     if again.status and (named := re.search(r"stage (\d) makes it anew", again.out)):
         told, again = True, recipe.run(int(named[1]), stage)
     detail = f"{ended.out if ended else ''}\n--- again:\n{again.out}"
     if again.hung or (ended and ended.hung):
-        found.add(kind, stage, "HANGS", detail)
-    elif again.status:
-        found.add(kind, stage, "the rerun fails", detail)
-    elif different := recipe.differences(stage):
-        found.add(kind, stage, "ANOTHER RESULT", f"{different[:20]}\n{detail}")
-    else:
-        found.add(kind, stage, "told, then same result" if told else "same result")
+        return "HANGS", detail
+    if again.status:
+        return "the rerun fails", detail
+    if different := recipe.differences(stage):
+        return "ANOTHER RESULT", f"{different[:20]}\n{detail}"
+    return "told, then same result" if told else "same result", detail
 
 
 def kill(recipe: Recipe, found: Found, stage: int, number: int, rng: random.Random, times: int = 3) -> int:
@@ -223,7 +231,8 @@ def kill(recipe: Recipe, found: Found, stage: int, number: int, rng: random.Rand
     name, kills = signal.Signals(number).name, 0
     for _ in range(times):
         begun = time.monotonic()
-        process = recipe.start(recipe.words(stage, stage))
+        loaders = f"num_workers={rng.choice((0, 2))}"
+        process = recipe.start(recipe.words(stage, stage, train_args=loaders))
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(rng.uniform(0.02, 1.0) * recipe.seconds[stage])
         members = recipe.members()
@@ -245,9 +254,7 @@ def kill(recipe: Recipe, found: Found, stage: int, number: int, rng: random.Rand
             recipe.kill_all(signal.SIGKILL)
             return kills
     if kills:
-        check(recipe, found, name, stage, False)
-        for _ in range(kills - 1):
-            found.add(name, stage, "same result")
+        check(recipe, found, name, stage, False, times=kills)
     return kills
 
 
@@ -282,10 +289,18 @@ def full_disk(recipe: Recipe, found: Found, stage: int, rng: random.Random) -> N
     """A stage runs out of space, then has enough."""
     recipe.restore(stage - 1)
     size = lambda n: sum(p.stat().st_size for p in (recipe.base / f"state{n}" / PLACE[stage]).rglob("*"))  # noqa: E731
-    room = int(rng.uniform(0.0, 0.7) * max(0, size(stage) - size(stage - 1)))
+    grows = max(0, size(stage) - size(stage - 1))
+    room = int(rng.uniform(0.0, 0.7) * grows) if grows > 1 << 17 else 0
     with small_disk(recipe, stage, room) as place:
+        disk = os.statvfs(place)
+        filler = place / "filler"
+        filler.write_bytes(b"\0" * max(0, disk.f_bavail * disk.f_frsize - room))
         ended = recipe.run(stage, stage)
         subprocess.run(["mount", "-o", "remount,size=2g", place], check=True)
+        filler.unlink()
+        if not ended.status:
+            found.add("full disk", stage, "nothing to disturb")
+            return
         told_of("full disk", recipe, found, stage, ended)
 
 
@@ -331,16 +346,20 @@ def remove(path: Path, rng: random.Random) -> None:
 
 DAMAGES: tuple[Callable[[Path, random.Random], None], ...] = (truncate, empty, flip, remove)
 FILES = {
-    1: ("data/mini/wav.scp", "data/mini/text", "data/mini/utt2emo", "data/mini/folds/speaker/01F/train",
-        "data/mini/folds/speaker/01F/test", "data/mini/folds/speaker/folds"),
-    2: ("dump/mini/raw/parts/1.ark", "dump/mini/raw/wav.scp", "dump/mini/raw/utt2num_samples",
+    1: ("data/mini/wav.scp", "data/mini/text", "data/mini/utt2emo", "data/mini/utt2spk", "data/mini/stamp.json",
+        "data/mini/folds/speaker/01F/train", "data/mini/folds/speaker/01F/test", "data/mini/folds/speaker/folds",
+        "data/mini/folds/speaker/01F/audit.json", "data/mini/folds/speaker/stamp.json"),
+    2: ("dump/mini/raw/parts/1.ark", "dump/mini/raw/parts/1.scp", "dump/mini/raw/parts/2.json", "dump/mini/raw/wav.scp",
+        "dump/mini/raw/utt2num_samples", "dump/mini/raw/utt2digest", "dump/mini/raw/stamp.json",
         "dump/mini/tokens/speaker/01F/tokens.txt"),
     3: ("exp/T/01F/model.safetensors", "exp/T/01F/model.json", "exp/T/01F/history.jsonl", "exp/T/01F/config.yaml",
-        "exp/T/labels.txt"),
+        "exp/T/01F/stamp.json", "exp/T/01F/tokens/tokens.txt", "exp/T/01F/checkpoint.prev.pth", "exp/T/labels.txt"),
     4: ("exp/T/01F/decode_test/emo_post", "exp/T/01F/decode_test/utt2emo", "exp/T/01F/decode_test/text",
-        "exp/T/01F/decode_test/emb.ark", "exp/T/01F/decode_test/emb.scp"),
-    5: ("exp/T/01F/score_test/scores.json", "exp/T/01F/score_test/per_utt.tsv", "exp/T/scores.json"),
-    6: ("exp/report/mini/index.html", "exp/report/mini/results.json"),
+        "exp/T/01F/decode_test/utt2spk", "exp/T/01F/decode_test/emb.ark", "exp/T/01F/decode_test/emb.scp",
+        "exp/T/01F/decode_test/stamp.json"),
+    5: ("exp/T/01F/score_test/scores.json", "exp/T/01F/score_test/per_utt.tsv", "exp/T/01F/score_test/stamp.json",
+        "exp/T/scores.json"),
+    6: ("exp/report/mini/index.html", "exp/report/mini/results.json", "exp/report/mini/stamp.json"),
 }  # fmt: skip
 """What is damaged, by the stage that made it."""
 
@@ -423,6 +442,8 @@ def other_clock(recipe: Recipe, found: Found, stage: int, rng: random.Random) ->
     for path in recipe.here.rglob("*"):
         os.utime(path, (moment, moment))
     check(recipe, found, "clock set", stage, False)
+    if stage < 6:
+        check(recipe, found, "clock set", stage + 1, False)
 
 
 def moved(recipe: Recipe, found: Found, stage: int, rng: random.Random) -> None:
@@ -462,7 +483,7 @@ def faults(recipe: Recipe, found: Found, rng: random.Random, only: set[str]) -> 
         yield lambda: dead_loader(recipe, found, rng)
         for stage in STAGES:
             yield lambda stage=stage: other_clock(recipe, found, stage, rng)
-        for stage in (1, 2, 4, 5):
+        for stage in (1, 2, 3, 4, 5):
             yield lambda stage=stage: moved(recipe, found, stage, rng)
 
 
@@ -487,7 +508,7 @@ def main() -> int:
             while "kill" in args.only and killed < args.kills:
                 # Stages that start in a moment get more of them than those that load a large library first.
                 stage = (1, 2, 3, 5, 2, 4, 5, 6, 1, 2, 5)[number % 11]
-                killed += kill(recipe, found, stage, SIGNALS[rng.randrange(3)], rng)
+                killed += kill(recipe, found, stage, SIGNALS[(number + number // 11) % 3], rng)
                 number += 1
             for fault in faults(recipe, found, rng, set(args.only)):
                 fault()
