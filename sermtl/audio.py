@@ -7,11 +7,12 @@ import math
 import os
 import subprocess
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import soundfile
 
-from sermtl.audiocheck import HEADER_BYTES, missing_bytes
+from sermtl.audiocheck import length_flaw
 from sermtl.errors import UserError
 from sermtl.recordings import is_pipe, locate
 
@@ -34,14 +35,24 @@ def read_audio(path: str | Path) -> np.ndarray:
     Raises:
         UserError: The file is missing, empty, truncated, no audio, or holds NaN or infinite samples.
     """
-    if Path(path).exists() and not Path(path).is_file():
-        raise UserError(f"{path}: a folder, a named pipe or the like, no file")  # opening a pipe would wait for ever
+    refuse_no_file(path)
     try:
-        _refuse_cut_wav(path)
-        return _decode(path, str(path))
+        with open(path, "rb") as file:
+            refuse_wrong_length(file, str(path))
+        return _decode(os.fsencode(path), str(path))
     except OSError as error:
         reason = "no such file" if not Path(path).exists() else error.strerror or str(error)
         raise UserError(f"{path}: {reason}") from error
+
+
+def refuse_no_file(path: str | Path) -> None:
+    """Refuse what is there and no file.
+
+    Raises:
+        UserError: It is a folder or, whose opening would wait for ever, a named pipe.
+    """
+    if Path(path).exists() and not Path(path).is_file():
+        raise UserError(f"{path}: a folder, a named pipe or the like, no file")
 
 
 def read_recording(entry: str, allow_pipes: bool = False) -> np.ndarray:
@@ -79,9 +90,9 @@ def cut(samples_S: np.ndarray, start: float, end: float, name: str) -> np.ndarra
     return samples_S[first:last]
 
 
-def _decode(file: str | Path | io.BytesIO, name: str) -> np.ndarray:
+def _decode(file: bytes | io.BytesIO, name: str) -> np.ndarray:
     if isinstance(file, io.BytesIO):
-        _refuse_missing(name, bytes(file.getbuffer()[:HEADER_BYTES]), file.getbuffer().nbytes)
+        refuse_wrong_length(file, name)
     try:
         with soundfile.SoundFile(file) as sound:
             check_rate(sound.samplerate, name)
@@ -102,15 +113,16 @@ def _decode(file: str | Path | io.BytesIO, name: str) -> np.ndarray:
     return to_int16(resample(mono_S, rate, SAMPLE_RATE))
 
 
-def _refuse_cut_wav(path: str | Path) -> None:
-    with open(path, "rb") as file:
-        _refuse_missing(str(path), file.read(HEADER_BYTES), os.fstat(file.fileno()).st_size)
+def refuse_wrong_length(file: BinaryIO, name: str) -> None:
+    """Refuse a recording that is shorter or longer than its own header says, as `sermtl.audiocheck.length_flaw` tells.
 
-
-def _refuse_missing(name: str, header: bytes, size: int) -> None:
-    """A truncated WAV file, which libsndfile would shorten without a word."""
-    if missing := missing_bytes(header, size):
-        raise UserError(f"{name}: truncated: {missing} bytes are missing")
+    Raises:
+        UserError: The message begins with ``name``.
+    """
+    size = file.seek(0, os.SEEK_END)
+    file.seek(0)
+    if flaw := length_flaw(file, size):
+        raise UserError(f"{name}: {flaw}")
 
 
 def check_rate(rate: int, name: str) -> None:

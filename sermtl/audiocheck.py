@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import math
 import os
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from multiprocessing import get_context
+from typing import BinaryIO
 
 from sermtl.recordings import is_pipe, locate
 
 POOL_FROM = 2000
 """Recordings below which starting processes costs more than it saves."""
-HEADER_BYTES = 4096
+MOST_CHUNKS = 1000
+"""Of a file's that are looked at."""
+SLACK = 1024
+"""Bytes behind the audio that some programs leave."""
 UNKNOWN_SIZE = 0x7FFF0000
 """Data sizes from here on are what programs write that do not know the size (a stream's header)."""
 TOLERANCE = 0.1
@@ -77,9 +82,8 @@ def header_seconds(entry: str) -> float:
         raise ValueError("the file is empty")
     with open(source.path, "rb", buffering=0) as file:
         file.seek(source.offset)
-        if (missing := missing_bytes(file.read(HEADER_BYTES), os.fstat(file.fileno()).st_size - source.offset)) > 0:
-            raise ValueError(f"truncated, {missing} bytes are missing")
-        file.seek(source.offset)
+        if flaw := length_flaw(file, os.fstat(file.fileno()).st_size - source.offset, alone=not source.offset):
+            raise ValueError(flaw)
         # libsndfile reads an embedded file from a descriptor's position, but formats without magic by name only.
         with soundfile.SoundFile(file.fileno() if source.offset else source.path, closefd=False) as audio:
             if not audio.frames:
@@ -87,17 +91,83 @@ def header_seconds(entry: str) -> float:
             return audio.frames / audio.samplerate
 
 
-def missing_bytes(header: bytes, size: int) -> int:
-    """Bytes that a WAV file of ``size`` bytes lacks by its own header; 0 for other formats.
+def length_flaw(file: BinaryIO, size: int, alone: bool = True) -> str:
+    """What is wrong with the length that a recording's own header gives; empty where nothing is, or it gives none.
 
     libsndfile shortens a truncated file without a word, and inside an archive reads on into the next one.
+
+    Args:
+        file: Open at the recording's first byte, where it is left.
+        size: Bytes from there to the end of the file.
+        alone: Whether nothing but the recording stands in the file, so that what follows it should be counted.
     """
-    if header[:4] != b"RIFF" or header[8:12] != b"WAVE":
-        return 0
-    at = 12
-    while at + 8 <= len(header):
-        chunk, length = struct.unpack_from("<4sI", header, at)
-        if chunk == b"data":
-            return 0 if length >= UNKNOWN_SIZE else max(0, at + 8 + length - size)
+    start = file.tell()
+
+    def read(at: int, count: int) -> bytes:
+        file.seek(start + at)
+        return file.read(count)
+
+    try:
+        end = _end_of_audio(read, size)
+        if end is not None and end > size:
+            return f"truncated: {end - size} bytes are missing"
+        if end is not None and alone and read(0, 4) in (b"RIFF", b"RIFX") and (more := _uncounted(read, end, size)):
+            return f"the length in its header is wrong: {more} bytes follow the audio that it counts"
+        return ""
+    finally:
+        file.seek(start)
+
+
+def _end_of_audio(read: Callable[[int, int], bytes], size: int) -> int | None:
+    """Where the samples end by the header of a WAV, AIFF, AU, W64 or uncompressed NIST file."""
+    head = read(0, 1024)
+    if head[:4] == b".snd" and len(head) >= 12:
+        offset, length = struct.unpack_from(">II", head, 4)
+        return None if length >= UNKNOWN_SIZE else offset + length
+    if head[:8] == b"NIST_1A\n":
+        words = head.decode("ascii", "replace").split()
+        known = dict(zip(words, words[2:], strict=False))  # NAME -TYPE VALUE
+        counts = [known.get(name, "") for name in ("sample_count", "channel_count", "sample_n_bytes")]
+        plain = known.get("sample_coding", "pcm") == "pcm" and all(map(str.isdigit, [words[1], *counts]))
+        return int(words[1]) + math.prod(map(int, counts)) if plain else None
+    if head[:4] == b"riff":
+        return _find_chunk(read, size, 40, "<16sQ", b"data", 8)
+    if head[:4] in (b"RIFF", b"RIFX", b"RF64") and head[8:12] == b"WAVE":
+        return _find_chunk(read, size, 12, ">4sI" if head[3:4] == b"X" else "<4sI", b"data", 2)
+    if head[:4] == b"FORM" and head[8:11] == b"AIF":
+        return _find_chunk(read, size, 12, ">4sI", b"SSND", 2)
+    return None
+
+
+def _find_chunk(
+    read: Callable[[int, int], bytes], size: int, at: int, form: str, wanted: bytes, even: int
+) -> int | None:
+    """Where the chunk of samples ends; None where there is none, or its length was not known to who wrote it."""
+    head, long = struct.calcsize(form), None
+    for _ in range(MOST_CHUNKS):
+        if at + head > size:
+            break
+        name, length = struct.unpack(form, read(at, head))
+        if head == 24:
+            length = max(0, length - head)  # W64 counts the head too
+        if name[:4] == b"ds64":
+            long = struct.unpack("<Q", read(at + 16, 8).ljust(8, b"\0"))[0]  # of RF64
+        if name[:4] == wanted:
+            if head == 8 and length >= UNKNOWN_SIZE:
+                return None if long is None else at + head + long
+            return at + head + length
+        at += head + -(-length // even) * even
+    return None
+
+
+def _uncounted(read: Callable[[int, int], bytes], at: int, size: int) -> int:
+    """Bytes behind the samples that are no chunks, tags or padding; 0 where they could not be much audio."""
+    at += at % 2
+    for _ in range(MOST_CHUNKS):
+        name, length = struct.unpack("<4sI", read(at, 8).ljust(8, b"\0"))
+        if not all(32 <= byte < 127 for byte in name) or at + 8 + length > size:
+            break
         at += 8 + length + length % 2
-    return 0
+    rest = read(at, 4096)
+    tagged = rest.startswith((b"TAG", b"ID3", b"APETAGEX"))
+    return size - at if size - at > SLACK and any(rest) and not tagged else 0

@@ -18,10 +18,11 @@ from sermtl.audio import (
     SAMPLE_RATE,
     check_rate,
     read_audio,
+    refuse_no_file,
+    refuse_wrong_length,
     resample,
     to_int16,
 )
-from sermtl.audiocheck import HEADER_BYTES, missing_bytes
 from sermtl.datadir import read_table
 from sermtl.errors import UserError
 from sermtl.recordings import is_pipe
@@ -90,8 +91,10 @@ def read_item(path: str) -> np.ndarray:
 
 def seconds_of(path: str) -> float:
     """Duration by the file's header; 0 where it has none that can be read."""
+    if _is_ark_entry(path) or is_pipe(path) or not Path(path).is_file():
+        return 0.0
     try:
-        return 0.0 if _is_ark_entry(path) or is_pipe(path) else float(soundfile.info(path).duration)
+        return float(soundfile.info(os.fsencode(path)).duration)
     except (OSError, RuntimeError):
         return 0.0
 
@@ -109,12 +112,11 @@ def audio_blocks(path: str, seconds: float = 10.0) -> Iterator[np.ndarray]:
     if is_pipe(path) or _is_ark_entry(path):
         yield read_item(path)
         return
+    refuse_no_file(path)
     try:
         with open(path, "rb") as raw:
-            missing = missing_bytes(raw.read(HEADER_BYTES), os.fstat(raw.fileno()).st_size)
-        if missing:
-            raise UserError(f"{path}: truncated: {missing} bytes are missing")
-        with soundfile.SoundFile(path) as file:
+            refuse_wrong_length(raw, path)
+        with soundfile.SoundFile(os.fsencode(path)) as file:
             yield from _blocks(file, path, seconds)
     except (OSError, RuntimeError) as error:
         reason = "no such file" if not Path(path).exists() else f"not readable as audio ({error})"

@@ -135,7 +135,7 @@ def replaced(old, new):
         ("wav.scp", replaced(b".wav", b".wav |"), "s0-00: a shell command, refused unless --allow_pipes true"),
         ("wav/s2-02.wav", lambda path: path.write_bytes(b""), "s2-02: not readable as audio"),
         ("wav/s2-02.wav", lambda path: path.write_bytes(b"no audio" * 9), "s2-02: not readable as audio"),
-        ("wav/s2-02.wav", lambda path: path.write_bytes(path.read_bytes()[:-9]), "truncated, 9 bytes are missing"),
+        ("wav/s2-02.wav", lambda path: path.write_bytes(path.read_bytes()[:-9]), "truncated: 9 bytes are missing"),
         ("wav/s2-02.wav", lambda path: write_wav(path, noise(0, 0)), "s2-02: not readable as audio"),
     ],
 )  # fmt: skip

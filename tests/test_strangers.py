@@ -6,6 +6,8 @@ import json
 import os
 import pickle
 import struct
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from prepare import run as run_local
 from small_corpus import run_program
+from small_model import save_model
 from test_upstream import transformers_model
 
 from sermtl.audio import read_audio
@@ -97,6 +100,74 @@ def test_what_is_no_whole_file_is_refused_by_name_and_nobody_waits(tmp_path: Pat
     with pytest.raises(UserError, match=path.name):
         read_audio(path)
     assert path.name in str(check_recording(("u", str(path), None, None)))
+
+
+FORMATS = [("WAV", "PCM_16"), ("WAV", "PCM_24"), ("WAVEX", "FLOAT"), ("RF64", "PCM_16"), ("W64", "PCM_16"),
+           ("AIFF", "PCM_16"), ("AU", "PCM_16"), ("NIST", "PCM_16")]  # fmt: skip
+
+
+@pytest.mark.parametrize("endian", ["FILE", "BIG"])
+@pytest.mark.parametrize(("kind", "subtype"), FORMATS)
+def test_a_cut_recording_of_any_format_is_refused_and_a_whole_one_read(
+    tmp_path: Path, kind: str, subtype: str, endian: str
+) -> None:
+    path = tmp_path / "x.audio"
+    if not soundfile.check_format(kind, subtype, endian):
+        pytest.skip("no such format")
+    soundfile.write(path, TONE[:4001], 16000, format=kind, subtype=subtype, endian=endian)
+    assert len(read_audio(path)) == 4001 and check_recording(("u", str(path), None, None)) is None
+    os.truncate(path, path.stat().st_size - 2000)
+    with pytest.raises(UserError, match="x.audio: truncated: .* bytes are missing"):
+        read_audio(path)
+    assert "truncated" in str(check_recording(("u", str(path), None, None)))
+
+
+def wav_with(before: bytes = b"", after: bytes = b"", counted: int = 2 * len(TONE)) -> bytes:
+    samples = np.round(TONE * 32767).astype("<i2").tobytes()
+    form = struct.pack("<4sIHHIIHH", b"fmt ", 16, 1, 1, 16000, 32000, 2, 16)
+    body = b"WAVE" + form + before + struct.pack("<4sI", b"data", counted) + samples + after
+    return struct.pack("<4sI", b"RIFF", len(body)) + body
+
+
+def test_a_wav_whose_header_counts_half_of_its_audio_is_refused_and_other_chunks_are_not(tmp_path: Path) -> None:
+    path = tmp_path / "x.wav"
+    notes = struct.pack("<4sI", b"iXML", 6001) + b"<" * 6002
+    for legal in (wav_with(), wav_with(notes), wav_with(after=notes), wav_with(after=b"\0" * 3000),
+                  wav_with(after=b"TAG" + b"x" * 2000), wav_with(after=b"\n")):  # fmt: skip
+        path.write_bytes(legal)
+        assert len(read_audio(path)) == len(TONE)
+    path.write_bytes(wav_with(notes)[:-100])
+    with pytest.raises(UserError, match="truncated: 100 bytes are missing"):
+        read_audio(path)
+    path.write_bytes(wav_with(counted=len(TONE)))
+    with pytest.raises(UserError, match="the length in its header is wrong: 4800 bytes follow the audio"):
+        read_audio(path)
+    assert "the length in its header is wrong" in str(check_recording(("u", str(path), None, None)))
+
+
+@pytest.mark.parametrize("output", [[], ["--json"], ["--tsv"]])
+def test_prediction_hears_names_of_any_bytes_and_waits_for_no_pipe(tmp_path: Path, output: list[str]) -> None:
+    save_model(tmp_path / "model")
+    heard = tmp_path / "heard"
+    heard.mkdir()
+    for name in (b"a.wav", b"bad\xff.wav", b"two\nlines.wav"):
+        soundfile.write(os.path.join(os.fsencode(heard), name), TONE, 16000)
+    os.mkfifo(tmp_path / "pipe.wav")
+    (tmp_path / "list.scp").write_text(f"u {tmp_path}/pipe.wav\n")
+    words = ["--model", tmp_path / "model", *output, heard, tmp_path / "pipe.wav", tmp_path / "list.scp"]
+    done = subprocess.run(
+        [sys.executable, "-m", "sermtl.bin.predict", *words], capture_output=True, timeout=100, check=False
+    )
+    assert done.returncode == 1, done.stderr
+    assert done.stderr.count(b"pipe.wav: a folder, a named pipe or the like, no file") == 2
+    assert b"3 of 5 files" in done.stderr
+    lines = done.stdout.decode().splitlines()
+    if output == ["--json"]:
+        assert [Path(json.loads(line)["path"]).name for line in lines] == ["a.wav", "bad\udcff.wav", "two\nlines.wav"]
+    elif output == ["--tsv"]:
+        assert len(lines) == 4 and "bad\\udcff.wav" in lines[2] and "two\\nlines.wav" in lines[3]
+    else:
+        assert "bad\\udcff.wav" in done.stdout.decode()
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")

@@ -11,6 +11,7 @@ Results go to standard output, everything else to standard error. The exit statu
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 import time
@@ -53,6 +54,9 @@ OPTIONS: dict[str, dict[str, Any]] = {
 @command
 def main() -> int:
     """Predict what the command line names."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # names of files need not be UTF-8
     args = parse()
     started = time.monotonic()
     # After the command line is known to be right: torch takes seconds to import.
