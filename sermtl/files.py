@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import os
 import platform
 import shutil
@@ -14,6 +15,19 @@ from pathlib import Path
 from typing import IO, Any
 
 from sermtl.errors import UserError
+
+
+def load_json(path: Path) -> Any:
+    """The value of a JSON file that may be anybody's.
+
+    Raises:
+        OSError: It cannot be read.
+        ValueError: It is no JSON in UTF-8, or its values are nested deeper than Python goes.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except RecursionError as error:
+        raise ValueError("values nested too deep") from error
 
 
 @contextlib.contextmanager

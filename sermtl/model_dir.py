@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save
 
 from sermtl.dataset import FrontEnd
 from sermtl.errors import UserError
-from sermtl.files import atomic_write
+from sermtl.files import atomic_write, load_json
 from sermtl.model import MultiTaskModel
 from sermtl.text import Tokenizer, load_tokenizer
 from sermtl.upstream import Upstream, config_from, settings_of
@@ -72,7 +72,7 @@ def load_model(directory: str | Path, device: torch.device) -> TrainedModel:
     """
     directory = Path(directory)
     try:
-        description = json.loads((directory / "model.json").read_text(encoding="utf-8"))
+        description = load_json(directory / "model.json")
     except (OSError, ValueError) as error:
         raise UserError(f"{directory}/model.json: {error}; stage 3 makes it") from error
     if not isinstance(description, dict) or description.get("format") != FORMAT:

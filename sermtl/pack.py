@@ -31,7 +31,7 @@ from sermtl.export import export_transformers, expressible
 from sermtl.files import atomic_write, sha256, temporary_path
 from sermtl.model_dir import TrainedModel, load_model
 from sermtl.pretrained import NEEDED, PACK_FORMAT, check_files, read_manifest
-from sermtl.scorefiles import read_scores, read_utterances
+from sermtl.scorefiles import read_scores, read_utterances, whole_audit
 from sermtl.stamp import NAME, Stamp, fold_roots, inputs, outdated, package_digest
 
 ONLY_WAVEFORMS = (
@@ -155,7 +155,7 @@ def _facts(
         settings=settings,
         scores=read_scores(fold / "score_test" / "scores.json"),
         rows=read_utterances(fold / "score_test" / "per_utt.tsv"),
-        audit=json.loads(audit.read_text(encoding="utf-8")) if audit.is_file() else {},
+        audit=whole_audit(audit),
         lang=lang.read_text(encoding="utf-8").strip() if lang.is_file() else "",
         pooled=read_scores(pooled) if pooled.is_file() else {},
         model_license=options.model_license,

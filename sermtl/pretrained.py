@@ -6,14 +6,13 @@ must be those that ``pack.json`` lists.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import torch
 
 from sermtl.errors import UserError
-from sermtl.files import sha256
+from sermtl.files import load_json, sha256
 from sermtl.model_dir import TrainedModel, load_model
 
 PACK_FORMAT = 1
@@ -81,12 +80,12 @@ def read_manifest(directory: Path) -> dict[str, Any]:
     """
     path = directory / "pack.json"
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
+        manifest = load_json(path)
         version, files = manifest["format"], manifest["files"]
         listed = {str(name): str(entry["sha256"]) for name, entry in files.items()}
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path}: damaged, or no manifest of a pack ({type(error).__name__}: {error})") from error
     if not isinstance(version, int) or version > PACK_FORMAT:
         raise UserError(

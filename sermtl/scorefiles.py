@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from sermtl.errors import UserError
-from sermtl.files import atomic_write
+from sermtl.files import atomic_write, load_json
 
 AUDIT_WORDS = (
     "train_test", "speakers_train", "overlap", "_seen", "speaker_dependent", "utterances_t", "utterances_dev",
@@ -50,15 +50,24 @@ def read_labels(path: Path) -> list[str]:
 
 def read_audit(path: Path) -> dict[str, Any]:
     """What ``audit.json`` says of a fold's overlaps and sizes (an absent file says nothing)."""
+    return {key: value for key, value in whole_audit(path).items() if any(word in key for word in AUDIT_WORDS)}
+
+
+def whole_audit(path: Path) -> dict[str, Any]:
+    """All that ``audit.json`` says; nothing where it is absent.
+
+    Raises:
+        UserError: It is damaged.
+    """
     if not path.exists():
         return {}
     try:
-        audit = json.loads(path.read_text(encoding="utf-8"))
+        audit = load_json(path)
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: damaged ({error}); ./run.sh --stage 1 --stop_stage 1 writes it anew") from error
     if not isinstance(audit, dict):
         raise UserError(f"{path}: expected a mapping")
-    return {key: value for key, value in audit.items() if any(word in key for word in AUDIT_WORDS)}
+    return audit
 
 
 def read_scores(path: Path) -> dict[str, Any]:
@@ -68,15 +77,23 @@ def read_scores(path: Path) -> dict[str, Any]:
         UserError: The file is unreadable, cut short, or its counts contradict each other.
     """
     try:
-        scores = json.loads(path.read_text(encoding="utf-8"))
+        scores = load_json(path)
         ser, asr = scores["ser"], scores["asr"]
         confusion = np.asarray(ser["confusion"], dtype=np.int64)
         whole = (
             confusion.shape == (len(ser["labels"]),) * 2
             and confusion.sum() == ser["n"]
+            and (confusion >= 0).all()
             and np.trace(confusion) == ser["correct"]
-            and all(isinstance(asr[key], int) for key in ("utterances", "words", "errors", "no_reference"))
-            and {"protocol", "speaker_dependent", "folds", "settings", "spk"} <= set(scores)
+            and all(_is_count(asr[key]) for key in ("utterances", "words", "errors", "no_reference"))
+            and all(_is_rate(ser[key], 1.0) for key in ("wa", "ua", "macro_f1"))
+            and all(_is_rate(asr[key]) for key in ("wer", "cer"))
+            and all(map(_are_names, (ser["labels"], scores["folds"], scores.get("missing_folds", []))))
+            and not any("/" in fold or fold in (".", "..") for fold in scores["folds"])
+            and isinstance(scores["settings"], dict)
+            and _is_count(scores["settings"].get("seed", 0))
+            and isinstance(scores["protocol"], str)
+            and isinstance(scores["speaker_dependent"], bool)
             and ("reason" in scores["spk"] or scores["spk"]["correct"] <= scores["spk"]["n"])
         )
     except OSError as error:
@@ -86,6 +103,21 @@ def read_scores(path: Path) -> dict[str, Any]:
     if not whole:
         raise UserError(f"{path}: damaged: its counts contradict each other")
     return scores
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _is_rate(value: object, most: float = float("inf")) -> bool:
+    """Whether it is a rate, or None, which is that of nothing."""
+    return value is None or (isinstance(value, (int, float)) and 0 <= value <= most)
+
+
+def _are_names(values: object) -> bool:
+    """Whether they are names, each once."""
+    named = isinstance(values, list) and all(isinstance(name, str) and name for name in values)
+    return named and len(set(values)) == len(values)
 
 
 def read_utterances(path: Path) -> list[Utterance]:

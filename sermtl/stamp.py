@@ -21,7 +21,7 @@ from typing import Any
 
 from sermtl.datadir import read_table
 from sermtl.errors import UserError
-from sermtl.files import atomic_write, crc32, sha256
+from sermtl.files import atomic_write, crc32, load_json, sha256
 from sermtl.recordings import stat_of
 
 NAME = "stamp.json"
@@ -93,7 +93,7 @@ class Stamp:
 def read_stamp(path: Path) -> dict[str, Any] | None:
     """A stamp's content: None where there is none, empty where the work was cut off or the stamp is damaged."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = load_json(path)
         parts = [content[name] for name in ("settings", "inputs", "outputs")]
         sizes = [size for size, _ in content["outputs"].values()]
         whole = (
@@ -103,7 +103,7 @@ def read_stamp(path: Path) -> dict[str, Any] | None:
         )
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, AttributeError, LookupError, TypeError, RecursionError):
+    except (OSError, ValueError, AttributeError, LookupError, TypeError):
         whole = False
     return content if whole else {}
 

@@ -243,7 +243,9 @@ class Trainer:
             try:
                 sums, counted = self.compute(parts, utterances, scale)
                 break
-            except torch.OutOfMemoryError as error:
+            except RuntimeError as error:
+                if not isinstance(error, torch.OutOfMemoryError) and "not enough memory" not in str(error):
+                    raise  # of a CPU's memory, PyTorch tells in words only
                 parts = smaller(parts, error)
         self.ranks.add_gradients(self.parameters)
         measured = self.ranks.add(sums).tolist()
@@ -384,7 +386,7 @@ def outlive_a_stop(_worker: int) -> None:
     signal.signal(signal.SIGTERM, lambda *_: signal.alarm(WORKER_GRACE))
 
 
-def smaller(parts: list[Batch], error: torch.OutOfMemoryError) -> list[Batch]:
+def smaller(parts: list[Batch], error: RuntimeError) -> list[Batch]:
     """The parts of an update that did not fit the memory, cut in two: their gradients add up to the same.
 
     Raises:
@@ -394,10 +396,10 @@ def smaller(parts: list[Batch], error: torch.OutOfMemoryError) -> list[Batch]:
     names = " ".join(largest.utterances)
     if all(len(part.utterances) == 1 for part in parts):
         raise UserError(
-            f"out of GPU memory with the utterance {names} alone ({int(largest.lengths_B[0])} inputs): {error}; "
-            "use a GPU with more memory, precision=bf16, or leave such utterances out"
+            f"out of memory with the utterance {names} alone ({int(largest.lengths_B[0])} inputs): {error}; "
+            "use a machine with more memory, precision=bf16, or leave such utterances out"
         ) from error
-    log.warning("out of GPU memory with %s: computed again in smaller parts; accum_grad does so at once", names)
+    log.warning("out of memory with %s: computed again in smaller parts; accum_grad does so at once", names)
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     return [half for part in parts for half in part.halves()]

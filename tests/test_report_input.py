@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import os
@@ -9,10 +10,14 @@ import re
 import shutil
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from make_scores import LABELS, make_data, make_rows, make_scored
 from report_page import Tables, no_picture, page_of, run_report
 
+from sermtl.errors import UserError
 from sermtl.report import figures
+from sermtl.report.load import load_experiments
 
 SETTINGS = {"upstream": "small", "alpha": 0.1, "beta": 0.0, "grl": "reverse", "seed": 0, "epochs": 2}
 FOLDS = ["01F", "01M", "02F", "02M"]
@@ -26,14 +31,14 @@ def report(monkeypatch, capsys):
     return lambda root, corpus="toy": (run_report(root, corpus), *capsys.readouterr())
 
 
-def scored(root, folds=FOLDS, rows=None, **settings):
+def scored(root, folds=FOLDS, rows=None, **values):
     """One experiment in ``root/exp``, its tag made of what is unusual."""
     data = root / "data/toy"
     if not data.exists():
         make_data(root, 4, 60)
-    tag = "_".join(["toy", *(f"{key}{value}" for key, value in settings.items())])
+    tag = "_".join(["toy", *(f"{key}{value}" for key, value in values.items())])
     made = rows or make_rows(data, 1, 0.7)
-    make_scored(data, root / "exp" / tag, SETTINGS | settings, folds, made)
+    make_scored(data, root / "exp" / tag, SETTINGS | values, folds, made)
     return root / "exp" / tag
 
 
@@ -118,6 +123,56 @@ def test_a_damaged_experiment_is_named_and_left_out(tmp_path, report, damage):
     assert "warning: LEFT OUT: " in output and str(path) in output and "all of toy_beta1.0 is left out" in output
     assert "LEFT OUT" in page_of(tmp_path)
     assert [row[0] for row in Tables(page_of(tmp_path)).found["run-experiments"][1:]] == ["toy_beta0.0"]
+
+
+def places(value, at=()):
+    """The path of every value within a value."""
+    yield at
+    if isinstance(value, (dict, list)):
+        for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from places(inner, (*at, key))
+
+
+@pytest.fixture(scope="module")
+def untouched(tmp_path_factory):
+    root = tmp_path_factory.mktemp("scored")
+    return root, scored(root) / "scores.json"
+
+
+STRANGE = st.sampled_from([None, True, -1, 10**30, 0.5, float("nan"), "", "../../x", "<b>", [], {}, [[]], {"ang": 1}])
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.data())
+def test_scores_of_strangers_are_taken_or_refused(untouched, data):
+    root, path = untouched
+    whole = json.loads(path.read_text())
+    changed = json.loads(json.dumps(whole))
+    *outer, last = data.draw(st.sampled_from([place for place in places(changed) if place]))
+    holder = functools.reduce(lambda value, key: value[key], outer, changed)
+    if data.draw(st.booleans()):
+        del holder[last]
+    else:
+        holder[last] = data.draw(STRANGE)
+    try:
+        path.write_text(json.dumps(changed))
+        for one in load_experiments(root / "exp", root / "data/toy", "toy").experiments:
+            assert one.scores["ser"] == whole["ser"] or changed["ser"] != whole["ser"]
+            build(one)
+    except UserError as error:
+        assert "toy" in str(error)
+    finally:
+        path.write_text(json.dumps(whole))
+
+
+def build(experiment):
+    """What the report's tables take from an experiment."""
+    assert experiment.counts.shape == (len(experiment.utts), 2 * len(experiment.labels) + 2)
+    assert experiment.right.sum() == experiment.scores["ser"]["correct"]
+    assert 0 <= experiment.scores["ser"]["wa"] <= 1 and 0 <= experiment.scores["ser"]["ua"] <= 1
+    assert experiment.scores["asr"]["wer"] is None or experiment.scores["asr"]["wer"] >= 0
+    assert type(experiment.scores["protocol"]) is str and type(experiment.seed) is int
+    assert not any("/" in fold for fold in experiment.scores["folds"])
 
 
 def test_begun_folds_are_listed_with_where_they_stopped(tmp_path, report):

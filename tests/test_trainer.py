@@ -792,13 +792,17 @@ def test_deterministic_asks_pytorch_and_trains_the_same_on_a_cpu(corpus, tmp_pat
 # Memory
 
 
-def refuse_from(monkeypatch, trainer, size):
-    """A GPU on which batches of so many utterances do not fit."""
+GPU_FULL = torch.OutOfMemoryError("no memory left")
+CPU_FULL = RuntimeError("[enforce fail] DefaultCPUAllocator: not enough memory: you tried to allocate 9 bytes.")
+
+
+def refuse_from(monkeypatch, trainer, size, error=GPU_FULL):
+    """A machine on which batches of so many utterances do not fit."""
     real = trainer.model.forward
 
     def forward(batch, *args):
         if len(batch.utterances) >= size:
-            raise torch.OutOfMemoryError("no memory left")
+            raise error
         return real(batch, *args)
 
     monkeypatch.setattr(trainer.model, "forward", forward)
@@ -813,20 +817,30 @@ def update_of_six(trainer):
     return tally
 
 
-def test_an_update_that_does_not_fit_the_memory_is_computed_in_smaller_parts(corpus, tmp_path, monkeypatch, caplog):
+@pytest.mark.parametrize("error", [GPU_FULL, CPU_FULL])
+def test_an_update_that_does_not_fit_the_memory_is_computed_in_smaller_parts(
+    corpus, tmp_path, monkeypatch, caplog, error
+):
     whole, small = (make_trainer(corpus, tmp_path / name) for name in ("whole", "small"))
-    refuse_from(monkeypatch, small, 3)
+    refuse_from(monkeypatch, small, 3, error)
     expected, got = update_of_six(whole), update_of_six(small)
     assert got.sums == pytest.approx(expected.sums, rel=1e-4)
     for name, weight in small.model.state_dict().items():
         torch.testing.assert_close(weight, whole.model.state_dict()[name], rtol=0, atol=1e-5)
-    assert caplog.text.count("out of GPU memory with") == 2 and whole.sets.train.examples[0].utterance in caplog.text
+    assert caplog.text.count("out of memory with") == 2 and whole.sets.train.examples[0].utterance in caplog.text
 
 
 def test_an_utterance_that_does_not_fit_the_memory_alone_stops(corpus, tmp_path, monkeypatch):
     trainer = make_trainer(corpus, tmp_path / "exp")
     refuse_from(monkeypatch, trainer, 1)
-    with pytest.raises(UserError, match="out of GPU memory with the utterance s[0-9]-[0-9]+ alone"):
+    with pytest.raises(UserError, match="out of memory with the utterance s[0-9]-[0-9]+ alone"):
+        update_of_six(trainer)
+
+
+def test_another_error_of_an_update_is_not_taken_for_one_of_memory(corpus, tmp_path, monkeypatch):
+    trainer = make_trainer(corpus, tmp_path / "exp")
+    refuse_from(monkeypatch, trainer, 1, RuntimeError("shapes do not fit"))
+    with pytest.raises(RuntimeError, match="shapes do not fit"):
         update_of_six(trainer)
 
 

@@ -15,6 +15,7 @@ from sermtl import metrics, stats
 from sermtl.config import read_yaml
 from sermtl.datadir import read_list, read_table
 from sermtl.errors import UserError
+from sermtl.files import load_json
 from sermtl.scorefiles import Utterance, read_scores, read_utterances
 from sermtl.stamp import NAME as STAMP
 from sermtl.stamp import outdated
@@ -140,7 +141,7 @@ def read_history(path: Path) -> list[dict[str, Any]]:
         try:
             record = json.loads(line)
             epochs[int(record["epoch"])] = record
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             continue
     return [epochs[number] for number in sorted(epochs)]
 
@@ -148,7 +149,7 @@ def read_history(path: Path) -> list[dict[str, Any]]:
 def read_json(path: Path) -> dict[str, Any]:
     """A mapping from a JSON file; empty where the file is absent or damaged."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = load_json(path)
     except (OSError, ValueError):
         return {}
     return value if isinstance(value, dict) else {}
