@@ -116,8 +116,9 @@ def _is_rate(value: object, most: float = float("inf")) -> bool:
 
 def _are_names(values: object) -> bool:
     """Whether they are names, each once."""
-    named = isinstance(values, list) and all(isinstance(name, str) and name for name in values)
-    return named and len(set(values)) == len(values)
+    if not isinstance(values, list) or not all(isinstance(name, str) and name for name in values):
+        return False
+    return len(set(values)) == len(values)
 
 
 def read_utterances(path: Path) -> list[Utterance]:

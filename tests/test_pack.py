@@ -234,9 +234,11 @@ def same_as_onnx(model, session, recordings, tolerance=1e-3):
     for row, result in enumerate(model(recordings, 16000)):
         np.testing.assert_allclose(posteriors_BC[row], list(result.scores.values()), atol=tolerance)
         np.testing.assert_allclose(embedding_BD[row], result.embedding, atol=10 * tolerance)
-        path_T = tokens_BTV[row, : frames_B[row]].argmax(-1)
-        assert len(path_T) == len(model.hear([recordings[row]])[0].tokens_T)
-        assert tolerance < 1e-4 or model.models[0].tokenizer.decode(collapse(path_T)) == result.text
+        tokens_TV, heard_T = tokens_BTV[row, : frames_B[row]], model.hear([recordings[row]])[0].tokens_T
+        second_T, best_T = np.sort(tokens_TV, -1)[:, -2:].T
+        sure_T = best_T - second_T > 20 * tolerance  # weights at random leave some frames undecided
+        assert len(tokens_TV) == len(heard_T) and sure_T.mean() > 0.8
+        assert (tokens_TV.argmax(-1) == heard_T)[sure_T].all()
 
 
 @pytest.mark.parametrize("feats_type", ["raw", "fbank"])
