@@ -44,8 +44,8 @@ UNCOMPARED = re.compile(
 """Not compared: logs; stamps, which hold the times of files; checkpoints, which hold seconds (what is resumed from them
 is compared); the source files of the corpus (what is made of them is compared)."""
 SAID = re.compile(
-    r"(?m)^error: |^(bash|mkdir|mv|touch|cp|utils/\S+|\./run\.sh)\b.*(No space left|Read-only|Permission denied)"
-    r"|cannot write in |no permission to write|interrupted by SIG|another (run\.sh|process) works on |makes it anew:"
+    r"(?m)^\s*error: |\(stages\.sh:\d+:(choose_folds|needs|begins|own)\) |^(bash|mkdir|mv|touch|cp|utils/\S+|\./run\.sh)\b.*(No space left|Read-only|Permission denied)"
+    r"|cannot start: |: no such file$|cannot write in |no permission to write|interrupted by SIG|another (run\.sh|process) works on |makes it anew:"
 )
 """What a person is told: a program's own message, or the system's about a file that the shell names."""
 
@@ -67,7 +67,7 @@ class Ended:
     @property
     def bare(self) -> bool:
         """A Python traceback ended in an exception of this program's own code without an `error:` line."""
-        return "Traceback (most recent call last)" in self.out and not re.search(r"(?m)^error: ", self.out)
+        return "Traceback (most recent call last)" in self.out and not re.search(r"(?m)^\s*error: ", self.out)
 
 
 @dataclass
@@ -408,7 +408,7 @@ def dead_loader(recipe: Recipe, found: Found, rng: random.Random) -> None:
     process, begun = recipe.start(recipe.words(3, 3, train_args="num_workers=1")), time.monotonic()
     trainer = loader = None
     while loader is None and process.poll() is None and time.monotonic() - begun < LIMIT:
-        python = [pid for pid in recipe.members() if b"sermtl.bin.train" in cmdline(pid)]
+        python = [pid for pid in recipe.members() if cmdline(pid).split(b"\0")[1:3] == [b"-m", b"sermtl.bin.train"]]
         trainers = [pid for pid in python if parent(pid) not in python]
         trainer = trainers[-1] if trainers else None
         loader = next((pid for pid in python if trainer and parent(pid) == trainer), None)
