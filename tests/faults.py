@@ -44,8 +44,10 @@ UNCOMPARED = re.compile(
 """Not compared: logs; stamps, which hold the times of files; checkpoints, which hold seconds (what is resumed from them
 is compared); the source files of the corpus (what is made of them is compared)."""
 SAID = re.compile(
-    r"(?m)^\s*error: |\(stages\.sh:\d+:(choose_folds|needs|begins|own)\) |^(bash|mkdir|mv|touch|cp|utils/\S+|\./run\.sh)\b.*(No space left|Read-only|Permission denied)"
-    r"|cannot start: |: no such file$|cannot write in |no permission to write|interrupted by SIG|another (run\.sh|process) works on |makes it anew:"
+    r"(?m)^\s*error: |\(stages\.sh:\d+:(choose_folds|needs|begins|own)\) "
+    r"|^(bash|mkdir|mv|touch|cp|utils/\S+|\./run\.sh)\b.*(No space left|Read-only|Permission denied)"
+    r"|cannot start: |: no such file$|cannot write in |no permission to write|interrupted by SIG"
+    r"|another (run\.sh|process) works on |makes it anew:"
 )
 """What a person is told: a program's own message, or the system's about a file that the shell names."""
 
