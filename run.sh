@@ -43,17 +43,18 @@ grl=                              # reverse or forward
 seed=                             # of all random draws
 tag=                              # name of the experiment (default: made from its settings)
 # Machine
-cmd_backend= # local, sge or slurm (default: what conf/cmd.sh says)
-nj=          # tasks of stage 2 (default: the cores; on a cluster 8)
-ngpu=        # GPUs of a fold's training on each of its hosts; decoding uses one (default: 1, or 0 on a machine without)
-num_nodes=1  # hosts of a fold's training; more than one under Slurm only
-num_threads= # CPU threads of a fold's job (default: the cores, shared by the folds; on a cluster one for each GPU)
-python=      # absolute path of an environment's python3 to use as it is
-datadir=data # data directories
-dumpdir=dump # Kaldi arks
-expdir=exp   # experiments
-onnx=false   # stage 7: add an ONNX file to each pack
-int8=false   # stage 7: and one of 8-bit weights, with its scores
+cmd_backend=   # local, sge or slurm (default: what conf/cmd.sh says)
+nj=            # tasks of stage 2 (default: the cores; on a cluster 8)
+ngpu=          # GPUs of a fold's training on each of its hosts; decoding uses one (default: 1, or 0 on a machine without)
+jobs_per_gpu=1 # folds that are trained on one GPU at the same time; local only
+num_nodes=1    # hosts of a fold's training; more than one under Slurm only
+num_threads=   # CPU threads of a fold's job (default: the cores, shared by the folds; on a cluster one for each GPU)
+python=        # absolute path of an environment's python3 to use as it is
+datadir=data   # data directories
+dumpdir=dump   # Kaldi arks
+expdir=exp     # experiments
+onnx=false     # stage 7: add an ONNX file to each pack
+int8=false     # stage 7: and one of 8-bit weights, with its scores
 
 arguments=("$@")
 . utils/parse_options.sh
@@ -62,7 +63,7 @@ arguments=("$@")
 if (($#)); then die 2 "run.sh takes no positional arguments, but got '$1'; see ./run.sh --help"; fi
 no_job_words ${arguments[@]+"${arguments[@]}"}
 log "run.sh${arguments[*]+$(printf " %q" "${arguments[@]}")}"
-whole_numbers stage stop_stage nj ngpu num_nodes num_threads nbpe
+whole_numbers stage stop_stage nj ngpu jobs_per_gpu num_nodes num_threads nbpe
 stop_stage=${stop_stage:-$((stage > 6 ? stage : 6))}
 if ((stage > stop_stage)); then die 2 "nothing to do: --stage ${stage} is after --stop_stage ${stop_stage}"; fi
 if [[ -n ${python} ]]; then export SERMTL_PYTHON=${python}; fi
@@ -98,6 +99,10 @@ else
 fi
 fold_cmd=${train_cmd} infer_cmd=${decode_cmd}
 if ((ngpu)); then fold_cmd="${cuda_cmd} --gpu ${ngpu}" infer_cmd="${cuda_cmd} --gpu 1"; fi
+if ((ngpu && jobs_per_gpu > 1)); then
+    if [[ ${cmd_backend} != local ]]; then die 2 "--jobs_per_gpu ${jobs_per_gpu}: only with --cmd_backend local"; fi
+    fold_cmd+=" --jobs_per_gpu ${jobs_per_gpu}" infer_cmd+=" --jobs_per_gpu ${jobs_per_gpu}"
+fi
 if ((num_nodes > 1)); then
     if [[ ${cmd_backend} != slurm ]]; then die 2 "--num_nodes ${num_nodes}: only with --cmd_backend slurm"; fi
     fold_cmd+=" --num_nodes ${num_nodes}"

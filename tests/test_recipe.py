@@ -163,6 +163,7 @@ def test_a_failing_job_shows_its_log_and_the_way_on(
         (["--train_args", "--set epoch=3"], "did you mean epochs"),
         (["--train_args", "--set epochs=3\nlearning_rate=high"], "learning_rate takes a number"),
         (["--tag", "my JOB"], "JOB stands for the number of a job"),
+        (["--jobs_per_gpu", "2", "--ngpu", "1", "--cmd_backend", "sge"], "--jobs_per_gpu 2: only with --cmd_backend"),
         (["--train_args", "--set epochs=many"], "epochs takes a whole number"),
         (["--train_config", "conf/none.yaml"], "conf/none.yaml"),
         (["--beta", "-1"], "beta is -1.0"),
@@ -183,6 +184,13 @@ def test_wrong_input_gets_one_clear_message(recipe: Path, tmp_path: Path, words:
     assert fill.get(says, says) in result.stderr
     assert "Traceback" not in result.stderr
     assert not (tmp_path / "exp").exists()
+
+
+def test_folds_share_a_gpu_where_asked(recipe: Path) -> None:
+    words = ["--stage", "3", "--dry_run", "true", "--folds", "01F", "--ngpu", "1"]
+    alone, shared = run(recipe, *words).stdout, run(recipe, *words, "--jobs_per_gpu", "3").stdout
+    assert alone.count("run.pl --gpu 1 ") == 2 and "--jobs_per_gpu" not in alone
+    assert shared.count("run.pl --gpu 1 --jobs_per_gpu 3 ") == 2
 
 
 @pytest.mark.slow
