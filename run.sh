@@ -137,7 +137,7 @@ made_from=("${fold_paths[@]}" --folds "${fold_names[@]}" --dumps "${dumps[@]}")
 
 if begins 2 "dump: ${data}/ -> ${dump}/"; then
     dump_cmd=${train_cmd}
-    if [[ ${feats_type} == conv ]] && ((ngpu)); then dump_cmd="${cuda_cmd} --gpu 1" nj=1; fi
+    if [[ ${feats_type} == conv ]] && ((ngpu)); then dump_cmd="${cuda_cmd} --gpu 1"; fi
     for out in "${dumps[@]}"; do
         speed=${out#"${dump_name}"} speed=${speed#_sp} out=${dump}/${out}
         dump_job=(--data "${data}" --out "${out}" --feats_type "${feats_type}" --speed "${speed:-1}" --nj "${nj}"

@@ -6,6 +6,7 @@ runs the very commands of run.sh; only, training and decoding of one fold are on
 
 from __future__ import annotations
 
+import codecs
 import json
 import os
 import re
@@ -87,7 +88,7 @@ def make_plan(printed: str, logs: str) -> Plan:
     begun: list[tuple[str, str, str]] = []
     trained: list[str] = []
     epochs = 0
-    for words in (shlex.split(line) for line in printed.splitlines() if line.startswith("  ")):
+    for words in (split_bash(line) for line in printed.splitlines() if line.startswith("  ")):
         if "sermtl.bin.train" in words:
             runner, begun, trained = *split_array(words), words
             epochs = config_of(begun[0][2]).epochs
@@ -104,11 +105,21 @@ def make_plan(printed: str, logs: str) -> Plan:
     return Plan(runner, tasks, scoring, report, *expected(tasks[0]), logs)
 
 
+def split_bash(text: str) -> list[str]:
+    """Words that bash's ``printf %q`` has quoted; ``$'...'``, where not all is printable ASCII, is unknown to shlex."""
+
+    def plain(found: re.Match[str]) -> str:
+        value, _ = codecs.escape_decode(found[1].encode())  # type: ignore[attr-defined]
+        return shlex.quote(value.decode("utf-8", "surrogateescape"))
+
+    return shlex.split(re.sub(r"(?<![\\\w])\$'((?:[^'\\]|\\.)*)'", plain, text))
+
+
 def split_array(words: list[str]) -> tuple[str, list[tuple[str, str, str]]]:
     """``RUNNER JOB=1:n LOG COMMAND...`` as the runner's words, and experiment, fold and shell text of each job."""
     start = next(index for index, word in enumerate(words) if word.startswith("JOB=1:"))
     # A word without blanks stands there as the job's shell reads it.
-    plain = [word if not word or re.search(r"\s", word) else shlex.split(word)[0] for word in words[start + 2 :]]
+    plain = [word if not word or re.search(r"\s", word) else split_bash(word)[0] for word in words[start + 2 :]]
     folds = plain[plain.index("--folds") + 1 : plain.index("--job")]
     if folds == ["all"]:  # printed before stage 1 was run
         protocol = Path(value(plain, "--folds_dir")).name

@@ -233,20 +233,23 @@ class Trainer:
             tally: Is added to: the losses, by the first process, and what each counts of its own utterances.
         """
         config = self.config
-        # Dropout is the one draw that depends on how many processes there are: each has its own.
-        torch.manual_seed(derive_seed(config.seed, "update", update) + self.ranks.rank)
         rate = learning_rate(update, self.total_updates, config)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         scale = reversal_scale(config.beta, config.grl, config.grl_schedule, update / max(1, self.total_updates - 1))
-        while True:
+        done = None
+        while done is None:
+            # Dropout is the one draw that depends on how many processes there are: each has its own.
+            torch.manual_seed(derive_seed(config.seed, "update", update) + self.ranks.rank)
             try:
-                sums, counted = self.compute(parts, utterances, scale)
-                break
+                done = self.compute(parts, utterances, scale)
             except RuntimeError as error:
                 if not isinstance(error, torch.OutOfMemoryError) and "not enough memory" not in str(error):
                     raise  # of a CPU's memory, PyTorch tells in words only
                 parts = smaller(parts, error)
+            if done is None and self.device.type == "cuda":
+                torch.cuda.empty_cache()  # only now that the error no longer holds what was computed
+        sums, counted = done
         self.ranks.add_gradients(self.parameters)
         measured = self.ranks.add(sums).tolist()
         finite = self.clip_gradients() and all(map(math.isfinite, [*measured[0], *measured[1]]))
@@ -400,8 +403,6 @@ def smaller(parts: list[Batch], error: RuntimeError) -> list[Batch]:
             "use a machine with more memory, precision=bf16, or leave such utterances out"
         ) from error
     log.warning("out of memory with %s: computed again in smaller parts; accum_grad does so at once", names)
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
     return [half for part in parts for half in part.halves()]
 
 

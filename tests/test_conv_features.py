@@ -118,7 +118,7 @@ def posteriors(exp):
 
 def test_decoding_gives_the_same(trained):
     raw, conv = (posteriors(exp) for exp in trained.values())
-    np.testing.assert_allclose(list(conv.values()), list(raw.values()), atol=1e-3)
+    np.testing.assert_allclose(list(conv.values()), list(raw.values()), atol=1e-4)
     texts = [read_table(exp / "s0" / "decode_test" / "text") for exp in trained.values()]
     assert texts[0] == texts[1]
 

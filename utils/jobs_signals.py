@@ -7,13 +7,17 @@ import select
 import signal
 import time
 
+SAME = 1.0
+"""Seconds within which further signals count as the first one."""
+
 
 class Signals:
-    """Notes SIGINT, SIGTERM and SIGHUP in `number`; `wait` returns early when any signal arrives."""
+    """Notes SIGINT, SIGTERM and SIGHUP in `number`, a later one in `again`; `wait` returns early at any signal."""
 
     def __init__(self) -> None:
         self.number: int | None = None
         self.again = False
+        self._first = 0.0
         # run.sh names itself; when it is killed with no chance to say so, its jobs must not go on beside the next.
         parent = os.getppid()
         self._caller = parent if os.environ.get("SERMTL_CALLER") == str(parent) else None
@@ -29,8 +33,11 @@ class Signals:
                 signal.signal(number, self._note)
 
     def _note(self, number: int, _frame: object) -> None:
-        self.again = self.number is not None
-        self.number = self.number or number
+        # A signal to a whole process group comes twice: directly, and passed on by run.sh. A person's second is later.
+        now = time.monotonic()
+        self.again = self.again or (self.number is not None and now - self._first > SAME)
+        if self.number is None:
+            self.number, self._first = number, now
 
     def name(self) -> str:
         """Name of the signal noted."""

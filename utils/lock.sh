@@ -11,6 +11,9 @@ _beating=()
 # its beat has stood still for PATIENCE seconds.
 take_lock() {
     local owner last='' since=${SECONDS} host pid start
+    _lock_host=$(uname -n) # HOSTNAME may be that of the host that submitted this job
+    _lock_since=$(date +%Y-%m-%dT%H:%M:%S)
+    _lock_start=$(_start_of $$)
     until mkdir "$1" 2>/dev/null; do
         if [[ ! -d $1 ]]; then
             echo "cannot write in ${1%/*}" >&2
@@ -18,7 +21,7 @@ take_lock() {
         fi
         owner=$(cat "$1/owner" 2>/dev/null || true)
         read -r host pid _ _ start <<<"${owner}"
-        if [[ ${host} == "${HOSTNAME}" && ${pid} == [1-9]* ]]; then
+        if [[ ${host} == "${_lock_host}" && ${pid} == [1-9]* ]]; then
             if [[ -e /proc/${pid} && ${start:-$(_start_of "${pid}")} == "$(_start_of "${pid}")" ]]; then
                 "$3" "${owner}"
             else
@@ -35,15 +38,18 @@ take_lock() {
         sleep 0.5
     done
     _locks+=("$1")
+    _sign "$1" 0
     _beat "$1" 3>&2 >/dev/null 2>&1 &
     _beating+=("$!")
 }
 
 # release_locks: removes this process's locks; what another one has taken over meanwhile is not this one's.
 release_locks() {
-    local lock
-    kill ${_beating[@]+"${_beating[@]}"} 2>/dev/null || true
-    wait ${_beating[@]+"${_beating[@]}"} 2>/dev/null || true
+    local lock pid
+    for pid in ${_beating[@]+"${_beating[@]}"}; do
+        # In a trap, bash waits for ever for a process that has ended before.
+        if kill "${pid}" 2>/dev/null; then wait "${pid}" 2>/dev/null || true; fi
+    done
     for lock in ${_locks[@]+"${_locks[@]}"}; do
         if _is_mine "${lock}"; then rm -rf "${lock}"; fi
     done
@@ -56,26 +62,26 @@ _start_of() {
     cut -d ' ' -f 20 <<<"${stat##*) }"
 }
 
-# Whether a lock is this process's, or nobody's yet.
+# Whether a lock is this process's.
 _is_mine() {
-    local owner
-    owner=$(cat "$1/owner" 2>/dev/null) || return 0
-    [[ ${owner} == "${HOSTNAME} $$ "* ]]
+    [[ $(cat "$1/owner" 2>/dev/null) == "${_lock_host} $$ "* ]]
+}
+
+# _sign LOCK BEAT
+_sign() {
+    echo "${_lock_host} $$ ${_lock_since} $2 ${_lock_start}" >"$1/owner.new"
+    mv "$1/owner.new" "$1/owner"
 }
 
 _beat() {
-    local beat=0 since start
-    since=$(date +%Y-%m-%dT%H:%M:%S)
-    start=$(_start_of $$)
-    while kill -0 $$; do
+    local beat=1
+    while sleep 2 && kill -0 $$; do
         if ! _is_mine "$1"; then
             echo "the lock $1 was taken over by another process ($(cat "$1/owner")): stopping" >&3
             kill -TERM $$
             return
         fi
-        echo "${HOSTNAME} $$ ${since} $((beat++)) ${start}" >"$1/owner.new"
-        mv "$1/owner.new" "$1/owner"
-        sleep 2
+        _sign "$1" "$((beat++))"
     done
 }
 

@@ -52,7 +52,7 @@ def run_rounds(rows: list[Row], rounds: int, device: torch.device, limit: float,
             return number - 1
         shift = number % len(rows)
         for row in rows[shift:] + rows[:shift]:
-            before, used = _rest(device), time.process_time()
+            before, used = rest(device), time.process_time()
             seconds = timed(partial(row.run, number), device)
             row.peak_mb = max(row.peak_mb, _peak(device) - before + row.resident_mb())
             if number:
@@ -73,7 +73,7 @@ def timed(function: Callable[[], object], device: torch.device) -> float:
     return time.perf_counter() - started
 
 
-def _rest(device: torch.device) -> float:
+def rest(device: torch.device) -> float:
     """Megabytes in use, from which the next peak is counted."""
     gc.collect()
     if device.type == "cuda":

@@ -163,6 +163,7 @@ def decoders(ours: Ours) -> dict[str, Callable[[list[int]], None]]:
     def run(trainer: Trainer, indices: list[int]) -> None:
         ours.trained.model.bf16 = False
         ours.trained.model.upstream.lay_out("auto", ours.device)
+        ours.trained.model.upstream.fourier_positions = True
         data = trainer.sets.train
         chosen = FoldDataset([data.examples[index] for index in indices], data.front_end)
         for _ in decode(ours.trained, chosen, 16, ours.device):

@@ -15,7 +15,7 @@ import torch
 from sermtl.ark import write_ark
 from sermtl.audio import SAMPLE_RATE
 from sermtl.bench.material import CHARACTERS, draw_seconds
-from sermtl.bench.measure import status_mb
+from sermtl.bench.measure import rest, status_mb
 from sermtl.config import TrainConfig
 from sermtl.datadir import write_list, write_table
 from sermtl.dataset import FoldDataset, FrontEnd
@@ -84,7 +84,11 @@ def stage_seconds(hours: float, upstream: str, directory: Path, say: Callable[[s
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
     if done.returncode:
         raise UserError(f"run.sh ended with {done.returncode}:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
-    stages = {int(number): int(spent) for number, spent in re.findall(r"stage (\d) (\d+) s$", done.stdout, re.M)}
+    stages: dict[int, int] = {
+        int(number): int(spent) for number, spent in re.findall(r"stage (\d) (\d+) s$", done.stdout, re.M)
+    }
+    if not stages:
+        raise UserError(f"run.sh told no seconds of its stages:\n{done.stdout[-2000:]}")
     return {"hours": seconds.sum() / 3600, "utterances": len(seconds), "upstream": upstream, "stages": stages}
 
 
@@ -112,7 +116,7 @@ def _epoch_cost(
     seconds = np.tile(hour, max(1, round(hours)))[: max(4 * SPEAKERS, round(len(hour) * hours))]
     config = TrainConfig(feats_type="conv", epochs=1, batch_size=8, bucket_batches=16)
     _write_fold(directory, seconds, entries)
-    before = status_mb("VmRSS")
+    before = rest(torch.device("cpu"))
     started = time.perf_counter()
     fold = load_fold(
         directory / "data", directory / "fold", directory / "dump", directory / "tokens", config, "conv/bench"

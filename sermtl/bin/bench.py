@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import tempfile
 import time
@@ -37,8 +38,7 @@ def main() -> int:
     if args.ngpu and not torch.cuda.is_available():
         raise UserError("--ngpu 1: PyTorch sees no GPU here; use --ngpu 0")
     device = torch.device("cuda" if args.ngpu else "cpu")
-    if args.num_threads:
-        torch.set_num_threads(args.num_threads)
+    torch.set_num_threads(args.num_threads or len(os.sched_getaffinity(0)))
     with tempfile.TemporaryDirectory(prefix="sermtl-bench-") as name:
         report = measure(args, device, Path(name))
     if args.json:
