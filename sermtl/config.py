@@ -84,7 +84,7 @@ class TrainConfig:
     """Every random draw is a function of (seed, epoch, utterance or update)."""
     precision: str = "auto"
     """``float32``, ``bf16`` (autocast), or ``auto``: bf16 on a GPU that has it, and for a pretrained upstream on a CPU
-    that has it, else float32."""
+    that is found to be faster in it, else float32."""
     layout: str = "auto"
     """Batches: utterances ``padded`` to the longest, ``packed`` end to end, or ``auto``: packed on a CPU where the
     upstream is wide enough to gain by it (256). The outputs are the same; dropout draws other numbers."""

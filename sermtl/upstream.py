@@ -138,6 +138,12 @@ class Upstream(nn.Module):
         The convolutions have no padding, so own frames see own samples only; the one leak is group
         normalisation, whose statistics run over time: it gets those of the own frames.
         """
+        if self.packed and len(inputs) > 1 and is_padded(lengths_B, inputs.shape[1]):
+            # An utterance at a time: what fills the padding costs more than many small operations here too.
+            wholes = [max(length, self.geometry.receptive_field) for length in lengths_B.tolist()]
+            parts = [self.convolve(inputs[b : b + 1, :n], lengths_B[b : b + 1]) for b, n in enumerate(wholes)]
+            conv_BTC = nn.utils.rnn.pad_sequence([conv[0] for conv, _ in parts], batch_first=True)
+            return conv_BTC, torch.cat([frames for _, frames in parts])
         hidden_BCT = inputs[:, None] if inputs.ndim == 2 else inputs.transpose(1, 2)
         lengths_B = lengths_B.clamp(min=self.geometry.receptive_field)
         for layer in self.model.feature_extractor.conv_layers:

@@ -23,7 +23,8 @@ from test_report_browser import browser, check_page, driver  # noqa: F401 (fixtu
 from sermtl.bin import report as report_program
 from sermtl.datadir import read_table
 
-sys.path.append(str(Path(__file__).resolve().parents[1] / "utils"))
+sys.path += [str(Path(__file__).resolve().parents[1] / folder) for folder in ("utils", "local")]
+import grid_plan  # noqa: E402
 from jobs_local import descendants  # noqa: E402
 
 SETTINGS = ["alpha0.1_beta0_reverse", "alpha0.1_beta0.1_reverse", "alpha0.1_beta1_reverse"]
@@ -187,3 +188,10 @@ def test_a_dry_run_prints_the_plan_and_makes_nothing(recipe: Path, tmp_path: Pat
 def test_wrong_input_gets_one_clear_message(recipe: Path, tmp_path: Path, words: list[str], says: str) -> None:
     status, _, err = run(recipe, *words_of(tmp_path, "--dry_run", "true", *words))
     assert status in (1, 2) and says in err and "Traceback" not in err
+
+
+def test_words_that_bash_has_quoted_are_read_as_bash_would() -> None:
+    words = ["plain", "a b", "größe", "x\ny", "it's", "$HOME", '"', "back\\slash", "", "tab\t$'x'", "\\$'y'"]
+    code = 'printf "%q " "$@"'
+    done = subprocess.run(["bash", "-c", code, "bash", *words], env={"LC_ALL": "C"}, capture_output=True, text=True)
+    assert grid_plan.split_bash(done.stdout) == words

@@ -249,6 +249,17 @@ def test_interrupt_ends_all_that_was_started(run: Runner, number: signal.Signals
     assert not (run.folder / "x.3.log").exists()
 
 
+def test_a_signal_that_comes_twice_at_once_leaves_a_task_time_to_save(run: Runner) -> None:
+    script = "trap 'sleep 2; touch saved; exit 75' TERM; touch up; sleep 60 & wait"
+    process = run.start("x.log", "bash", "-c", script)
+    run.until("up")
+    process.send_signal(signal.SIGTERM)
+    time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=20)
+    assert (run.folder / "saved").exists() and "# Ended (code 75)" in run.read("x.log")
+
+
 def test_nohup_is_respected(run: Runner) -> None:
     run.program = ["nohup", *run.program]
     process = run.start("x.log", "touch", "up;", "sleep", "0.5")

@@ -133,15 +133,6 @@ def summarise(rows: list[Row], sizes: list[tuple[int, float]], rates: Mapping[st
     return table
 
 
-def matmul_rate(dtype: torch.dtype, device: torch.device) -> float:
-    """Floating-point operations a second of (2048, 768) x (768, 3072), the best of some."""
-    scale = 16 if device.type == "cuda" else 1
-    a, b = torch.randn(2048 * scale, 768, device=device), torch.randn(768, 3072, device=device)
-    a, b = a.to(dtype), b.to(dtype)
-    best = min(timed(lambda: a @ b, device) for _ in range(6))
-    return 2 * a.shape[0] * 768 * 3072 / best
-
-
 def machine(device: torch.device, rates: Mapping[str, float]) -> dict[str, Any]:
     """What the numbers hold for."""
     name = platform.processor()

@@ -68,8 +68,9 @@ def parse() -> argparse.Namespace:
 def measure(args: argparse.Namespace, device: torch.device, directory: Path) -> dict[str, Any]:
     """All tables that are asked for, printed as they come."""
     # transformers takes seconds to import: --help and wrong words are answered without it.
-    from sermtl.bench.measure import machine, matmul_rate
+    from sermtl.bench.measure import machine
     from sermtl.bench.recipe import epoch_costs, stage_seconds
+    from sermtl.precision import matmul_rate
 
     rates = {"float32": matmul_rate(torch.float32, device), "bf16": matmul_rate(torch.bfloat16, device)}
     report: dict[str, Any] = {"machine": machine(device, rates), "rows": []}
@@ -92,6 +93,7 @@ def steps(args: argparse.Namespace, device: torch.device, directory: Path, rates
     from sermtl.bench.material import make_material
     from sermtl.bench.measure import Row, run_rounds, summarise, timed
     from sermtl.bench.ours import Ours, build_model, convolution_flops, decoders, transformer_flops
+    from sermtl.precision import bf16_pays
 
     torch.manual_seed(0)
     trained = build_model(device)
@@ -116,8 +118,7 @@ def steps(args: argparse.Namespace, device: torch.device, directory: Path, rates
         )
 
     weights = 16 * sum(parameter.numel() for parameter in baseline.parameters()) / 2**20
-    gpu_bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-    bf16 = gpu_bf16 if device.type == "cuda" else torch.cpu._is_avx512_bf16_supported()
+    bf16 = bf16_pays(device)
     rows = [
         Row("published", partial(plain, False), partial(flops, 3), lambda: weights * 3 / 4),
         Row("published-frozen", partial(plain, True), partial(flops, 1), lambda: weights * 3 / 4),

@@ -39,6 +39,7 @@ from sermtl.geometry import find_geometry
 from sermtl.launch import launch
 from sermtl.model import MultiTaskModel
 from sermtl.model_dir import TrainedModel, save_description
+from sermtl.precision import bf16_pays
 from sermtl.ranks import Ranks, exit_with, from_torchrun
 from sermtl.seeding import derive_seed
 from sermtl.stamp import NAME, Stamp, inputs, read_stamp
@@ -218,13 +219,9 @@ def choose_precision(config: TrainConfig, exp: Path, device: torch.device) -> st
     """What the upstream computes in; `auto` is decided when a training begins, and kept when it goes on elsewhere."""
     if config.precision != "auto":
         return config.precision
-    here = "float32"
-    if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
-        here = "bf16"
-    # Models from scratch are small here, and their sums of few terms gain nothing.
-    native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    if device.type == "cpu" and native and find_geometry(config.upstream) is None:
-        here = "bf16"
+    # Models from scratch are small on a CPU, and their sums of few terms gain nothing.
+    large = device.type == "cuda" or find_geometry(config.upstream) is None
+    here = "bf16" if large and bf16_pays(device) else "float32"
     if not was_trained(exp) or config_is_damaged(exp):
         return here
     kept = read_yaml(exp / "config.yaml")["computed_in"]
