@@ -162,7 +162,9 @@ def speaker_knowledge(rows: Mapping[str, Mapping[str, float | None]], chance: fl
             x = np.arange(len(rows)) + shift
             bars = axes.bar(x, heights, 0.38, color=colour, hatch=hatch, edgecolor="#ffffff", label=label)
             texts = ["" if row.get(key) is None else f"{row[key]:.2f}" for row in rows.values()]
-            axes.bar_label(bars, texts, fontsize=8)
+            axes.bar_label(
+                bars, texts, fontsize=8, padding=1, bbox={"facecolor": "white", "pad": 0.4, "edgecolor": "none"}
+            )
         if chance is not None:
             axes.axhline(chance, color="#000000", linestyle="--", linewidth=1, label=f"chance ({chance:.2f})")
         axes.set_xticks(range(len(rows)), list(rows), rotation=0 if len(rows) <= 4 else 20)
