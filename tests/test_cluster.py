@@ -135,7 +135,7 @@ def test_a_task_cancelled_by_the_user(engine: Engine) -> None:
     job = engine.job()
     engine.ask(*(["qdel", f"{job}.2"] if engine.name == "sge" else ["scancel", f"{job}_2"]))
     begin = time.monotonic()
-    err = process.communicate(timeout=80)[1]
+    err = process.communicate(timeout=150)[1]
     assert (process.returncode, "1 / 3 failed" in err) == (1, True)
     assert {"sge": "task 2: killed by signal 9 from outside: deleted (qdel)", "slurm": "task 2: cancelled (scancel)"}[
         engine.name
@@ -151,7 +151,7 @@ def test_a_task_killed_by_signal_9(engine: Engine) -> None:
     (pid,) = engine.until("c/pid")
     os.kill(int(pid), signal.SIGKILL)
     begin = time.monotonic()
-    err = process.communicate(timeout=80)[1]
+    err = process.communicate(timeout=150)[1]
     assert (process.returncode, "killed by signal 9 from outside" in err) == (1, True), err
     assert time.monotonic() - begin < 60
 
@@ -257,7 +257,7 @@ def test_a_process_killed_on_one_node_ends_the_job_on_both(two_nodes: Engine) ->
     pids = two_nodes.until("o/pid.0", "o/pid.1")
     os.kill(int(pids[1]), signal.SIGKILL)
     begin = time.monotonic()
-    err = process.communicate(timeout=80)[1]
+    err = process.communicate(timeout=150)[1]
     # Which node Slurm ends first, and so the signal that it tells, is chance; the process's own end is not.
     assert (process.returncode, "slurm.pl: killed by signal" in err) == (1, True), err
     assert "error: process 1 was killed by signal 9 (SIGKILL)" in err

@@ -11,8 +11,9 @@ _beating=()
 # its beat has stood still for PATIENCE seconds.
 take_lock() {
     local owner last='' since=${SECONDS} host pid start
-    _lock_host=$(uname -n) # HOSTNAME may be that of the host that submitted this job
-    _lock_since=$(date +%Y-%m-%dT%H:%M:%S)
+    # HOSTNAME may be that of the host that submitted this job.
+    { read -r _lock_host </proc/sys/kernel/hostname; } 2>/dev/null || _lock_host=${HOSTNAME}
+    printf -v _lock_since '%(%Y-%m-%dT%H:%M:%S)T' -1
     _lock_start=$(_start_of $$)
     until mkdir "$1" 2>/dev/null; do
         if [[ ! -d $1 ]]; then
@@ -38,7 +39,7 @@ take_lock() {
         sleep 0.5
     done
     _locks+=("$1")
-    _sign "$1" 0
+    _sign "$1" 0 2>/dev/null || true
     _beat "$1" 3>&2 >/dev/null 2>&1 &
     _beating+=("$!")
 }
@@ -58,8 +59,9 @@ release_locks() {
 
 _start_of() {
     local stat
-    stat=$(cat "/proc/$1/stat" 2>/dev/null) || return 0
-    cut -d ' ' -f 20 <<<"${stat##*) }"
+    { read -r stat <"/proc/$1/stat"; } 2>/dev/null || return 0
+    read -ra stat <<<"${stat##*) }"
+    printf '%s\n' "${stat[19]}"
 }
 
 # Whether a lock is this process's.
