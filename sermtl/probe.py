@@ -19,6 +19,8 @@ from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 FOLDS = 5
+PERMUTATIONS = 20
+"""Times that the speakers are shuffled to learn what chance is."""
 
 
 def stack_embeddings(table: Mapping[str, str], read: Callable[[str], np.ndarray], utts: Sequence[str]) -> np.ndarray:
@@ -35,29 +37,51 @@ def stack_embeddings(table: Mapping[str, str], read: Callable[[str], np.ndarray]
     return np.stack([np.asarray(read(table[utt]), dtype=np.float64).reshape(-1) for utt in utts])
 
 
-def speaker_probe(embeddings: np.ndarray, speakers: Sequence[str], seed: int = 0) -> dict[str, Any]:
+def speaker_probe(
+    embeddings: np.ndarray, speakers: Sequence[str], emotions: Sequence[str], seed: int = 0
+) -> dict[str, Any]:
     """Speaker accuracy of a logistic regression fitted anew, cross-validated over the utterances.
+
+    Chance is what the same probe reaches when the speakers are shuffled among utterances of equal emotion. The
+    share of the most frequent speaker is no such level: where the embeddings cluster by emotion, a probe with
+    nothing to find lands far below it.
 
     Args:
         embeddings: (N, D) frozen embeddings of utterances that the encoder was not trained on, of
             speakers that it was.
         speakers: N names.
-        seed: Of the split into parts.
+        emotions: N names, empty where there is none.
+        seed: Of the split into parts and of the shuffling.
 
     Returns:
-        ``n``, ``correct``, ``acc``, ``speakers``, ``chance`` (the share of the most frequent speaker), or
-        ``acc`` None with a ``reason``. A speaker with one utterance cannot be learned and tested and is
-        left out (``left_out`` counts).
+        ``n``, ``correct``, ``acc``, ``speakers``, ``permuted`` (`PERMUTATIONS` times the number correct with
+        shuffled speakers), ``chance`` (their mean share), or ``acc`` None with a ``reason``. A speaker with
+        one utterance cannot be learned and tested and is left out (``left_out`` counts).
     """
     counts = Counter(speakers)
     kept = np.array([counts[speaker] > 1 for speaker in speakers], dtype=bool)
-    names = np.asarray(speakers)[kept]
+    names, groups = np.asarray(speakers)[kept], np.asarray(emotions)[kept]
     left_out = int((~kept).sum())
     if len(set(names)) < 2:
         return {"acc": None, "reason": "fewer than two speakers with two held-out utterances each"}
     values = np.asarray(embeddings, dtype=np.float64)[kept]
-    sizes = Counter(names.tolist())
-    splits = StratifiedKFold(min(FOLDS, max(sizes.values())), shuffle=True, random_state=seed)
+    correct = _correct(values, names, seed)
+    random = np.random.default_rng(seed)
+    permuted = [_correct(values, _shuffled(names, groups, random), seed) for _ in range(PERMUTATIONS)]
+    return {
+        "n": len(names),
+        "correct": correct,
+        "acc": correct / len(names),
+        "speakers": len(set(names)),
+        "permuted": permuted,
+        "chance": float(np.mean(permuted)) / len(names),
+        "left_out": left_out,
+    }
+
+
+def _correct(values: np.ndarray, names: np.ndarray, seed: int) -> int:
+    """Utterances whose speaker a probe finds that was fitted on the other parts."""
+    splits = StratifiedKFold(min(FOLDS, max(Counter(names.tolist()).values())), shuffle=True, random_state=seed)
     correct = 0
     with (
         warnings.catch_warnings(),
@@ -68,14 +92,16 @@ def speaker_probe(embeddings: np.ndarray, speakers: Sequence[str], seed: int = 0
         for fit, held in splits.split(values, names):
             model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000))
             correct += int((model.fit(values[fit], names[fit]).predict(values[held]) == names[held]).sum())
-    return {
-        "n": len(names),
-        "correct": correct,
-        "acc": correct / len(names),
-        "speakers": len(sizes),
-        "chance": max(sizes.values()) / len(names),
-        "left_out": left_out,
-    }
+    return correct
+
+
+def _shuffled(names: np.ndarray, groups: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """The names, shuffled within each group."""
+    shuffled = names.copy()
+    for group in np.unique(groups):
+        where = np.flatnonzero(groups == group)
+        shuffled[where] = names[random.permutation(where)]
+    return shuffled
 
 
 def verification_eer(

@@ -24,7 +24,7 @@ def probe_fold(exp: Path, data: Path, fold_dir: Path, read: Callable[[str], np.n
 
     Args:
         exp: ``exp/<tag>/<fold>`` with ``decode_test`` and, where the fold has one, ``decode_dev``.
-        data: Data directory, for the real speakers.
+        data: Data directory, for the real speakers and, where it names them, emotions.
         fold_dir: The fold's lists.
         read: Gives the vector at a location of ``emb.scp``.
 
@@ -36,6 +36,7 @@ def probe_fold(exp: Path, data: Path, fold_dir: Path, read: Callable[[str], np.n
         UserError: A table or an embedding is missing or broken.
     """
     speakers = read_table(data / "utt2spk")
+    emotions = read_table(data / "utt2emo") if (data / "utt2emo").exists() else {}
     trained = {speakers[utt] for utt in read_list(fold_dir / "train")}
     test = read_list(fold_dir / "test")
     part, held_out = "dev", read_list(fold_dir / "dev") if (exp / "decode_dev" / "emb.scp").exists() else []
@@ -47,7 +48,7 @@ def probe_fold(exp: Path, data: Path, fold_dir: Path, read: Callable[[str], np.n
     if held_out:
         hypotheses = read_table(exp / f"decode_{part}" / "utt2spk")
         vectors = embeddings(exp / f"decode_{part}", held_out, read)
-        result["probe"] = probe.speaker_probe(vectors, names)
+        result["probe"] = probe.speaker_probe(vectors, names, [emotions.get(utt, "") for utt in held_out])
         strangers = vectors if part == "dev" else None
         result["head"] = metrics.speaker_scores(names, [hypotheses.get(utt, "") for utt in held_out], trained)
     else:

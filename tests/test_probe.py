@@ -19,6 +19,7 @@ from sermtl.errors import UserError
 from sermtl.probing import probe_fold
 
 SPEAKERS = [f"s{number % 6}" for number in range(120)]
+ALIKE = ["neu"] * 120
 
 
 def clouds(separation, seed=0, dim=16):
@@ -28,18 +29,43 @@ def clouds(separation, seed=0, dim=16):
 
 
 def test_the_probe_finds_speakers_that_are_there_and_none_where_there_are_none():
-    there, absent = probe.speaker_probe(clouds(3.0), SPEAKERS), probe.speaker_probe(clouds(0.0), SPEAKERS)
+    there, absent = (probe.speaker_probe(clouds(apart), SPEAKERS, ALIKE) for apart in (3.0, 0.0))
     assert there["acc"] > 0.95 and there["n"] == 120 and there["speakers"] == 6
-    assert abs(absent["acc"] - absent["chance"]) < 0.1
-    assert absent["chance"] == pytest.approx(1 / 6)
+    assert min(absent["permuted"]) <= absent["correct"] <= max(absent["permuted"])
+    assert absent["chance"] == pytest.approx(1 / 6, abs=0.03)
+    assert there["chance"] == pytest.approx(1 / 6, abs=0.03)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_embeddings_that_cluster_by_emotion_only_land_on_chance(seed):
+    random = np.random.default_rng(seed)
+    speakers = [f"s{number % 9}" for number in range(27)]
+    emotions = [str(name) for name in random.choice(["ang", "hap", "neu", "sad"], 27)]
+    centres = {name: 6 * random.normal(size=64) for name in ("ang", "hap", "neu", "sad")}
+    values = np.stack([centres[name] for name in emotions]) + random.normal(size=(27, 64))
+    found = probe.speaker_probe(values, speakers, emotions)
+    assert found["chance"] < 3 / 27  # the share of the most frequent speaker
+    assert min(found["permuted"]) <= found["correct"] <= max(found["permuted"])
+    values += np.stack([4 * np.random.default_rng([9, int(name[1])]).normal(size=64) for name in speakers])
+    assert probe.speaker_probe(values, speakers, emotions)["correct"] > max(found["permuted"])
+
+
+def test_what_emotion_tells_of_the_speaker_is_in_the_chance():
+    emotions = ["ang" if name in ("s0", "s1", "s2") else "sad" for name in SPEAKERS]
+    values = np.random.default_rng(0).normal(size=(120, 8))
+    values[:, 0] += [8 if emotion == "ang" else 0 for emotion in emotions]
+    found = probe.speaker_probe(values, SPEAKERS, emotions)
+    assert found["chance"] == pytest.approx(1 / 3, abs=0.05)
+    assert min(found["permuted"]) <= found["correct"] <= max(found["permuted"])
 
 
 def test_the_probe_is_the_same_each_time():
-    assert probe.speaker_probe(clouds(0.3), SPEAKERS) == probe.speaker_probe(clouds(0.3), SPEAKERS)
+    first, second = (probe.speaker_probe(clouds(0.3), SPEAKERS, ALIKE) for _ in range(2))
+    assert first == second
 
 
 def test_a_speaker_with_one_utterance_is_left_out_of_the_probe():
-    found = probe.speaker_probe(clouds(3.0), ["alone", *SPEAKERS[1:]])
+    found = probe.speaker_probe(clouds(3.0), ["alone", *SPEAKERS[1:]], ALIKE)
     assert found["left_out"] == 1 and found["n"] == 119
 
 
@@ -48,12 +74,12 @@ def test_speakers_with_few_utterances_cost_the_others_no_parts():
     centres = np.random.default_rng(1).normal(size=(3, 16)) * 3
     values = np.stack([centres[int(name[1])] for name in names]) + np.random.default_rng(2).normal(size=(62, 16))
     with warnings.catch_warnings(record=True) as caught:
-        found = probe.speaker_probe(values, names)
+        found = probe.speaker_probe(values, names, ["neu"] * 62)
     assert found["n"] == 62 and found["correct"] >= 61 and not caught  # one of two is enough to know the other
 
 
 def test_a_probe_needs_two_speakers():
-    found = probe.speaker_probe(clouds(1.0)[:4], ["s0"] * 4)
+    found = probe.speaker_probe(clouds(1.0)[:4], ["s0"] * 4, ALIKE[:4])
     assert found["acc"] is None and "two speakers" in found["reason"]
 
 
@@ -125,7 +151,7 @@ def test_a_fold_is_probed_on_its_dev_part(tmp_path):
     found = probe_fold(*fold_with_embeddings(tmp_path, dev=6), read_matrix)
     assert found["utterances"] == "dev"
     assert (found["probe"]["n"], found["probe"]["speakers"], found["training_speakers"]) == (18, 3, 3)
-    assert found["probe"]["acc"] > 0.9
+    assert found["probe"]["acc"] > 0.9 and found["probe"]["chance"] < 0.6
     assert found["head"]["n"] == 18 and found["head"]["acc"] < 0.7  # that head guesses
     assert found["verification"]["eer"] < 0.1 and found["verification"]["different"] == 20 * 18
 
