@@ -106,7 +106,7 @@ if ((folds_left)); then
     watcher=$!
     submit "${runner} JOB=1:${folds_left}" "${logs}/JOB.log" \
         python3 local/grid.py train --grid "${grid}" --job JOB || status=1
-    kill "${watcher}"
+    kill "${watcher}" || true
     wait "${watcher}" || true
 fi
 log "Scoring"

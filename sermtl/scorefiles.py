@@ -92,6 +92,9 @@ def read_scores(path: Path) -> dict[str, Any]:
             and not any("/" in fold or fold in (".", "..") for fold in scores["folds"])
             and isinstance(scores["settings"], dict)
             and _is_count(scores["settings"].get("seed", 0))
+            and all(_is_number(scores["settings"].get(key, 0)) for key in ("alpha", "beta"))
+            and scores["settings"].get("grl", "reverse") in ("reverse", "forward")
+            and isinstance(scores.get("audit", {}), dict)
             and isinstance(scores["protocol"], str)
             and isinstance(scores["speaker_dependent"], bool)
             and ("reason" in scores["spk"] or scores["spk"]["correct"] <= scores["spk"]["n"])
@@ -107,6 +110,10 @@ def read_scores(path: Path) -> dict[str, Any]:
 
 def _is_count(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < float("inf")
 
 
 def _is_rate(value: object, most: float = float("inf")) -> bool:

@@ -195,9 +195,7 @@ def odds_ratio(only_first: int, only_second: int) -> float | None:
 
 
 def detectable_by_mcnemar(utterances: int, differing: float, level: float = 0.05, power: float = 0.8) -> float | None:
-    """Smallest difference of accuracies that McNemar's test shows with this power.
-
-    Connor (1987): n = (z_level sqrt(q) + z_power sqrt(q - d^2))^2 / d^2, solved for d.
+    """Smallest difference of accuracies that the exact McNemar test (`mcnemar`) shows with this power.
 
     Args:
         utterances: n, tested by both systems.
@@ -206,17 +204,23 @@ def detectable_by_mcnemar(utterances: int, differing: float, level: float = 0.05
         power: Chance to see the difference.
 
     Returns:
-        d between 0 and q; None where not even one-sided disagreement would be significant.
+        d between 0 and q; None where not even one-sided disagreement would be seen so often.
     """
-    z_level, z_power = stats.norm.ppf(1 - level / 2), stats.norm.ppf(power)
+    if differing <= 0:
+        return None
+    spread = 8 * np.sqrt(utterances * differing) + 20
+    least, most = utterances * differing - spread, utterances * differing + spread
+    counts = np.arange(max(0, int(least)), min(utterances, int(most)) + 1)
+    chances = stats.binom.pmf(counts, utterances, differing)
+    critical = stats.binom.ppf(level / 2, counts, 0.5)  # the test's p is at most the level up to here
+    critical = np.where(stats.binom.cdf(critical, counts, 0.5) > level / 2, critical - 1, critical)
 
     def lacking(d: float) -> float:
-        return z_level * np.sqrt(differing) + z_power * np.sqrt(differing - d * d) - d * np.sqrt(utterances)
+        share = (1 + d / differing) / 2
+        seen = stats.binom.cdf(critical, counts, share) + stats.binom.sf(counts - critical - 1, counts, share)
+        return power - float((chances * seen).sum())
 
-    largest = min(differing, np.sqrt(differing))
-    if differing <= 0 or lacking(largest) > 0:
-        return None
-    return float(optimize.brentq(lacking, 0, largest))
+    return None if lacking(differing) > 0 else float(optimize.brentq(lacking, 0, differing))
 
 
 def _t_power(critical: float, freedom: int, shift: float) -> float:

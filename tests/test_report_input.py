@@ -16,7 +16,8 @@ from make_scores import LABELS, make_data, make_rows, make_scored
 from report_page import Tables, no_picture, page_of, run_report
 
 from sermtl.errors import UserError
-from sermtl.report import figures
+from sermtl.report import figures, runs, tables
+from sermtl.report.families import group
 from sermtl.report.load import load_experiments
 
 SETTINGS = {"upstream": "small", "alpha": 0.1, "beta": 0.0, "grl": "reverse", "seed": 0, "epochs": 2}
@@ -86,6 +87,43 @@ def test_other_labels_and_references_are_never_paired(tmp_path, report):
     _, output, _ = report(tmp_path)
     assert "toy_beta1.0 and toy_beta0.0 differ in reference emotions of 1 utterances" in output
     assert "differ in labels: ang hap neu sad against ANG HAP NEU SAD" in output
+
+
+def test_other_training_lists_are_never_paired(tmp_path, report):
+    for beta, size in ((0.0, 45), (1.0, 40)):
+        path = scored(tmp_path, beta=beta) / "scores.json"
+        scores = json.loads(path.read_text())
+        scores["audit"]["01M"]["utterances_train"] = size
+        path.write_text(json.dumps(scores))
+    _, output, _ = report(tmp_path)
+    assert "differ in training lists: 45 against 40 utterances in fold 01M" in output
+
+
+def test_a_seed_that_only_others_have_is_told(tmp_path, report):
+    for beta, seed in ((0.0, 0), (0.0, 1), (1.0, 0)):
+        scored(tmp_path, beta=beta, seed=seed)
+    _, output, _ = report(tmp_path)
+    assert "warning: MISSING: reverse 1 (speaker) has no seed 1" in output
+
+
+@pytest.mark.parametrize(
+    "content", ["{", "[]", '{"probe": {"acc": "x"}}', '{"probe": {"acc": 0.5, "n": 2, "correct": 1, "permuted": []}}']
+)
+def test_a_damaged_probe_is_named(tmp_path, report, content):
+    path = scored(tmp_path) / "01M/score_test/probe.json"
+    path.write_text(content)
+    status, output, _ = report(tmp_path)
+    assert status == 0 and f"warning: LEFT OUT: {path}: damaged; ./run.sh --tag toy --stage 5" in output
+
+
+def test_strange_lines_of_a_history_are_left_out(tmp_path, report):
+    log = scored(tmp_path) / "01M/history.jsonl"
+    log.write_text(
+        '{"epoch": 1, "seconds": null}\n{"epoch": "2"}\n{"epoch": -1}\n{"epoch": 1e9}\n{"epoch": 3, "seconds": 36}\n'
+    )
+    assert report(tmp_path)[0] == 0
+    row = Tables(page_of(tmp_path)).found["run-experiments"]
+    assert row[1][row[0].index("epochs")] == "3" and row[1][row[0].index("hours")] == "0.010"
 
 
 def test_other_settings_are_other_families(tmp_path, report):
@@ -173,6 +211,9 @@ def build(experiment):
     assert experiment.scores["asr"]["wer"] is None or experiment.scores["asr"]["wer"] >= 0
     assert type(experiment.scores["protocol"]) is str and type(experiment.seed) is int
     assert not any("/" in fold for fold in experiment.scores["folds"])
+    (family,) = group([experiment])
+    runs.audit(family), runs.experiments([family], {(experiment.tag, fold): [] for fold in experiment.scores["folds"]})
+    tables.speaker_accuracy(family.settings[0])
 
 
 def test_begun_folds_are_listed_with_where_they_stopped(tmp_path, report):
@@ -185,7 +226,7 @@ def test_begun_folds_are_listed_with_where_they_stopped(tmp_path, report):
     (tmp_path / "exp/toy/02M/model.safetensors").write_bytes(b"weights")
     report(tmp_path)
     assert Tables(page_of(tmp_path)).found["run-unfinished"][1:] == [
-        ["toy", "02F", "stopped in training after 2 epochs"],
+        ["toy", "02F", "in training, or stopped, after 2 epochs"],
         ["toy", "02M", "trained, not decoded"],
     ]
 

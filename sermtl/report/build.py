@@ -39,17 +39,20 @@ def build(loaded: Loaded, corpus: str, sources: Sources) -> Document:
     analysed = [compare.analyse(family) for family in families]
     histories = logs.read_histories(loaded.experiments)
     findings: list[str] = []
+    everything: list[Knowledge] = []
     sections: list[Section] = []
     for results in analysed:
         known = speaker.knowledge(results.family, histories)
+        everything += known
         findings += words.findings(results, known)
         sections += family_sections(results, known, histories, sources)
     sections.append(runs_section(loaded, families, histories))
     refused = [message for results in analysed for message in results.refused]
+    damaged = [path for row in everything for path in row.damaged]
     return Document(
         title=f"Speech emotion recognition with speaker normalisation: {corpus}",
         head=environment().strip().splitlines(),
-        warnings=runs.warnings(loaded, families, refused),
+        warnings=runs.warnings(loaded, families, refused, damaged),
         findings=findings,
         sections=sections,
     )
@@ -103,8 +106,9 @@ def forest(results: Results, sources: Sources) -> Figure:
         for s in results.family.settings
     }
     caption = (
-        "WA of every setting with 95 % intervals. See how far the settings' intervals overlap, and whether they grow "
-        "when whole speakers are resampled instead of single utterances."
+        "WA of every setting with 95 % intervals. See how far the intervals reach, and whether they grow when whole "
+        "speakers are resampled instead of single utterances. Whether settings differ is not to be read here: they are "
+        "tested on the same utterances, and the paired differences below decide."
     )
     return _figure(figures.intervals(rows, "WA"), f"{slug(results.family)}-wa", caption, sources)
 
@@ -120,7 +124,9 @@ def epoch_section(family: Family, histories: Histories, sources: Sources) -> Sec
                 continue
             caption = (
                 f"Figure {number} of the paper: {title} against the epoch, on the {told}. Mean over folds (of the mean "
-                "over seeds); the band is one standard error of it. Where bands overlap, the curves are not told apart."
+                "over seeds); the band is one standard error of it, which the differences between folds make wide. "
+                "Look at where the curves end and whether they still move; the paired differences decide which is "
+                "better."
             )
             if len(shown) < len(family.settings):
                 caption += f" The first {len(shown)} of {len(family.settings)} settings."
@@ -139,7 +145,7 @@ def detail_sections(family: Family, sources: Sources) -> list[Section]:
     folds = sorted({fold for setting in family.settings for fold in setting.first.scores["folds"]})
     per_fold = Section(f"Per fold{family.label}", 3)
     fold_tables = tables.by_group(family, "fold", folds, lambda s, fold: s.first.fold == fold)
-    values = {s.name: [row[2 + i] for row in fold_tables[0].rows[:-1]] for i, s in enumerate(family.settings)}
+    values = {s.name: [row[2 + i] for row in fold_tables[0].rows[: len(folds)]] for i, s in enumerate(family.settings)}
     drawn = figures.by_fold(values, folds, "WA")  # type: ignore[arg-type]
     caption = "WA of each fold. Compare the spread between folds with the spread between settings within a fold."
     per_fold.items += [_figure(drawn, f"{slug(family)}-folds", caption, sources), *fold_tables]
@@ -189,7 +195,8 @@ def speaker_section(family: Family, known: list[Knowledge], sources: Sources) ->
     if (drawn := speaker.figure(known)) is not None:
         caption = (
             "Speaker accuracy on held-out utterances of training speakers: the model's own head beside a probe fitted "
-            "anew. Where the head stands at chance and the probe does not, the speaker was hidden from the head only."
+            "anew. The black bars are what the probe reaches with shuffled speakers. Where the head has nothing and "
+            "the probe stands above its black bar, the speaker was hidden from the head only."
         )
         section.items.append(_figure(drawn, f"{slug(family)}-probe", caption, sources))
     section.items.append(speaker.table(family, known))
@@ -200,7 +207,8 @@ def speaker_section(family: Family, known: list[Knowledge], sources: Sources) ->
         caption = (
             f"Pooled embeddings in their two principal directions ({shown[1]}), by speaker on the left and by "
             "emotion on the right. If normalisation removed the speaker, the colours on the left would mix from the "
-            "first row to the second, and those on the right would not."
+            "first row to the second, and those on the right would not. Two directions show only what varies most; the "
+            "probe looks at all of them."
         )
         section.items.append(_figure(shown[0], f"{slug(family)}-embeddings", caption, sources))
     return section
@@ -208,7 +216,7 @@ def speaker_section(family: Family, known: list[Knowledge], sources: Sources) ->
 
 def runs_section(loaded: Loaded, families: list[Family], histories: Histories) -> Section:
     """Settings, experiments, audit, what is unfinished."""
-    section = Section("Runs and settings")
+    section = Section("Runs and settings", items=[runs.counted(family) for family in families])
     section.items += [runs.settings(families), runs.experiments(families, histories)]
     if (table := runs.unfinished(loaded)) is not None:
         section.items.append(table)

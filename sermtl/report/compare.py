@@ -52,6 +52,12 @@ class Comparison:
         return f"{self.second.name} − {self.first.name}"
 
     @property
+    def rates(self) -> tuple[str, ...]:
+        """What can be compared: no word errors where one of the two does not read."""
+        reads = self.first.first.reads and self.second.first.reads
+        return stats.RATES if reads else tuple(rate for rate in stats.RATES if rate != "wer")
+
+    @property
     def differing(self) -> float:
         """Share of utterances on which exactly one of the two is right, mean over seeds."""
         return float(np.mean([(test.only_first + test.only_second) / test.n for test in self.mcnemar]))
@@ -140,7 +146,8 @@ def _test(comparison: Comparison) -> None:
         n, p = int((one.ref >= 0).sum()), stats.mcnemar(only_first, only_second)
         comparison.mcnemar.append(McNemar(one.seed, n, only_first, only_second, p))
     parts = stats.contributions(first.counts, second.counts, first.first.fold)
-    for rate, values in parts.items():
+    for rate in comparison.rates:
+        values = parts[rate]
         comparison.folds = len(values)
         comparison.p[rate] = stats.sign_flip(values)
         comparison.dz[rate] = stats.cohens_dz(values)
@@ -149,7 +156,7 @@ def _test(comparison: Comparison) -> None:
 
 def _correct(comparisons: Sequence[Comparison]) -> None:
     """Holm over two families: all permutation tests, and all McNemar tests, of the report's family."""
-    keys = [(comparison, rate) for comparison in comparisons for rate in stats.RATES]
+    keys = [(comparison, rate) for comparison in comparisons for rate in comparison.rates]
     for (comparison, rate), p in zip(keys, stats.holm([c.p[r] for c, r in keys]), strict=True):
         comparison.p_holm[rate] = p
     tests = [test for comparison in comparisons for test in comparison.mcnemar]

@@ -132,7 +132,7 @@ def setting_name(setting: Setting, usual_alpha: float) -> str:
 
 
 def differences(first: Experiment, second: Experiment, ignore: Sequence[str] = ()) -> list[str]:
-    """Why two experiments must not be paired: other test sets, references, labels or seeds.
+    """Why two experiments must not be paired: other test sets, references, labels, training lists or seeds.
 
     Args:
         first: One experiment.
@@ -158,9 +158,19 @@ def differences(first: Experiment, second: Experiment, ignore: Sequence[str] = (
         found.append("folds: the same utterances are tested in other folds")
     elif first.labels == second.labels and not np.array_equal(first.ref, second.ref):
         found.append(f"reference emotions of {int((first.ref != second.ref).sum())} utterances")
-    elif not np.array_equal(first.edits[:, [0, 2]], second.edits[:, [0, 2]]):
+    elif first.reads and second.reads and not np.array_equal(first.edits[:, [0, 2]], second.edits[:, [0, 2]]):
         found.append("reference transcripts")
+    found += _training_lists(first, second)
     return found
+
+
+def _training_lists(first: Experiment, second: Experiment) -> list[str]:
+    """Folds whose training lists have other sizes, as with another dev_ratio."""
+    for fold, figures in first.scores.get("audit", {}).items():
+        sizes = [found.get("utterances_train") for found in (figures, second.scores.get("audit", {}).get(fold, {}))]
+        if None not in sizes and sizes[0] != sizes[1]:
+            return [f"training lists: {sizes[0]} against {sizes[1]} utterances in fold {fold}"]
+    return []
 
 
 def subset(setting: Setting, seeds: Sequence[int]) -> Setting:

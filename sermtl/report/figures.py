@@ -122,7 +122,7 @@ def confusions(matrices: Mapping[str, np.ndarray], labels: Sequence[str]) -> Fig
             for (row, column), share in np.ndenumerate(shares):
                 colour = "#000000" if share > 0.55 else "#ffffff"
                 text = f"{counts[row, column]}\n{100 * share:.0f} %"
-                axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=7)
+                axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=9)
             axes.set_xticks(range(len(labels)), labels, fontsize=8)
             axes.set_yticks(range(len(labels)), labels, fontsize=8)
             axes.set_title(name, fontsize=9)
@@ -149,8 +149,15 @@ def by_fold(values: Mapping[str, Sequence[float | None]], folds: Sequence[str], 
     return figure
 
 
-def speaker_knowledge(rows: Mapping[str, Mapping[str, float | None]], chance: float | None) -> Figure:
-    """Speaker accuracy of the head and of a fresh probe, a pair of bars a setting, with the chance level."""
+def speaker_knowledge(
+    rows: Mapping[str, Mapping[str, float | None]], chances: Sequence[tuple[float | None, float | None]]
+) -> Figure:
+    """Speaker accuracy of the head and of a fresh probe, a pair of bars a setting.
+
+    Args:
+        rows: Setting -> accuracy of ``head`` and ``probe``; what is None has no bar.
+        chances: A setting's lowest and highest accuracy of a probe with shuffled speakers.
+    """
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(5.8, 3.4))
         axes = figure.add_subplot()
@@ -158,15 +165,21 @@ def speaker_knowledge(rows: Mapping[str, Mapping[str, float | None]], chance: fl
             (-0.2, "head", COLOURS[4], "", "the model's own speaker head"),
             (0.2, "probe", COLOURS[1], "//", "probe fitted anew"),
         ):
-            heights = [row.get(key) or 0.0 for row in rows.values()]
-            x = np.arange(len(rows)) + shift
+            known = [(at, value) for at, row in enumerate(rows.values()) if (value := row.get(key)) is not None]
+            x = [at + shift for at, _ in known]
+            heights = [value for _, value in known]
             bars = axes.bar(x, heights, 0.38, color=colour, hatch=hatch, edgecolor="#ffffff", label=label)
-            texts = ["" if row.get(key) is None else f"{row[key]:.2f}" for row in rows.values()]
+            texts = [f"{value:.2f}" for value in heights]
             axes.bar_label(
                 bars, texts, fontsize=8, padding=1, bbox={"facecolor": "white", "pad": 0.4, "edgecolor": "none"}
             )
-        if chance is not None:
-            axes.axhline(chance, color="#000000", linestyle="--", linewidth=1, label=f"chance ({chance:.2f})")
+        spans = [(at, low, high) for at, (low, high) in enumerate(chances) if low is not None and high is not None]
+        if spans:
+            x, low, high = np.array(spans).T
+            axes.errorbar(
+                x + 0.2, (low + high) / 2, (high - low) / 2, fmt="none", color="#000000", capsize=8,
+                elinewidth=1.6, label="the probe with shuffled speakers",
+            )  # fmt: skip
         axes.set_xticks(range(len(rows)), list(rows), rotation=0 if len(rows) <= 4 else 20)
         axes.set_ylim(0, 1.05)
         axes.set_ylabel("speaker accuracy")
@@ -204,4 +217,4 @@ def _scatter(axes: Axes, points: np.ndarray, names: Sequence[str]) -> None:
     axes.set_xticks([])
     axes.set_yticks([])
     if len(classes) <= 16:
-        axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=7, handletextpad=0.1)
+        axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=9, handletextpad=0.1)

@@ -37,10 +37,12 @@ def curves(settings: Sequence[Setting], histories: Histories, part: str, rate: s
 
     Returns:
         Setting's name -> (folds, epochs), mean over seeds, NaN where nothing was logged; settings without
-        a value are absent.
+        a value, and of word errors those that do not read, are absent.
     """
     found = {}
     for setting in settings:
+        if rate == "wer" and not setting.first.reads:
+            continue
         folds = setting.first.scores["folds"]
         logs = [[histories[made.tag, fold] for made in setting.experiments] for fold in folds]
         epochs = max((record["epoch"] for seeds in logs for log in seeds for record in log), default=0)
@@ -59,7 +61,7 @@ def curves(settings: Sequence[Setting], histories: Histories, part: str, rate: s
 
 def hours(made: Experiment, histories: Histories) -> float | None:
     """Training time of an experiment's folds together; None where no history tells it."""
-    return _over_folds(made, histories, lambda log: sum(float(record.get("seconds", 0)) for record in log) / 3600, sum)
+    return _over_folds(made, histories, lambda log: sum(_seconds(record) for record in log) / 3600, sum)
 
 
 def epochs(made: Experiment, histories: Histories) -> int | None:
@@ -83,6 +85,11 @@ def _over_folds(
 ) -> Any:
     logs = [log for fold in made.scores["folds"] if (log := histories[made.tag, fold])]
     return merge([value(log) for log in logs]) if logs else None
+
+
+def _seconds(record: dict[str, Any]) -> float:
+    value = record.get("seconds")
+    return float(value) if isinstance(value, (int, float)) else 0.0
 
 
 def _get(record: dict[str, Any], part: str, key: str) -> float | None:

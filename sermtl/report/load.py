@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,9 @@ from sermtl.files import load_json
 from sermtl.scorefiles import Utterance, read_scores, read_utterances
 from sermtl.stamp import NAME as STAMP
 from sermtl.stamp import outdated
+
+MOST_EPOCHS = 1_000_000
+"""More than any training has: a larger number in a history is damage."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +43,8 @@ class Experiment:
     hyp: np.ndarray
     """(N,) class index."""
     edits: np.ndarray
-    """(N, 4) reference words, word errors, reference characters, character errors; 0 without reference."""
+    """(N, 4) reference words, word errors, reference characters, character errors; 0 without reference, and in
+    an experiment that does not read."""
 
     @property
     def tag(self) -> str:
@@ -61,6 +65,11 @@ class Experiment:
     def seed(self) -> int:
         """The training's seed."""
         return self.settings.get("seed", 0)
+
+    @property
+    def reads(self) -> bool:
+        """Whether its characters were trained: without the CTC loss their head is as it was drawn."""
+        return self.settings.get("alpha", 1) > 0
 
     @cached_property
     def counts(self) -> np.ndarray:
@@ -140,7 +149,8 @@ def read_history(path: Path) -> list[dict[str, Any]]:
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             record = json.loads(line)
-            epochs[int(record["epoch"])] = record
+            if isinstance(record["epoch"], int) and 1 <= record["epoch"] <= MOST_EPOCHS:
+                epochs[record["epoch"]] = record
         except (ValueError, KeyError, TypeError, RecursionError):
             continue
     return [epochs[number] for number in sorted(epochs)]
@@ -186,7 +196,7 @@ def _load(folder: Path, scores: dict[str, Any], styles: dict[str, str]) -> Exper
         edits=np.array(edits, dtype=np.int64).reshape(-1, 4),
     )
     _check(made)
-    return made
+    return made if made.reads else replace(made, edits=np.zeros_like(made.edits))
 
 
 def _check(made: Experiment) -> None:
@@ -196,6 +206,8 @@ def _check(made: Experiment) -> None:
     names = np.array(labels)
     confusion = metrics.confusion_matrix(names[made.ref[labelled]].tolist(), names[made.hyp[labelled]].tolist(), labels)
     same = confusion.tolist() == ser["confusion"]
+    if not all(isinstance(found, dict) for found in made.scores.get("audit", {}).values()):
+        raise UserError(f"{made.path / 'scores.json'}: damaged: its audit is not one of folds")
     if not same or made.edits[:, :2].sum(0).tolist() != [asr["words"], asr["errors"]]:
         raise UserError(
             f"{made.path / 'scores.json'}: does not fit the folds' scores (one was scored anew?); "
@@ -225,5 +237,5 @@ def _unfinished(folder: Path, pooled: Sequence[str]) -> Iterator[Run]:
         elif (fold / "model.safetensors").exists():
             state = "trained, not decoded"
         else:
-            state = f"stopped in training after {len(read_history(fold / 'history.jsonl'))} epochs"
+            state = f"in training, or stopped, after {len(read_history(fold / 'history.jsonl'))} epochs"
         yield Run(folder.name, fold.name, state)

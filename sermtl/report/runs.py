@@ -11,7 +11,7 @@ from sermtl.report.families import Family
 from sermtl.report.history import Histories
 from sermtl.report.load import Experiment, Loaded
 from sermtl.report.results import plural
-from sermtl.report.tables import slug
+from sermtl.report.tables import mark, slug
 
 AUDIT = {
     "utterances_train": "train",
@@ -30,8 +30,22 @@ def settings(families: Sequence[Family]) -> Table:
     keys = list(dict.fromkeys(key for family in families for key in family.base if key != "protocol"))
     rows: list[list[Cell]] = [["protocol", *(family.protocol for family in families)]]
     rows += [[key, *(_text(family.base.get(key)) for family in families)] for key in keys]
-    caption = "Settings that the experiments of a column share; α, β, direction and seed vary."
+    caption = (
+        "Settings that the experiments of a column share; α, β, direction and seed vary. The versions and the "
+        "revision above are this report's; code_version is the trainings'."
+    )
     return Table("run-settings", caption, ["setting", *(family.title for family in families)], rows)
+
+
+def counted(family: Family) -> str:
+    """How many of the trainings that the family's settings, seeds and folds make have scores."""
+    seeds = {seed for setting in family.settings for seed in setting.seeds}
+    first = family.settings[0].first.scores
+    folds = len(first["folds"]) + len(first.get("missing_folds", []))
+    whole = len(family.settings) * len(seeds) * folds
+    scored = sum(len(made.scores["folds"]) for setting in family.settings for made in setting.experiments)
+    parts = f"{plural(len(family.settings), 'setting')}, {plural(len(seeds), 'seed')}, {plural(folds, 'fold')}"
+    return f"Protocol {family.title}: {scored} of {whole} trainings ({parts}) have scores."
 
 
 def experiments(families: Sequence[Family], histories: Histories) -> Table:
@@ -43,7 +57,8 @@ def experiments(families: Sequence[Family], histories: Histories) -> Table:
                 missing = made.scores.get("missing_folds", [])
                 folds = f"{len(made.scores['folds'])} of {len(made.scores['folds']) + len(missing)}"
                 time = logs.hours(made, histories)
-                numbers: list[Cell] = [made.scores["ser"]["wa"], made.scores["ser"]["ua"], made.scores["asr"]["wer"]]
+                numbers: list[Cell] = [made.scores["ser"]["wa"], made.scores["ser"]["ua"]]
+                numbers.append(made.scores["asr"]["wer"] if made.reads else None)
                 row: list[Cell] = [made.tag, family.title, setting.name, made.seed, folds, " ".join(missing) or "none"]
                 rows.append([*row, logs.epochs(made, histories), time, *numbers])
     head = ["experiment", "family", "setting", "seed", "folds", "missing folds", "epochs", "hours", "WA", "UA", "WER"]
@@ -58,7 +73,7 @@ def audit(family: Family) -> Table | None:
     if not keys:
         return None
     rows: list[list[Cell]] = [[fold, *(found.get(key) for key in keys)] for fold, found in figures.items()]
-    caption = f"Audit of the folds, protocol {family.protocol}."
+    caption = f"Audit of the folds. {mark(family)}"
     return Table(f"{slug(family)}-audit", caption, ["fold", *(AUDIT[key] for key in keys)], rows)
 
 
@@ -71,9 +86,9 @@ def unfinished(loaded: Loaded) -> Table | None:
     return Table("run-unfinished", caption, ["experiment", "fold", "state"], rows)
 
 
-def warnings(loaded: Loaded, families: Sequence[Family], refused: Sequence[str]) -> list[str]:
+def warnings(loaded: Loaded, families: Sequence[Family], refused: Sequence[str], damaged: Sequence[str]) -> list[str]:
     """What a reader must know before any number."""
-    found = [f"LEFT OUT: {message}" for message in loaded.left_out]
+    found = [f"LEFT OUT: {message}" for message in [*loaded.left_out, *damaged]]
     concerns: dict[str, list[str]] = {}
     for made in loaded.experiments:
         for fold in made.scores["folds"]:
@@ -101,6 +116,10 @@ def warnings(loaded: Loaded, families: Sequence[Family], refused: Sequence[str])
                 f"MISSING: {len(missing.split())} of {total} folds of {counted} ({family.title}) are "
                 f"in none of the numbers: {missing} of {metrics.first([one.tag for one in several], 3)}"
             )
+        seeds = sorted({seed for setting in family.settings for seed in setting.seeds})
+        for setting in family.settings:
+            if lacking := [str(seed) for seed in seeds if seed not in setting.seeds]:
+                found.append(f"MISSING: {setting.name} ({family.title}) has no seed {' '.join(lacking)}")
         found += [f"SET ASIDE: {message}" for setting in family.settings for message in setting.set_aside]
     if loaded.unfinished:
         found.append(f"UNFINISHED: {len(loaded.unfinished)} folds were begun and have no pooled scores (listed below).")

@@ -16,11 +16,11 @@ from sermtl.datadir import read_list, read_table
 from sermtl.errors import UserError
 from sermtl.report import figures
 from sermtl.report import history as logs
-from sermtl.report.document import Cell, Table
+from sermtl.report.document import Cell, Estimate, Table
 from sermtl.report.families import Family, Setting
 from sermtl.report.history import Histories
 from sermtl.report.load import read_json
-from sermtl.report.tables import slug, speaker_accuracy
+from sermtl.report.tables import mark, slug, speaker_accuracy
 
 MOST_POINTS = 600
 
@@ -32,6 +32,10 @@ class Knowledge:
     name: str
     probe: float | None
     chance: float | None
+    """What the probe reaches with shuffled speakers: the mean of `probe.PERMUTATIONS` times."""
+    chance_low: float | None
+    """Lowest of those times."""
+    chance_high: float | None
     low: float | None
     """Lowest probe accuracy of a fold."""
     high: float | None
@@ -44,7 +48,11 @@ class Knowledge:
     utterances: int
     eer: float | None
     eer_folds: int
+    by_fold: dict[str, float]
+    """Fold -> probe accuracy, mean over seeds."""
     reasons: tuple[str, ...]
+    damaged: tuple[str, ...]
+    """Files that are not as stage 5 writes them."""
 
 
 def knowledge(family: Family, histories: Histories) -> list[Knowledge]:
@@ -58,30 +66,31 @@ def table(family: Family, rows: Sequence[Knowledge]) -> Table:
     for row, setting in zip(rows, family.settings, strict=True):
         span = f"{row.low:.2f} to {row.high:.2f}" if row.low is not None and row.high is not None else None
         uniform = math.log(row.speakers) if row.speakers else None
-        known: list[Cell] = [row.name, row.probe, span, row.chance, row.head, row.head_loss, uniform]
+        chances = Estimate(row.chance, row.chance_low, row.chance_high)
+        known: list[Cell] = [row.name, row.probe, span, chances, row.head, row.head_loss, uniform]
         cells.append([*known, row.utterances, row.eer, row.eer_folds, speaker_accuracy(setting)["acc"]])
-    head = ["setting", "probe accuracy", "lowest to highest fold", "chance", "own head's accuracy"]
+    head = ["setting", "probe accuracy", "lowest to highest fold", "chance [of shuffles]", "own head's accuracy"]
     head += ["own head's cross-entropy", "ln(training speakers)", "held-out utterances", "EER, unseen speakers"]
     head += ["folds with EER", "own head on the test folds"]
     note = (
         "Probe: a logistic regression fitted anew, cross-validated on held-out utterances of training speakers; the "
-        "model's own head on the same utterances; chance: the share of the most frequent speaker. EER: equal error "
+        "model's own head on the same utterances; chance: the same probe with the speakers shuffled among utterances "
+        f"of equal emotion, mean [lowest, highest] of {probe.PERMUTATIONS} times. EER: equal error "
         "rate of telling unseen test speakers apart by cosine, mean over folds (embeddings of different folds come "
         "from different models and are never compared); where a fold tests one speaker, it is told apart from "
         "held-out utterances of training speakers."
     )
     if reasons := sorted({reason for row in rows for reason in row.reasons}):
         note += f" Undefined: {'; '.join(reasons)}."
-    return Table(f"{slug(family)}-speakers", "Speakers in the embeddings", head, cells, note)
+    return Table(f"{slug(family)}-speakers", f"Speakers in the embeddings. {mark(family)}", head, cells, note)
 
 
 def figure(rows: Sequence[Knowledge]) -> Figure | None:
     """Head and probe side by side; None where no probe was fitted."""
     if all(row.probe is None for row in rows):
         return None
-    chances = [row.chance for row in rows if row.chance is not None]
     bars = {row.name: {"head": row.head, "probe": row.probe} for row in rows}
-    return figures.speaker_knowledge(bars, float(np.mean(chances)))
+    return figures.speaker_knowledge(bars, [(row.chance_low, row.chance_high) for row in rows])
 
 
 def picture(family: Family, data: Path, read: Callable[[str], np.ndarray]) -> tuple[Figure, str] | str:
@@ -129,34 +138,72 @@ def _has(setting: Setting, fold: str, part: str) -> bool:
 
 
 def _of(setting: Setting, histories: Histories) -> Knowledge:
-    found: list[dict[str, Any]] = []
-    reasons = set()
+    found: list[tuple[str, dict[str, Any]]] = []
+    reasons, damaged = set(), []
     for made in setting.experiments:
         for fold in made.scores["folds"]:
-            content = read_json(made.path / fold / "score_test" / "probe.json")
-            if {"probe", "head", "verification", "training_speakers"} <= set(content):
-                found.append(content)
-            else:
+            path = made.path / fold / "score_test" / "probe.json"
+            if not path.exists():
                 reasons.add("folds without score_test/probe.json (stage 5 writes it where stage 4 left embeddings)")
+            elif _is_whole(content := read_json(path)):
+                found.append((fold, content))
+            else:
+                damaged.append(f"{path}: damaged; ./run.sh --tag {made.tag} --stage 5 --stop_stage 5 writes it anew")
+    contents = [content for _, content in found]
     reasons |= {
-        part["reason"] for content in found for part in content.values() if isinstance(part, dict) and "reason" in part
+        str(part["reason"])
+        for content in contents
+        for part in content.values()
+        if isinstance(part, dict) and "reason" in part
     }
-    probes = [content["probe"] for content in found if content["probe"].get("acc") is not None]
-    heads = [content["head"] for content in found if content["head"].get("acc") is not None]
-    eers = [content["verification"]["eer"] for content in found if content["verification"].get("eer") is not None]
+    probes = [content["probe"] for content in contents if content["probe"].get("acc") is not None]
+    heads = [content["head"] for content in contents if content["head"].get("acc") is not None]
+    eers = [content["verification"]["eer"] for content in contents if content["verification"].get("eer") is not None]
     n = sum(part["n"] for part in probes)
     accuracies = [part["acc"] for part in probes]
+    shuffled = np.sum([part["permuted"] for part in probes], axis=0) / n if n else None
+    folds: dict[str, list[float]] = {}
+    for fold, content in found:
+        if content["probe"].get("acc") is not None:
+            folds.setdefault(fold, []).append(content["probe"]["acc"])
     return Knowledge(
         name=setting.name,
         probe=sum(part["correct"] for part in probes) / n if n else None,
-        chance=sum(part["chance"] * part["n"] for part in probes) / n if n else None,
+        chance=None if shuffled is None else float(shuffled.mean()),
+        chance_low=None if shuffled is None else float(shuffled.min()),
+        chance_high=None if shuffled is None else float(shuffled.max()),
         low=min(accuracies, default=None),
         high=max(accuracies, default=None),
         head=sum(h["correct"] for h in heads) / sum(h["n"] for h in heads) if heads else None,
         head_loss=logs.last(setting, histories, "dev", "loss_sid"),
-        speakers=max((content["training_speakers"] for content in found), default=None),
+        speakers=max((content["training_speakers"] for content in contents), default=None),
         utterances=n,
         eer=float(np.mean(eers)) if eers else None,
         eer_folds=len(eers),
+        by_fold={fold: float(np.mean(values)) for fold, values in folds.items()},
         reasons=tuple(sorted(reasons)),
+        damaged=tuple(damaged),
     )
+
+
+def _is_whole(content: dict[str, Any]) -> bool:
+    """Whether a ``probe.json`` holds what `probing.probe_fold` puts there."""
+
+    def is_count(value: object) -> bool:
+        return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+    try:
+        tested = [content[key] for key in ("probe", "head") if content[key]["acc"] is not None]
+        if content["probe"]["acc"] is not None:
+            shuffled = content["probe"]["permuted"]
+            if len(shuffled) != probe.PERMUTATIONS or not all(map(is_count, shuffled)):
+                return False
+        eer = content["verification"]["eer"]
+        return (
+            is_count(content["training_speakers"])
+            and all(is_count(part["n"]) and part["n"] and is_count(part["correct"]) for part in tested)
+            and all(abs(part["acc"] - part["correct"] / part["n"]) < 1e-9 for part in tested)
+            and (eer is None or 0 <= eer <= 1)
+        )
+    except (KeyError, TypeError):
+        return False

@@ -14,6 +14,7 @@ from sermtl.report.document import Cell, P, Share, Table
 from sermtl.report.families import Family, Setting
 
 RATES = {"wa": "WA", "ua": "UA", "macro_f1": "macro F1", "wer": "WER", "cer": "CER"}
+MEAN = "mean over folds"
 BY_SPEAKER = "[95 % by speaker]"
 BY_UTTERANCE = "[95 % by utterance]"
 
@@ -31,7 +32,7 @@ def table_2(results: Results) -> Table:
         given: list[Cell] = [f"{beta:g}", printed]
         rows.append([*given, *_estimates(results, setting, ("wa", "speaker"), ("wa", "utterance"), ("ua", "speaker"))])
     columns = [f"WA {BY_SPEAKER}", f"WA {BY_UTTERANCE}", f"UA {BY_SPEAKER}", "folds", "seeds", "utterances"]
-    caption = f"Table II. Emotion accuracy, gradient reversed. {_mark(family)}"
+    caption = f"Table II. Emotion accuracy, gradient reversed. {mark(family)}"
     names = ["β", f"accuracy, {paper.COLUMN}", *columns]
     return Table(f"{slug(family)}-table-2", caption, names, rows, f"Paper: {paper.CITE}.")
 
@@ -47,7 +48,7 @@ def table_3(results: Results) -> Table:
     columns = [f"WER {BY_SPEAKER}", f"WA {BY_SPEAKER}", "speaker accuracy", "folds", "seeds", "utterances"]
     reasons = {speaker_accuracy(setting).get("reason") for setting in family.settings} - {None}
     note = f"Speaker accuracy undefined: {sorted(map(str, reasons))[0]}." if reasons else ""
-    caption = f"Table III. WER, emotion and speaker accuracy on the test folds. {_mark(family)}"
+    caption = f"Table III. WER, emotion and speaker accuracy on the test folds. {mark(family)}"
     return Table(f"{slug(family)}-table-3", caption, ["gradient, β", *names, *columns], rows, note)
 
 
@@ -65,7 +66,7 @@ def ablation(results: Results) -> Table | None:
         rows.append([f"{alpha:g}", accuracy, wer, *ours])
     names = [f"{what}, {paper.ABLATION_COLUMN}" for what in ("accuracy", "WER")]
     columns = [f"WA {BY_SPEAKER}", f"UA {BY_SPEAKER}", f"WER {BY_SPEAKER}", "folds", "seeds", "utterances"]
-    caption = f"Multi-task ablation: β 0 with and without the ASR loss. {_mark(family)}"
+    caption = f"Multi-task ablation: β 0 with and without the ASR loss. {mark(family)}"
     note = f"Printed numbers: {paper.ABLATION_CITE}. Without the loss the characters are not trained."
     return Table(f"{slug(family)}-ablation", caption, ["α", *names, *columns], rows, note)
 
@@ -81,7 +82,7 @@ def all_settings(results: Results) -> Table:
         rows.append([setting.name, wa, spread, ua, scores["macro_f1"], wer, scores["cer"], *counts])
     head = ["setting", f"WA {BY_SPEAKER}", "WA std over seeds", f"UA {BY_SPEAKER}", "macro F1"]
     head += [f"WER {BY_SPEAKER}", "CER", "folds", "seeds", "utterances"]
-    caption = f"All settings, counts summed over folds and seeds. {_mark(family)}"
+    caption = f"All settings, counts summed over folds and seeds. {mark(family)}"
     return Table(f"{slug(family)}-settings", caption, head, rows)
 
 
@@ -89,7 +90,7 @@ def comparisons(results: Results) -> Table:
     """Differences from beta 0 with their permutation tests."""
     rows: list[list[Cell]] = []
     for comparison in results.comparisons:
-        for rate in ("wa", "ua", "wer"):
+        for rate in comparison.rates:
             by_speaker, by_utterance = (comparison.difference[unit][rate] for unit in ("speaker", "utterance"))
             tests = [P(comparison.p[rate]), P(comparison.p_holm[rate]), comparison.dz[rate]]
             seeds = len(comparison.second.seeds)
@@ -104,7 +105,7 @@ def comparisons(results: Results) -> Table:
         f"{stats.EXACT_FOLDS} folds); Holm's correction is over all {len(rows)} tests of this table. d_z: mean over "
         "standard deviation of the folds' differences. Detectable: by a paired t test over folds, two-sided at .05."
     )
-    caption = "Differences from β 0 on the same utterances and seeds"
+    caption = f"Differences from β 0 on the same utterances and seeds. {mark(results.family)}"
     return Table(f"{slug(results.family)}-comparisons", caption, head, rows, note)
 
 
@@ -122,7 +123,7 @@ def mcnemar(results: Results) -> Table:
         "It takes utterances for independent, which those of one speaker are not. Holm's correction is over all "
         f"{len(rows)} tests of this table."
     )
-    caption = "Emotion, utterance by utterance: exact McNemar test of each pair of trainings"
+    caption = f"Emotion, utterance by utterance: exact McNemar test of each pair of trainings. {mark(results.family)}"
     return Table(f"{slug(results.family)}-mcnemar", caption, head, rows, note)
 
 
@@ -146,9 +147,12 @@ def by_group(
             [group, max(numbers), *(scores[rate] for scores in row)]
             for group, numbers, row in zip(groups, counts, found, strict=True)
         ]
+        if what == "fold":
+            means = [_mean([scores[rate] for scores in column]) for column in zip(*found, strict=True)]
+            rows.append([MEAN, None, *means])
         rows.append(["pooled", len(family.settings[0].first.utts), *(scores[rate] for scores in pooled)])
         head = [what, "n", *(setting.name for setting in family.settings)]
-        caption = f"{title} per {what}, counts summed over seeds. {_mark(family)}"
+        caption = f"{title} per {what}, counts summed over seeds. {mark(family)}"
         tables.append(Table(f"{slug(family)}-{what}-{rate.replace('_', '-')}", caption, head, rows))
     return tables
 
@@ -167,7 +171,7 @@ def by_class(family: Family) -> list[Table]:
                 values = [setting.rates(setting.first.ref == index)[key] for setting in settings]
             rows.append([label, int((first.ref == index).sum()), *values])
         head = ["class", "n", *(setting.name for setting in settings)]
-        tables.append(Table(f"{slug(family)}-class-{key}", f"{title} per class, pooled. {_mark(family)}", head, rows))
+        tables.append(Table(f"{slug(family)}-class-{key}", f"{title} per class, pooled. {mark(family)}", head, rows))
     return tables
 
 
@@ -181,7 +185,7 @@ def confusions(family: Family) -> list[Table]:
             [label, *(Share(count, sum(counts)) for count in counts), sum(counts)]
             for label, counts in zip(labels, scores["confusion"], strict=True)
         ]
-        caption = f"Confusion, {setting.name}: rows are references; {_seeds(setting)}"
+        caption = f"Confusion, {setting.name}: rows are references; {_seeds(setting)}. {mark(family)}"
         name = f"{slug(family)}-confusion-{number + 1}"
         tables.append(Table(name, caption, ["reference", *labels, "all"], rows))
     return tables
@@ -206,7 +210,8 @@ def _estimates(results: Results, setting: Setting | None, *wanted: tuple[str, st
     return [results.estimates[setting][unit][rate] for rate, unit in wanted] + counts
 
 
-def _mark(family: Family) -> str:
+def mark(family: Family) -> str:
+    """What every caption of a family's tables must say: protocol, speaker-dependent or not, missing folds."""
     marks = [f"Protocol {family.protocol}{', SPEAKER-DEPENDENT' if family.speaker_dependent else ''}."]
     missing = max((setting.missing_folds for setting in family.settings), key=len)
     if missing:
@@ -217,6 +222,11 @@ def _mark(family: Family) -> str:
 
 def _seeds(setting: Setting) -> str:
     return f"seed{'s' if len(setting.seeds) > 1 else ''} {' '.join(map(str, setting.seeds))}"
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else None
 
 
 def _of(scores: dict[str, Any], key: str, label: str) -> Cell:
