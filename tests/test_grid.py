@@ -52,6 +52,21 @@ def run(recipe: Path, *words: str) -> tuple[int, str, str]:
     return process.returncode, out, err
 
 
+def kill_all(pid: int) -> None:
+    """SIGKILL to a process and all that it started; they are stopped first, so that none starts another meanwhile."""
+    found: set[int] = set()
+    while new := ({pid} | descendants({pid})) - found:
+        send(signal.SIGSTOP, new)
+        found |= new
+    send(signal.SIGKILL, found)
+
+
+def send(number: int, pids: set[int]) -> None:
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
+
+
 SMALL = ("--folds", "01F 02M", "--train_args", "--set epochs=1", "--ngpu", "0")
 
 
@@ -62,22 +77,24 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def killed(recipe: Path, work: Path) -> Path:
-    """The whole grid, everything of it killed at once in the middle of the queue, and started again."""
+    """The whole grid, everything of it killed at once in the dump, in the queue and in scoring, and started again."""
     words = words_of(work, *SMALL)
-    process = start(recipe, *words)
-    deadline = time.monotonic() + 900
-    while len(list(work.glob("exp/*/*/model.safetensors"))) < 3:
-        assert process.poll() is None and time.monotonic() < deadline, process.communicate()
-        time.sleep(0.05)
-    for pid in [process.pid, *descendants({process.pid})]:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-    process.communicate(timeout=60)
+    for file, number in (("dump/mini/*/*", 1), ("exp/*/*/model.safetensors", 3), ("exp/*/*/score_test/scores.json", 2)):
+        process = start(recipe, *words)
+        deadline = time.monotonic() + 900
+        while len(list(work.glob(file))) < number:
+            assert process.poll() is None and time.monotonic() < deadline, process.communicate()
+            time.sleep(0.05)
+        kill_all(process.pid)
+        out, err = process.communicate(timeout=60)
+        if "scores" in file:  # the one before was killed in the queue, with some folds finished
+            shown = re.search(r"12 trainings in 6 experiments: (\d+) finished, (\d+) to do by run.pl", out)
+            assert shown and 1 <= int(shown[1]) <= 6 and int(shown[1]) + int(shown[2]) == 12
+            assert re.search(r"\d of 12 done( \(\d before\))?, [12] running, 0 failed, \d+ left; about .+ to go", out)
     status, out, err = run(recipe, *words)
     assert status == 0, out + err
-    shown = re.search(r"12 trainings in 6 experiments: (\d+) finished, (\d+) to do by run.pl", out)
-    assert shown and 1 <= int(shown[1]) <= 6 and int(shown[1]) + int(shown[2]) == 12
-    assert f"12 of 12 done ({shown[1]} before), 0 running, 0 failed, 0 left" in out
+    assert "12 trainings in 6 experiments: 12 finished, 0 to do" in out
+    assert "12 of 12 done (12 before), 0 running, 0 failed, 0 left" in out
     return work
 
 

@@ -57,10 +57,12 @@ release_locks() {
     _locks=() _beating=()
 }
 
+# Start time of a process; nothing of one that has ended, though its parent has not asked for its status yet.
 _start_of() {
     local stat
     { read -r stat <"/proc/$1/stat"; } 2>/dev/null || return 0
     read -ra stat <<<"${stat##*) }"
+    [[ ${stat[0]} != [ZX] ]] || return 0
     printf '%s\n' "${stat[19]}"
 }
 
