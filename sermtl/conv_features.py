@@ -20,6 +20,7 @@ from sermtl.config import TrainConfig
 from sermtl.datadir import read_table
 from sermtl.dataset import FrontEnd
 from sermtl.errors import UserError
+from sermtl.memory import is_exhausted
 from sermtl.seeding import derive_seed
 from sermtl.upstream import Upstream, load_upstream
 
@@ -48,11 +49,23 @@ class ConvFeatures:
 
     @torch.inference_mode()
     def __call__(self, samples_S: np.ndarray) -> np.ndarray:
-        """Float32 outputs (T, C) for int16 samples."""
+        """Float32 outputs (T, C) for int16 samples.
+
+        Raises:
+            UserError: They do not fit the memory.
+        """
         wav_S = torch.from_numpy(self._waveform(samples_S))
         missing = max(0, self.upstream.geometry.receptive_field - len(wav_S))
         wav_1S = torch.nn.functional.pad(wav_S, (0, missing))[None].to(self.device)
-        conv_1TC, _ = self.upstream.convolve(wav_1S, torch.tensor([len(samples_S)], device=self.device))
+        try:
+            conv_1TC, _ = self.upstream.convolve(wav_1S, torch.tensor([len(samples_S)], device=self.device))
+        except RuntimeError as error:
+            if not is_exhausted(error):
+                raise
+            raise UserError(
+                f"out of memory with an utterance of {len(samples_S) / SAMPLE_RATE:.1f} s: {error}; give stage 2 a "
+                "machine with more memory (--ngpu 0 uses the host's), or leave such utterances out"
+            ) from error
         return conv_1TC[0].float().cpu().numpy()
 
     def bytes_of(self, data: Path, speed: float) -> int:

@@ -10,6 +10,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from sermtl.dataset import FoldDataset
+from sermtl.memory import in_parts
 from sermtl.model_dir import TrainedModel
 from sermtl.sampler import decode_batches
 from sermtl.tally import greedy_texts
@@ -33,17 +34,16 @@ def decode(trained: TrainedModel, dataset: FoldDataset, batch_size: int, device:
     model = trained.model.eval()
     loader = DataLoader(dataset, batch_sampler=decode_batches(dataset.lengths, batch_size), collate_fn=dataset.collate)
     for host_batch in loader:
-        batch = host_batch.to(device)
-        output = model(batch)
-        posteriors_BC = output.emotion_BC.double().softmax(-1).cpu().numpy()
-        speakers_B = output.speaker_BS.argmax(-1).tolist()
-        embeddings_BD = output.pooled_BD.float().cpu().numpy()
-        texts = greedy_texts(output, trained.tokenizer)
-        for row, utterance in enumerate(batch.utterances):
-            yield Decoded(
-                utterance=utterance,
-                posteriors_C=posteriors_BC[row],
-                text=texts[row],
-                speaker=trained.speakers[speakers_B[row]],
-                embedding_D=embeddings_BD[row],
-            )
+        for batch, output in in_parts(host_batch.to(device), model):
+            posteriors_BC = output.emotion_BC.double().softmax(-1).cpu().numpy()
+            speakers_B = output.speaker_BS.argmax(-1).tolist()
+            embeddings_BD = output.pooled_BD.float().cpu().numpy()
+            texts = greedy_texts(output, trained.tokenizer)
+            for row, utterance in enumerate(batch.utterances):
+                yield Decoded(
+                    utterance=utterance,
+                    posteriors_C=posteriors_BC[row],
+                    text=texts[row],
+                    speaker=trained.speakers[speakers_B[row]],
+                    embedding_D=embeddings_BD[row],
+                )

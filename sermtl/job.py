@@ -21,6 +21,7 @@ from sermtl.config import TrainConfig
 from sermtl.dataset import Example, FoldDataset, FrontEnd, feature_stats
 from sermtl.errors import UserError
 from sermtl.fold_data import FoldData
+from sermtl.precision import use_whole_float32
 from sermtl.ranks import from_torchrun
 
 log = logging.getLogger(__name__)
@@ -82,6 +83,7 @@ def set_up(args: argparse.Namespace) -> torch.device:
     check_gpus(args.ngpu)
     if not args.ngpu:
         return torch.device("cpu")
+    use_whole_float32()
     torch.cuda.set_device(from_torchrun("LOCAL_RANK", 0))
     return torch.device("cuda", torch.cuda.current_device())
 

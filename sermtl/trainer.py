@@ -25,6 +25,7 @@ from sermtl.errors import UserError
 from sermtl.files import sha256
 from sermtl.grl import reversal_scale
 from sermtl.history import TensorBoard, dead_heads, exploded, summary, write_history, write_warnings
+from sermtl.memory import in_parts, is_exhausted, release, smaller
 from sermtl.model import Output, task_losses
 from sermtl.model_dir import WEIGHTS, TrainedModel, save_weights
 from sermtl.optim import learning_rate, make_optimizer
@@ -244,11 +245,11 @@ class Trainer:
             try:
                 done = self.compute(parts, utterances, scale)
             except RuntimeError as error:
-                if not isinstance(error, torch.OutOfMemoryError) and "not enough memory" not in str(error):
-                    raise  # of a CPU's memory, PyTorch tells in words only
-                parts = smaller(parts, error)
-            if done is None and self.device.type == "cuda":
-                torch.cuda.empty_cache()  # only now that the error no longer holds what was computed
+                if not is_exhausted(error):
+                    raise
+                parts = smaller(parts, error)  # their gradients add up to the same
+            if done is None:
+                release(self.device)  # only now that the error no longer holds what was computed
         sums, counted = done
         self.ranks.add_gradients(self.parameters)
         measured = self.ranks.add(sums).tolist()
@@ -364,12 +365,11 @@ class Trainer:
         tally = Tally(len(self.trained.labels))
         batches = self.ranks.share(decode_batches(dataset.lengths, EVALUATION_BATCH))
         for host_batch in self.load(dataset, batches):
-            batch = host_batch.to(self.device)
-            output = self.model(batch)
-            for task, loss in sum_losses(task_losses(output, batch, 1)).items():
-                tally.add(f"loss_{task}", loss)
-            tally.add("utterances", len(batch.utterances))
-            self.count(tally, output, batch)
+            for batch, output in in_parts(host_batch.to(self.device), self.model):
+                for task, loss in sum_losses(task_losses(output, batch, 1)).items():
+                    tally.add(f"loss_{task}", loss)
+                tally.add("utterances", len(batch.utterances))
+                self.count(tally, output, batch)
         return self.averages(self.total(tally))
 
     def load(self, dataset: FoldDataset, batches: list[list[int]]) -> DataLoader:
@@ -387,23 +387,6 @@ class Trainer:
 def outlive_a_stop(_worker: int) -> None:
     """Let a loader process work on after SIGTERM, which queues send to all processes, until the update is saved."""
     signal.signal(signal.SIGTERM, lambda *_: signal.alarm(WORKER_GRACE))
-
-
-def smaller(parts: list[Batch], error: RuntimeError) -> list[Batch]:
-    """The parts of an update that did not fit the memory, cut in two: their gradients add up to the same.
-
-    Raises:
-        UserError: They hold an utterance each already; the message names the longest.
-    """
-    largest = max(parts, key=lambda part: part.inputs.numel())
-    names = " ".join(largest.utterances)
-    if all(len(part.utterances) == 1 for part in parts):
-        raise UserError(
-            f"out of memory with the utterance {names} alone ({int(largest.lengths_B[0])} inputs): {error}; "
-            "use a machine with more memory, precision=bf16, or leave such utterances out"
-        ) from error
-    log.warning("out of memory with %s: computed again in smaller parts; accum_grad does so at once", names)
-    return [half for part in parts for half in part.halves()]
 
 
 def singles(part: Batch) -> list[Batch]:

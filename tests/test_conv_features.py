@@ -184,6 +184,17 @@ def test_an_encoder_that_is_trained_is_refused():
         TrainConfig(feats_type="conv", freeze_feature_encoder=False)
 
 
+def test_an_utterance_that_does_not_fit_the_memory_is_told(corpus, monkeypatch):
+    features = ConvFeatures(str(corpus.root / "raw_geometry.yaml"), 0, CPU)
+
+    def full(*_):
+        raise torch.OutOfMemoryError("no memory left")
+
+    monkeypatch.setattr(features.upstream, "convolve", full)
+    with pytest.raises(UserError, match="out of memory with an utterance of 2.0 s"):
+        features(np.zeros(32000, dtype=np.int16))
+
+
 def test_an_utterance_shorter_than_a_frame_has_one(corpus):
     features = ConvFeatures(str(corpus.root / "raw_geometry.yaml"), 0, CPU)
     assert features(np.ones(3, dtype=np.int16)).shape == (1, RAW_GEOMETRY["conv_dim"][-1])

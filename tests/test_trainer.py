@@ -23,6 +23,7 @@ from sermtl.bin import train as program
 from sermtl.config import TrainConfig, as_dict, experiment_tag, load_config
 from sermtl.datadir import read_table, write_table
 from sermtl.dataset import FoldDataset
+from sermtl.decode import decode
 from sermtl.errors import UserError
 from sermtl.fold_data import load_fold
 from sermtl.model import Output
@@ -842,6 +843,29 @@ def test_another_error_of_an_update_is_not_taken_for_one_of_memory(corpus, tmp_p
     refuse_from(monkeypatch, trainer, 1, RuntimeError("shapes do not fit"))
     with pytest.raises(RuntimeError, match="shapes do not fit"):
         update_of_six(trainer)
+
+
+def test_an_evaluation_that_does_not_fit_the_memory_is_computed_in_smaller_parts(corpus, tmp_path, monkeypatch, caplog):
+    trainer = make_trainer(corpus, tmp_path / "exp")
+    expected = trainer.evaluate(trainer.sets.train)
+    refuse_from(monkeypatch, trainer, 5)
+    assert trainer.evaluate(trainer.sets.train) == pytest.approx(expected, rel=1e-4)
+    assert "computed again in smaller parts" in caplog.text
+    refuse_from(monkeypatch, trainer, 1, CPU_FULL)
+    with pytest.raises(UserError, match="out of memory with the utterance s[0-9]-[0-9]+ alone"):
+        trainer.evaluate(trainer.sets.train)
+
+
+def test_decoding_in_smaller_parts_gives_the_same(corpus, tmp_path, monkeypatch):
+    trainer = make_trainer(corpus, tmp_path / "exp")
+    data = trainer.sets.train
+    expected = list(decode(trainer.trained, data, 8, torch.device("cpu")))
+    refuse_from(monkeypatch, trainer, 3)
+    got = list(decode(trainer.trained, data, 8, torch.device("cpu")))
+    assert [item.utterance for item in got] == [item.utterance for item in expected] and len(got) == len(data)
+    for one, other in zip(got, expected, strict=True):
+        np.testing.assert_allclose(one.posteriors_C, other.posteriors_C, atol=1e-5)
+        assert (one.text, one.speaker) == (other.text, other.speaker)
 
 
 @pytest.mark.parametrize("damage", [b"", b"beta: [", None])

@@ -65,9 +65,11 @@ def conv_features(args: argparse.Namespace) -> Callable[[np.ndarray], np.ndarray
     import torch
 
     from sermtl.conv_features import ConvFeatures, check_name, check_space
+    from sermtl.precision import use_whole_float32
 
     if args.ngpu and not torch.cuda.is_available():
         raise UserError("--ngpu: PyTorch sees no GPU here; use --ngpu 0")
+    use_whole_float32()
     features = ConvFeatures(args.upstream, args.seed, torch.device("cuda" if args.ngpu else "cpu"))
     check_name(args.out, features.digest, args.speed)
     check_space(args.out, features.bytes_of(args.data, args.speed))
@@ -121,7 +123,10 @@ def dump_part(
                 broken.append(f"  {name}: {samples}")
             elif not broken:
                 key, heard = prefix + name, samples if speed == 1.0 else audio.change_speed(samples, speed)
-                values = heard if feats_type == "raw" else features(heard)
+                try:
+                    values = heard if feats_type == "raw" else features(heard)
+                except UserError as error:
+                    raise UserError(f"{key}: {error}") from error
                 write_one(writer, key, values)
                 lengths[key], sizes[key], digests[key] = len(values), len(heard), digest_of_array(values)
         if broken:
