@@ -1,14 +1,17 @@
 """The benchmark's tables, with models so small that it is the tables that are looked at."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 from small_corpus import run_program
 
 from sermtl.bench import material, measure, recipe
 from sermtl.bin import bench as program
+from sermtl.errors import UserError
 from sermtl.geometry import ConvGeometry
 
 SMALL = {
@@ -59,6 +62,15 @@ def test_the_rows_and_their_numbers(small, tmp_path, capsys):
     assert all(f"| {name} " in printed for name in ROWS)
 
 
+def test_quick_runs_five_rounds_of_few_rows(small, tmp_path):
+    path = tmp_path / "bench.json"
+    assert run_program(program.main, "--quick", "--num_threads", 1, "--json", path) == 0
+    report = json.loads(path.read_text())
+    names = [row["name"] for row in report["rows"] if row["name"] != "ours-without-bf16"]
+    assert names == ["published", "published-frozen", "ours", "ours-without-packing"]
+    assert (report["rounds"], report["batch_size"]) == (5, 2)
+
+
 def test_lengths_are_those_of_the_distribution():
     seconds = material.draw_seconds(4000, np.random.default_rng(0))
     assert np.median(seconds) == pytest.approx(3.58, rel=0.01)
@@ -85,6 +97,23 @@ def test_an_unknown_row_is_named(small, tmp_path, capsys):
     words = ["--rounds", 1, "--batch_size", 2, "--num_threads", 1, "--only", "ours-without-sense"]
     assert run_program(program.main, *words) == 2
     assert "no row ours-without-sense; known: published " in capsys.readouterr().err
+
+
+def test_seconds_of_stages_are_those_that_run_sh_tells(tmp_path, monkeypatch):
+    script = tmp_path / "run.sh"
+    script.write_text(
+        f"#!/bin/sh\nprintf '%s\\n' \"$@\" >'{tmp_path}/words'\necho x: stage 1 3 s\necho x: stage 3 41 s\n"
+    )
+    script.chmod(0o755)
+    monkeypatch.setattr(recipe, "ROOT", tmp_path)
+    found = recipe.stage_seconds(0.01, "tiny", tmp_path / "made", lambda _: None)
+    assert found["stages"] == {1: 3, 3: 41} and found["utterances"] == 40
+    words = (tmp_path / "words").read_text().split("\n")
+    lines = Path(words[words.index("--manifest") + 1]).read_text().splitlines()
+    assert len(lines) == 41 and all(soundfile.info(line.split("\t")[1]).samplerate == 16000 for line in lines[1:])
+    script.write_text("#!/bin/sh\necho no space left >&2\nexit 3\n")
+    with pytest.raises(UserError, match=r"run.sh ended with 3:(?s:.*)no space left"):
+        recipe.stage_seconds(0.01, "tiny", tmp_path / "again", lambda _: None)
 
 
 def test_a_corpus_of_noise_has_every_emotion_of_every_speaker():
