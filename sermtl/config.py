@@ -101,6 +101,8 @@ class TrainConfig:
     """Whether a GPU takes only algorithms that give the same bits each time, as a CPU always does; slower."""
     num_workers: int = 0
     """Loader processes."""
+    in_memory: bool = False
+    """Whether the training set is read once and kept, for file systems that are slow to read it each epoch."""
 
     def __post_init__(self) -> None:
         """Refuse values out of range, naming the key."""

@@ -57,11 +57,17 @@ class FrontEnd:
 
     def __call__(self, entry: str, utterance: str, speaker_stats: tuple[np.ndarray, np.ndarray] | None) -> np.ndarray:
         """Float32 waveform (S,), normalised features (T, F) or stored frames (T, C) of a dumped entry."""
+        return self.prepare(self.read(entry, utterance), speaker_stats)
+
+    def read(self, entry: str, utterance: str) -> np.ndarray:
+        """What the dump holds: int16 samples (S,), features (T, F) or stored frames (T, C)."""
+        return read_audio_entry(entry, utterance) if self.feats_type == "raw" else read_matrix(entry, utterance)
+
+    def prepare(self, dumped: np.ndarray, speaker_stats: tuple[np.ndarray, np.ndarray] | None) -> np.ndarray:
+        """The upstream's input of what the dump holds."""
         if self.feats_type == "raw":
-            return self.waveform(read_audio_entry(entry, utterance))
-        if self.feats_type == "conv":
-            return read_matrix(entry, utterance)
-        return self.features(read_matrix(entry, utterance), speaker_stats)
+            return self.waveform(dumped)
+        return dumped if self.feats_type == "conv" else self.features(dumped, speaker_stats)
 
     def stored(self) -> FrontEnd:
         """The same over the stored outputs of the convolutional encoder, whose frames are the upstream's own."""
@@ -120,6 +126,12 @@ class FoldDataset(Dataset):
         self.perturbed = perturbed or {}
         self.speaker_stats = speaker_stats or {}
         self.epoch = 0
+        self._kept: dict[str, np.ndarray] = {}
+        if config is not None and config.in_memory:
+            entries = [(example.entry, example.utterance) for example in self.examples]
+            copies = [self.perturbed[speed] for speed in config.speed_perturb if speed != 1.0]
+            entries += [(entry, name) for table in copies for name, entry in table.items()]
+            self._kept = {entry: front_end.read(entry, name) for entry, name in entries}
 
     def __len__(self) -> int:
         return len(self.examples)
@@ -153,7 +165,8 @@ class FoldDataset(Dataset):
         return example, features, time_mask_T, feature_mask_D
 
     def _read(self, example: Example, entry: str, stats: tuple[np.ndarray, np.ndarray] | None) -> np.ndarray:
-        features = self.front_end(entry, example.utterance, stats)
+        dumped = self._kept[entry] if self._kept else self.front_end.read(entry, example.utterance)
+        features = self.front_end.prepare(dumped, stats)
         if entry == example.entry and len(features) != example.length:
             raise UserError(
                 f"{entry} has {len(features)} samples or frames of {example.utterance}, and had {example.length}: "

@@ -26,7 +26,7 @@ from sermtl.scorefiles import (
 from sermtl.stamp import fold_roots
 
 # Settings that may differ from fold to fold without making the folds another experiment.
-FOLD_OWN = frozenset({"fold", "inputs", "num_workers", "accum_grad", "computed_in"})
+FOLD_OWN = frozenset({"fold", "inputs", "num_workers", "in_memory", "accum_grad", "computed_in"})
 
 
 def score_fold(decode: Path, data: Path, fold_dir: Path, exp: Path, labels_file: Path) -> dict[str, Any]:

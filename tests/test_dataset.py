@@ -106,6 +106,16 @@ def test_loader_processes_draw_what_the_main_process_draws(entries, settings):
         assert torch.equal(alone.inputs, worked.inputs) and torch.equal(alone.time_mask_BT, worked.time_mask_BT)
 
 
+@pytest.mark.parametrize("settings", [AUGMENTED, MASKED])
+def test_a_set_in_memory_is_the_same_and_reads_no_file_again(entries, settings, monkeypatch):
+    kept, read = make_set(entries, in_memory=True, **settings), make_set(entries, **settings)
+    expected = [drawn(read, epoch) for epoch in (0, 1)]
+    for name in ("read_matrix", "read_audio_entry"):
+        monkeypatch.delattr(f"sermtl.dataset.{name}")
+    assert all(equal(drawn(kept, epoch), expected[epoch]) for epoch in (0, 1))
+    assert equal(drawn(kept, 0), expected[0])  # what is kept stays as it was read
+
+
 def test_every_speed_is_drawn_and_each_comes_from_its_own_ark(entries):
     dataset = make_set(entries, masking=None, **AUGMENTED)
     seen = {drawn(dataset, epoch)["u3"][0].tobytes() for epoch in range(30)}

@@ -56,7 +56,7 @@ FILES = (
 )  # fmt: skip
 STOPPED = 75
 """Exit status after a saved stop (EX_TEMPFAIL): a queue may start the job again."""
-HARMLESS = ("save_minutes", "num_workers")
+HARMLESS = ("save_minutes", "num_workers", "in_memory")
 RESUMABLE = ("epochs", *HARMLESS)
 """Settings that a resumed training may change: more epochs (whose learning rates are those of the new total), and what
 changes no result."""
