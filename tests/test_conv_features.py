@@ -67,12 +67,13 @@ def train(corpus, exp, feats_type, **values):
 
 @pytest.fixture(scope="module")
 def trained(corpus, tmp_path_factory):
-    """The same training on audio and on stored outputs, both decoded."""
-    exps = {name: tmp_path_factory.mktemp(name) for name in ("raw", "conv")}
+    """The same training on audio, on stored outputs, and on those with utterances laid end to end, all decoded."""
+    exps = {name: tmp_path_factory.mktemp(name) for name in ("raw", "conv", "packed")}
     decode = corpus.root / "decode.yaml"
     decode.write_text("batch_size: 4\n")
     for name, exp in exps.items():
-        assert train(corpus, exp, name) == 0
+        layout = {"layout": "packed" if name == "packed" else "padded"}
+        assert train(corpus, exp, "raw" if name == "raw" else "conv", **layout) == 0
         assert run_program(decoding.main, "--config", decode, *corpus.arguments(exp)) == 0
     return exps
 
@@ -93,9 +94,10 @@ def test_kaldiio_reads_what_transformers_computes_of_each_utterance_alone(corpus
         np.testing.assert_allclose(stored[utterance], theirs_TC, atol=1e-5)
 
 
-def test_training_on_stored_outputs_is_training_on_the_audio(trained):
-    raw, conv = ([json.loads(line) for line in (exp / "s0/history.jsonl").open()] for exp in trained.values())
-    for ours, plain in zip(conv, raw, strict=True):
+@pytest.mark.parametrize("fast", ["conv", "packed"])
+def test_training_on_stored_outputs_is_training_on_the_audio(trained, fast):
+    raw, quick = ([json.loads(line) for line in (trained[n] / "s0/history.jsonl").open()] for n in ("raw", fast))
+    for ours, plain in zip(quick, raw, strict=True):
         for part in ("train", "dev"):
             for name in ("loss_ser", "loss_asr", "loss_sid"):
                 assert ours[part][name] == pytest.approx(plain[part][name], rel=1e-4)
@@ -116,10 +118,12 @@ def posteriors(exp):
     return {utterance: [float(value) for value in line.split()] for utterance, line in table.items()}
 
 
-def test_decoding_gives_the_same(trained):
-    raw, conv = (posteriors(exp) for exp in trained.values())
-    np.testing.assert_allclose(list(conv.values()), list(raw.values()), atol=1e-4)
-    texts = [read_table(exp / "s0" / "decode_test" / "text") for exp in trained.values()]
+@pytest.mark.parametrize("fast", ["conv", "packed"])
+def test_decoding_gives_the_same(trained, fast):
+    raw, ours = (posteriors(trained[name]) for name in ("raw", fast))
+    assert raw.keys() == ours.keys()
+    np.testing.assert_allclose(list(ours.values()), list(raw.values()), atol=1e-4)
+    texts = [read_table(trained[name] / "s0" / "decode_test" / "text") for name in ("raw", fast)]
     assert texts[0] == texts[1]
 
 

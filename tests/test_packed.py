@@ -5,7 +5,9 @@ import torch
 from test_upstream import FAMILIES, transformers_model, wave
 from torch import nn
 
+from sermtl.batch import Batch
 from sermtl.errors import UserError
+from sermtl.model import MultiTaskModel, task_losses
 from sermtl.packed import _drop, convolve_positions
 from sermtl.upstream import Upstream, config_from
 
@@ -80,6 +82,29 @@ def test_bf16_stays_near_float32():
     loss, gradient = loss_and_gradient(upstream, packed=True, bf16=True)
     torch.testing.assert_close(loss, plain_loss, rtol=2e-2, atol=0)
     assert apart(gradient, plain) < 2e-2
+
+
+@pytest.mark.parametrize("packed, bf16, near", [(True, False, 1e-5), (False, True, 2e-2), (True, True, 2e-2)])
+def test_the_three_losses_and_their_gradient_are_those_of_the_plain_path(packed, bf16, near):
+    def losses_and_gradient(packed, bf16):
+        torch.manual_seed(3)
+        model = MultiTaskModel(upstream_of("wav2vec2-base"), 4, 9, 3).train()
+        model.dropout.p, model.upstream.packed, model.bf16 = 0.0, packed, bf16
+        wav_BS, lengths_B = wave(*LENGTHS)
+        tokens_BN = torch.tensor([[1, 0, 0], [2, 0, 0], [1, 2, 3], [4, 4, 0], [5, 6, 7]])
+        targets = torch.tensor([0, 3, -1, 1, 2]), torch.tensor([2, 1, 0, -1, 0]), tokens_BN
+        batch = Batch(list("abcde"), wav_BS, lengths_B, *targets, torch.tensor([1, 0, 3, 2, 3]))
+        batch.time_mask_BT, batch.feature_mask_BD = masks(model.upstream, LENGTHS)
+        losses = task_losses(model(batch, -0.1), batch, 5)
+        total = losses["ser"] + 0.1 * losses["asr"] + losses["sid"]
+        weights = [p for p in model.parameters() if p.requires_grad]
+        return losses, torch.autograd.grad(total, weights, materialize_grads=True)
+
+    plain_losses, plain = losses_and_gradient(packed=False, bf16=False)
+    losses, gradient = losses_and_gradient(packed, bf16)
+    for task, loss in losses.items():
+        torch.testing.assert_close(loss, plain_losses[task], rtol=near, atol=0)
+    assert apart(gradient, plain) < near
 
 
 def test_relative_positions_are_refused():
