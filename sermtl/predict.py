@@ -103,12 +103,12 @@ class Speech2Emotion:
             device: Such as ``"cpu"`` or ``"cuda"``; by default a GPU where there is one.
 
         Raises:
-            UserError: There is no whole model under that name.
+            UserError: There is no whole model under that name, or no such device here.
         """
         names = [path_or_id] if isinstance(path_or_id, (str, Path)) else list(path_or_id)
         if not names:
             raise UserError("no model is named")
-        device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        device = find_device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         return cls([load(path, device) for name in names for path in resolve(name)], device)
 
     @overload
@@ -274,6 +274,21 @@ class Speech2Emotion:
     def _named(self, posteriors_MC: np.ndarray) -> tuple[str, dict[str, float]]:
         mean_C = posteriors_MC.mean(0)
         return self.labels[mean_C.argmax()], dict(zip(self.labels, mean_C.tolist(), strict=True))
+
+
+def find_device(name: str | torch.device) -> torch.device:
+    """The device of that name.
+
+    Raises:
+        UserError: PyTorch knows none of that name, or cannot compute on it here.
+    """
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device).cpu()
+    except Exception as error:  # of many types: unknown names, builds without CUDA, no driver
+        reason = str(error).strip().split("\n")[0]
+        raise UserError(f"device {name} cannot be used here ({reason}); use cpu, or cuda on a GPU") from error
+    return device
 
 
 EXAMPLE = Example("", "", 0, "")

@@ -20,6 +20,7 @@ from small_model import DATA2VEC_GEOMETRY, LABELS, copy_of, save_model
 
 from sermtl import Result, Speech2Emotion
 from sermtl.audio import read_audio
+from sermtl.bin import demo as demo_program
 from sermtl.bin import predict as program
 from sermtl.dataset import Example, FoldDataset
 from sermtl.decode import decode
@@ -386,6 +387,15 @@ def test_a_folder_that_is_no_model_is_told(folder, capsys, words, told):
     model = [folder if word == "AUDIO" else word for word in words]
     assert run_program(program.main, "--model", *model, folder) == 2
     assert told in lines_of(capsys)[1][-1]
+
+
+@pytest.mark.parametrize("device", ["foo", "cuda:99", "meta"])
+def test_a_device_that_is_not_here_is_told_in_one_line(models, folder, capsys, device):
+    for main in (program.main, demo_program.main):
+        audio = [folder] if main is program.main else []
+        assert run_program(main, "--model", models["raw"], "--device", device, *audio) == 2
+        out, err = lines_of(capsys)
+        assert out == [] and len(err) == 1 and err[0].startswith(f"error: device {device} cannot be used here")
 
 
 def test_no_audio_at_all_is_told(models, tmp_path, capsys):
