@@ -6,9 +6,14 @@ import base64
 import http.client
 import json
 import os
+import re
+import subprocess
+import sys
 import tempfile
 import threading
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -65,6 +70,36 @@ def test_an_upload_gives_what_the_program_says_and_leaves_nothing(demo, model, a
     assert told["timeline"][0]["start"] == 0 and told["timeline"][-1]["end"] == told["seconds"] == 2.5
     left = set(os.listdir(tempfile.gettempdir())) - before
     assert not [name for name in left if name.startswith("sermtl-demo")]
+
+
+def test_the_program_serves_and_ends_on_sigterm_leaving_nothing(model, audio, tmp_path):
+    """Stopped while one upload is heard and another comes in."""
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
+    hour = tmp_path / "hour.flac"
+    soundfile.write(hour, np.zeros(16000 * 3600), 16000)
+    words = [sys.executable, "-m", "sermtl.bin.demo", "--model", model, "--port", "0", "--max_minutes", "60"]
+    environment = {**os.environ, "TMPDIR": str(temporary)}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(words, env=environment, **pipes) as process:
+        try:
+            port = int(re.search(r"http://127\.0\.0\.1:(\d+)/ ", process.stdout.readline())[1])
+            demo = SimpleNamespace(server_port=port)
+            assert ask(demo, "GET", "/")[0] == 200
+            assert ask(demo, "POST", "/hear", audio.read_bytes())[0] == 200
+            assert not list(temporary.glob("*/*"))
+            clients = [http.client.HTTPConnection("127.0.0.1", port) for _ in range(2)]
+            clients[0].request("POST", "/hear", hour.read_bytes())
+            clients[1].request("POST", "/hear", b"half", {"Content-Length": "100"})
+            deadline = time.monotonic() + 30
+            while len(list(temporary.glob("*/*"))) < 2 and time.monotonic() < deadline:
+                time.sleep(0.05)
+            assert len(list(temporary.glob("*/*"))) == 2
+            process.terminate()
+            assert process.wait(60) == 0 and process.stderr.read() == ""
+            assert list(temporary.iterdir()) == []
+        finally:
+            process.kill()
 
 
 def test_what_cannot_be_heard_is_told(demo, tmp_path):

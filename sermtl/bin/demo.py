@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import signal
 import sys
 
 from sermtl.errors import UserError, command
@@ -32,6 +33,9 @@ def main() -> None:
 
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     model = Speech2Emotion.from_pretrained(args.model, args.device)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) == signal.SIG_DFL:
+            signal.signal(number, signal.default_int_handler)  # the end that Ctrl-C makes
     try:
         demo = Demo(model, args.port, int(args.max_mb * 1e6), args.max_minutes * 60, about(model))
     except (OSError, OverflowError) as error:
@@ -39,6 +43,7 @@ def main() -> None:
     print(f"Open {demo.url} in a browser on this computer; Ctrl-C ends it.", flush=True)
     with demo, contextlib.suppress(KeyboardInterrupt):
         demo.serve_forever()
+    os._exit(0)  # a thread that still hears an upload cannot be stopped, and aborts an interpreter that ends in order
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """The server of the page: the standard library's, on this computer only.
 
-Nothing is loaded from elsewhere and nothing is kept: an upload lies in a temporary file while it is heard.
+Nothing is loaded from elsewhere and nothing is kept: an upload lies in a temporary file while it is heard, and the
+folder of these files goes with the server.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ class Demo(ThreadingHTTPServer):
     daemon_threads = True
 
     def __init__(self, model: Speech2Emotion, port: int, max_bytes: int, max_seconds: float, about: str = ""):
+        self.uploads = tempfile.TemporaryDirectory(prefix="sermtl-demo-")
         super().__init__((HOST, port), Handler)
         self.model, self.max_bytes, self.max_seconds, self.about = model, max_bytes, max_seconds, about
         self.busy = threading.Lock()
@@ -48,6 +50,11 @@ class Demo(ThreadingHTTPServer):
     def url(self) -> str:
         """Where the page is."""
         return f"http://{HOST}:{self.server_port}/"
+
+    def server_close(self) -> None:
+        """Answer no more, and delete what is being heard."""
+        super().server_close()
+        self.uploads.cleanup()
 
     def hear(self, path: str) -> dict[str, Any]:
         """What is heard in a file, with posteriors over time.
@@ -111,18 +118,25 @@ class Handler(BaseHTTPRequestHandler):
             self._hear(int(length))
 
     def _hear(self, length: int) -> None:
-        with tempfile.NamedTemporaryFile(prefix="sermtl-demo-") as file:
-            left = length
-            while left and (piece := self.rfile.read(min(left, 1 << 16))):
+        path = Path(self.server.uploads.name, str(threading.get_ident()))
+        try:
+            self._receive(path, length)
+            status, told = 200, self.server.hear(str(path))
+        except UserError as error:
+            status, told = 422, {"error": str(error)}
+        except OSError as error:
+            status, told = 500, {"error": f"the upload cannot be kept: {error.strerror or error}"}
+        finally:
+            path.unlink(missing_ok=True)
+        self._answer(status, told)
+
+    def _receive(self, path: Path, length: int) -> None:
+        with open(path, "wb") as file:
+            while length and (piece := self.rfile.read(min(length, 1 << 16))):
                 file.write(piece)
-                left -= len(piece)
-            file.flush()
-            try:
-                if left:
-                    raise UserError("the upload broke off")
-                self._answer(200, self.server.hear(file.name))
-            except UserError as error:
-                self._answer(422, {"error": str(error)})
+                length -= len(piece)
+        if length:
+            raise UserError("the upload broke off")
 
     def _from_here(self) -> bool:
         """Refuse other names of this address and other sites' pages, which could reach it through a browser."""
