@@ -20,6 +20,11 @@ SPEAKER_DEPENDENT = (
     "**Speaker-dependent**: speakers of the test list also stand in the training list. These scores say little about "
     "people whom the model has not heard, and compare only with others of the same protocol."
 )
+CMVN_SPEAKER = (
+    "**Not of single files**: for these scores, features were normalised by the mean and variance of all recordings of "
+    "each test speaker (`cmvn: speaker`). A file that is heard on its own is normalised by itself, and these scores "
+    "are not to be expected then."
+)
 SPEAKER_INDEPENDENT = "Speaker-independent: no speaker of the test list stands in the training list."
 CITATION = """\
 S. Ha, "Speech Emotion Recognition via multi-task learning with speaker normalization".
@@ -34,6 +39,7 @@ class Facts:
 
     labels: Sequence[str]
     settings: Mapping[str, Any]
+    """Of the training; an ``upstream`` with a ``/`` is a model of the hub."""
     scores: Mapping[str, Any]
     rows: Sequence[Utterance]
     """The fold's test utterances."""
@@ -88,7 +94,7 @@ def _head(facts: Facts) -> dict[str, Any]:
     if facts.lang:
         head["language"] = facts.lang
     upstream = str(facts.settings.get("upstream", ""))
-    if upstream.count("/") == 1 and not upstream.startswith((".", "/")) and not upstream.endswith((".yaml", ".yml")):
+    if "/" in upstream:  # of a file or a folder there is only the name
         head["base_model"] = upstream
     return head
 
@@ -137,10 +143,12 @@ def _data(facts: Facts, corpus: str, protocol: str, fold: str) -> str:
 def _scores(facts: Facts) -> str:
     ser, asr, spk = (facts.scores[head] for head in ("ser", "asr", "spk"))
     bounds = _intervals(facts)
+    by_speaker = (facts.settings.get("feats_type"), facts.settings.get("cmvn")) == ("fbank", "speaker")
     speaker = f"{spk['acc']:.3f}" if spk.get("acc") is not None else f"undefined: {spk.get('reason', 'not measured')}"
     lines = [
         "On this fold's test list; in brackets 95 % bootstrap intervals over its utterances, which do not show how the "
         "scores vary from speaker to speaker.",
+        *(["", CMVN_SPEAKER] if by_speaker else []),
         "",
         "| measure | value | of |",
         "|---|---|---|",
@@ -163,10 +171,11 @@ def _scores(facts: Facts) -> str:
         lines += ["", f"WA of the ONNX files on the same list: {', '.join(told)}."]
     if facts.pooled:
         p = facts.pooled
-        missing = f" ({len(p['missing_folds'])} folds are missing)" if p.get("missing_folds") else ""
+        missing = len(p.get("missing_folds", []))
+        folds = f"{len(p['folds'])} of {len(p['folds']) + missing}" if missing else f"all {len(p['folds'])}"
         lines += [
             "",
-            f"The same settings over all {len(p['folds'])} folds{missing}, pooled: WA {_number(p['ser']['wa'])}, UA "
+            f"The same settings over {folds} folds, pooled: WA {_number(p['ser']['wa'])}, UA "
             f"{_number(p['ser']['ua'])}, WER {_number(p['asr']['wer'])} on {p['ser']['n']} utterances.",
         ]
     return "\n".join(lines)

@@ -148,22 +148,32 @@ def _facts(
     fold: Path, fold_dir: Path, data: Path, trained: TrainedModel, options: PackOptions, folders: list[str],
     notes: list[str], losses: dict[str, dict[str, float]],
 ) -> Facts:  # fmt: skip
-    settings = read_yaml(fold / "config.yaml")
     lang, audit, pooled = data / "lang", fold_dir / "audit.json", fold.parent / "scores.json"
     return Facts(
         labels=trained.labels,
-        settings=settings,
-        scores=read_scores(fold / "score_test" / "scores.json"),
+        settings=_without_folder(read_yaml(fold / "config.yaml")),
+        scores=_published_scores(fold / "score_test" / "scores.json"),
         rows=read_utterances(fold / "score_test" / "per_utt.tsv"),
         audit=whole_audit(audit),
         lang=lang.read_text(encoding="utf-8").strip() if lang.is_file() else "",
-        pooled=read_scores(pooled) if pooled.is_file() else {},
+        pooled=_published_scores(pooled) if pooled.is_file() else {},
         model_license=options.model_license,
         data_license=options.data_license,
         folders=folders,
         notes=notes,
         onnx_scores=losses,
     )
+
+
+def _published_scores(path: Path) -> dict[str, Any]:
+    scores = read_scores(path)
+    return scores | {"settings": _without_folder(scores["settings"])}
+
+
+def _without_folder(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings whose upstream, where it is a file or a folder (so that it has a digest), is only its name."""
+    local = settings.get("upstream_digest") is not None
+    return settings | {"upstream": Path(settings["upstream"]).name} if local else settings
 
 
 def _losses(directory: Path, fold: Path, data: Path, labels: list[str]) -> dict[str, dict[str, float]]:

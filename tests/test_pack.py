@@ -20,12 +20,15 @@ from sermtl.bin import pack as program
 from sermtl.bin import predict as predict_program
 from sermtl.bin import score as score_program
 from sermtl.bin import train as train_program
+from sermtl.card import Facts, model_card
 from sermtl.errors import UserError
 from sermtl.export import CLASSIFIER, RECOGNISER, export_transformers, write_tokenizer
 from sermtl.model_dir import load_model
 from sermtl.pretrained import read_manifest
+from sermtl.scorefiles import Utterance
 from sermtl.tally import collapse
 from sermtl.text import BpeTokenizer
+from sermtl.upstream import Upstream, config_from
 
 onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed: pip install 'sermtl[onnx]'")
 FAMILIES = {
@@ -41,6 +44,9 @@ FAMILIES = {
 def scored(tmp_path_factory):
     """A corpus, and for each kind of features an experiment whose fold s0 is trained, decoded and scored."""
     corpus = make_small_corpus(tmp_path_factory.mktemp("corpus"))
+    geometry = dict(RAW_GEOMETRY)
+    upstream = Upstream(config_from(geometry.pop("model_type"), geometry, "test"))
+    upstream.model.save_pretrained(corpus.root / "encoder")  # pretrained, as for a user
     for feats_type in ("raw", "fbank"):
         make_scored(corpus, feats_type, corpus.root / "exp" / feats_type)
     return corpus
@@ -48,11 +54,14 @@ def scored(tmp_path_factory):
 
 def make_scored(corpus, feats_type, exp):
     words = corpus.arguments(exp)
-    config = corpus.config(feats_type, epochs=1)
+    pretrained = {"upstream": str(corpus.root / "encoder"), "precision": "float32"} if feats_type == "raw" else {}
+    config = corpus.config(feats_type, epochs=1, **pretrained)
     assert run_program(train_program.main, "--config", config, *words) == 0
     assert run_program(decode_program.main, "--config", "conf/decode.yaml", *words) == 0
     words = ["--data", corpus.data, "--folds_dir", corpus.folds_dir, "--folds", corpus.fold, "--exp", exp]
     assert run_program(score_program.main, "folds", *words) == 0
+    pool = ["--exp", exp, "--folds_file", corpus.folds_dir / "folds"]
+    assert run_program(score_program.main, "pool", *pool) == 0
 
 
 def pack_of(corpus, exp, *words):
@@ -91,8 +100,17 @@ def test_a_pack_needs_neither_the_experiment_nor_the_corpus(scored, packs):
         pack = Speech2Emotion.from_pretrained(packs / feats_type)
         assert pack(speech(1), 16000).scores == fold(speech(1), 16000).scores
         assert pack(speech(1), 16000).text == fold(speech(1), 16000).text
-        text = "".join(file.read_text() for file in (packs / feats_type).rglob("*") if file.suffix in (".json", ".md"))
-        assert str(scored.root / "exp") not in text
+
+
+@pytest.mark.parametrize("feats_type", ["raw", "fbank"])
+def test_nothing_in_a_pack_tells_where_it_was_made(scored, packs, feats_type):
+    files = {str(file.relative_to(packs)): file for file in (packs / feats_type).rglob("*") if file.is_file()}
+    told = str(scored.root).encode()
+    assert [name for name, file in files.items() if told in file.read_bytes()] == []
+    name = "encoder" if feats_type == "raw" else "fbank_geometry.yaml"
+    assert f"- upstream: {name}\n" in (packs / feats_type / "README.md").read_text()
+    for scores in ("scores.json", "scores_all_folds.json"):
+        assert json.loads((packs / feats_type / scores).read_text())["settings"]["upstream"] == name
 
 
 def test_two_trainings_with_the_same_settings_give_the_same_bytes(scored):
@@ -122,6 +140,46 @@ def test_the_card_tells_what_the_scores_are_of(packs):
     ):  # fmt: skip
         assert needed in card, needed
     assert "cannot express" in (packs / "fbank" / "README.md").read_text()
+
+
+def test_the_card_tells_the_audit_and_what_all_folds_score(scored, packs):
+    pack = packs / "raw"
+    card, audit = (pack / "README.md").read_text(), json.loads((pack / "audit.json").read_text())
+    assert audit == json.loads((scored.folds_dir / "s0" / "audit.json").read_text())
+    for part in ("train", "test"):
+        told = f"- {part}: {audit[f'utterances_{part}']} utterances of {audit[f'speakers_{part}']} speakers\n"
+        assert audit[f"utterances_{part}"] > 0 and told in card
+    assert f"- {audit['test_utterances_transcript_seen_share']:.0%} of the test transcripts also occur" in card
+    pooled = json.loads((pack / "scores_all_folds.json").read_text())
+    assert pooled == json.loads((scored.root / "exp/raw/scores.json").read_text()) | {"settings": pooled["settings"]}
+    assert f"over 1 of 3 folds, pooled: WA {pooled['ser']['wa']:.3f}" in card
+
+
+def card_of(**settings):
+    """Of 200 utterances of three words, of which 150 have the right class, each with one error in every other."""
+    rows = [Utterance(f"u{n}", "s", "ang", "ang" if n % 4 else "sad", 3, n % 2, 9, 1, "s") for n in range(200)]
+    ser = {"wa": 0.75, "ua": 0.75, "n": 200, "confusion": [[150, 50], [0, 0]]}
+    scores = {"protocol": "speaker", "speaker_dependent": False, "ser": ser, "spk": {"acc": None, "reason": "unseen"}}
+    return model_card(Facts(["ang", "sad"], settings, scores | {"asr": {"wer": 1 / 6, "words": 600}}, rows, {}))
+
+
+def test_the_cards_intervals_are_those_of_the_binomial_distribution():
+    found = dict(re.findall(r"\| (WA|WER) .*?\| [\d.]+ \[(.*?)\]", card_of()))
+    random = np.random.default_rng(0)
+    for name, share, scale in (("WA", 0.75, 1), ("WER", 0.5, 1 / 3)):
+        wanted = np.percentile(random.binomial(200, share, 100_000) / 200 * scale, [2.5, 97.5])
+        np.testing.assert_allclose([float(end) for end in found[name].split(", ")], wanted, atol=0.008)
+
+
+def test_the_card_tells_scores_that_a_single_file_cannot_reach():
+    assert "**Not of single files**" in card_of(feats_type="fbank", cmvn="speaker")
+    for settings in ({"feats_type": "fbank", "cmvn": "utterance"}, {"feats_type": "raw", "cmvn": "speaker"}):
+        assert "Not of single files" not in card_of(**settings)
+
+
+def test_only_a_model_of_the_hub_is_a_base_model():
+    assert "base_model: facebook/wav2vec2-base\n" in card_of(upstream="facebook/wav2vec2-base")
+    assert "base_model" not in card_of(upstream="encoder")
 
 
 def test_a_speaker_dependent_protocol_is_told(scored, tmp_path):
