@@ -11,6 +11,8 @@ from sermtl.predict import Result, Segment
 
 WIDEST_PATH = 48
 """Longer paths keep their ends in the table."""
+LONGEST_TEXT = 300
+"""Characters of a transcript that the table shows; `--json` and `--tsv` give all."""
 
 
 class Lines:
@@ -64,14 +66,14 @@ class TsvLines(Lines):
     def head(self) -> str:  # type: ignore[override]
         """The names of the columns."""
         spread = [f"{label}_sd" for label in self.labels] if self.spread else []
-        return "\t".join(["path", "emotion", "seconds", *self.labels, *spread, "text"])
+        return "\t".join(map(cell, ["path", "emotion", "seconds", *self.labels, *spread, "text"]))
 
     def line(self, item: Item, result: Result) -> str:
         """One row."""
         numbers = [f"{result.scores[label]:.6f}" for label in self.labels]
         if result.spread is not None:
             numbers += [f"{result.spread[label]:.6f}" for label in self.labels]
-        return "\t".join([cell(item.path), result.emotion, f"{result.seconds:.4f}", *numbers, result.text])
+        return "\t".join(map(cell, [item.path, result.emotion, f"{result.seconds:.4f}", *numbers, result.text]))
 
 
 class TableLines(Lines):
@@ -81,7 +83,7 @@ class TableLines(Lines):
     def head(self) -> str:  # type: ignore[override]
         """The names of the columns."""
         columns = "  ".join(f"{label:>{self._column(label)}}" for label in self.labels)
-        return f"{'path':<{self.width}}  {'emotion':<{self._names}}  {columns}  {'seconds':>9}  text"
+        return cell(f"{'path':<{self.width}}  {'emotion':<{self._names}}  {columns}  {'seconds':>9}  text")
 
     @property
     def _names(self) -> int:
@@ -92,16 +94,16 @@ class TableLines(Lines):
 
     def line(self, item: Item, result: Result) -> str:
         """One row, and one a segment."""
-        path = item.path if len(item.path) <= self.width else "…" + item.path[1 - self.width :]
-        path = cell(path)
+        path = cell(item.path if len(item.path) <= self.width else "…" + item.path[1 - self.width :])
+        text = result.text if len(result.text) <= LONGEST_TEXT else result.text[: LONGEST_TEXT - 1] + "…"
         rows = [
             f"{path:<{self.width}}  {result.emotion:<{self._names}}  {self._scores(result.scores, result.spread)}  "
-            f"{result.seconds:9.2f}  {result.text}".rstrip()
+            f"{result.seconds:9.2f}  {text}".rstrip()
         ]
         for segment in result.segments:
             span = f"  {clock(segment.start)} to {clock(segment.end)}"
             rows.append(f"{span:<{self.width}}  {segment.emotion:<{self._names}}  {self._scores(segment.scores)}")
-        return "\n".join(rows)
+        return "\n".join(map(cell, rows))
 
     def _scores(self, scores: dict[str, float], spread: dict[str, float] | None = None) -> str:
         cells = []
@@ -118,7 +120,7 @@ def segment_lines(item: Item, result: Result, labels: Sequence[str]) -> list[str
     segments = result.segments or (Segment(0.0, result.seconds, result.emotion, result.scores),)
     return [
         "\t".join(
-            [cell(item.path), f"{s.start:.3f}", f"{s.end:.3f}", s.emotion]
+            [cell(item.path), f"{s.start:.3f}", f"{s.end:.3f}", cell(s.emotion)]
             + [f"{s.scores[label]:.6f}" for label in labels]
         )
         for s in segments

@@ -26,8 +26,10 @@ from sermtl.dataset import Example, FoldDataset
 from sermtl.decode import decode
 from sermtl.errors import UserError
 from sermtl.fold_data import read_dump
-from sermtl.listen import Resampler, audio_blocks, find_audio
+from sermtl.listen import Item, Resampler, audio_blocks, find_audio
 from sermtl.model_dir import load_model
+from sermtl.predict import Segment
+from sermtl.show import TableLines, TsvLines, segment_lines
 from sermtl.timeline import Heard, Timeline, merge, windows
 
 CPU = torch.device("cpu")
@@ -421,11 +423,39 @@ def test_an_unreachable_hub_is_told(folder, capsys, monkeypatch):
     assert "cannot be had from the hub" in lines_of(capsys)[1][-1]
 
 
-def test_names_cannot_steer_a_terminal_or_break_a_row(models, tmp_path, capsys):
+@pytest.mark.parametrize("form", ["--tsv", "--window=0.5"])
+def test_a_strangers_names_and_words_cannot_steer_a_terminal_or_break_a_row(models, tmp_path, capsys, form):
     write_wav(tmp_path / "a\tb\x1b[31m.wav", speech(0))
-    assert run_program(program.main, "--model", models["raw"], "--tsv", tmp_path) == 0
-    head, row = lines_of(capsys)[0]
-    assert row.count("\t") == head.count("\t") and "\x1b" not in row
+    (tmp_path / "c\x1b[31m.wav").write_text("no audio")
+    stranger = copy_of(models["raw"], tmp_path / "model")
+    tokens = stranger / "tokens" / "tokens.txt"
+    specials, letters = tokens.read_text().splitlines()[:5], tokens.read_text().splitlines()[5:]
+    tokens.write_text("".join(f"{token}\n" for token in specials + [f"{letter}\x1b[2J\t" for letter in letters]))
+    words = ["--model", stranger, form, "--timeline", tmp_path / "t.tsv", tmp_path]
+    assert run_program(program.main, *words) == 1
+    out, err = lines_of(capsys)
+    assert "\\x1b[2J" in out[1] and "a\\tb\\x1b[31m" in out[1] and "\\x1b" in err[-1]
+    if form == "--tsv":
+        assert out[1].count("\t") == out[0].count("\t")
+    everything = "\n".join([*out, *err, (tmp_path / "t.tsv").read_text()])
+    assert not [char for char in everything if not char.isprintable() and char not in "\t\n"]
+
+
+def test_a_strangers_labels_cannot_steer_a_terminal(raw):
+    labels = ["a\x1b[2J", "b\tc"]
+    segment = Segment(0, 1, labels[0], dict.fromkeys(labels, 0.5))
+    result = Result(labels[0], segment.scores, "", np.zeros(1), 1.0, (segment,), (segment,))
+    item = Item("a.wav")
+    for lines in (TableLines(labels, [item], False), TsvLines(labels, [item], False)):
+        told = "\n".join([lines.head, lines.line(item, result), *segment_lines(item, result, labels)])
+        assert "\x1b" not in told and "b\tc" not in told and "a\\x1b[2J" in told
+
+
+def test_the_table_shortens_a_transcript_that_no_line_holds():
+    item, text = Item("a.wav"), "WORD " * 2000
+    result = Result("ang", {"ang": 1.0}, text, np.zeros(1), 3600.0)
+    table, tsv = (form(["ang"], [item], False).line(item, result) for form in (TableLines, TsvLines))
+    assert table.endswith(" WORD…") and len(table) < 400 and tsv.endswith(text)
 
 
 def test_folders_are_searched_for_audio_only(folder):

@@ -65,7 +65,7 @@ def main() -> int:
 
     from sermtl.listen import find_audio
     from sermtl.predict import Speech2Emotion
-    from sermtl.show import JsonLines, TableLines, TsvLines, segment_lines
+    from sermtl.show import JsonLines, TableLines, TsvLines, cell, segment_lines
     from sermtl.timeline import check_window
 
     if args.hop is not None and args.window is None:
@@ -115,7 +115,7 @@ def main() -> int:
         f"real-time factor {elapsed / seconds if seconds else 0:.4f} (after {loaded - started:.1f} s of loading)"
     )
     for problem in problems:
-        say(f"not read: {problem}")
+        say(cell(f"not read: {problem}"))
     return 1 if problems else 0
 
 
