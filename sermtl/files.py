@@ -8,6 +8,7 @@ import json
 import os
 import platform
 import shutil
+import tempfile
 import time
 import zlib
 from collections.abc import Iterator
@@ -58,6 +59,22 @@ def atomic_write(path: str | Path, mode: str = "w", sync: bool = True) -> Iterat
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
+
+
+def check_writable(path: Path) -> None:
+    """Find out before the work whether `atomic_write` could make ``path``; makes its directory.
+
+    Raises:
+        UserError: It could not.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+    if path.is_dir():
+        raise UserError(f"cannot write {path}: a folder of that name is there")
 
 
 def temporary_path(path: Path) -> Path:

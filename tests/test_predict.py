@@ -378,6 +378,35 @@ def test_segments_and_pictures_are_written(models, folder, tmp_path, capsys):
     assert run_program(program.main, *words[:2], "--plot", tmp_path / "a.png", folder) == 2
 
 
+def test_each_recording_has_a_picture_of_its_own(models, folder, tmp_path):
+    write_wav(tmp_path / "0.wav", speech(9))
+    pictures = tmp_path / "pictures"
+    words = ["--plot", pictures, folder / "0.wav", folder / "0.wav", tmp_path / "0.wav"]
+    assert run_program(program.main, "--model", models["raw"], *words) == 0
+    drawn = {file.name: file.read_bytes() for file in pictures.iterdir()}
+    assert drawn.keys() == {"0.png", "0-2.png", "0-3.png"}
+    assert drawn["0.png"] == drawn["0-2.png"] != drawn["0-3.png"]
+
+
+@pytest.mark.parametrize(
+    ("option", "target", "told"),
+    [
+        ("--timeline", "FILE/out.tsv", "cannot write"),
+        ("--timeline", "FOLDER", "a folder of that name is there"),
+        ("--plot", "FILE/pictures", "cannot write"),
+        ("--plot", "FILE", "cannot write"),
+        ("--plot", "out.jpg", "pictures are PNG"),
+    ],
+)
+def test_a_target_that_cannot_be_written_is_told_before_the_work(folder, tmp_path, capsys, option, target, told):
+    (tmp_path / "FILE").write_text("mine")
+    (tmp_path / "FOLDER").mkdir()
+    words = ["--model", tmp_path / "no-model", option, tmp_path / target, folder / "0.wav"]
+    assert run_program(program.main, *words) == 2
+    out, err = lines_of(capsys)
+    assert out == [] and len(err) == 1 and told in err[0] and (tmp_path / "FILE").read_text() == "mine"
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sermtl.errors import UserError, command
+from sermtl.files import atomic_write, check_writable
 
 if TYPE_CHECKING:
     from sermtl.listen import Item
@@ -45,7 +46,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "--plot": {
         "type": Path,
         "metavar": "PNG",
-        "help": "draw waveform, posteriors over time, transcript;\nof several recordings: into this folder",
+        "help": "draw waveform, posteriors over time, transcript;\nanother name than *.png: a folder, for one each",
     },
     "--device": {"help": "cpu or cuda (default: a GPU where there is one)"},
 }
@@ -74,6 +75,9 @@ def main() -> int:
         check_window(args.window, args.window / 2 if args.hop is None else args.hop)
     items = find_audio(args.audio)
     targets = plot_targets(args.plot, items)
+    for path in [args.timeline, *targets]:
+        if path is not None:
+            check_writable(path)
     torch.set_num_threads(args.num_threads)
     model = Speech2Emotion.from_pretrained(args.model, args.device)
     lines = (JsonLines if args.json else TsvLines if args.tsv else TableLines)(
@@ -86,7 +90,8 @@ def main() -> int:
     if lines.head is not None:
         print(lines.head)
     progress = tqdm(total=len(items), unit="file", disable=None if sys.stderr.isatty() else True, leave=False)
-    for item, (_, result) in zip(items, model.files([i.path for i in items], args.window, args.hop), strict=True):
+    results = model.files([item.path for item in items], args.window, args.hop)
+    for item, target, (_, result) in zip(items, targets, results, strict=True):
         progress.update()
         if isinstance(result, UserError):
             problems.append(result)
@@ -96,16 +101,14 @@ def main() -> int:
             print(lines.line(item, result), flush=True)
         if args.timeline:
             segments += segment_lines(item, result, model.labels)
-        if args.plot:
+        if target is not None:
             try:
-                draw(model, item, result, targets[item.path])
+                draw(model, item, result, target)
             except UserError as error:
                 problems.append(error)
     progress.close()
 
     if args.timeline:
-        from sermtl.files import atomic_write
-
         with atomic_write(args.timeline) as file:
             file.write("\t".join(["path", "start", "end", "emotion", *model.labels]) + "\n")
             file.writelines(f"{line}\n" for line in segments)
@@ -144,22 +147,28 @@ def say(message: str) -> None:
     print(message, file=sys.stderr, flush=True)
 
 
-def plot_targets(target: Path | None, items: list[Item]) -> dict[str, Path]:
-    """Which picture each recording gets: ``--plot`` itself for a single one, else one in that folder."""
+def plot_targets(target: Path | None, items: list[Item]) -> list[Path | None]:
+    """Which picture each recording gets: ``--plot`` itself if it ends in ``.png``, else one of its own in that folder.
+
+    Raises:
+        UserError: It has another ending, or is one picture for several recordings.
+    """
     if target is None:
-        return {}
-    if len(items) == 1 and not target.is_dir():
-        return {items[0].path: target}
-    if target.suffix or (target.exists() and not target.is_dir()):
-        raise UserError(f"--plot {target}: there are {len(items)} recordings; name a folder for their pictures")
-    names: dict[str, Path] = {}
+        return [None] * len(items)
+    if target.suffix and not target.is_dir():
+        if target.suffix.lower() != ".png":
+            raise UserError(f"--plot {target}: pictures are PNG; give a name that ends in .png, or a folder")
+        if len(items) > 1:
+            raise UserError(f"--plot {target}: there are {len(items)} recordings; name a folder for their pictures")
+        return [target]
+    names: dict[Path, None] = {}
     for item in items:
         stem = (item.utterance or Path(item.path).stem).replace("/", "_")
-        taken, name, number = set(names.values()), target / f"{stem}.png", 2
-        while name in taken:
+        name, number = target / f"{stem}.png", 2
+        while name in names:
             name, number = target / f"{stem}-{number}.png", number + 1
-        names[item.path] = name
-    return names
+        names[name] = None
+    return list(names)
 
 
 def draw(model: Speech2Emotion, item: Item, result: Result, target: Path) -> None:
