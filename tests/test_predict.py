@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import signal as os_signal
 import subprocess
 import sys
 import tracemalloc
@@ -485,6 +487,15 @@ def test_the_table_shortens_a_transcript_that_no_line_holds():
     result = Result("ang", {"ang": 1.0}, text, np.zeros(1), 3600.0)
     table, tsv = (form(["ang"], [item], False).line(item, result) for form in (TableLines, TsvLines))
     assert table.endswith(" WORD…") and len(table) < 400 and tsv.endswith(text)
+
+
+def test_a_reader_that_has_seen_enough_ends_the_program_without_a_word(models, folder):
+    reads, writes = os.pipe()
+    os.close(reads)
+    words = [sys.executable, "-m", "sermtl.bin.predict", "--model", models["raw"], "--tsv", folder]
+    done = subprocess.run(words, stdout=writes, stderr=subprocess.PIPE, text=True)
+    os.close(writes)
+    assert (done.returncode, done.stderr) == (128 + os_signal.SIGPIPE, "")
 
 
 def test_folders_are_searched_for_audio_only(folder):

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import io
 import os
+import signal
 import sys
 import time
 from dataclasses import replace
@@ -88,7 +89,7 @@ def main() -> int:
     problems: list[UserError] = []
     seconds, segments = 0.0, []
     if lines.head is not None:
-        print(lines.head)
+        show(lines.head)
     progress = tqdm(total=len(items), unit="file", disable=None if sys.stderr.isatty() else True, leave=False)
     results = model.files([item.path for item in items], args.window, args.hop)
     for item, target, (_, result) in zip(items, targets, results, strict=True):
@@ -98,7 +99,7 @@ def main() -> int:
             continue
         seconds += result.seconds
         with tqdm.external_write_mode():
-            print(lines.line(item, result), flush=True)
+            show(lines.line(item, result))
         if args.timeline:
             segments += segment_lines(item, result, model.labels)
         if target is not None:
@@ -140,6 +141,15 @@ def parse() -> argparse.Namespace:
     if args.num_threads < 1:
         raise UserError("--num_threads takes 1 or more")
     return args
+
+
+def show(line: str) -> None:
+    """A line of the results; where nobody reads them any more, the program ends as others do that SIGPIPE kills."""
+    try:
+        print(line, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what its buffer still holds
+        sys.exit(128 + signal.SIGPIPE)
 
 
 def say(message: str) -> None:
