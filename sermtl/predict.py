@@ -141,8 +141,10 @@ class Speech2Emotion:
             hop: Seconds from one window to the next (default: half a window).
 
         Raises:
-            UserError: A waveform is empty, holds NaN or infinity, or has another shape, type or range.
+            UserError: A waveform is empty, holds NaN or infinity, or has another shape, type or range; the window or
+                the hop is out of range.
         """
+        in_samples(window, hop)
         if isinstance(waveform, (list, tuple)) and not (waveform and np.isscalar(waveform[0])):
             samples = [as_int16(one, sampling_rate, f"waveform {n}") for n, one in enumerate(waveform)]
             return self._hear_all(samples, window, hop)
@@ -154,7 +156,11 @@ class Speech2Emotion:
         """Hear files, in their order: each path with its result, or with what is wrong with it.
 
         Files of similar length are heard together; long ones (see ``__call__``) are streamed.
+
+        Raises:
+            UserError: The window or the hop is out of range.
         """
+        in_samples(window, hop)
         names = [str(path) for path in paths]
         longest = WHOLE if window is None else window
         for first in range(0, len(names), POOL):
@@ -186,11 +192,9 @@ class Speech2Emotion:
 
     def _stream(self, blocks: Iterable[np.ndarray], window: float | None, hop: float | None) -> Result:
         """Hear a recording in windows, a few at a time."""
-        if window is None:
-            window, hop = WINDOW, HOP if hop is None else hop
-        window_samples, hop_samples = check_window(window, window / 2 if hop is None else hop)
+        window_samples, hop_samples = in_samples(window, hop)
         timeline, waiting = Timeline(), []
-        batch = max(1, min(BATCH, int(BATCH_SECONDS / window)))
+        batch = max(1, min(BATCH, int(BATCH_SECONDS * SAMPLE_RATE / window_samples)))
         for start, samples_S in windows(blocks, window_samples, hop_samples):
             waiting.append((start, samples_S))
             if len(waiting) == batch:
@@ -306,6 +310,17 @@ def features(trained: TrainedModel, samples_S: np.ndarray) -> np.ndarray:
     return trained.front_end.features(features_TF, (features_TF.mean(0), features_TF.std(0)))
 
 
+def in_samples(window: float | None, hop: float | None) -> tuple[int, int]:
+    """Window and hop in samples, of seconds or their defaults.
+
+    Raises:
+        UserError: As `check_window`.
+    """
+    if window is None:
+        window, hop = WINDOW, HOP if hop is None else hop
+    return check_window(window, window / 2 if hop is None else hop)
+
+
 def batches(lengths: Sequence[int], seconds: float) -> list[list[int]]:
     """Indices in batches of similar length, at most `BATCH` and so many seconds; the longest first."""
     made: list[list[int]] = []
@@ -324,7 +339,10 @@ def as_int16(waveform: Any, sampling_rate: int, name: str) -> np.ndarray:
     Raises:
         UserError: It is empty, not finite, or of another shape, type or range; the message begins with ``name``.
     """
-    values = waveform.detach().cpu().numpy() if isinstance(waveform, torch.Tensor) else np.asarray(waveform)
+    if isinstance(waveform, torch.Tensor):
+        waveform = waveform.detach().cpu()
+        waveform = waveform.float() if waveform.is_floating_point() else waveform  # NumPy has no bfloat16
+    values = np.asarray(waveform)
     check_rate(sampling_rate, name)
     if values.size == 0:
         raise UserError(f"{name} is empty")

@@ -30,7 +30,7 @@ from sermtl.errors import UserError
 from sermtl.fold_data import read_dump
 from sermtl.listen import Item, Resampler, audio_blocks, find_audio
 from sermtl.model_dir import load_model
-from sermtl.predict import Segment
+from sermtl.predict import Segment, as_int16
 from sermtl.show import TableLines, TsvLines, segment_lines
 from sermtl.timeline import Heard, Timeline, merge, windows
 
@@ -93,18 +93,26 @@ def test_all_kinds_of_waveforms_mean_the_same(raw):
     kinds = (floats_S, floats_S.astype(np.float64), floats_S.tolist(), floats_S[None], torch.from_numpy(floats_S),
              torch.from_numpy(samples_S), samples_S[:, None])  # fmt: skip
     assert all(close(raw(kind, 16000), told) for kind in kinds)
+    for kind in (torch.bfloat16, torch.float16):
+        coarse_S = torch.from_numpy(floats_S).to(kind)
+        assert close(raw(coarse_S, 16000), raw(coarse_S.float().numpy(), 16000))
     many = raw([samples_S, torch.from_numpy(floats_S), speech(2)], 16000)
     assert [close(one, told) for one in many] == [True, True, False]
     assert raw([], 16000) == []
 
 
-def test_other_rates_are_resampled(raw):
-    rng = np.random.default_rng(0)
-    slow_S = np.convolve(rng.normal(0, 0.1, 16000), np.ones(8) / 8, "same")
-    fast_S = np.interp(np.arange(48000) / 3, np.arange(16000), slow_S)
-    assert raw(fast_S, 48000).seconds == 1.0
-    assert close(raw(fast_S, 48000), raw(slow_S, 16000), tolerance=0.05) or raw(fast_S, 48000).text
-    assert not close(raw(fast_S, 16000), raw(fast_S, 48000))
+@pytest.mark.parametrize("rate", [8000, 22050, 44100, 48000])
+def test_other_rates_are_resampled(raw, rate):
+    def tones(rate):
+        time_S = np.arange(2 * rate) / rate
+        tones_S = sum(np.sin(2 * np.pi * hertz * time_S + hertz) for hertz in (440, 1200, 2500))
+        return 0.2 * tones_S * np.sin(np.pi * time_S / 2) ** 2
+
+    apart_S = as_int16(tones(rate), rate, "fast").astype(int) - as_int16(tones(16000), 16000, "slow")
+    assert np.abs(apart_S).max() < 100
+    told, wanted, wrong = raw(tones(rate), rate), raw(tones(16000), 16000), raw(tones(rate), 16000)
+    assert told.seconds == 2.0
+    assert told.scores == pytest.approx(wanted.scores, abs=1e-3) != wrong.scores
 
 
 @pytest.mark.parametrize(
@@ -123,6 +131,13 @@ def test_other_rates_are_resampled(raw):
 def test_wrong_waveforms_are_refused_by_name(raw, waveform, rate, told):
     with pytest.raises(UserError, match=told):
         raw(waveform, rate)
+
+
+@pytest.mark.parametrize("wrong", [{"hop": 0}, {"hop": -1}, {"window": 1, "hop": 2}, {"window": 0}, {"hop": 11}])
+def test_a_wrong_window_or_hop_is_refused_for_short_audio_too(raw, folder, wrong):
+    for hear in (lambda: raw(speech(0), 16000, **wrong), lambda: list(raw.files([folder / "0.wav"], **wrong))):
+        with pytest.raises(UserError, match="a window is 0.1 s or more, a hop above 0 and at most that"):
+            hear()
 
 
 def test_a_single_sample_and_silence_are_heard(raw, models):
