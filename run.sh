@@ -53,8 +53,11 @@ python=        # absolute path of an environment's python3 to use as it is
 datadir=data   # data directories
 dumpdir=dump   # Kaldi arks
 expdir=exp     # experiments
-onnx=false     # stage 7: add an ONNX file to each pack
-int8=false     # stage 7: and one of 8-bit weights, with its scores
+# Packs
+onnx=false     # add an ONNX file to each
+int8=false     # and one of 8-bit weights, with its scores
+model_license= # licence of the weights, for the card, e.g. cc-by-nc-4.0 (default: what the earlier pack says)
+data_license=  # licence of the corpus, for the card (likewise)
 
 arguments=("$@")
 . utils/parse_options.sh
@@ -182,7 +185,7 @@ fi
 if begins 7 "packs: ${exp}/*/ -> ${exp}/*/pack/"; then
     submit "${train_cmd} JOB=1:${#fold_names[@]}" "${exp}/log/pack.JOB.log" \
         python3 -m sermtl.bin.pack "${fold_paths[@]}" --folds "${fold_names[@]}" --job JOB --onnx "${onnx}" \
-        --int8 "${int8}"
+        --int8 "${int8}" --model_license "${model_license}" --data_license "${data_license}"
     ends
 fi
 finish

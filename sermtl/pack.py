@@ -32,13 +32,14 @@ from sermtl.files import atomic_write, sha256, temporary_path
 from sermtl.model_dir import TrainedModel, load_model
 from sermtl.pretrained import NEEDED, PACK_FORMAT, check_files, read_manifest
 from sermtl.scorefiles import read_scores, read_utterances, whole_audit
-from sermtl.stamp import NAME, Stamp, fold_roots, inputs, outdated, package_digest
+from sermtl.stamp import NAME, Stamp, fold_roots, inputs, outdated, package_digest, read_stamp
 
 ONLY_WAVEFORMS = (
     "Plain transformers cannot express this model: it reads log-mel features, and transformers' speech classes read "
     "waveforms. Use sermtl{onnx}."
 )
 
+STAMP = "pack.stamp.json"
 INPUTS = (
     "exp:config.yaml", "exp:score_test/scores.json", "exp:score_test/per_utt.tsv", "top:scores.json", "fold:audit.json",
     "data:lang",
@@ -91,7 +92,13 @@ def write_pack(fold: Path, fold_dir: Path, data: Path, options: PackOptions) -> 
 def pack_stamp(fold: Path, fold_dir: Path, data: Path, options: PackOptions) -> Stamp:
     """The stamp beside ``fold/pack``, which itself holds nothing but what it lists."""
     names, roots = (*INPUTS, *(f"exp:{name}" for name in NEEDED)), fold_roots(fold, data, fold_dir)
-    return Stamp(fold / "pack.stamp.json", package_digest(), asdict(options), inputs(roots, *names))
+    return Stamp(fold / STAMP, package_digest(), asdict(options), inputs(roots, *names))
+
+
+def earlier_options(fold: Path) -> PackOptions:
+    """What ``fold/pack`` was made to hold; the defaults where there is none."""
+    settings = (read_stamp(fold / STAMP) or {"settings": {}})["settings"]
+    return PackOptions(**{key: value for key, value in settings.items() if key in PackOptions.__dataclass_fields__})
 
 
 def check_pack(directory: Path) -> int:

@@ -190,6 +190,16 @@ def test_a_speaker_dependent_protocol_is_told(scored, tmp_path):
     assert "**Speaker-dependent**" in (pack_of(scored, exp) / "README.md").read_text()
 
 
+def test_licences_are_kept_when_a_pack_is_made_again(scored, tmp_path):
+    exp = tmp_path / "exp"
+    shutil.copytree(scored.root / "exp" / "fbank", exp)
+    pack_of(scored, exp, "--model_license", "cc-by-4.0", "--data_license", "on request")
+    card = (pack_of(scored, exp, "--onnx", "true") / "README.md").read_text()
+    assert "license: cc-by-4.0\n" in card and "- training data (small): on request\n" in card
+    card = (pack_of(scored, exp, "--model_license", "mit") / "README.md").read_text()
+    assert "- model weights: mit\n- training data (small): on request\n" in card
+
+
 def test_what_is_missing_for_a_pack_is_told_with_its_stage(scored, tmp_path, capsys):
     exp = tmp_path / "exp"
     shutil.copytree(scored.root / "exp" / "fbank", exp)

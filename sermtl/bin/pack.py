@@ -28,7 +28,7 @@ def main() -> int:
     from transformers.utils import logging as transformers_logging
 
     from sermtl import job
-    from sermtl.pack import PackOptions, pack_stamp, write_pack
+    from sermtl.pack import PackOptions, earlier_options, pack_stamp, write_pack
 
     job.add_arguments(parser)
     for name, text in (
@@ -36,17 +36,18 @@ def main() -> int:
         ("--int8", "add onnx/model.int8.onnx too, and what both score on the test list"),
     ):
         parser.add_argument(name, choices=["true", "false"], default="false", help=text)
-    parser.add_argument("--model_license", default="", help="licence of the weights, for the card, e.g. cc-by-nc-4.0")
-    parser.add_argument("--data_license", default="", help="licence of the corpus, for the card")
+    for name, text in (("--model_license", "weights"), ("--data_license", "corpus")):
+        parser.add_argument(name, default="", help=f"licence of the {text}, for the card (default: the earlier pack's)")
     args = parser.parse_args()
     job.set_up(args)
     transformers_logging.disable_progress_bar()
     paths = job.fold_paths(args)
+    earlier = earlier_options(paths.exp)
     options = PackOptions(
         onnx="true" in (args.onnx, args.int8),
         int8=args.int8 == "true",
-        model_license=args.model_license,
-        data_license=args.data_license,
+        model_license=args.model_license or earlier.model_license,
+        data_license=args.data_license or earlier.data_license,
     )
     if not pack_stamp(paths.exp, paths.fold_dir, paths.data, options).changed():
         log.info("nothing changed: %s", paths.exp / "pack")
