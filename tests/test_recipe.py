@@ -15,6 +15,7 @@ import pytest
 import soundfile
 from sklearn.metrics import accuracy_score, confusion_matrix, recall_score
 
+from sermtl import Speech2Emotion
 from sermtl.datadir import read_list, read_table
 
 FOLD_FILES = (
@@ -91,6 +92,26 @@ def check_scores(exp: Path, data: Path, folds: list[str]) -> None:
     assert scores["asr"]["wer"] == output.wer
     assert scores["asr"]["errors"] == output.substitutions + output.deletions + output.insertions
     assert scores["spk"]["acc"] is None and scores["spk"]["reason"]
+
+
+@pytest.mark.slow
+def test_stage_7_packs_a_scored_fold(finished: object, recipe: Path, options: list[str], work: Path) -> None:
+    (exp,) = experiments(work)
+    words = ["--stage", "7", "--folds", "01F", "--onnx", "true"]
+    packed = run(recipe, *options, *words, "--model_license", "cc-by-nc-4.0", "--data_license", "made up, free")
+    assert packed.returncode == 0, packed.stdout + packed.stderr
+    assert "Stage 7" in packed.stdout and "Stage 6" not in packed.stdout
+    pack = exp / "01F" / "pack"
+    assert (pack / "onnx" / "model.onnx").is_file() and not (exp / "02M" / "pack").exists()
+    card = (pack / "README.md").read_text()
+    assert "license: cc-by-nc-4.0\n" in card and "- training data (mini): made up, free\n" in card
+    wav = next(iter(read_table(work / "data" / "mini" / "wav.scp").values()))
+    ((_, packed_says),), ((_, fold_says),) = (
+        Speech2Emotion.from_pretrained(model, "cpu").files([wav]) for model in (pack, exp / "01F")
+    )
+    assert packed_says == fold_says and packed_says.seconds > 0.5
+    again = run(recipe, *options, *words)
+    assert again.returncode == 0 and "nothing changed: " in again.stdout
 
 
 @pytest.mark.slow
