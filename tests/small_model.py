@@ -19,6 +19,14 @@ LABELS = ["ang", "hap", "neu", "sad"]
 DATA2VEC_GEOMETRY = {key: value for key, value in RAW_GEOMETRY.items() if key != "feat_extract_norm"} | {
     "model_type": "data2vec-audio", "num_conv_pos_embeddings": 2, "conv_pos_kernel_size": 5,
 }  # fmt: skip
+FAMILIES = {
+    "wav2vec2": RAW_GEOMETRY,
+    "wav2vec2 with layer norm": RAW_GEOMETRY | {"feat_extract_norm": "layer", "do_stable_layer_norm": True},
+    "hubert": RAW_GEOMETRY | {"model_type": "hubert"},
+    "wavlm": RAW_GEOMETRY | {"model_type": "wavlm"},
+    "data2vec-audio": DATA2VEC_GEOMETRY,
+}
+"""Geometries of what transformers can express."""
 GEOMETRIES = {"raw": RAW_GEOMETRY, "fbank": FBANK_GEOMETRY}
 
 

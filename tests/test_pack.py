@@ -1,7 +1,8 @@
-"""Packs: what they hold, that plain transformers and onnxruntime say the same, and what is refused."""
+"""Packs: what they hold, that plain transformers say the same, and what is refused."""
 
 from __future__ import annotations
 
+import fnmatch
 import json
 import re
 import shutil
@@ -11,35 +12,23 @@ import pytest
 import soundfile
 import torch
 from small_corpus import RAW_GEOMETRY, make_small_corpus, run_program, signal
-from small_model import DATA2VEC_GEOMETRY, copy_of, save_model
+from small_model import FAMILIES, copy_of, save_model
 
 from sermtl import Speech2Emotion
-from sermtl.audio import fbank
 from sermtl.bin import decode as decode_program
 from sermtl.bin import pack as program
 from sermtl.bin import predict as predict_program
 from sermtl.bin import score as score_program
 from sermtl.bin import train as train_program
-from sermtl.card import Facts, model_card
-from sermtl.dataset import FoldDataset
 from sermtl.errors import UserError
 from sermtl.export import CLASSIFIER, RECOGNISER, export_transformers, write_tokenizer
 from sermtl.model_dir import load_model
-from sermtl.predict import EXAMPLE, features
 from sermtl.pretrained import read_manifest
-from sermtl.scorefiles import Utterance
 from sermtl.tally import collapse
 from sermtl.text import BpeTokenizer
 from sermtl.upstream import Upstream, config_from
 
-onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed: pip install 'sermtl[onnx]'")
-FAMILIES = {
-    "wav2vec2": RAW_GEOMETRY,
-    "wav2vec2 with layer norm": RAW_GEOMETRY | {"feat_extract_norm": "layer", "do_stable_layer_norm": True},
-    "hubert": RAW_GEOMETRY | {"model_type": "hubert"},
-    "wavlm": RAW_GEOMETRY | {"model_type": "wavlm"},
-    "data2vec-audio": DATA2VEC_GEOMETRY,
-}
+pytest.importorskip("onnxruntime", reason="onnxruntime is not installed: pip install 'sermtl[onnx]'")
 
 
 @pytest.fixture(scope="module")
@@ -157,33 +146,6 @@ def test_the_card_tells_the_audit_and_what_all_folds_score(scored, packs):
     assert f"over 1 of 3 folds, pooled: WA {pooled['ser']['wa']:.3f}" in card
 
 
-def card_of(**settings):
-    """Of 200 utterances of three words, of which 150 have the right class, each with one error in every other."""
-    rows = [Utterance(f"u{n}", "s", "ang", "ang" if n % 4 else "sad", 3, n % 2, 9, 1, "s") for n in range(200)]
-    ser = {"wa": 0.75, "ua": 0.75, "n": 200, "confusion": [[150, 50], [0, 0]]}
-    scores = {"protocol": "speaker", "speaker_dependent": False, "ser": ser, "spk": {"acc": None, "reason": "unseen"}}
-    return model_card(Facts(["ang", "sad"], settings, scores | {"asr": {"wer": 1 / 6, "words": 600}}, rows, {}))
-
-
-def test_the_cards_intervals_are_those_of_the_binomial_distribution():
-    found = dict(re.findall(r"\| (WA|WER) .*?\| [\d.]+ \[(.*?)\]", card_of()))
-    random = np.random.default_rng(0)
-    for name, share, scale in (("WA", 0.75, 1), ("WER", 0.5, 1 / 3)):
-        wanted = np.percentile(random.binomial(200, share, 100_000) / 200 * scale, [2.5, 97.5])
-        np.testing.assert_allclose([float(end) for end in found[name].split(", ")], wanted, atol=0.008)
-
-
-def test_the_card_tells_scores_that_a_single_file_cannot_reach():
-    assert "**Not of single files**" in card_of(feats_type="fbank", cmvn="speaker")
-    for settings in ({"feats_type": "fbank", "cmvn": "utterance"}, {"feats_type": "raw", "cmvn": "speaker"}):
-        assert "Not of single files" not in card_of(**settings)
-
-
-def test_only_a_model_of_the_hub_is_a_base_model():
-    assert "base_model: facebook/wav2vec2-base\n" in card_of(upstream="facebook/wav2vec2-base")
-    assert "base_model" not in card_of(upstream="encoder")
-
-
 def test_a_speaker_dependent_protocol_is_told(scored, tmp_path):
     exp = tmp_path / "exp"
     shutil.copytree(scored.root / "exp" / "raw", exp)
@@ -222,6 +184,25 @@ def test_a_folder_named_pack_is_not_replaced(scored, tmp_path, capsys):
     (exp / "s0" / "pack" / "thesis.txt").write_text("mine")
     assert run_program(program.main, *scored.arguments(exp)) == 2
     assert "is no pack" in capsys.readouterr().err and (exp / "s0" / "pack" / "thesis.txt").exists()
+
+
+def test_a_pack_on_the_hub_is_fetched_without_what_sermtl_does_not_read(packs, tmp_path, monkeypatch):
+    cache = tmp_path / "cache"
+
+    def snapshot_download(name, allow_patterns):
+        assert name == "somebody/their-model"
+        for file in (packs / "raw").rglob("*"):
+            relative = str(file.relative_to(packs / "raw"))
+            if file.is_file() and any(fnmatch.fnmatch(relative, pattern) for pattern in allow_patterns):
+                (cache / relative).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(file, cache / relative)
+        return str(cache)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    fetched = Speech2Emotion.from_pretrained("somebody/their-model")
+    assert fetched(speech(2), 16000) == Speech2Emotion.from_pretrained(packs / "raw")(speech(2), 16000)
+    names = {str(file.relative_to(cache)) for file in cache.rglob("*") if file.is_file()}
+    assert names == {"pack.json", "model.json", "model.safetensors", "tokens/tokens.txt"}
 
 
 def run_example(page, packs, tmp_path, monkeypatch, capsys):
@@ -299,91 +280,6 @@ def test_the_exported_tokenizer_reads_any_path_as_sermtl_does(tmp_path, kind):
     for _ in range(300):
         path_T = random.choice([0, 0, 1, 2, 3, 4, 4, 5, 6, 7, 8, 9, 20], random.integers(0, 40))
         assert tokenizer.decode(path_T, skip_special_tokens=False) == trained.tokenizer.decode(collapse(path_T))
-
-
-# ONNX
-
-
-def run_onnx(session, recordings):
-    longest = max(map(len, recordings))
-    waveform_BS = np.stack([np.pad(r.astype(np.float32) / 32768, (0, longest - len(r))) for r in recordings])
-    return session.run(None, {"waveform": waveform_BS, "lengths": np.array([len(r) for r in recordings])})
-
-
-def same_as_onnx(model, session, recordings, tolerance=1e-3):
-    posteriors_BC, tokens_BTV, frames_B, embedding_BD = run_onnx(session, recordings)
-    for row, result in enumerate(model(recordings, 16000)):
-        np.testing.assert_allclose(posteriors_BC[row], list(result.scores.values()), atol=tolerance)
-        np.testing.assert_allclose(embedding_BD[row], result.embedding, atol=10 * tolerance)
-        wanted_TV = token_log_probabilities(model.models[0], recordings[row])
-        assert frames_B[row] == len(wanted_TV)
-        np.testing.assert_allclose(tokens_BTV[row, : len(wanted_TV)], wanted_TV, atol=tolerance)
-
-
-def token_log_probabilities(trained, samples_S):
-    batch = FoldDataset([], trained.front_end).collate([(EXAMPLE, features(trained, samples_S), None, None)])
-    with torch.inference_mode():
-        return trained.model(batch).tokens_BTV[0].log_softmax(-1).numpy()
-
-
-@pytest.mark.parametrize("feats_type", ["raw", "fbank"])
-def test_onnx_says_the_same_for_any_batch_and_length(packs, feats_type):
-    model = Speech2Emotion.from_pretrained(packs / feats_type)
-    session = onnxruntime.InferenceSession(packs / feats_type / "onnx" / "model.onnx")
-    for lengths in ((16000,), (8000, 48000, 30001), (100, 5000, 4000, 7777, 160000), (480000,)):
-        # Between pure tones, the logarithm is taken of almost nothing.
-        tolerance = 1e-3 if feats_type == "raw" else 3e-3
-        same_as_onnx(model, session, [speech(n, length) for n, length in enumerate(lengths)], tolerance)
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_onnx_of_each_family(tmp_path, family):
-    from sermtl.onnx_export import export_onnx
-
-    model = Speech2Emotion.from_pretrained(save_model(tmp_path / "model", geometry=FAMILIES[family]))
-    assert export_onnx(model.models[0], tmp_path) == ["onnx/model.onnx"]
-    same_as_onnx(model, onnxruntime.InferenceSession(tmp_path / "model.onnx"), [speech(1), speech(2, 37000)])
-
-
-def test_onnx_of_features_normalised_by_the_training_set(tmp_path):
-    from sermtl.onnx_export import export_onnx
-
-    model = Speech2Emotion.from_pretrained(save_model(tmp_path / "model", "fbank", cmvn="global"))
-    export_onnx(model.models[0], tmp_path)
-    same_as_onnx(model, onnxruntime.InferenceSession(tmp_path / "model.onnx"), [speech(1), speech(2, 37000)])
-
-
-def test_the_features_of_the_graph_are_kaldis():
-    from torchaudio.compliance.kaldi import get_mel_banks
-
-    from sermtl.onnx_export import spectrum_kernel
-
-    samples_S = np.random.default_rng(0).normal(0, 3000, 400)
-    parts = spectrum_kernel() @ samples_S
-    power_K = parts[:257] ** 2 + parts[257:] ** 2
-    mel_FK = get_mel_banks(80, 512, 16000.0, 20.0, 0.0, 100.0, -500.0, 1.0)[0].numpy()
-    np.testing.assert_allclose(np.log(mel_FK @ power_K[:256]), fbank(samples_S)[0], atol=1e-4)
-
-
-@pytest.fixture(scope="module")
-def half_a_minute(test_data):
-    """30 s of EMO-DB, int16."""
-    wavs = sorted((test_data / "emodb" / "wav").glob("*.wav"))[:20]
-    speech_S = np.concatenate([soundfile.read(wav, dtype="int16")[0] for wav in wavs])[:480_000]
-    assert len(speech_S) == 480_000
-    return speech_S
-
-
-@pytest.mark.parametrize("family", [*FAMILIES, "log-mel"])
-def test_onnx_on_real_speech(half_a_minute, tmp_path, family):
-    from sermtl.onnx_export import export_onnx
-
-    kind = {"feats_type": "fbank"} if family == "log-mel" else {"geometry": FAMILIES[family]}
-    model = Speech2Emotion.from_pretrained(save_model(tmp_path / "model", **kind))
-    assert export_onnx(model.models[0], tmp_path) == ["onnx/model.onnx"]
-    session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
-    same_as_onnx(model, session, [half_a_minute[: int(16000 * seconds)] for seconds in (0.5, 1.7, 8)])
-    same_as_onnx(model, session, [half_a_minute])
 
 
 # What is refused
