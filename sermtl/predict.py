@@ -135,7 +135,8 @@ class Speech2Emotion:
         """Hear one waveform, or a list of them.
 
         Args:
-            waveform: (S,), NumPy or torch, int16 or floating in [-1, 1]; a list of such gives a list.
+            waveform: (S,), NumPy or torch, int16 or floating in [-1, 1] (what goes beyond, up to 2, is clipped); a
+                list of such gives a list.
             sampling_rate: Of the waveform(s), in Hz; other rates than 16000 are resampled.
             window: Seconds of a window; waveforms up to it (by default up to a minute) are heard whole.
             hop: Seconds from one window to the next (default: half a window).

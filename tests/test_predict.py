@@ -123,6 +123,7 @@ def test_other_rates_are_resampled(raw, rate):
         (np.array([0.1, np.nan]), 16000, "NaN or infinite"),
         (np.array([0.1, np.inf]), 16000, "NaN or infinite"),
         (np.array([3e4, -2e4]), 16000, "divide by 32768"),
+        (np.array([0.1, -2.1]), 16000, "floats up to 2.1"),
         (np.zeros((2, 100)), 16000, "average its channels"),
         (np.arange(100), 16000, "give int16"),
         (np.zeros(100), 0, "sampling rate of 0"),
@@ -131,6 +132,11 @@ def test_other_rates_are_resampled(raw, rate):
 def test_wrong_waveforms_are_refused_by_name(raw, waveform, rate, told):
     with pytest.raises(UserError, match=told):
         raw(waveform, rate)
+
+
+def test_floats_a_little_beyond_1_are_clipped(raw):
+    loud_S = 1.9 * np.sin(np.arange(16000) / 9)
+    assert close(raw(loud_S, 16000), raw(loud_S.clip(-1, 1), 16000))
 
 
 @pytest.mark.parametrize("wrong", [{"hop": 0}, {"hop": -1}, {"window": 1, "hop": 2}, {"window": 0}, {"hop": 11}])
