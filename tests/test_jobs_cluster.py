@@ -138,6 +138,13 @@ def test_a_single_task(cluster: Cluster) -> None:
     assert " -t " not in cluster.submitted() and "--array" not in cluster.submitted()
 
 
+def test_tasks_that_were_told_to_stop(cluster: Cluster) -> None:
+    status, err = cluster("JOB=1:3", "log/x.JOB.log", "exit", "$((75", "*", "(JOB", "%", "2)))")
+    assert status == 75 and "2 / 3 failed" in err
+    assert f"{cluster.program}: task 1: told to stop (status 75); the same command goes on; " in err
+    assert cluster("JOB=1:3", "log/x.JOB.log", "exit", "$((74", "+", "JOB", "%", "2))")[0] == 1
+
+
 def test_a_failing_task(cluster: Cluster) -> None:
     status, err = cluster("JOB=1:3", "log/x.JOB.log", "seq", "50;", "exit", "$((JOB", "%", "2))")
     assert status == 1

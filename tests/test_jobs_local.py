@@ -289,11 +289,61 @@ def test_forty_tasks_cost_little(run: Runner) -> None:
     assert time.monotonic() - begin < 5
 
 
+STAGES = """set -eu
+dry_run=false arguments=(--nj 2) stage=3 skip_stages= current_stage=; . utils/log.sh; . utils/stages.sh
+PATH=$PWD/utils:$PATH current_stage=3; cd "$1"; shift; "$@"
+"""
+
+
+def stage_3(recipe: Path, folder: Path, *words: str, start: tuple[str, ...] = ()) -> subprocess.Popen[str]:
+    """A function of utils/stages.sh, as run.sh calls it in its third stage."""
+    command = [*start, "bash", "-c", STAGES, "run.sh", str(folder), *words]
+    return subprocess.Popen(command, cwd=recipe, stderr=subprocess.PIPE, text=True, start_new_session=True)
+
+
+@pytest.mark.parametrize(("ends", "status"), [((75, 0, 75), 75), ((75, 1, 75), 1), ((0, 1, 0), 1)])
+def test_jobs_that_were_told_to_stop_and_can_be_gone_on_with_give_a_status_of_their_own(
+    recipe: Path, tmp_path: Path, ends: tuple[int, ...], status: int
+) -> None:
+    one = f"ends=({' '.join(map(str, ends))}); exit ${{ends[JOB - 1]}}"
+    process = stage_3(recipe, tmp_path, "submit", "run.pl JOB=1:3", "x.JOB.log", "bash", "-c", one)
+    err = process.communicate(timeout=30)[1]
+    assert process.returncode == status
+    assert ("Stage 3 was told to stop, and has saved: the same command goes on." in err) == (status == 75)
+    assert ("told to stop (status 75); the same command goes on; the last lines of" in err) == (75 in ends)
+    assert err.endswith(" To go on from there: ./run.sh --nj 2 --stage 3\n")
+
+
+IN_BACKGROUND = ("env", "--ignore-signal=INT")
+
+
+@pytest.mark.parametrize(
+    ("number", "everybody", "start"),
+    [
+        (signal.SIGINT, True, ()),
+        (signal.SIGINT, False, ()),
+        (signal.SIGTERM, True, ()),
+        (signal.SIGTERM, False, ()),
+        (signal.SIGINT, True, IN_BACKGROUND),
+        (signal.SIGTERM, True, IN_BACKGROUND),
+    ],
+)
+def test_an_interrupted_run_sh_ends_with_the_signals_status(
+    recipe: Path, tmp_path: Path, number: signal.Signals, everybody: bool, start: tuple[str, ...]
+) -> None:
+    """Ctrl-C reaches the runner too, which heeds it even where run.sh was started to ignore it."""
+    process = stage_3(recipe, tmp_path, "submit", "run.pl", "x.log", "bash", "-c", "touch up; sleep 60", start=start)
+    while not (tmp_path / "up").exists():
+        time.sleep(0.02)
+    os.killpg(process.pid, number) if everybody else process.send_signal(number)
+    err = process.communicate(timeout=30)[1]
+    assert process.returncode == 128 + number, err
+    assert "1 running tasks ended, 0 not begun" in err and err.endswith(" --stage 3\n")
+
+
 def test_jobs_end_when_run_sh_is_killed_without_a_chance_to_say_so(tmp_path: Path, recipe: Path) -> None:
     """kill -9 of the script that started run.pl: its jobs must not go on beside those of the next start."""
-    sleeper = f"{recipe / 'utils' / 'run.pl'} JOB=1:2 JOB.log sleep 3217{os.getpid()}"
-    script = f"dry_run=false arguments=() stage=1 skip_stages=; . utils/log.sh; . utils/stages.sh\ncd {tmp_path}\n"
-    caller = subprocess.Popen(["bash", "-c", f"{script}supervise {sleeper}"], cwd=recipe)
+    caller = stage_3(recipe, tmp_path, "supervise", "run.pl", "JOB=1:2", "JOB.log", "sleep", f"3217{os.getpid()}")
     find = ["pgrep", "-f", f"^sleep 3217{os.getpid()}$"]
     deadline = time.monotonic() + 60
     while len(subprocess.run(find, capture_output=True).stdout.split()) < 2 and time.monotonic() < deadline:

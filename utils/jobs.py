@@ -11,7 +11,7 @@ from jobs_request import JobError, parse
 
 
 def main(program: str) -> int:
-    """Run a runner by name with the words of the command line; its exit status: 0, 1 or 2."""
+    """Run a runner by name with the words of the command line; its exit status: 0, 1, 2 or 75."""
     try:
         request = parse(program, sys.argv[1:])
         if program == "run.pl":

@@ -32,7 +32,7 @@ TERMINATED = 143
 
 
 def run(request: Request) -> int:
-    """Run the request's tasks on the cluster; 0 all succeeded, 1 any failed, 2 interrupted.
+    """Run the request's tasks on the cluster; 0, or as `report` says; 2 interrupted.
 
     Raises:
         JobError: the configuration or an option is wrong, or the scheduler takes no job.
@@ -250,7 +250,7 @@ class _Job:
     def _cancel(self) -> int:
         if not self.id:
             say(self.request, f"interrupted by {self.signals.name()}: nothing was submitted")
-            return 2
+            return self.signals.status()
         words = self.engine.cancel_words(self.id)
         status, out, err = ask(words)
         done = len(self.tasks) - len(self.open)
@@ -260,7 +260,7 @@ class _Job:
         else:
             told = f"job {self.id} could NOT be cancelled: {(err or out).strip()}; do it by hand: {shown}"
         say(self.request, f"interrupted by {self.signals.name()}: {told}")
-        return 2
+        return self.signals.status()
 
 
 def _names(folder: str) -> list[str]:

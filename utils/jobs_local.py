@@ -27,7 +27,7 @@ class Task:
 
 
 def run(request: Request) -> int:
-    """Run the request's tasks; 0 all succeeded, 1 any failed, 2 interrupted.
+    """Run the request's tasks; 0, or as `report` says; 2 interrupted.
 
     Raises:
         JobError: for an option's value that does not fit this machine, or a log that cannot be written.
@@ -130,7 +130,7 @@ class _Runner:
             time.sleep(0.02)
             self._collect()
         say(self.request, f"interrupted by {self.signals.name()}: {killed} running tasks ended, {not_begun} not begun")
-        return 2
+        return self.signals.status()
 
 
 def slots(request: Request) -> list[str]:

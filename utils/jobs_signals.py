@@ -43,6 +43,10 @@ class Signals:
         """Name of the signal noted."""
         return signal.Signals(self.number or 0).name
 
+    def status(self) -> int:
+        """Exit status after it: 2; for run.sh, which cannot trap a SIGINT that it was started to ignore, 128 + n."""
+        return 128 + (self.number or 0) if self._caller else 2
+
     def wait(self, seconds: float) -> None:
         """Sleep until a signal comes, a child's end included, for at most so long."""
         select.select([self._read], [], [], max(0.0, seconds))

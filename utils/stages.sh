@@ -161,10 +161,11 @@ _owned_by_other() {
 }
 
 _report_failure() {
-    local status=$?
+    local status=$? how='did not finish.'
     release_locks
+    if ((status == 75)); then how='was told to stop, and has saved: the same command goes on.'; fi
     if ((status)) && [[ -n ${current_stage} ]]; then
-        log "Stage ${current_stage} did not finish. To go on from there:$(rerun_from "${current_stage}")" >&2
+        log "Stage ${current_stage} ${how} To go on from there:$(rerun_from "${current_stage}")" >&2
     fi
 }
 trap _report_failure EXIT
