@@ -36,6 +36,11 @@ PLACE = {1: "data", 2: "dump", 3: "exp", 4: "exp", 5: "exp", 6: "exp"}
 LIMIT = 600
 """Seconds after which a run counts as hanging."""
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGSTOP)
+KILLED = (1, 2, 3, 5, 2, 4, 5, 6, 1, 2, 5)
+"""Stages, as they take turns: those that start in a moment get more kills than those that load a large library first.
+Their number and that of the signals have no common divisor, so that every stage meets every signal."""
+STOPPED = 75
+"""Exit status of run.sh after a training was told to stop, and saved."""
 MARK = "SERMTL_FAULTS"
 DATES = re.compile(rb"\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d)?|(Sun|Mon|Tue|Wed|Thu|Fri|Sat) [A-Z][a-z]{2} .{8,20} \d{4}")
 UNCOMPARED = re.compile(
@@ -47,7 +52,7 @@ SAID = re.compile(
     r"(?m)^\s*error: |\(stages\.sh:\d+:(choose_folds|needs|begins|own)\) "
     r"|^(bash|mkdir|mv|touch|cp|utils/\S+|\./run\.sh)\b.*(No space left|Read-only|Permission denied)"
     r"|cannot start: |: no such file$|cannot write in |no permission to write|interrupted by SIG"
-    r"|another (run\.sh|process) works on |makes it anew:"
+    r"|another (run\.sh|process) works on |makes it anew:|told to stop \(status 75\)"
 )
 """What a person is told: a program's own message, or the system's about a file that the shell names."""
 
@@ -227,6 +232,11 @@ def outcome_of(recipe: Recipe, stage: int, told: bool, ended: Ended | None) -> t
     return "told, then same result" if told else "same result", detail
 
 
+def dealt(number: int) -> tuple[int, int]:
+    """Stage and signal of a sequence of kills."""
+    return KILLED[number % len(KILLED)], SIGNALS[number % len(SIGNALS)]
+
+
 def kill(recipe: Recipe, found: Found, stage: int, number: int, rng: random.Random, times: int = 3) -> int:
     """Kill a stage up to some times on end, then let it finish; gives the number of kills."""
     recipe.restore(stage - 1)
@@ -251,8 +261,11 @@ def kill(recipe: Recipe, found: Found, stage: int, number: int, rng: random.Rand
         ended = recipe.wait(process, begun)
         if number == signal.SIGKILL and everybody:
             recipe.kill_all(signal.SIGKILL)  # what was being started meanwhile: a machine that stops leaves none
-        if ended.hung or ended.bare:
-            found.add(f"{name}", stage, "HANGS" if ended.hung else "only a traceback", ended.out)
+        # Only a training that was asked saves and says so.
+        false = ended.status == STOPPED and not (number == signal.SIGTERM and stage == 3 and ended.clear)
+        if ended.hung or ended.bare or false:
+            outcome = "HANGS" if ended.hung else "only a traceback" if ended.bare else f"ends with {STOPPED}"
+            found.add(f"{name}", stage, outcome, ended.out)
             recipe.kill_all(signal.SIGKILL)
             return kills
     if kills:
@@ -508,9 +521,7 @@ def main() -> int:
         while True:
             number = 0
             while "kill" in args.only and killed < args.kills:
-                # Stages that start in a moment get more of them than those that load a large library first.
-                stage = (1, 2, 3, 5, 2, 4, 5, 6, 1, 2, 5)[number % 11]
-                killed += kill(recipe, found, stage, SIGNALS[(number + number // 11) % 3], rng)
+                killed += kill(recipe, found, *dealt(number), rng)
                 number += 1
             for fault in faults(recipe, found, rng, set(args.only)):
                 fault()

@@ -26,6 +26,11 @@ def good(found: faults.Found) -> None:
     assert found.counts
 
 
+def test_every_stage_meets_every_signal() -> None:
+    least = 102 // 3  # kills of a long run, at most three of them in a sequence
+    assert len({faults.dealt(number) for number in range(least)}) == len(faults.STAGES) * len(faults.SIGNALS)
+
+
 @pytest.mark.parametrize("stage", faults.STAGES)
 def test_a_killed_stage_ends_with_the_same_files(recipe: faults.Recipe, stage: int) -> None:
     found, rng = faults.Found(), random.Random(stage)
