@@ -66,6 +66,7 @@ arguments=("$@")
 if (($#)); then die 2 "run.sh takes no positional arguments, but got '$1'; see ./run.sh --help"; fi
 no_job_words ${arguments[@]+"${arguments[@]}"}
 log "run.sh${arguments[*]+$(printf " %q" "${arguments[@]}")}"
+if [[ ! ${skip_stages} =~ ^[0-9[:space:]]*$ ]]; then die 2 "--skip_stages takes numbers, as '2 4', not '${skip_stages}'"; fi
 whole_numbers stage stop_stage nj ngpu jobs_per_gpu num_nodes num_threads nbpe
 stop_stage=${stop_stage:-$((stage > 6 ? stage : 6))}
 if ((stage > stop_stage)); then die 2 "nothing to do: --stage ${stage} is after --stop_stage ${stop_stage}"; fi

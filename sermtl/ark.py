@@ -5,6 +5,7 @@ The only module that uses kaldiio. Nothing read from a file is executed: pipes a
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -47,7 +48,10 @@ class ArkWriter:
         if key in self.scp:
             raise UserError(f"{self._path}: utterance {key} twice")
         self.scp[key] = f"{self._path}:{self._file.tell() + len(key.encode()) + 1}"
-        kaldiio.save_ark(self._file, {key: value})
+        # What kaldiio leaves half written it writes again, and fails at again, when it is collected as garbage.
+        entry = io.BytesIO()
+        kaldiio.save_ark(entry, {key: value})
+        self._file.write(entry.getbuffer())
 
 
 @contextmanager

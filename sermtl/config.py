@@ -165,8 +165,8 @@ def load_config(cls: type[T], path: str | Path, overrides: list[str] | tuple[str
     typed = {key: _typed(cls, key, value, str(path)) for key, value in values.items()}
     for override in overrides:
         key, equals, text = override.partition("=")
-        if not equals:
-            raise UserError(f"--set {override}: expected key=value")
+        if not equals or "\n" in text:  # YAML would make a space of a line break
+            raise UserError(f"--set {override!r}: expected key=value, in one line")
         typed[key] = _typed(cls, key, _parse(text, f"--set {override}"), f"--set {override}")
     try:
         return cls(**typed)

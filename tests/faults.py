@@ -51,7 +51,7 @@ is compared); the source files of the corpus (what is made of them is compared).
 SAID = re.compile(
     r"(?m)^\s*error: |\(stages\.sh:\d+:(choose_folds|needs|begins|own)\) "
     r"|^(bash|mkdir|mv|touch|cp|utils/\S+|\./run\.sh)\b.*(No space left|Read-only|Permission denied)"
-    r"|cannot start: |: no such file$|cannot write in |no permission to write|interrupted by SIG"
+    r"|cannot start: |: no such file$|cannot make the lock |interrupted by SIG"
     r"|another (run\.sh|process) works on |makes it anew:|told to stop \(status 75\)"
 )
 """What a person is told: a program's own message, or the system's about a file that the shell names."""

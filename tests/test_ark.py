@@ -1,5 +1,8 @@
+import gc
 import os
 import pickle
+import sys
+from pathlib import Path
 
 import kaldiio
 import numpy as np
@@ -8,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from sermtl.ark import read_audio_entry, read_matrix, write_ark
+from sermtl.ark import ArkWriter, read_audio_entry, read_matrix, write_ark
 from sermtl.errors import UserError
 
 int16 = hnp.arrays(np.int16, st.integers(1, 300), elements=st.integers(-32768, 32767))
@@ -186,3 +189,13 @@ def test_what_is_read_cannot_be_changed_by_accident(folder):
         writer.write_array("m", np.ones((2, 2)))
     with pytest.raises(ValueError):
         read_matrix(writer.scp["m"])[0, 0] = 2
+
+
+@pytest.mark.parametrize("samples", [100, 100_000])
+def test_a_full_disk_is_one_error(samples, monkeypatch):
+    ignored = []
+    monkeypatch.setattr(sys, "unraisablehook", ignored.append)
+    with pytest.raises(OSError, match="No space left"), open("/dev/full", "wb") as file:
+        ArkWriter(file, Path("x.ark")).write_audio("u", np.zeros(samples, np.int16))
+    gc.collect()
+    assert ignored == []

@@ -150,6 +150,16 @@ def test_what_was_written_is_read_back(data, tmp_path, monkeypatch, capsys, dama
     assert dump(data, tmp_path / "dump", nj=1) == [0, 0]
 
 
+def test_of_many_broken_files_the_message_names_the_first_ten_and_the_log_all(data, tmp_path, capsys):
+    for utterance in read_table(data / "wav.scp"):
+        wav_of(data, utterance).write_bytes(b"RIFF")
+    assert dump(data, tmp_path / "dump", nj=1)[0] == 2
+    out, told = capsys.readouterr()
+    assert out.count(".wav: ") == 12 and told.startswith(f"error: 12 of 12 utterances of {data} cannot be read")
+    *named, more = told.splitlines()[1:12]
+    assert all(".wav: " in line for line in named) and more == "  ... and 2 more, all listed above in this log"
+
+
 def test_a_recording_of_many_segments_is_read_once_though_it_be_broken(data, tmp_path, monkeypatch, capsys):
     (tmp_path / "long.wav").write_bytes(b"no audio")
     write_table(data / "wav.scp", {"rec": tmp_path / "long.wav"})

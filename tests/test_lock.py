@@ -67,7 +67,18 @@ def test_an_owner_on_another_host_lives_while_it_beats(recipe: Path, tmp_path: P
 
 def test_a_directory_without_permission_is_an_error(recipe: Path, tmp_path: Path) -> None:
     result = run(recipe, f"take_lock '{tmp_path}/none/l' 1 busy")
-    assert result.returncode == 1 and "cannot write" in result.stderr
+    assert (result.returncode, result.stderr) == (
+        1,
+        f"cannot make the lock {tmp_path}/none/l: No such file or directory\n",
+    )
+
+
+@pytest.mark.parametrize("reason", ["No space left on device", "Permission denied"])
+def test_a_full_disk_is_told_from_one_without_permission(recipe: Path, tmp_path: Path, reason: str) -> None:
+    (tmp_path / "mkdir").write_text(f"#!/bin/sh\necho \"mkdir: cannot create directory '$1': {reason}\" >&2; exit 1\n")
+    (tmp_path / "mkdir").chmod(0o755)
+    result = run(recipe, f"PATH={tmp_path}:$PATH; take_lock '{tmp_path}/l' 1 busy")
+    assert (result.returncode, result.stderr) == (1, f"cannot make the lock {tmp_path}/l: {reason}\n")
 
 
 def test_a_number_that_another_process_got_since_does_not_keep_a_lock(recipe: Path, tmp_path: Path) -> None:

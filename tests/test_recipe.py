@@ -191,6 +191,8 @@ def test_a_failing_job_shows_its_log_and_the_way_on(
         (["--feats_type", "fbank"], "--feats_type raw"),
         (["--stage", "3"], "stage 1 makes it"),
         (["--stage", "4", "--stop_stage", "3"], "nothing to do"),
+        (["--skip_stages", "2,4"], "--skip_stages takes numbers, as '2 4', not '2,4'"),
+        (["--upstream", "a/b\nc"], "'upstream=a/b\\nc': expected key=value, in one line"),
         (["--stage", "three"], "--stage takes a whole number"),
         (["--cmd_backend", "pbs"], "pbs"),
         (["extra"], "no positional arguments"),
@@ -212,6 +214,12 @@ def test_folds_share_a_gpu_where_asked(recipe: Path) -> None:
     alone, shared = run(recipe, *words).stdout, run(recipe, *words, "--jobs_per_gpu", "3").stdout
     assert alone.count("run.pl --gpu 1 ") == 2 and "--jobs_per_gpu" not in alone
     assert shared.count("run.pl --gpu 1 --jobs_per_gpu 3 ") == 2
+
+
+def test_stages_are_skipped_however_they_are_written(recipe: Path) -> None:
+    words = ["--stage", "2", "--stop_stage", "5", "--dry_run", "true", "--folds", "01F", "--skip_stages", "2\n4\t5"]
+    said = run(recipe, *words).stdout
+    assert [f"Stage {stage}: " in said for stage in (2, 3, 4, 5)] == [False, True, False, False]
 
 
 @pytest.mark.slow

@@ -60,6 +60,7 @@ def test_another_corpus_or_protocol_is_another_tag(resolve):
         ("upstream: small\n", (), ["small reads fbank", "--feats_type fbank"]),
         ("upstream: tiny\nfeats_type: fbank\n", (), ["tiny reads raw", "--feats_type raw"]),
         ("upstrem: tiny\n", (), ["own.yaml", "did you mean upstream?"]),
+        ('upstream: "a/b\\nc"\n', (), ["upstream 'a/b\\nc': a line break in its name"]),
         ("upstream: tiny\n", ("beta=-1",), ["beta", "0 or more"]),
         ("upstream: tiny\n", ("grl=sideways",), ["grl", "reverse or forward"]),
     ],

@@ -9,7 +9,9 @@ import subprocess
 import sys
 
 import pytest
+from small_corpus import run_program
 
+from sermtl.bin import stamp as program
 from sermtl.errors import UserError
 from sermtl.files import remove_leftovers, temporary_path
 from sermtl.stamp import NAME, Stamp, digest, inputs, outdated, read_stamp, refuse_damaged
@@ -71,6 +73,14 @@ def test_outputs_that_are_not_as_they_were_made_are_named(made, damage):
     assert stamp_in(made).changed() == "missing or damaged: b"
     with pytest.raises(UserError, match="missing or damaged: b; rerun stage 9"):
         refuse_damaged(made / "out" / NAME, "rerun stage 9")
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"begun": []}', '{"begun": {"x": ""}}'])
+def test_a_stamp_that_is_damaged_while_its_stage_works_is_one_message(tmp_path, content, capsys):
+    (tmp_path / NAME).write_text(content)
+    assert run_program(program.main, "finish", "--stamp", tmp_path / NAME, "--inputs", tmp_path / "a") == 2
+    (message,) = capsys.readouterr().err.splitlines()
+    assert message.startswith(f"error: {tmp_path / NAME}: damaged while its stage worked (")
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"code": 1}'])

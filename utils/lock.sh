@@ -10,14 +10,14 @@ _beating=()
 # calls BUSY with the owner's words, which may end the script, again and again. An owner on another host is dead when
 # its beat has stood still for PATIENCE seconds.
 take_lock() {
-    local owner last='' since=${SECONDS} host pid start
+    local said owner last='' since=${SECONDS} host pid start
     # HOSTNAME may be that of the host that submitted this job.
     { read -r _lock_host </proc/sys/kernel/hostname; } 2>/dev/null || _lock_host=${HOSTNAME}
     printf -v _lock_since '%(%Y-%m-%dT%H:%M:%S)T' -1
     _lock_start=$(_start_of $$)
-    until mkdir "$1" 2>/dev/null; do
-        if [[ ! -d $1 ]]; then
-            echo "cannot write in ${1%/*}" >&2
+    until said=$(LC_ALL=C mkdir "$1" 2>&1); do
+        if [[ ! -d $1 && ${said} != *exists ]]; then
+            echo "cannot make the lock $1: ${said##*: }" >&2
             return 1
         fi
         owner=$(cat "$1/owner" 2>/dev/null || true)

@@ -31,7 +31,7 @@ no_job_words() {
 # whether what there is was made from what there is now.
 begins() {
     local status=0
-    if ((stage > $1 || stop_stage < $1)) || [[ " ${skip_stages} " == *" $1 "* ]]; then return 1; fi
+    if ((stage > $1 || stop_stage < $1)) || [[ " ${skip_stages} " == *[[:space:]]"$1"[[:space:]]* ]]; then return 1; fi
     if (($1 > 1)) && [[ ${_done_stage} != "$(($1 - 1))" ]] && ! ${dry_run}; then
         python3 -m sermtl.bin.stamp require --stage "$1" "${made_from[@]}" || status=$?
         if ((status > 100)); then die 2 "stage $((status - 100)) makes it anew:$(rerun_from "$((status - 100))")"; fi
@@ -135,7 +135,7 @@ own() {
     if ${dry_run}; then return; fi
     for directory in "$@"; do
         mkdir -p "${directory}"
-        take_lock "${directory}/.lock" 60 _owned_by_other || die 2 "${directory}: no permission to write there?"
+        take_lock "${directory}/.lock" 60 _owned_by_other || exit 2
         python3 -m sermtl.bin.stamp clean "${directory}"
     done
 }
@@ -144,7 +144,7 @@ own() {
 await() {
     if ${dry_run}; then return; fi
     mkdir -p "$1"
-    take_lock "$1/.lock" 60 _waiting_for_other || die 2 "$1: no permission to write there?"
+    take_lock "$1/.lock" 60 _waiting_for_other || exit 2
     python3 -m sermtl.bin.stamp clean "$1"
 }
 

@@ -31,6 +31,8 @@ from sermtl.utterances import Utterance, read_all, utterances
 
 CODE_VERSION = 3
 """Raised when the same audio would give other arks."""
+SHOWN = 10
+"""Broken utterances that a message names."""
 PART_FILES = ("ark", "scp", "lengths", "samples", "digests")
 
 
@@ -103,8 +105,8 @@ def dump_part(
     """Write ``out/parts/<job>.{ark,scp,lengths,samples,digests}`` and its stamp.
 
     Raises:
-        UserError: Audio files that cannot be read, all of them in one message; an ark that does not give
-            back what was written.
+        UserError: Audio files that cannot be read (the first ten are named, all of them on stdout); an ark that does
+            not give back what was written.
     """
     part = part_of(data, job, nj)
     stem = out / "parts" / f"{job}"
@@ -131,6 +133,9 @@ def dump_part(
                 lengths[key], sizes[key], digests[key] = len(values), len(heard), digest_of_array(values)
         if broken:
             head = f"{len(broken)} of {len(part)} utterances of {data} cannot be read; repair their audio, or remove "
+            if len(broken) > SHOWN:
+                print(*broken, sep="\n")  # run.pl shows the log's last lines
+                broken = [*broken[:SHOWN], f"  ... and {len(broken) - SHOWN} more, all listed above in this log"]
             raise UserError(head + "it and rerun stage 1 with --skip_broken true:\n" + "\n".join(broken))
     check_ark(writer.scp, lengths, digests, feats_type)
     write_table(f"{stem}.scp", writer.scp)

@@ -44,6 +44,8 @@ def main() -> int:
 
 def check_feats_type(config: TrainConfig) -> None:
     """Refuse an unknown upstream, or one that reads other features than the configured ones."""
+    if "\n" in config.upstream:
+        raise UserError(f"upstream {config.upstream!r}: a line break in its name; rename it, or give a link to it")
     geometry = find_geometry(config.upstream)
     reads = "fbank" if geometry and read_yaml(geometry).get("input_bands") else "raw"
     if reads != config.feats_type.replace("conv", "raw"):

@@ -9,13 +9,12 @@ python -m sermtl.bin.stamp clean data/X
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from sermtl.errors import command
-from sermtl.files import remove_leftovers
+from sermtl.errors import UserError, command
+from sermtl.files import load_json, remove_leftovers
 from sermtl.stamp import NAME, Stamp, damaged_outputs, fold_roots, outdated, package_digest, read_stamp
 
 ROOTS = ("data", "folds_dir", "dump", "tokens", "exp")
@@ -67,8 +66,13 @@ def finish(args: argparse.Namespace) -> int:
     """Write the stamp, with the inputs as they were when it was emptied, but for those that were made since."""
     stamp, folder = stamp_of(args), args.stamp.parent
     if args.stamp.exists():
-        begun = json.loads(args.stamp.read_text(encoding="utf-8")).get("begun", {})
-        stamp.digests.update({name: old for name, old in begun.items() if stamp.inputs[name].parent != folder})
+        try:
+            begun = load_json(args.stamp).get("begun", {})
+            stamp.digests.update({name: old for name, old in begun.items() if stamp.inputs[name].parent != folder})
+        except (ValueError, AttributeError, LookupError) as error:
+            raise UserError(
+                f"{args.stamp}: damaged while its stage worked ({type(error).__name__}: {error}); run it again"
+            ) from error
     stamp.finish(sorted(p for p in folder.iterdir() if p.is_file() and p.name[0] != "." and p != stamp.path))
     return 0
 
