@@ -755,6 +755,32 @@ def test_settings_or_weights_replaced_in_an_upstreams_folder_are_another_upstrea
         before = program.upstream_digest(str(tmp_path))
 
 
+def test_another_commit_of_a_model_of_the_hub_is_another_upstream(tmp_path, monkeypatch):
+    hub = tmp_path / "models--some--model"
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    (hub / "refs").mkdir(parents=True)
+    digests = []
+    for commit in ("a" * 40, "b" * 40):
+        (hub / "snapshots" / commit).mkdir(parents=True)
+        (hub / "snapshots" / commit / "config.json").write_text('{"model_type": "wav2vec2"}')
+        (hub / "refs" / "main").write_text(commit)
+        program.upstream_digest.cache_clear()
+        digests.append(program.upstream_digest("some/model"))
+    assert digests == ["a" * 40, "b" * 40]
+    assert program.upstream_digest("some/other") is None
+
+    settings = as_dict(TrainConfig(upstream="some/model"))
+    exp = tmp_path / "exp"
+    program.write_config_once(exp, settings | {"upstream_digest": digests[0]})
+    (exp / "checkpoint.pth").touch()
+    with pytest.raises(UserError, match=f"upstream_digest: '{digests[0]}' there, '{digests[1]}' now"):
+        program.write_config_once(exp, settings | {"upstream_digest": digests[1]})
+    # A cache that was emptied where the hub cannot be reached.
+    program.write_config_once(exp, settings | {"upstream_digest": None})
+    assert yaml.safe_load((exp / "config.yaml").read_text())["upstream_digest"] == digests[0]
+
+
 def test_other_settings_are_not_written_while_a_fold_is_trained(corpus, tmp_path, capsys):
     with pytest.raises(Killed), pytest.MonkeyPatch.context() as patch:
         kill_in(patch, "update", 3, "before")

@@ -25,6 +25,7 @@ from typing import Any
 
 import torch
 import yaml
+from transformers import AutoConfig
 
 from sermtl import checkpoint, job
 from sermtl.ark import DUMP_DIGESTS
@@ -49,7 +50,7 @@ from sermtl.upstream import Upstream, load_upstream
 log = logging.getLogger("sermtl.bin.train")
 CODE_VERSION = 2
 """Raised when the same settings and data would give another model."""
-CONFIG, LABELS = "config.yaml", "labels.txt"
+CONFIG, LABELS, UPSTREAM = "config.yaml", "labels.txt", "upstream_digest"
 FILES = (
     CONFIG, "history.jsonl", "warnings.txt", "model.json", "model.safetensors", "tokens/tokens.txt",
     "tokens/bpe.model", f"../{LABELS}",
@@ -238,19 +239,22 @@ def resolved_settings(paths: job.FoldPaths, config: TrainConfig, fold: FoldData)
         "fold": paths.fold_dir.name,
         "code_version": CODE_VERSION,
         **as_dict(config),
-        "upstream_digest": upstream_digest(config.upstream),
+        UPSTREAM: upstream_digest(config.upstream),
         "inputs": fold.digest,
     }
 
 
 @functools.cache
 def upstream_digest(upstream: str) -> str | None:
-    """Of what a geometry's file says, or of the settings and weights in a folder; None for a model of the hub."""
+    """Of a geometry's file, or a folder's settings and weights; a hub model's commit, None where it cannot be had."""
     path = find_geometry(upstream)
     if path is not None:
         return hashlib.sha256(repr(sorted(read_yaml(path).items())).encode()).hexdigest()[:16]
     if not Path(upstream).is_dir():
-        return None
+        try:
+            return AutoConfig.from_pretrained(upstream, trust_remote_code=False)._commit_hash
+        except Exception:  # of many types; `load_upstream` says why it cannot be had
+            return None
     files = sorted(file for file in Path(upstream).iterdir() if file.suffix in (".json", ".safetensors", ".bin"))
     return hashlib.sha256("".join(f"{file.name} {sha256(file)}\n" for file in files).encode()).hexdigest()[:16]
 
@@ -280,6 +284,10 @@ def write_config_once(exp: Path, settings: dict[str, Any]) -> None:
         UserError: The directory was trained with other settings; the message lists them.
     """
     path = exp / CONFIG
+    if was_trained(exp) and not config_is_damaged(exp):
+        commits = [read_yaml(path).get(UPSTREAM), settings.get(UPSTREAM)]
+        if None in commits:  # of a model of the hub: what is not known is not compared, and not forgotten
+            settings = settings | {UPSTREAM: commits[0]}
     text = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
     finished_with_these = f"{zlib.crc32(text.encode()):08x}" == finished_config(exp)
     if config_is_damaged(exp) and not finished_with_these:
