@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import platform
 import shutil
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
+from datadirs import make_data, rows_of
 from small_corpus import run_program
 
+from sermtl.bin import dump, tokens
 from sermtl.bin import stamp as program
 from sermtl.errors import UserError
 from sermtl.files import remove_leftovers, temporary_path
-from sermtl.stamp import NAME, Stamp, digest, inputs, outdated, read_stamp, refuse_damaged
+from sermtl.job import FoldPaths
+from sermtl.stamp import NAME, Stamp, digest, inputs, outdated, package_digest, read_stamp, refuse_damaged
 
 
 @pytest.fixture
@@ -65,6 +70,52 @@ def test_every_change_is_told(made):
     assert outdated(made / "out" / NAME, {"data": made / "data"}) == [
         f"{made}/out was made from another {made}/data/lang"
     ]
+
+
+@pytest.mark.parametrize("stage", ["train", "decode"])
+def test_a_trained_or_decoded_fold_is_stale_under_another_code_version(tmp_path, monkeypatch, stage):
+    made_by = importlib.import_module(f"sermtl.bin.{stage}")
+    paths = FoldPaths(*[tmp_path] * 5)
+    fold = SimpleNamespace(dump=tmp_path / "raw")
+
+    def stamp():
+        if stage == "train":
+            return made_by.train_stamp(paths, fold)
+        return made_by.decode_stamp(paths, "test", "raw")
+
+    stamp().finish([])
+    assert stamp().changed() == ""
+    monkeypatch.setattr(made_by, "CODE_VERSION", made_by.CODE_VERSION + 1)
+    assert stamp().changed() == "made by another version of the program"
+
+
+def test_arks_and_token_lists_are_made_again_under_another_code_version(tmp_path, monkeypatch, capsys):
+    rows = rows_of(speakers=2, each=2)
+    data = make_data(tmp_path / "data", rows, audio=True)
+    (data / "lang").write_text("en\n")
+    (tmp_path / "folds/1").mkdir(parents=True)
+    (tmp_path / "folds/1/train").write_text("".join(f"{row['utt']}\n" for row in rows))
+    for kept, newer in ((0, 0), (3, 0), (0, 1), (3, 0)):
+        for made_by in (dump, tokens):
+            monkeypatch.setattr(made_by, "CODE_VERSION", made_by.CODE_VERSION + newer)
+        for verb in ("part", "merge"):
+            words = ["--data", data, "--out", tmp_path / "dump", "--feats_type", "raw"]
+            assert run_program(dump.main, verb, *words) == 0
+        words = ["--data", data, "--folds_dir", tmp_path / "folds", "--folds", "1", "--out", tmp_path / "tokens"]
+        assert run_program(tokens.main, *words) == 0
+        assert capsys.readouterr().out.count("nothing changed: ") == kept
+
+
+def test_what_is_soon_redone_is_stale_under_another_version_of_any_file_of_the_package(tmp_path, monkeypatch):
+    monkeypatch.setattr("sermtl.stamp.__file__", str(tmp_path / "sermtl/stamp.py"))
+    (tmp_path / "sermtl/bin").mkdir(parents=True)
+    digests = []
+    for name, text in (("bin/score.py", "1"), ("bin/score.py", "2"), ("page.css", ""), ("x.pyc", "")):
+        (tmp_path / "sermtl" / name).write_text(text)
+        package_digest.cache_clear()
+        digests.append(package_digest())
+    package_digest.cache_clear()
+    assert len(set(digests)) == 3 and digests[2] == digests[3]
 
 
 @pytest.mark.parametrize("damage", ["other", "", None])
