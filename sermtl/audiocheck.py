@@ -119,7 +119,10 @@ def length_flaw(file: BinaryIO, size: int, alone: bool = True) -> str:
 
 
 def _end_of_audio(read: Callable[[int, int], bytes], size: int) -> int | None:
-    """Where the samples end by the header of a WAV, AIFF, AU, W64 or uncompressed NIST file."""
+    """Where the samples end by the header of a WAV, AIFF, SVX, AU, W64, CAF, VOC, AVR or uncompressed NIST file.
+
+    Ogg, MAT, PAF, IRCAM, PVF, WVE, XI and MPC2K are not looked at; of FLAC and MP3 what is missing shows in decoding.
+    """
     head = read(0, 1024)
     if head[:4] == b".snd" and len(head) >= 12:
         offset, length = struct.unpack_from(">II", head, 4)
@@ -136,7 +139,26 @@ def _end_of_audio(read: Callable[[int, int], bytes], size: int) -> int | None:
         return _find_chunk(read, size, 12, ">4sI" if head[3:4] == b"X" else "<4sI", b"data", 2)
     if head[:4] == b"FORM" and head[8:11] == b"AIF":
         return _find_chunk(read, size, 12, ">4sI", b"SSND", 2)
+    if head[:4] == b"FORM" and head[8:12] in (b"8SVX", b"16SV"):
+        return _find_chunk(read, size, 12, ">4sI", b"BODY", 2)
+    if head[:4] == b"caff":
+        return _find_chunk(read, size, 8, ">4sQ", b"data", 1)
+    if head[:4] == b"2BIT" and len(head) >= 30:
+        stereo, bits, frames = struct.unpack_from(">hH10xI", head, 12)
+        return 128 + frames * (2 if stereo else 1) * bits // 8
+    if head[:20] == b"Creative Voice File\x1a" and len(head) >= 22:
+        return _end_of_blocks(read, int.from_bytes(head[20:22], "little"))
     return None
+
+
+def _end_of_blocks(read: Callable[[int, int], bytes], at: int) -> int:
+    """Where the last block of a VOC file ends; a zero stands behind it."""
+    for _ in range(MOST_CHUNKS):
+        head = read(at, 4)
+        if not head or not head[0]:
+            break
+        at += 4 + int.from_bytes(head[1:], "little")
+    return at
 
 
 def _find_chunk(
@@ -153,7 +175,7 @@ def _find_chunk(
         if name[:4] == b"ds64":
             long = struct.unpack("<Q", read(at + 16, 8).ljust(8, b"\0"))[0]  # of RF64
         if name[:4] == wanted:
-            if head == 8 and length >= UNKNOWN_SIZE:
+            if length >= (UNKNOWN_SIZE if head == 8 else 1 << 63):
                 return None if long is None else at + head + long
             return at + head + length
         at += head + -(-length // even) * even

@@ -103,7 +103,8 @@ def test_what_is_no_whole_file_is_refused_by_name_and_nobody_waits(tmp_path: Pat
 
 
 FORMATS = [("WAV", "PCM_16"), ("WAV", "PCM_24"), ("WAVEX", "FLOAT"), ("RF64", "PCM_16"), ("W64", "PCM_16"),
-           ("AIFF", "PCM_16"), ("AU", "PCM_16"), ("NIST", "PCM_16")]  # fmt: skip
+           ("AIFF", "PCM_16"), ("AU", "PCM_16"), ("NIST", "PCM_16"), ("CAF", "PCM_16"), ("CAF", "FLOAT"),
+           ("SVX", "PCM_16"), ("AVR", "PCM_16"), ("AVR", "PCM_U8"), ("VOC", "PCM_16")]  # fmt: skip
 
 
 @pytest.mark.parametrize("endian", ["FILE", "BIG"])
