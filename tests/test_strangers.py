@@ -14,22 +14,26 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from datadirs import write_wav
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from prepare import run as run_local
-from small_corpus import run_program
+from small_corpus import make_small_corpus, run_program
 from small_model import save_model
 from test_upstream import transformers_model
 
 from sermtl.audio import read_audio
 from sermtl.audiocheck import check_recording, header_seconds
+from sermtl.bin import decode as decode_program
 from sermtl.bin import dump as dump_program
+from sermtl.bin import train as train_program
 from sermtl.config import DecodeConfig, TrainConfig, load_config, read_yaml
 from sermtl.datadir import read_table
 from sermtl.errors import UserError
 from sermtl.scorefiles import read_scores, read_utterances
 from sermtl.stamp import NAME, read_stamp
 from sermtl.upstream import load_upstream
+from sermtl.validate import validate
 
 TONE = 0.3 * np.sin(np.arange(4800) / 7)
 
@@ -75,6 +79,26 @@ def test_three_hours_are_read(tmp_path: Path) -> None:
     os.truncate(tmp_path / "long.wav", 44 + 2 * count)  # takes no room on the disk
     assert header_seconds(str(tmp_path / "long.wav")) == 10800
     assert len(read_audio(tmp_path / "long.wav")) == count
+
+
+@pytest.mark.parametrize("feats_type", ["raw", "fbank"])
+def test_silence_and_10_ms_go_through_every_stage(tmp_path: Path, feats_type: str) -> None:
+    corpus = make_small_corpus(tmp_path)
+    for speaker in ("s0", "s1"):  # of the test list, and of the training list
+        write_wav(tmp_path / "wav" / f"{speaker}-00.wav", np.zeros(4800, np.int16))
+        write_wav(tmp_path / "wav" / f"{speaker}-01.wav", np.full(160, 99, np.int16))
+    assert validate(corpus.data)[0] == []
+    dump = corpus.dump_audio(feats_type)
+    assert read_table(dump / "utt2num_samples")["s1-01"] == "160"
+    words = ["--config", corpus.config(feats_type), *corpus.arguments(tmp_path / "exp"), "--set", "epochs=2"]
+    assert run_program(train_program.main, *words) == 0
+    for line in (tmp_path / "exp/s0/history.jsonl").read_text().splitlines():
+        record = json.loads(line)
+        assert record["train"]["nonfinite"] == 0 and np.isfinite(record["train"]["loss_ser"])
+    words = ["--config", Path(__file__).parents[1] / "conf/decode.yaml", *corpus.arguments(tmp_path / "exp")]
+    assert run_program(decode_program.main, *words) == 0
+    posteriors = read_table(tmp_path / "exp/s0/decode_test/emo_post")
+    assert all(sum(map(float, posteriors[utt].split())) == pytest.approx(1, abs=1e-5) for utt in ("s0-00", "s0-01"))
 
 
 def strange(folder: Path, kind: str) -> Path:
