@@ -333,6 +333,14 @@ def load_upstream(name: str) -> Upstream:
     return Upstream.around(model, config)
 
 
+def hub_commit(name: str) -> str | None:
+    """The commit of a hub id's model, as it would be loaded now; None where it cannot be had."""
+    try:
+        return AutoConfig.from_pretrained(name, trust_remote_code=False)._commit_hash
+    except Exception:  # of many types; `load_upstream` says why
+        return None
+
+
 def _from_scratch(geometry: Path) -> Upstream:
     try:
         return Upstream(read_geometry(geometry))

@@ -25,7 +25,6 @@ from typing import Any
 
 import torch
 import yaml
-from transformers import AutoConfig
 
 from sermtl import checkpoint, job
 from sermtl.ark import DUMP_DIGESTS
@@ -45,7 +44,7 @@ from sermtl.ranks import Ranks, exit_with, from_torchrun
 from sermtl.seeding import derive_seed
 from sermtl.stamp import NAME, Stamp, inputs, read_stamp
 from sermtl.trainer import Interrupted, Sets, Trainer, total_parameters
-from sermtl.upstream import Upstream, load_upstream
+from sermtl.upstream import Upstream, hub_commit, load_upstream
 
 log = logging.getLogger("sermtl.bin.train")
 CODE_VERSION = 2
@@ -251,10 +250,7 @@ def upstream_digest(upstream: str) -> str | None:
     if path is not None:
         return hashlib.sha256(repr(sorted(read_yaml(path).items())).encode()).hexdigest()[:16]
     if not Path(upstream).is_dir():
-        try:
-            return AutoConfig.from_pretrained(upstream, trust_remote_code=False)._commit_hash
-        except Exception:  # of many types; `load_upstream` says why it cannot be had
-            return None
+        return hub_commit(upstream)
     files = sorted(file for file in Path(upstream).iterdir() if file.suffix in (".json", ".safetensors", ".bin"))
     return hashlib.sha256("".join(f"{file.name} {sha256(file)}\n" for file in files).encode()).hexdigest()[:16]
 
