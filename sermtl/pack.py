@@ -97,7 +97,8 @@ def pack_stamp(fold: Path, fold_dir: Path, data: Path, options: PackOptions) -> 
 
 def earlier_options(fold: Path) -> PackOptions:
     """What ``fold/pack`` was made to hold; the defaults where there is none."""
-    settings = (read_stamp(fold / STAMP) or {"settings": {}})["settings"]
+    stamp = read_stamp(fold / STAMP) if (fold / "pack").is_dir() else None
+    settings = stamp["settings"] if stamp else {}
     return PackOptions(**{key: value for key, value in settings.items() if key in PackOptions.__dataclass_fields__})
 
 
