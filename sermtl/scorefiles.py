@@ -97,7 +97,7 @@ def read_scores(path: Path) -> dict[str, Any]:
             and isinstance(scores.get("audit", {}), dict)
             and isinstance(scores["protocol"], str)
             and isinstance(scores["speaker_dependent"], bool)
-            and ("reason" in scores["spk"] or scores["spk"]["correct"] <= scores["spk"]["n"])
+            and _is_speaker_score(scores["spk"])
         )
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
@@ -119,6 +119,13 @@ def _is_number(value: object) -> bool:
 def _is_rate(value: object, most: float = float("inf")) -> bool:
     """Whether it is a rate, or None, which is that of nothing."""
     return value is None or (isinstance(value, (int, float)) and 0 <= value <= most)
+
+
+def _is_speaker_score(part: Any) -> bool:
+    """Whether it is an accuracy with its counts, or none with its reason."""
+    if part["acc"] is None:
+        return isinstance(part["reason"], str) and bool(part["reason"])
+    return all(_is_count(part[key]) for key in ("n", "correct")) and part["correct"] <= part["n"] and part["n"] > 0
 
 
 def _are_names(values: object) -> bool:

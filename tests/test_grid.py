@@ -115,14 +115,15 @@ def test_every_setting_is_in_the_report(killed: Path) -> None:
     names = [f"mini_speaker_tiny_mini_{setting}_seed0_epochs-1_monitor-test-true" for setting in SETTINGS]
     assert sorted(content["experiments"]) == sorted(names)
     tables = content["tables"]
-    assert [row[0] for row in tables["speaker-comparisons"]["rows"]] == [
-        f"{name} − β 0" for name in ("reverse 0.1", "reverse 1", "forward 0.1", "forward 1", "β 0, α 0") for _ in "123"
-    ]
+    compared = [(row[0], row[1]) for row in tables["speaker-comparisons"]["rows"]]
+    names = ("reverse 0.1", "reverse 1", "forward 0.1", "forward 1")
+    with_words = [(f"{name} − β 0", rate) for name in names for rate in ("WA", "UA", "WER")]
+    assert compared == [*with_words, ("β 0, α 0 − β 0", "WA"), ("β 0, α 0 − β 0", "UA")]
     assert all(row[1] is not None for row in tables["speaker-speakers"]["rows"])  # the probe has held-out utterances
     page = (killed / "exp" / "report" / "mini" / "index.html").read_text()
     assert "Figure 2 of the paper" in page and "Figure 3 of the paper" in page
-    compared, wrong = recompute.compare(killed / "exp" / "report" / "mini")
-    assert wrong == [] and sum(compared.values()) == 221
+    cells, wrong = recompute.compare(killed / "exp" / "report" / "mini")
+    assert wrong == [] and sum(cells.values()) > 400
 
 
 @pytest.mark.slow
@@ -135,6 +136,8 @@ def test_the_word_errors_in_the_report_are_jiwers(killed: Path) -> None:
         with open(path, encoding="utf-8") as file:
             for row in csv.DictReader(file, delimiter="\t"):
                 said, found = texts[row["utt"]], heard.pop(row["utt"])
+                if "_alpha0_" in path.stem:  # its characters were not trained
+                    said = ""
                 output = jiwer.process_words(said, found) if said else None
                 errors = output.substitutions + output.deletions + output.insertions if output else 0
                 assert (int(row["words"]), int(row["errors"])) == (len(said.split()), errors)

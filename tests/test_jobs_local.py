@@ -315,15 +315,16 @@ def test_jobs_that_were_told_to_stop_and_can_be_gone_on_with_give_a_status_of_th
 
 
 IN_BACKGROUND = ("env", "--ignore-signal=INT")
+IN_FRONT = ("env", "--default-signal=INT")  # these tests may be in the background themselves
 
 
 @pytest.mark.parametrize(
     ("number", "everybody", "start"),
     [
-        (signal.SIGINT, True, ()),
-        (signal.SIGINT, False, ()),
-        (signal.SIGTERM, True, ()),
-        (signal.SIGTERM, False, ()),
+        (signal.SIGINT, True, IN_FRONT),
+        (signal.SIGINT, False, IN_FRONT),
+        (signal.SIGTERM, True, IN_FRONT),
+        (signal.SIGTERM, False, IN_FRONT),
         (signal.SIGINT, True, IN_BACKGROUND),
         (signal.SIGTERM, True, IN_BACKGROUND),
     ],
