@@ -96,7 +96,7 @@ exp=${expdir}/${tag:-${auto_tag}}
 cores=$(env -u OMP_NUM_THREADS nproc)
 if [[ ${cmd_backend} == local ]]; then
     nj=${nj:-${cores}}
-    if [[ -z ${ngpu} ]]; then ngpu=$(nvidia-smi -L 2>/dev/null | grep -q ^GPU && echo 1 || echo 0); fi
+    if [[ -z ${ngpu} ]]; then ngpu=$([[ $(nvidia-smi -L 2>/dev/null) == GPU* ]] && echo 1 || echo 0); fi
 else
     # The head node's cores and GPUs say nothing about the cluster's.
     nj=${nj:-8} ngpu=${ngpu:-1} num_threads=${num_threads:-$((ngpu > 1 ? ngpu : 1))}
