@@ -36,5 +36,6 @@ def test_labels_and_word_counts_are_those_of_the_file_names() -> None:
         assert len({row["utt"] for row in rows}) == len(rows) == 339
         for row in rows:
             name = row["utt"].rpartition("-")[2]
-            words = SENTENCES[name[2:5]].split()
-            assert (row["spk"], row["ref"], int(row["words"])) == (name[:2], letters[name[5]], len(words))
+            # Without the CTC loss (alpha 0) no characters are learned, and no words counted.
+            words = 0 if "_alpha0_" in path.stem else len(SENTENCES[name[2:5]].split())
+            assert (row["spk"], row["ref"], int(row["words"])) == (name[:2], letters[name[5]], words)
