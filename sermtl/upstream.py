@@ -6,7 +6,7 @@ Shape suffixes: B batch, S samples, T frames, F bands, C channels, D hidden.
 from __future__ import annotations
 
 import threading
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -333,6 +333,7 @@ def load_upstream(name: str) -> Upstream:
     return Upstream.around(model, config)
 
 
+@cache
 def hub_commit(name: str) -> str | None:
     """The commit of a hub id's model, as it would be loaded now; None where it cannot be had."""
     try:

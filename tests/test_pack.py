@@ -23,6 +23,7 @@ from sermtl.bin import train as train_program
 from sermtl.errors import UserError
 from sermtl.export import CLASSIFIER, RECOGNISER, export_transformers, write_tokenizer
 from sermtl.model_dir import load_model
+from sermtl.pack import _without_folder
 from sermtl.pretrained import read_manifest
 from sermtl.tally import collapse
 from sermtl.text import BpeTokenizer
@@ -102,6 +103,11 @@ def test_nothing_in_a_pack_tells_where_it_was_made(scored, packs, feats_type):
     assert f"- upstream: {name}\n" in (packs / feats_type / "README.md").read_text()
     for scores in ("scores.json", "scores_all_folds.json"):
         assert json.loads((packs / feats_type / scores).read_text())["settings"]["upstream"] == name
+
+
+def test_a_model_of_the_hub_keeps_its_owner():
+    settings = {"upstream": "facebook/wav2vec2-base", "upstream_digest": None, "upstream_commit": "a" * 40}
+    assert _without_folder(settings) == settings
 
 
 def test_two_trainings_with_the_same_settings_give_the_same_bytes(scored):

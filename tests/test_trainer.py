@@ -569,7 +569,7 @@ def test_the_experiments_folder_is_as_documented(straight):
     assert "epoch 4/4" in log and "utterances: train" in log
     config = yaml.safe_load((straight / "s0" / "config.yaml").read_text())
     keys = {field.name for field in dataclasses.fields(TrainConfig)}
-    made = {"corpus", "protocol", "fold", "upstream_digest", "inputs", "computed_in", "code_version"}
+    made = {"corpus", "protocol", "fold", "upstream_digest", "upstream_commit", "inputs", "computed_in", "code_version"}
     assert config.keys() == keys | made
     assert (config["corpus"], config["protocol"], config["fold"], config["epochs"]) == ("small", "speaker", "s0", 4)
 
@@ -760,25 +760,25 @@ def test_another_commit_of_a_model_of_the_hub_is_another_upstream(tmp_path, monk
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     (hub / "refs").mkdir(parents=True)
-    digests = []
+    commits = []
     for commit in ("a" * 40, "b" * 40):
         (hub / "snapshots" / commit).mkdir(parents=True)
         (hub / "snapshots" / commit / "config.json").write_text('{"model_type": "wav2vec2"}')
         (hub / "refs" / "main").write_text(commit)
-        program.upstream_digest.cache_clear()
-        digests.append(program.upstream_digest("some/model"))
-    assert digests == ["a" * 40, "b" * 40]
-    assert program.upstream_digest("some/other") is None
+        program.hub_commit.cache_clear()
+        commits.append(program.hub_commit("some/model"))
+    assert commits == ["a" * 40, "b" * 40]
+    assert program.hub_commit("some/other") is None and program.upstream_digest("some/model") is None
 
     settings = as_dict(TrainConfig(upstream="some/model"))
     exp = tmp_path / "exp"
-    program.write_config_once(exp, settings | {"upstream_digest": digests[0]})
+    program.write_config_once(exp, settings | {"upstream_commit": commits[0]})
     (exp / "checkpoint.pth").touch()
-    with pytest.raises(UserError, match=f"upstream_digest: '{digests[0]}' there, '{digests[1]}' now"):
-        program.write_config_once(exp, settings | {"upstream_digest": digests[1]})
+    with pytest.raises(UserError, match=f"upstream_commit: '{commits[0]}' there, '{commits[1]}' now"):
+        program.write_config_once(exp, settings | {"upstream_commit": commits[1]})
     # A cache that was emptied where the hub cannot be reached.
-    program.write_config_once(exp, settings | {"upstream_digest": None})
-    assert yaml.safe_load((exp / "config.yaml").read_text())["upstream_digest"] == digests[0]
+    program.write_config_once(exp, settings | {"upstream_commit": None})
+    assert yaml.safe_load((exp / "config.yaml").read_text())["upstream_commit"] == commits[0]
 
 
 def test_other_settings_are_not_written_while_a_fold_is_trained(corpus, tmp_path, capsys):

@@ -49,7 +49,7 @@ from sermtl.upstream import Upstream, hub_commit, load_upstream
 log = logging.getLogger("sermtl.bin.train")
 CODE_VERSION = 2
 """Raised when the same settings and data would give another model."""
-CONFIG, LABELS, UPSTREAM = "config.yaml", "labels.txt", "upstream_digest"
+CONFIG, LABELS, COMMIT = "config.yaml", "labels.txt", "upstream_commit"
 FILES = (
     CONFIG, "history.jsonl", "warnings.txt", "model.json", "model.safetensors", "tokens/tokens.txt",
     "tokens/bpe.model", f"../{LABELS}",
@@ -232,25 +232,27 @@ def choose_precision(config: TrainConfig, exp: Path, device: torch.device) -> st
 
 def resolved_settings(paths: job.FoldPaths, config: TrainConfig, fold: FoldData) -> dict[str, Any]:
     """Everything that decides what the training computes, and where it read."""
+    digest = upstream_digest(config.upstream)
     return {
         "corpus": paths.data.name,
         "protocol": paths.fold_dir.parent.name,
         "fold": paths.fold_dir.name,
         "code_version": CODE_VERSION,
         **as_dict(config),
-        UPSTREAM: upstream_digest(config.upstream),
+        "upstream_digest": digest,
+        COMMIT: hub_commit(config.upstream) if digest is None else None,
         "inputs": fold.digest,
     }
 
 
 @functools.cache
 def upstream_digest(upstream: str) -> str | None:
-    """Of a geometry's file, or a folder's settings and weights; a hub model's commit, None where it cannot be had."""
+    """Of what a geometry's file says, or of the settings and weights in a folder; None for a model of the hub."""
     path = find_geometry(upstream)
     if path is not None:
         return hashlib.sha256(repr(sorted(read_yaml(path).items())).encode()).hexdigest()[:16]
     if not Path(upstream).is_dir():
-        return hub_commit(upstream)
+        return None
     files = sorted(file for file in Path(upstream).iterdir() if file.suffix in (".json", ".safetensors", ".bin"))
     return hashlib.sha256("".join(f"{file.name} {sha256(file)}\n" for file in files).encode()).hexdigest()[:16]
 
@@ -281,9 +283,9 @@ def write_config_once(exp: Path, settings: dict[str, Any]) -> None:
     """
     path = exp / CONFIG
     if was_trained(exp) and not config_is_damaged(exp):
-        commits = [read_yaml(path).get(UPSTREAM), settings.get(UPSTREAM)]
-        if None in commits:  # of a model of the hub: what is not known is not compared, and not forgotten
-            settings = settings | {UPSTREAM: commits[0]}
+        commits = [read_yaml(path).get(COMMIT), settings.get(COMMIT)]
+        if None in commits:  # what is not known is not compared, and not forgotten
+            settings = settings | {COMMIT: commits[0]}
     text = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
     finished_with_these = f"{zlib.crc32(text.encode()):08x}" == finished_config(exp)
     if config_is_damaged(exp) and not finished_with_these:
