@@ -85,13 +85,13 @@ def read_scores(path: Path) -> dict[str, Any]:
             and confusion.sum() == ser["n"]
             and (confusion >= 0).all()
             and np.trace(confusion) == ser["correct"]
-            and all(_is_count(asr[key]) for key in ("utterances", "words", "errors", "no_reference"))
+            and all(is_count(asr[key]) for key in ("utterances", "words", "errors", "no_reference"))
             and all(_is_rate(ser[key], 1.0) for key in ("wa", "ua", "macro_f1"))
             and all(_is_rate(asr[key]) for key in ("wer", "cer"))
             and all(map(_are_names, (ser["labels"], scores["folds"], scores.get("missing_folds", []))))
             and not any("/" in fold or fold in (".", "..") for fold in scores["folds"])
             and isinstance(scores["settings"], dict)
-            and _is_count(scores["settings"].get("seed", 0))
+            and is_count(scores["settings"].get("seed", 0))
             and all(_is_number(scores["settings"].get(key, 0)) for key in ("alpha", "beta"))
             and scores["settings"].get("grl", "reverse") in ("reverse", "forward")
             and isinstance(scores.get("audit", {}), dict)
@@ -108,7 +108,8 @@ def read_scores(path: Path) -> dict[str, Any]:
     return scores
 
 
-def _is_count(value: object) -> bool:
+def is_count(value: object) -> bool:
+    """Whether a value of a score file is a whole number, 0 or more."""
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
@@ -125,7 +126,7 @@ def _is_speaker_score(part: Any) -> bool:
     """Whether it is an accuracy with its counts, or none with its reason."""
     if part["acc"] is None:
         return isinstance(part["reason"], str) and bool(part["reason"])
-    return all(_is_count(part[key]) for key in ("n", "correct")) and part["correct"] <= part["n"] and part["n"] > 0
+    return all(is_count(part[key]) for key in ("n", "correct")) and part["correct"] <= part["n"] and part["n"] > 0
 
 
 def _are_names(values: object) -> bool:

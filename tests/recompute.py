@@ -166,12 +166,11 @@ def compare(folder: Path) -> tuple[dict[str, int], list[str]]:
                     continue
                 compared[name] = compared.get(name, 0) + 1
                 (value,), cell = right, row[table["head"].index(head)]
-                text = shown[narrow.index(head)].replace("−", "-").replace("< .001", "0").split(" [")[0].split(" (")[0]
+                text = re.split(r" [\[(]", shown[narrow.index(head)].replace("−", "-"))[0]
                 same = cell is None and text == "–" if value is None else abs((cell or 0.0) - value) < 1e-9
-                if not same or (
-                    value is not None
-                    and abs(float(text) - value) > 0.0011 * ("< " in shown[narrow.index(head)]) + 0.00051
-                ):
+                if same and value is not None:
+                    same = value < 0.001 if text == "< .001" else abs(float(text) - value) <= 0.00051
+                if not same:
                     wrong.append(f"{name}, {row[0]}, {head}: {cell} and {text}, but {value}")
     return compared, wrong
 

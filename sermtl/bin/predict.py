@@ -66,14 +66,12 @@ def main() -> int:
     from tqdm import tqdm
 
     from sermtl.listen import find_audio
-    from sermtl.predict import Speech2Emotion
+    from sermtl.predict import Speech2Emotion, in_samples
     from sermtl.show import JsonLines, TableLines, TsvLines, cell, segment_lines
-    from sermtl.timeline import check_window
 
     if args.hop is not None and args.window is None:
         args.window = 2 * args.hop
-    if args.window is not None:
-        check_window(args.window, args.window / 2 if args.hop is None else args.hop)
+    in_samples(args.window, args.hop)
     items = find_audio(args.audio)
     targets = plot_targets(args.plot, items)
     for path in [args.timeline, *targets]:

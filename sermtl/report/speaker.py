@@ -21,6 +21,7 @@ from sermtl.report.families import Family, Setting
 from sermtl.report.history import Histories
 from sermtl.report.load import read_json
 from sermtl.report.tables import mark, slug, speaker_accuracy
+from sermtl.scorefiles import is_count
 
 MOST_POINTS = 600
 
@@ -188,10 +189,6 @@ def _of(setting: Setting, histories: Histories) -> Knowledge:
 
 def _is_whole(content: dict[str, Any]) -> bool:
     """Whether a ``probe.json`` holds what `probing.probe_fold` puts there."""
-
-    def is_count(value: object) -> bool:
-        return isinstance(value, int) and not isinstance(value, bool) and value >= 0
-
     try:
         tested = [content[key] for key in ("probe", "head") if content[key]["acc"] is not None]
         if content["probe"]["acc"] is not None:

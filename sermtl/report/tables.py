@@ -148,7 +148,7 @@ def by_group(
             for group, numbers, row in zip(groups, counts, found, strict=True)
         ]
         if what == "fold":
-            means = [_mean([scores[rate] for scores in column]) for column in zip(*found, strict=True)]
+            means = [metrics.mean([scores[rate] for scores in column]) for column in zip(*found, strict=True)]
             rows.append([MEAN, None, *means])
         rows.append(["pooled", len(family.settings[0].first.utts), *(scores[rate] for scores in pooled)])
         head = [what, "n", *(setting.name for setting in family.settings)]
@@ -222,11 +222,6 @@ def mark(family: Family) -> str:
 
 def _seeds(setting: Setting) -> str:
     return f"seed{'s' if len(setting.seeds) > 1 else ''} {' '.join(map(str, setting.seeds))}"
-
-
-def _mean(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return float(np.mean(known)) if known else None
 
 
 def _of(scores: dict[str, Any], key: str, label: str) -> Cell:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from sermtl import stats
 from sermtl.report import paper
 from sermtl.report.compare import Comparison, Results
-from sermtl.report.document import show
+from sermtl.report.document import P, show
 from sermtl.report.families import Setting
 from sermtl.report.results import plural
 from sermtl.report.speaker import Knowledge
@@ -55,10 +55,11 @@ def _points(difference: float | None) -> str:
 
 
 def _where(results: Results) -> str:
-    made = _shown(results).first
+    shown = _shown(results)
+    made = shown.first
     folds, missing = len(made.scores["folds"]), len(made.scores.get("missing_folds", []))
     count = f"{folds} of {folds + missing} folds" if missing else plural(folds, "fold")
-    return f"{count}, {len(made.utts)} test utterances, {plural(len(_shown(results).seeds), 'seed')}"
+    return f"{count}, {len(made.utts)} test utterances, {plural(len(shown.seeds), 'seed')}"
 
 
 def _shown(results: Results) -> Setting:
@@ -82,7 +83,10 @@ def _tests(results: Results) -> str:
     smallest = 2 / 2 ** comparisons[0].folds
     if found:
         named = "; ".join(f"{c.name}: {RATES[rate]} {_difference(c, rate)}" for c, rate in found)
-        return f"{len(found)} of {total} differences from β 0 are significant at .05 after Holm's correction: {named}."
+        are = "is" if len(found) == 1 else "are"
+        return (
+            f"{len(found)} of {total} differences from β 0 {are} significant at .05 after Holm's correction: {named}."
+        )
     text = f"None of {total} differences from β 0 is significant at .05 after Holm's correction; "
     text += f"the largest in WA is {_largest(comparisons)}."
     if smallest * total > LEVEL:
@@ -122,5 +126,5 @@ def _speakers(known: Sequence[Knowledge]) -> list[str]:
     return [
         f"A probe fitted anew finds the speaker in {base.probe:.2f} of held-out utterances with β 0 and in "
         f"{strongest.probe:.2f} with {strongest.name} (chance {strongest.chance:.2f}): the speaker is {verdict} "
-        f"(p {'< .001' if p < 0.001 else f'{p:.3f}'}, {plural(len(folds), 'fold')} swapped).{heads}"
+        f"(p {show(P(p))}, {plural(len(folds), 'fold')} swapped).{heads}"
     ]
