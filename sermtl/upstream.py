@@ -27,6 +27,9 @@ MODEL_TYPES = ("wav2vec2", "hubert", "wavlm", "data2vec-audio")
 OUR_KEYS = ("input_bands", "normalize")
 PACKED_FROM = 256
 """Hidden size from which arithmetic on padding costs more than many small operations."""
+BF16_CHANNELS = 16
+"""Of a group of the positional convolution, from which it may run in bf16 on a CPU: with AMX, PyTorch 2.13 (oneDNN)
+gives wrong values for most kernels of 8 taps and more over fewer channels."""
 _in_hand = threading.local()
 
 
@@ -285,9 +288,12 @@ def masked_group_norm(hidden_BCT: Tensor, frames_B: Tensor, norm: nn.GroupNorm) 
 
 
 def _convolve_by_device(conv: nn.Conv1d, hidden_BCT: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    if hidden_BCT.device.type == "cpu":
+    if hidden_BCT.device.type != "cpu":
+        return nn.Conv1d._conv_forward(conv, hidden_BCT, weight, bias)
+    if weight.shape[1] >= BF16_CHANNELS:
         return convolve_channels_last(hidden_BCT, conv, weight)
-    return nn.Conv1d._conv_forward(conv, hidden_BCT, weight, bias)
+    with torch.autocast("cpu", enabled=False):
+        return convolve_channels_last(hidden_BCT.float(), conv, weight)
 
 
 def load_upstream(name: str) -> Upstream:

