@@ -17,8 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-BLOCK = 512
-"""Frames of a Fourier transform: a power of two some times longer than the kernel."""
+BLOCK = 256
+"""Frames of a Fourier transform, or twice the kernel where that is more: the transform of the kernel costs most."""
 
 
 def is_packable(encoder: Any) -> bool:
@@ -125,20 +125,41 @@ def convolve_positions(hidden_ND: Tensor, frames: Sequence[int], conv: nn.Conv1d
     """
     with torch.autocast(hidden_ND.device.type, enabled=False):
         taps, gap, groups = conv.kernel_size[0], conv.kernel_size[0] // 2, conv.groups
-        block = max(BLOCK, 1 << (4 * taps - 1).bit_length() - 1)
+        block = max(BLOCK, 1 << (2 * taps - 1).bit_length())
         hop = block - taps + 1
         places_N = _places(frames, gap).to(hidden_ND.device)
         total = gap + sum(frames) + gap * len(frames)
         blocks = -(-total // hop)
         line_LD = hidden_ND.new_zeros((blocks * hop + taps - 1, hidden_ND.shape[1]), dtype=torch.float32)
         line_LD = line_LD.index_copy(0, places_N, hidden_ND.float())
-        spectrum_WDQ = torch.fft.rfft(line_LD.unfold(0, block, hop))
+        spectrum_WDQ = _Spectrum.apply(line_LD.unfold(0, block, hop), block)
         spectrum_GQWC = spectrum_WDQ.unflatten(1, (groups, -1)).permute(1, 3, 0, 2)
-        kernel_GQCC = torch.fft.rfft(conv.weight.float(), n=block).unflatten(0, (groups, -1)).conj().permute(0, 3, 2, 1)
+        kernel_DCQ = _Spectrum.apply(conv.weight.float(), block)
+        kernel_GQCC = kernel_DCQ.unflatten(0, (groups, -1)).conj().permute(0, 3, 2, 1)
         product_WDQ = (spectrum_GQWC @ kernel_GQCC).permute(2, 0, 3, 1).flatten(1, 2)
         output_LD = torch.fft.irfft(product_WDQ, n=block)[:, :, :hop].transpose(1, 2).flatten(0, 1)
         output_ND = output_LD[places_N - gap]
         return output_ND if conv.bias is None else output_ND + conv.bias
+
+
+class _Spectrum(torch.autograd.Function):
+    """``torch.fft.rfft`` over the last dimension, continued with zeros to ``length``, an even number.
+
+    Its gradient is one real transform; PyTorch's own is a complex one of twice the size.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, length: int) -> Tensor:
+        """Frequencies (..., length / 2 + 1)."""
+        ctx.kept, ctx.length = values.shape[-1], length
+        return torch.fft.rfft(values, n=length)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        """The adjoint: an inverse transform counts all frequencies but the first and the last twice."""
+        once = gradient / 2
+        once[..., (0, -1)] *= 2
+        return torch.fft.irfft(once, n=ctx.length, norm="forward")[..., : ctx.kept], None
 
 
 def _places(frames: Sequence[int], gap: int) -> Tensor:
