@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import os
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,7 +26,7 @@ DUMP_TABLES = {"raw": ("wav.scp", "utt2num_samples"), "fbank": FEATURE_TABLES, "
 DUMP_SAMPLES = "utt2num_samples"
 """Table of the samples that a dump was made from."""
 DUMP_DIGESTS = "utt2digest"
-"""Table of digests of the utterances' samples or features."""
+"""Table of checksums of the utterances' samples or features."""
 
 
 class ArkWriter:
@@ -86,6 +87,14 @@ def read_matrix(specifier: str, key: str = "") -> np.ndarray:
     if not isinstance(value, np.ndarray):
         raise UserError(f"{specifier} ({key}): audio where features were expected; rerun stage 2")
     return value
+
+
+def checksum(array: np.ndarray) -> str:
+    """Of samples or features, however they are laid out in arks: what a training depends on, and reads are held to.
+
+    It tells one recording from another, and is asked of every one; the arks themselves have one of their own.
+    """
+    return f"{zlib.crc32(np.ascontiguousarray(array).data):08x}"
 
 
 def _read(specifier: str, key: str) -> object:

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 
 import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from sermtl.ark import read_audio_entry, read_matrix
+from sermtl.ark import checksum, read_audio_entry, read_matrix
 from sermtl.augment import mask_features, span_mask
 from sermtl.batch import Batch
 from sermtl.config import TrainConfig
@@ -36,6 +37,8 @@ class Example:
     tokens: tuple[int, ...] = ()
     samples: int = 0
     """Of its audio, where ``length`` counts something else that is to make the same batches."""
+    checksum: str = ""
+    """Of what the dump holds; empty where it is not known, and not looked at."""
 
     @property
     def size(self) -> int:
@@ -57,11 +60,7 @@ class FrontEnd:
 
     def __call__(self, entry: str, utterance: str, speaker_stats: tuple[np.ndarray, np.ndarray] | None) -> np.ndarray:
         """Float32 waveform (S,), normalised features (T, F) or stored frames (T, C) of a dumped entry."""
-        return self.prepare(self.read(entry, utterance), speaker_stats)
-
-    def read(self, entry: str, utterance: str) -> np.ndarray:
-        """What the dump holds: int16 samples (S,), features (T, F) or stored frames (T, C)."""
-        return read_audio_entry(entry, utterance) if self.feats_type == "raw" else read_matrix(entry, utterance)
+        return self.prepare(_read_entry(entry, utterance, self.feats_type), speaker_stats)
 
     def prepare(self, dumped: np.ndarray, speaker_stats: tuple[np.ndarray, np.ndarray] | None) -> np.ndarray:
         """The upstream's input of what the dump holds."""
@@ -106,7 +105,7 @@ class FoldDataset(Dataset):
         front_end: How to read it.
         config: Augmentation settings, or None for evaluation.
         masking: The upstream's SpecAugment.
-        perturbed: Speed -> utterance -> ark entry of the perturbed copy.
+        perturbed: Speed -> utterance -> its perturbed copy.
         speaker_stats: Speaker -> mean (F,) and standard deviation (F,) for ``cmvn: speaker``.
     """
 
@@ -116,7 +115,7 @@ class FoldDataset(Dataset):
         front_end: FrontEnd,
         config: TrainConfig | None = None,
         masking: SpanMasking | None = None,
-        perturbed: Mapping[float, Mapping[str, str]] | None = None,
+        perturbed: Mapping[float, Mapping[str, Example]] | None = None,
         speaker_stats: Mapping[str, tuple[np.ndarray, np.ndarray]] | None = None,
     ):
         self.examples = list(examples)
@@ -128,10 +127,9 @@ class FoldDataset(Dataset):
         self.epoch = 0
         self._kept: dict[str, np.ndarray] = {}
         if config is not None and config.in_memory:
-            entries = [(example.entry, example.utterance) for example in self.examples]
-            copies = [self.perturbed[speed] for speed in config.speed_perturb if speed != 1.0]
-            entries += [(entry, name) for table in copies for name, entry in table.items()]
-            self._kept = {entry: front_end.read(entry, name) for entry, name in entries}
+            copies = [self.perturbed[speed].values() for speed in config.speed_perturb if speed != 1.0]
+            everything = chain(self.examples, *copies)
+            self._kept = {example.entry: read_dumped(example, front_end.feats_type) for example in everything}
 
     def __len__(self) -> int:
         return len(self.examples)
@@ -150,10 +148,9 @@ class FoldDataset(Dataset):
         example = self.examples[index]
         stats = self.speaker_stats.get(example.speaker_name)
         if self.config is None:
-            return example, self._read(example, example.entry, stats), None, None
+            return example, self._read(example, stats), None, None
         random = generator(self.config.seed, "augment", self.epoch, example.utterance)
-        entry = self._draw_speed(example, random)
-        features = self._read(example, entry, stats)
+        features = self._read(self._draw_speed(example, random), stats)
         if self.config.feats_type == "fbank" and (self.config.freq_masks or self.config.time_masks):
             c = self.config
             features = mask_features(features, c.freq_masks, c.freq_mask_width, c.time_masks, c.time_mask_width, random)
@@ -164,21 +161,15 @@ class FoldDataset(Dataset):
         feature_mask_D = span_mask(m.hidden_size, m.feature_prob, m.feature_length, m.feature_min, random)
         return example, features, time_mask_T, feature_mask_D
 
-    def _read(self, example: Example, entry: str, stats: tuple[np.ndarray, np.ndarray] | None) -> np.ndarray:
-        dumped = self._kept[entry] if self._kept else self.front_end.read(entry, example.utterance)
-        features = self.front_end.prepare(dumped, stats)
-        if entry == example.entry and len(features) != example.length:
-            raise UserError(
-                f"{entry} has {len(features)} samples or frames of {example.utterance}, and had {example.length}: "
-                "stage 2 was run meanwhile; the same command goes on from the last checkpoint"
-            )
-        return features
+    def _read(self, example: Example, stats: tuple[np.ndarray, np.ndarray] | None) -> np.ndarray:
+        dumped = self._kept[example.entry] if self._kept else read_dumped(example, self.front_end.feats_type)
+        return self.front_end.prepare(dumped, stats)
 
-    def _draw_speed(self, example: Example, random: np.random.Generator) -> str:
+    def _draw_speed(self, example: Example, random: np.random.Generator) -> Example:
         if self.config is None or not self.config.speed_perturb:
-            return example.entry
+            return example
         speed = float(random.choice(np.array(self.config.speed_perturb)))
-        return example.entry if speed == 1.0 else self.perturbed[speed][example.utterance]
+        return example if speed == 1.0 else self.perturbed[speed][example.utterance]
 
     def collate(self, items: Iterable[tuple[Example, np.ndarray, np.ndarray | None, np.ndarray | None]]) -> Batch:
         """Stack examples, continued with zeros to the longest and to the receptive field.
@@ -207,6 +198,25 @@ class FoldDataset(Dataset):
         )
 
 
+def read_dumped(example: Example, feats_type: str) -> np.ndarray:
+    """What the dump holds of an example: int16 samples (S,), features (T, F) or stored frames (T, C).
+
+    Raises:
+        UserError: It cannot be read, or is not what stage 2 wrote when the fold was joined.
+    """
+    values = _read_entry(example.entry, example.utterance, feats_type)
+    if len(values) != example.length or (example.checksum and checksum(values) != example.checksum):
+        raise UserError(
+            f"{example.entry}: {example.utterance} is not there as it was: the ark is damaged, or stage 2 was run "
+            "meanwhile; rerun ./run.sh --stage 2, then the same command, which goes on from where it was"
+        )
+    return values
+
+
+def _read_entry(entry: str, utterance: str, feats_type: str) -> np.ndarray:
+    return read_audio_entry(entry, utterance) if feats_type == "raw" else read_matrix(entry, utterance)
+
+
 def ctc_frames(tokens: Sequence[int]) -> int:
     """Frames that CTC needs for these tokens: one each, and a blank between equal neighbours."""
     return len(tokens) + sum(a == b for a, b in zip(tokens, tokens[1:], strict=False))
@@ -219,11 +229,11 @@ def _stack(arrays: Sequence[np.ndarray], length: int) -> torch.Tensor:
     return torch.from_numpy(stacked)
 
 
-def feature_stats(entries: Iterable[tuple[str, str]]) -> tuple[np.ndarray, np.ndarray]:
-    """Mean (F,) and standard deviation (F,) over all frames of ``(utterance, ark entry)`` pairs, streamed."""
+def feature_stats(examples: Iterable[Example]) -> tuple[np.ndarray, np.ndarray]:
+    """Mean (F,) and standard deviation (F,) over all frames of examples with features, streamed."""
     count, total_F, squares_F = 0, np.zeros(1), np.zeros(1)
-    for utterance, entry in entries:
-        features_TF = read_matrix(entry, utterance).astype(np.float64)
+    for example in examples:
+        features_TF = read_dumped(example, "fbank").astype(np.float64)
         count += len(features_TF)
         total_F = total_F + features_TF.sum(0)
         squares_F = squares_F + np.square(features_TF).sum(0)

@@ -13,6 +13,10 @@ class UserError(Exception):
     status = 2
     """Exit status of the program that it ends."""
 
+    def __str__(self) -> str:
+        """The message alone: PyTorch hands on a loader process's error with its traceback as text before it."""
+        return super().__str__().rpartition(f"{__name__}.UserError: ")[2].rstrip()
+
 
 def command(main: Callable[[], int | None]) -> Callable[[], int]:
     """Turn a program's ``main`` into one that prints a `UserError`, or an error of the system, as one message.

@@ -30,10 +30,10 @@ class FoldData:
     speakers: list[str]
     """Training speakers, in logit order (sorted)."""
     tokenizer: Tokenizer
-    perturbed: Mapping[float, Mapping[str, str]]
-    """Speed -> utterance -> ark entry of the perturbed copy."""
-    speaker_entries: Mapping[str, list[tuple[str, str]]]
-    """Speaker -> all of its utterances with their ark entries."""
+    perturbed: Mapping[float, Mapping[str, Example]]
+    """Speed -> utterance -> its perturbed copy."""
+    of_speaker: Mapping[str, list[Example]]
+    """Speaker -> all of its utterances, without targets."""
     digest: str
     """Digest of lists, labels, transcripts, tokens and dumped audio: what a training depends on."""
     dump: Path
@@ -58,7 +58,7 @@ def load_fold(
             cannot be trained on.
     """
     dump = dump / (dump_name or config.feats_type)
-    entries, lengths = read_dump(dump, config.feats_type)
+    dumped = read_dump(dump, config.feats_type)
     # Stored outputs make the batches that their audio makes: frames alone would leave ties.
     samples = read_table(dump / DUMP_SAMPLES) if config.feats_type == "conv" else {}
     emotions, speakers_of = read_table(data / "utt2emo"), read_table(data / "utt2spk")
@@ -68,7 +68,7 @@ def load_fold(
     lists = {part: read_list(fold_dir / part) for part in PARTS}
     tokenizer = load_tokenizer(tokens)
     for part, utterances in lists.items():
-        _refuse_unknown(fold_dir / part, utterances, entries, dump)
+        _refuse_unknown(fold_dir / part, utterances, dumped, dump)
         _refuse_unknown(fold_dir / part, utterances, speakers_of, data / "utt2spk")
     _check_training_list(fold_dir, lists["train"], speakers_of, emotions)
     labels = sorted(set(emotions.values()) - {""})
@@ -78,10 +78,8 @@ def load_fold(
 
     def example(utterance: str) -> Example:
         speaker = speakers_of[utterance]
-        return Example(
-            utterance=utterance,
-            entry=entries[utterance],
-            length=lengths[utterance],
+        return replace(
+            dumped[utterance],
             speaker_name=speaker,
             emotion=label_ids.get(emotions.get(utterance, ""), -1),
             speaker=speaker_ids.get(speaker, -1),
@@ -91,18 +89,15 @@ def load_fold(
 
     examples = {part: [example(utterance) for utterance in lists[part]] for part in PARTS}
     perturbed = {
-        speed: _perturbed_entries(dump.with_name(f"{dump.name}_sp{speed:g}"), config.feats_type, speed, lists["train"])
+        speed: _perturbed_copies(dump.with_name(f"{dump.name}_sp{speed:g}"), config.feats_type, speed, lists["train"])
         for speed in config.speed_perturb
         if speed != 1.0
     }
-    by_speaker: dict[str, list[tuple[str, str]]] = {}
+    by_speaker: dict[str, list[Example]] = {}
     for utterance, speaker in speakers_of.items():
-        if utterance in entries:
-            by_speaker.setdefault(speaker, []).append((utterance, entries[utterance]))
-    contents = read_table(dump / DUMP_DIGESTS)
-    if contents.keys() != entries.keys():
-        raise UserError(f"{dump}: {DUMP_DIGESTS} names other utterances; rerun stage 2")
-    digest = _digest(examples, labels, speakers, tokenizer.tokens, contents)
+        if utterance in dumped:
+            by_speaker.setdefault(speaker, []).append(dumped[utterance])
+    digest = _digest(examples, labels, speakers, tokenizer.tokens)
     return FoldData(examples, labels, speakers, tokenizer, perturbed, by_speaker, digest, dump)
 
 
@@ -111,11 +106,11 @@ def without_targets(examples: Iterable[Example]) -> list[Example]:
     return [replace(example, emotion=-1, speaker=-1, tokens=()) for example in examples]
 
 
-def read_dump(dump: Path, feats_type: str) -> tuple[dict[str, str], dict[str, int]]:
-    """Ark entries and lengths of a dump directory.
+def read_dump(dump: Path, feats_type: str) -> dict[str, Example]:
+    """Entries, lengths and checksums of a dump directory, by utterance, without speakers and targets.
 
     Raises:
-        UserError: A table is missing (naming the stage that makes it) or damaged, or the two differ in their
+        UserError: A table is missing (naming the stage that makes it) or damaged, or they differ in their
             utterances.
     """
     scp_name, lengths_name = DUMP_TABLES[feats_type]
@@ -128,17 +123,21 @@ def read_dump(dump: Path, feats_type: str) -> tuple[dict[str, str], dict[str, in
     for utterance, value in values.items():
         if not value.isdecimal():
             raise UserError(f"{dump / lengths_name}: {utterance} has no length, but {value!r}; rerun stage 2")
-    lengths = {utterance: int(value) for utterance, value in values.items()}
-    if entries.keys() != lengths.keys():
-        raise UserError(f"{dump}: {scp_name} and {lengths_name} name different utterances; rerun stage 2")
-    return entries, lengths
+    checksums = read_table(dump / DUMP_DIGESTS)
+    for name, table in ((lengths_name, values), (DUMP_DIGESTS, checksums)):
+        if entries.keys() != table.keys():
+            raise UserError(f"{dump}: {scp_name} and {name} name different utterances; rerun stage 2")
+    return {
+        utterance: Example(utterance, entry, int(values[utterance]), "", checksum=checksums[utterance])
+        for utterance, entry in entries.items()
+    }
 
 
-def _perturbed_entries(directory: Path, feats_type: str, speed: float, utterances: list[str]) -> dict[str, str]:
-    entries, _ = read_dump(directory, feats_type)
+def _perturbed_copies(directory: Path, feats_type: str, speed: float, utterances: list[str]) -> dict[str, Example]:
+    dumped = read_dump(directory, feats_type)
     prefix = f"sp{speed:g}-"
-    _refuse_unknown(directory, [prefix + utterance for utterance in utterances], entries, directory)
-    return {utterance: entries[prefix + utterance] for utterance in utterances}
+    _refuse_unknown(directory, [prefix + utterance for utterance in utterances], dumped, directory)
+    return {utterance: dumped[prefix + utterance] for utterance in utterances}
 
 
 def _refuse_unknown(where: Path, utterances: list[str], table: Mapping[str, object], source: Path) -> None:
@@ -162,14 +161,16 @@ def _check_training_list(
             print(f"warning: {fold_dir}/train: speaker {speaker} has a single utterance", flush=True)
 
 
-def refuse_damaged_arks(entries: Iterable[str]) -> None:
-    """Stop where an ark of these entries is not as stage 2 wrote it; an ark without a stamp is not judged.
+def refuse_cut_arks(examples: Iterable[Example]) -> None:
+    """Stop where an ark of these examples is not of the size that stage 2 wrote; one without a stamp is not judged.
+
+    What it holds is looked at when it is read, an utterance at a time: a large dump would take minutes here.
 
     Raises:
-        UserError: It is missing or damaged.
+        UserError: It is missing or has another size.
     """
-    for ark in sorted({entry.rpartition(":")[0] for entry in entries}):
-        refuse_damaged(Path(ark).with_suffix(".json"), "rerun ./run.sh --stage 2")
+    for ark in sorted({example.entry.rpartition(":")[0] for example in examples}):
+        refuse_damaged(Path(ark).with_suffix(".json"), "rerun ./run.sh --stage 2", contents=False)
 
 
 def _digest(
@@ -177,11 +178,10 @@ def _digest(
     labels: list[str],
     speakers: list[str],
     tokens: list[str],
-    contents: Mapping[str, str],
 ) -> str:
     digest = hashlib.sha256(repr((labels, speakers, tokens)).encode())
     for part in PARTS:
         for e in examples[part]:
             targets = (e.emotion, e.speaker, e.tokens)
-            digest.update(repr((part, e.utterance, e.length, targets, contents[e.utterance])).encode())
+            digest.update(repr((part, e.utterance, e.length, targets, e.checksum)).encode())
     return digest.hexdigest()

@@ -148,7 +148,7 @@ def speaker_statistics(
     if config.feats_type != "fbank" or config.cmvn != "speaker":
         return {}
     names = {example.speaker_name for example in examples}
-    return {name: feature_stats(fold.speaker_entries[name]) for name in sorted(names)}
+    return {name: feature_stats(fold.of_speaker[name]) for name in sorted(names)}
 
 
 def evaluation_set(front_end: FrontEnd, config: TrainConfig, fold: FoldData, part: str) -> FoldDataset:

@@ -118,16 +118,21 @@ def damaged_outputs(path: Path, stamp: Mapping[str, Any], contents: bool = True)
     return bad
 
 
-def refuse_damaged(path: Path, remedy: str) -> None:
+def refuse_damaged(path: Path, remedy: str, contents: bool = True) -> None:
     """Stop where the outputs of a stamp are not as they were made; a directory without a stamp is not judged.
 
+    Args:
+        path: The stamp.
+        remedy: What to run, for the message.
+        contents: Compare their contents; else only their sizes.
+
     Raises:
-        UserError: They are not; ``remedy`` says what to run.
+        UserError: They are not.
     """
     stamp = read_stamp(path)
     if stamp is None:
         return
-    damaged = damaged_outputs(path, stamp) if stamp else []
+    damaged = damaged_outputs(path, stamp, contents) if stamp else []
     if not stamp or damaged:
         what = f"missing or damaged: {', '.join(damaged)}" if damaged else "its making was cut off"
         raise UserError(f"{path.parent}: {what}; {remedy}")

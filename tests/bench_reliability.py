@@ -108,8 +108,8 @@ def main() -> None:
             shutil.rmtree(made)
         stamps = [(stamp.Stamp, name) for name in ("changed", "begin", "finish")]
         checks = [*stamps, (fold_data, "_digest"), (scoring, "_refuse_stale"), (score, "package_digest")]
-        checks += [(dump, name) for name in ("digest_of", "digest_of_array")]
-        checks += [(program, "refuse_damaged_arks") for program in (train, decode)] + [(decode, "refuse_damaged")]
+        checks += [(dump, name) for name in ("digest_of", "checksum")]
+        checks += [(program, "refuse_cut_arks") for program in (train, decode)] + [(decode, "refuse_damaged")]
         fold = ["--data", data, "--folds_dir", folds_dir, "--folds", "01F"]
         paths = [*fold, "--dump", dumped, "--tokens", tokens_dir, "--exp", exp]
         audio = ["--data", data, "--out", dumped / "raw", "--feats_type", "raw"]

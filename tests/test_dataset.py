@@ -54,7 +54,10 @@ def make_set(entries, feats_type="raw", masking=MASKING, train=True, **settings)
         for size in [length if feats_type == "raw" else feature_frames(length)]
     ]
     front_end = FrontEnd(feats_type, True, cmvn, GEOMETRY if feats_type == "raw" else FBANK_GEOMETRY)
-    perturbed = {0.9: entries["raw0.9"], 1.1: entries["raw1.1"]}
+    perturbed = {
+        speed: {e.utterance: replace(e, entry=entries[f"raw{speed}"][e.utterance]) for e in examples}
+        for speed in (0.9, 1.1)
+    }
     return FoldDataset(examples, front_end, config if train else None, masking, perturbed)
 
 
@@ -164,8 +167,9 @@ def test_features_are_normalised_by_utterance_speaker_or_training_set(entries):
     features = [read_matrix(entries["fbank"][f"u{n}"]) for n in range(4)]
     speaker = np.concatenate([features[1], features[3]])
     everything = np.concatenate(features[:3])
-    stats = feature_stats((f"u{n}", entries["fbank"][f"u{n}"]) for n in (1, 3))
-    mean, std = feature_stats((f"u{n}", entries["fbank"][f"u{n}"]) for n in (0, 1, 2))
+    examples = make_set(entries, "fbank").examples
+    stats = feature_stats(examples[n] for n in (1, 3))
+    mean, std = feature_stats(examples[n] for n in (0, 1, 2))
     for cmvn, reference in (("utterance", features[3]), ("speaker", speaker), ("global", everything)):
         front_end = FrontEnd("fbank", False, cmvn, FBANK_GEOMETRY, mean, std)
         normalised = front_end(entries["fbank"]["u3"], "u3", stats)
@@ -184,7 +188,7 @@ def test_statistics_hold_for_far_away_means(tmp_path):
     with write_ark(tmp_path / "x.ark") as writer:
         for n in range(3):
             writer.write_array(f"u{n}", np.random.default_rng(n).normal(1000, 0.5, (500, 2)))
-    mean, std = feature_stats(writer.scp.items())
+    mean, std = feature_stats(Example(utterance, entry, 500, "") for utterance, entry in writer.scp.items())
     np.testing.assert_allclose(mean, 1000, atol=0.1)
     np.testing.assert_allclose(std, 0.5, rtol=0.05)
 

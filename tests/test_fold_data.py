@@ -6,6 +6,7 @@ from small_corpus import make_small_corpus
 
 from sermtl.config import TrainConfig
 from sermtl.datadir import read_list, read_table, write_list, write_table
+from sermtl.dataset import Example
 from sermtl.errors import UserError
 from sermtl.fold_data import load_fold, read_dump, without_targets
 
@@ -73,15 +74,16 @@ def test_the_digest_is_of_what_training_depends_on(corpus):
 def test_perturbed_copies_are_those_of_the_training_list(corpus):
     wanted = {"s1-00", "s2-07"}
     scp = {f"sp0.9-{utt}": f"x.ark:{n}" for n, utt in enumerate(read_table(corpus.data / "utt2spk"))}
-    for name, table in (("wav.scp", scp), ("utt2num_samples", dict.fromkeys(scp, 5))):
+    tables = {"wav.scp": scp, "utt2num_samples": dict.fromkeys(scp, 5), "utt2digest": dict.fromkeys(scp, "0c")}
+    for name, table in tables.items():
         write_table(corpus.dump / "raw_sp0.9" / name, table)
     fold = load(corpus, speed_perturb=(0.9, 1.0))
     assert fold.perturbed.keys() == {0.9}
     assert wanted <= fold.perturbed[0.9].keys() == set(read_list(corpus.folds_dir / "s0" / "train"))
-    assert fold.perturbed[0.9]["s1-00"] == scp["sp0.9-s1-00"]
+    assert fold.perturbed[0.9]["s1-00"] == Example("sp0.9-s1-00", scp["sp0.9-s1-00"], 5, "", checksum="0c")
     with pytest.raises(UserError, match="raw_sp1.1.*stage 2"):
         load(corpus, speed_perturb=(1.1,))
-    for name, table in (("wav.scp", scp), ("utt2num_samples", dict.fromkeys(scp, 5))):
+    for name, table in tables.items():
         write_table(corpus.dump / "raw_sp0.9" / name, {k: v for k, v in table.items() if k != "sp0.9-s1-00"})
     with pytest.raises(UserError, match="sp0.9-s1-00"):
         load(corpus, speed_perturb=(0.9,))

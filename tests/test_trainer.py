@@ -18,6 +18,7 @@ from sklearn.metrics import accuracy_score, recall_score
 from small_corpus import SETTINGS, make_small_corpus, run_program
 
 from sermtl import job
+from sermtl.ark import DUMP_TABLES
 from sermtl.batch import Batch
 from sermtl.bin import train as program
 from sermtl.config import TrainConfig, as_dict, experiment_tag, load_config
@@ -804,6 +805,44 @@ def test_a_dump_made_anew_under_a_training_stops_it(corpus, tmp_path):
     train_set.examples[3] = dataclasses.replace(train_set.examples[3], length=train_set.examples[3].length + 1)
     with pytest.raises(UserError, match="stage 2 was run meanwhile"):
         train_set[3]
+
+
+def flip(ark, entry):
+    """Change a bit in the middle of an entry's samples; gives what puts it back."""
+    before = ark.read_bytes()
+    at = int(entry.rpartition(":")[2]) + 400
+    ark.write_bytes(before[:at] + bytes([before[at] ^ 16]) + before[at + 1 :])
+    return lambda: ark.write_bytes(before)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("feats_type, cmvn", [("raw", "utterance"), ("fbank", "global")])
+def test_a_bit_that_flipped_in_a_dump_is_told_by_utterance(corpus, tmp_path, capsys, feats_type, cmvn, workers):
+    """The ark has its size and its time, so that only what is read can show it."""
+    scp = read_table(corpus.dump / feats_type / DUMP_TABLES[feats_type][0])
+    ark = corpus.dump / feats_type / "parts" / scp["s1-03"].rpartition("/")[2].partition(":")[0]
+    times = ark.stat()
+    put_back = flip(ark, scp["s1-03"])
+    os.utime(ark, ns=(times.st_atime_ns, times.st_mtime_ns))
+    try:
+        assert train(corpus, tmp_path, feats_type, cmvn=cmvn, num_workers=workers) == 2
+    finally:
+        put_back()
+    told = capsys.readouterr().err
+    assert "s1-03 is not there as it was" in told and "rerun ./run.sh --stage 2" in told and "Traceback" not in told
+    assert train(corpus, tmp_path, feats_type, cmvn=cmvn, num_workers=workers) == 0
+
+
+def test_a_cut_ark_is_told_before_anything_is_read(corpus, tmp_path, capsys):
+    ark = corpus.dump / "raw" / "parts" / "1.ark"
+    before = ark.read_bytes()
+    ark.write_bytes(before[:-1])
+    try:
+        assert train(corpus, tmp_path) == 2
+    finally:
+        ark.write_bytes(before)
+    assert "missing or damaged: 1.ark; rerun ./run.sh --stage 2" in capsys.readouterr().err
+    assert not (tmp_path / "s0" / "checkpoint.pth").exists()
 
 
 def test_deterministic_asks_pytorch_and_trains_the_same_on_a_cpu(corpus, tmp_path):

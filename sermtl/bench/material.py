@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from sermtl.ark import write_ark
+from sermtl.ark import checksum, write_ark
 from sermtl.audio import SAMPLE_RATE
 from sermtl.dataset import Example
 from sermtl.geometry import ConvGeometry
@@ -68,12 +68,14 @@ def make_material(
             name = f"u{number:05d}"
             samples = round(duration * SAMPLE_RATE)
             frames = geometry.frames(samples)
-            audio.write_audio(name, (random.standard_normal(samples) * 3000).astype(np.int16))
-            features.write_array(name, np.abs(random.standard_normal((frames, channels), dtype=np.float32)))
+            wav_S = (random.standard_normal(samples) * 3000).astype(np.int16)
+            conv_TC = np.abs(random.standard_normal((frames, channels), dtype=np.float32))
+            audio.write_audio(name, wav_S)
+            features.write_array(name, conv_TC)
             speaker = int(random.integers(SPEAKERS))
             tokens = tuple(random.integers(4, TOKENS, round(duration * CHARACTERS)).tolist())
             targets = (f"s{speaker}", int(random.integers(EMOTIONS)), speaker, tokens)
-            raw.append(Example(name, audio.scp[name], samples, *targets))
-            conv.append(Example(name, features.scp[name], frames, *targets))
+            raw.append(Example(name, audio.scp[name], samples, *targets, checksum=checksum(wav_S)))
+            conv.append(Example(name, features.scp[name], frames, *targets, checksum=checksum(conv_TC)))
     order = [list(range(first, first + utterances)) for first in range(0, len(raw), utterances)]
     return Material(order, raw, conv)

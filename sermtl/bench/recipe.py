@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from sermtl.ark import write_ark
+from sermtl.ark import checksum, write_ark
 from sermtl.audio import SAMPLE_RATE
 from sermtl.bench.material import CHARACTERS, draw_seconds
 from sermtl.bench.measure import rest, status_mb
@@ -97,12 +97,17 @@ def epoch_costs(hours: list[float], directory: Path, say: Callable[[str], None])
 
     The arks of the larger corpora hold an hour, whose entries stand for many utterances each.
     """
-    hour = durations(1.0)
+    hour, sums = durations(1.0), []
     with write_ark(directory / "hour.ark") as writer:
         random = np.random.default_rng(3)
         for number, duration in enumerate(hour):
-            writer.write_array(f"u{number}", random.standard_normal((_frames(duration), 16), dtype=np.float32))
-    entries = [(writer.scp[f"u{number}"], _frames(duration)) for number, duration in enumerate(hour)]
+            frames_TC = random.standard_normal((_frames(duration), 16), dtype=np.float32)
+            writer.write_array(f"u{number}", frames_TC)
+            sums.append(checksum(frames_TC))
+    entries = [
+        (writer.scp[f"u{number}"], _frames(duration), known)
+        for number, (duration, known) in enumerate(zip(hour, sums, strict=True))
+    ]
     return [_epoch_cost(count, hour, entries, directory / f"{count:g}", say) for count in hours]
 
 
@@ -111,7 +116,7 @@ def _frames(seconds: float) -> int:
 
 
 def _epoch_cost(
-    hours: float, hour: np.ndarray, entries: list[tuple[str, int]], directory: Path, say: Callable[[str], None]
+    hours: float, hour: np.ndarray, entries: list[tuple[str, int, str]], directory: Path, say: Callable[[str], None]
 ) -> dict[str, Any]:
     seconds = np.tile(hour, max(1, round(hours)))[: max(4 * SPEAKERS, round(len(hour) * hours))]
     config = TrainConfig(feats_type="conv", epochs=1, batch_size=8, bucket_batches=16)
@@ -143,7 +148,7 @@ def _epoch_cost(
     return row
 
 
-def _write_fold(directory: Path, seconds: np.ndarray, entries: list[tuple[str, int]]) -> None:
+def _write_fold(directory: Path, seconds: np.ndarray, entries: list[tuple[str, int, str]]) -> None:
     """A data directory, a fold, a token list and the index of a dump."""
     rows = sorted(rows_of(seconds))
     for part in ("data", "fold", "dump/conv/bench", "tokens"):
@@ -155,8 +160,8 @@ def _write_fold(directory: Path, seconds: np.ndarray, entries: list[tuple[str, i
         write_list(directory / "fold" / part, [])
     chosen = {row[0]: entries[int(row[0][-6:]) % len(entries)] for row in rows}
     dump = directory / "dump" / "conv" / "bench"
-    write_table(dump / "feats.scp", {name: entry for name, (entry, _) in chosen.items()})
-    write_table(dump / "utt2num_frames", {name: str(frames) for name, (_, frames) in chosen.items()})
-    write_table(dump / "utt2num_samples", {name: str(320 * frames) for name, (_, frames) in chosen.items()})
-    write_table(dump / "utt2digest", {name: "0" * 16 for name in chosen})
+    write_table(dump / "feats.scp", {name: entry for name, (entry, _, _) in chosen.items()})
+    write_table(dump / "utt2num_frames", {name: str(frames) for name, (_, frames, _) in chosen.items()})
+    write_table(dump / "utt2num_samples", {name: str(320 * frames) for name, (_, frames, _) in chosen.items()})
+    write_table(dump / "utt2digest", {name: known for name, (_, _, known) in chosen.items()})
     (directory / "tokens" / "tokens.txt").write_text("".join(f"{t}\n" for t in char_tokens([], "en")))

@@ -21,7 +21,7 @@ from sermtl.conv_features import dump_name
 from sermtl.datadir import write_table
 from sermtl.decode import Decoded, decode
 from sermtl.errors import UserError, command
-from sermtl.fold_data import load_fold, refuse_damaged_arks
+from sermtl.fold_data import load_fold, refuse_cut_arks
 from sermtl.model_dir import load_model
 from sermtl.stamp import NAME, Stamp, inputs, refuse_damaged
 
@@ -63,7 +63,7 @@ def main() -> int:
             continue
         job.hold(paths.exp)
         started = time.monotonic()
-        refuse_damaged_arks(example.entry for example in fold.examples[part])
+        refuse_cut_arks(fold.examples[part])
         front_end = trained.front_end.stored() if config.feats_type == "conv" else trained.front_end
         dataset = job.evaluation_set(front_end, config, fold, part)
         decoded = sorted(decode(trained, dataset, decode_config.batch_size, device), key=lambda d: d.utterance.encode())

@@ -15,14 +15,22 @@ from __future__ import annotations
 import argparse
 import hashlib
 import sys
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
 from sermtl import audio
-from sermtl.ark import DUMP_DIGESTS, DUMP_SAMPLES, DUMP_TABLES, ArkWriter, read_audio_entry, read_matrix, write_ark
+from sermtl.ark import (
+    DUMP_DIGESTS,
+    DUMP_SAMPLES,
+    DUMP_TABLES,
+    ArkWriter,
+    checksum,
+    read_audio_entry,
+    read_matrix,
+    write_ark,
+)  # fmt: skip
 from sermtl.datadir import read_table, write_table
 from sermtl.errors import UserError, command
 from sermtl.recordings import stat_of
@@ -130,7 +138,7 @@ def dump_part(
                 except UserError as error:
                     raise UserError(f"{key}: {error}") from error
                 write_one(writer, key, values)
-                lengths[key], sizes[key], digests[key] = len(values), len(heard), digest_of_array(values)
+                lengths[key], sizes[key], digests[key] = len(values), len(heard), checksum(values)
         if broken:
             head = f"{len(broken)} of {len(part)} utterances of {data} cannot be read; repair their audio, or remove "
             if len(broken) > SHOWN:
@@ -163,16 +171,8 @@ def check_ark(scp: dict[str, str], lengths: dict[str, int], digests: dict[str, s
     read = read_audio_entry if feats_type == "raw" else read_matrix
     for key, entry in scp.items():
         values = read(entry, key)
-        if len(values) != lengths[key] or digest_of_array(values) != digests[key]:
+        if len(values) != lengths[key] or checksum(values) != digests[key]:
             raise UserError(f"{entry}: {key} is not what was written there; check the disk and rerun stage 2")
-
-
-def digest_of_array(array: np.ndarray) -> str:
-    """Checksum of samples or features; what a training depends on, however they are laid out in arks.
-
-    It tells one recording from another, and is asked of every one; the arks themselves have SHA-256.
-    """
-    return f"{zlib.crc32(np.ascontiguousarray(array).data):08x}"
 
 
 def part_stamp(part: list[Utterance], stem: Path, feats_type: str, speed: float) -> Stamp:

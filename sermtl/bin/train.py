@@ -17,9 +17,10 @@ import platform
 import signal
 import sys
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from importlib.metadata import version
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +32,10 @@ from sermtl.ark import DUMP_DIGESTS
 from sermtl.config import TrainConfig, as_dict, load_config, read_yaml
 from sermtl.conv_features import dump_name
 from sermtl.datadir import read_table
-from sermtl.dataset import FoldDataset, FrontEnd, feature_stats
+from sermtl.dataset import Example, FoldDataset, FrontEnd, feature_stats
 from sermtl.errors import UserError, command
 from sermtl.files import atomic_write, crc32, sha256
-from sermtl.fold_data import PARTS, FoldData, load_fold, refuse_damaged_arks
+from sermtl.fold_data import PARTS, FoldData, load_fold, refuse_cut_arks
 from sermtl.geometry import find_geometry
 from sermtl.launch import launch
 from sermtl.model import MultiTaskModel
@@ -80,7 +81,7 @@ def main() -> int:
     if ranks.from_first(not made.changed() and job.is_finished(paths.exp, config)):
         log.info("nothing changed: %s is trained already (%d epochs)", paths.exp, config.epochs)
         return 0
-    refuse_damaged_arks(entries_of(fold))
+    refuse_cut_arks(read_by_training(fold))
     if ranks.first:
         job.hold(paths.exp)
         job.log_also_to(paths.exp / "train.log")
@@ -158,10 +159,9 @@ def train_stamp(paths: job.FoldPaths, fold: FoldData) -> Stamp:
     return Stamp(paths.exp / NAME, CODE_VERSION, {}, inputs(roots, *names))
 
 
-def entries_of(fold: FoldData) -> set[str]:
-    """Ark entries of all that a training reads."""
-    own = {example.entry for part in PARTS for example in fold.examples[part]}
-    return own.union(*(entries.values() for entries in fold.perturbed.values()))
+def read_by_training(fold: FoldData) -> Iterator[Example]:
+    """All that a training reads."""
+    return chain(*(fold.examples[part] for part in PARTS), *(copies.values() for copies in fold.perturbed.values()))
 
 
 def check_fold(config: TrainConfig, fold: FoldData, fold_dir: Path) -> None:
@@ -187,7 +187,7 @@ def build(config: TrainConfig, fold: FoldData, upstream: Upstream) -> TrainedMod
     model = MultiTaskModel(upstream, len(fold.labels), len(fold.tokenizer.tokens), len(fold.speakers))
     mean_F = std_F = None
     if config.feats_type == "fbank" and config.cmvn == "global":
-        mean_F, std_F = feature_stats((e.utterance, e.entry) for e in fold.examples["train"])
+        mean_F, std_F = feature_stats(fold.examples["train"])
     front_end = FrontEnd(
         config.feats_type, upstream.normalize, config.cmvn, upstream.geometry, mean_F, std_F, config.norm_vars
     )
