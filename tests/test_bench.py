@@ -55,6 +55,7 @@ def test_the_rows_and_their_numbers(small, tmp_path, capsys):
         assert row["utterances_per_s"] == pytest.approx(4 * row["updates_per_s"])
         assert row["paper_run_hours"] == pytest.approx(62_800 / row["updates_per_s"] / 3600)
         assert 0 < row["audio_s_per_s"] and 0 < row["matmul_share"] < 1 and row["peak_mb"] > 0
+        assert row["s"] == pytest.approx(np.median(row["seconds"])) and 0 < row["floor_s"] < row["s"]
     assert [row["name"] for row in report["decoding"]] == ["published", "ours", "ours-stored"]
     (epoch,) = report["epochs"]
     assert epoch["utterances"] == 40 and epoch["epoch_s"] > 0

@@ -19,6 +19,8 @@ import torch
 
 PAPER_UPDATES = 62_800
 """Of the paper's run: 100 epochs of about 5,024 utterances, 8 an update."""
+ADAMW_BYTES = 28
+"""That AdamW moves for a float32 weight: it reads weight, gradient and two moments, and writes all but the gradient."""
 
 
 @dataclass
@@ -33,6 +35,8 @@ class Row:
     resident_mb: Callable[[], float] = lambda: 0.0
     """Weights and moments that stand between updates."""
     bf16: bool = False
+    trained: int = 0
+    """Weights that the optimiser changes."""
     seconds: list[float] = field(default_factory=list)
     cpu: list[float] = field(default_factory=list)
     """Processor seconds, of all threads: what others do on the machine hardly touches them."""
@@ -73,6 +77,13 @@ def timed(function: Callable[[], object], device: torch.device) -> float:
     return time.perf_counter() - started
 
 
+def copy_rate(device: torch.device) -> float:
+    """Bytes a second that a copy of 400 MB reads and writes, the best of some."""
+    source = torch.zeros(100_000_000, device=device)
+    target = torch.zeros_like(source)
+    return 2 * source.nbytes / min(timed(partial(target.copy_, source), device) for _ in range(5))
+
+
 def rest(device: torch.device) -> float:
     """Megabytes in use, from which the next peak is counted."""
     gc.collect()
@@ -104,7 +115,8 @@ def summarise(rows: list[Row], sizes: list[tuple[int, float]], rates: Mapping[st
     Args:
         rows: Timed on the same updates.
         sizes: Utterances and audio seconds of each timed update.
-        rates: Floating-point operations a second of a matrix product: ``float32`` and ``bf16``.
+        rates: Floating-point operations a second of a matrix product: ``float32`` and ``bf16``; and bytes a second of
+            a ``copy``.
     """
     table = []
     for row in rows:
@@ -112,6 +124,7 @@ def summarise(rows: list[Row], sizes: list[tuple[int, float]], rates: Mapping[st
         processor = [plain / seconds for plain, seconds in zip(rows[0].cpu, row.cpu, strict=True)]
         total = sum(row.seconds)
         flops = sum(row.flops(number + 1) for number in range(len(row.seconds)))
+        arithmetic = flops / rates["bf16" if row.bf16 else "float32"]
         table.append(
             {
                 "name": row.name,
@@ -124,7 +137,9 @@ def summarise(rows: list[Row], sizes: list[tuple[int, float]], rates: Mapping[st
                 "cpu_ratio": statistics.median(processor),
                 "cpu_s": statistics.median(row.cpu),
                 "peak_mb": row.peak_mb,
-                "matmul_share": flops / total / rates["bf16" if row.bf16 else "float32"],
+                "matmul_share": arithmetic / total,
+                "s": statistics.median(row.seconds),
+                "floor_s": arithmetic / len(row.seconds) + ADAMW_BYTES * row.trained / rates["copy"],
                 "paper_run_hours": PAPER_UPDATES * total / len(row.seconds) / 3600,
                 "seconds": row.seconds,
                 "cpu_seconds": row.cpu,
@@ -148,6 +163,7 @@ def machine(device: torch.device, rates: Mapping[str, float]) -> dict[str, Any]:
         "load": os.getloadavg()[0],
         "gflops_float32": rates["float32"] / 1e9,
         "gflops_bf16": rates["bf16"] / 1e9,
+        "gb_per_s": rates["copy"] / 1e9,
         "python": platform.python_version(),
         **{library: version(library) for library in ("torch", "transformers", "kaldiio")},
     }

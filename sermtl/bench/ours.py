@@ -83,6 +83,7 @@ class Ours:
             lambda number: self._flops(number, off),
             lambda: _resident_mb(trainer),
             self.bf16 and off != "bf16",
+            sum(parameter.numel() for parameter in trainer.parameters),
         )
 
     def _update(self, trainer: Trainer, number: int, off: str) -> None:
