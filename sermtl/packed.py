@@ -67,11 +67,11 @@ def encode(encoder: Any, hidden_ND: Tensor, positions_ND: Tensor, frames: Sequen
 
 def _attend(attention: Any, hidden_ND: Tensor, frames: Sequence[int]) -> Tensor:
     """Self-attention within each utterance."""
-    heads = (attention.num_heads, attention.head_dim)
+    # One product for the three: under autocast the frames are rounded once, and their gradient is not summed in parts.
     projections = (attention.q_proj, attention.k_proj, attention.v_proj)
-    queries, keys, values = (
-        project(hidden_ND).unflatten(1, heads).transpose(0, 1).split(list(frames), 1) for project in projections
-    )
+    weight_ED, bias_E = (torch.cat([getattr(part, name) for part in projections]) for name in ("weight", "bias"))
+    projected_NKHD = F.linear(hidden_ND, weight_ED, bias_E).unflatten(1, (3, attention.num_heads, attention.head_dim))
+    queries, keys, values = (part.transpose(0, 1).split(list(frames), 1) for part in projected_NKHD.unbind(1))
     share = attention.dropout if attention.training else 0.0
     mixed = []
     for query_HTD, key_HTD, value_HTD in zip(queries, keys, values, strict=True):
@@ -157,7 +157,7 @@ class _Spectrum(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
         """The adjoint: an inverse transform counts all frequencies but the first and the last twice."""
-        once = gradient / 2
+        once = gradient * 0.5
         once[..., (0, -1)] *= 2
         return torch.fft.irfft(once, n=ctx.length, norm="forward")[..., : ctx.kept], None
 

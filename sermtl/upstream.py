@@ -192,8 +192,9 @@ class Upstream(nn.Module):
     ) -> Tensor:
         """The same without padding."""
         own_BT = own_frames(frames_B, conv_BTC.shape[1])
+        places_N = own_BT.flatten().nonzero()[:, 0]
         frames = frames_B.tolist()
-        hidden_ND = self._project(conv_BTC[own_BT])
+        hidden_ND = self._project(conv_BTC.flatten(0, 1).index_select(0, places_N))
         if time_mask_BT is not None:
             mask_vector_D = self.model.masked_spec_embed.to(hidden_ND.dtype)
             hidden_ND = torch.where(time_mask_BT[own_BT][:, None], mask_vector_D, hidden_ND)
@@ -204,8 +205,8 @@ class Upstream(nn.Module):
         encoder = self.model.encoder
         pre_norm = getattr(self.config, "do_stable_layer_norm", False)
         output_ND = encode(encoder, hidden_ND, self._positions(hidden_ND, frames, own_BT), frames, pre_norm)
-        output_BTD = output_ND.new_zeros((*own_BT.shape, self.hidden_size))
-        return output_BTD.masked_scatter(own_BT[:, :, None], output_ND)
+        output_MD = output_ND.new_zeros((own_BT.numel(), self.hidden_size))
+        return output_MD.index_copy(0, places_N, output_ND).unflatten(0, own_BT.shape)
 
     def _positions(self, hidden_ND: Tensor, frames: list[int], own_BT: Tensor) -> Tensor:
         """The positional convolution of packed frames."""
