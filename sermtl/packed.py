@@ -18,13 +18,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 BLOCK = 256
-"""Frames of a Fourier transform, or twice the kernel where that is more: the transform of the kernel costs most."""
+"""Frames of a Fourier transform, or the power of two from twice the kernel where that is more: the transform of the
+kernel costs most."""
 
 
 def is_packable(encoder: Any) -> bool:
     """Whether an encoder is built of the layers that `encode` knows (WavLM's relative positions are not)."""
     layers = list(encoder.layers)
-    parts = ("attention.q_proj", "attention.out_proj", "feed_forward.intermediate_dense", "final_layer_norm")
+    parts = (
+        *(f"attention.{name}_proj" for name in ("q", "k", "v", "out")),
+        "feed_forward.intermediate_dense",
+        "final_layer_norm",
+    )
     whole = all(_has(layer, name) for layer in layers for name in parts)
     plain = all(not hasattr(layer.attention, "rel_attn_embed") for layer in layers)
     return whole and plain and all(getattr(layer, "adapter_layer", None) is None for layer in layers)

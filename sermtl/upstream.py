@@ -6,6 +6,8 @@ Shape suffixes: B batch, S samples, T frames, F bands, C channels, D hidden.
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -27,9 +29,9 @@ MODEL_TYPES = ("wav2vec2", "hubert", "wavlm", "data2vec-audio")
 OUR_KEYS = ("input_bands", "normalize")
 PACKED_FROM = 256
 """Hidden size from which arithmetic on padding costs more than many small operations."""
-BF16_CHANNELS = 16
-"""Of a group of the positional convolution, from which it may run in bf16 on a CPU: with AMX, PyTorch 2.13 (oneDNN)
-gives wrong values for most kernels of 8 taps and more over fewer channels."""
+BF16_CHANNELS = 32
+"""Of a convolution's group, from which it may run in bf16 on a CPU: with AMX, PyTorch 2.13 (oneDNN) gives wrong values
+for many kernels of 4 taps and more over 2 to 28 channels."""
 _in_hand = threading.local()
 
 
@@ -76,9 +78,10 @@ class Upstream(nn.Module):
             for name, child in parent.named_children():
                 if type(child) is nn.Dropout:
                     setattr(parent, name, Dropout(child.p))
-        conv = getattr(self.model.encoder.pos_conv_embed, "conv", None)
-        if conv is not None:
-            conv._conv_forward = partial(_convolve_by_device, conv)
+        positions = self.model.encoder.pos_conv_embed
+        for layer in (positions, *getattr(positions, "layers", ())):
+            if conv := getattr(layer, "conv", None):
+                conv._conv_forward = partial(_convolve_by_device, conv)
 
     @property
     def packable(self) -> bool:
@@ -152,11 +155,12 @@ class Upstream(nn.Module):
         for layer in self.model.feature_extractor.conv_layers:
             lengths_B = (lengths_B - layer.conv.kernel_size[0]) // layer.conv.stride[0] + 1
             norm = getattr(layer, "layer_norm", None)
+            with enough_bits(hidden_BCT, layer.conv.weight.shape[1]) as input_BCT:
+                side_by_side = isinstance(norm, nn.LayerNorm)  # channels, that it normalises over
+                hidden_BCT = convolve_channels_last(input_BCT, layer.conv) if side_by_side else layer.conv(input_BCT)
             if isinstance(norm, nn.LayerNorm):
-                hidden_BTC = layer.activation(norm(convolve_channels_last(hidden_BCT, layer.conv).transpose(1, 2)))
-                hidden_BCT = hidden_BTC.transpose(1, 2)
+                hidden_BCT = layer.activation(norm(hidden_BCT.transpose(1, 2))).transpose(1, 2)
                 continue
-            hidden_BCT = layer.conv(hidden_BCT)
             if norm is not None:
                 padded = is_padded(lengths_B, hidden_BCT.shape[2])
                 hidden_BCT = masked_group_norm(hidden_BCT, lengths_B, norm) if padded else norm(hidden_BCT)
@@ -261,6 +265,16 @@ def is_padded(frames_B: Tensor, total: int) -> bool:
     return frames_B.device.type != "cpu" or bool((frames_B < total).any())
 
 
+@contextmanager
+def enough_bits(hidden_BCT: Tensor, channels: int) -> Iterator[Tensor]:
+    """The input of a convolution over so many channels a group, out of autocast where bf16 cannot be relied on."""
+    if torch.is_autocast_enabled("cpu") and hidden_BCT.device.type == "cpu" and 1 < channels < BF16_CHANNELS:
+        with torch.autocast("cpu", enabled=False):
+            yield hidden_BCT.float()
+    else:
+        yield hidden_BCT
+
+
 def convolve_channels_last(hidden_BCT: Tensor, conv: nn.Conv1d, weight: Tensor | None = None) -> Tensor:
     """``conv``, whose weight the caller may have at hand, with the channels of (B, C, T) side by side in memory.
 
@@ -291,10 +305,8 @@ def masked_group_norm(hidden_BCT: Tensor, frames_B: Tensor, norm: nn.GroupNorm) 
 def _convolve_by_device(conv: nn.Conv1d, hidden_BCT: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     if hidden_BCT.device.type != "cpu":
         return nn.Conv1d._conv_forward(conv, hidden_BCT, weight, bias)
-    if weight.shape[1] >= BF16_CHANNELS:
-        return convolve_channels_last(hidden_BCT, conv, weight)
-    with torch.autocast("cpu", enabled=False):
-        return convolve_channels_last(hidden_BCT.float(), conv, weight)
+    with enough_bits(hidden_BCT, weight.shape[1]) as input_BCT:
+        return convolve_channels_last(input_BCT, conv, weight)
 
 
 def load_upstream(name: str) -> Upstream:

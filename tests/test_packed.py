@@ -8,8 +8,8 @@ from torch import nn
 from sermtl.batch import Batch
 from sermtl.errors import UserError
 from sermtl.model import MultiTaskModel, task_losses
-from sermtl.packed import _drop, convolve_positions
-from sermtl.upstream import Upstream, config_from
+from sermtl.packed import _drop, _Spectrum, convolve_positions
+from sermtl.upstream import Upstream, config_from, convolve_channels_last, enough_bits
 
 PACKABLE = [name for name in FAMILIES if not name.startswith("wavlm")]
 LENGTHS = (50, 399, 2500, 9000, 30000)
@@ -114,14 +114,41 @@ def test_relative_positions_are_refused():
     assert not upstream.packable
 
 
-@pytest.mark.parametrize("taps, groups, frames", [(128, 4, (1, 700, 63, 1500)), (31, 2, (5,)), (7, 1, (600, 2))])
+SHAPES = [(128, 4, (1, 700, 63, 1500)), (31, 2, (5,)), (7, 1, (600, 2)), (129, 2, (300, 40)), (300, 1, (900, 1))]
+
+
+@pytest.mark.parametrize("taps, groups, frames", SHAPES)
 def test_fourier_positions_are_the_convolution(taps, groups, frames):
     torch.manual_seed(0)
     conv = nn.Conv1d(8, 8, taps, padding=taps // 2, groups=groups)
-    hidden_ND = torch.randn(sum(frames), 8)
+    hidden_ND = torch.randn(sum(frames), 8, requires_grad=True)
     ours = convolve_positions(hidden_ND, frames, conv)
     theirs = torch.cat([conv(part.T)[:, : len(part)].T for part in hidden_ND.split(frames)])
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
+    sent_back = torch.randn_like(ours) / len(ours) ** 0.5
+    wanted = (hidden_ND, conv.weight, conv.bias)
+    gradients = [torch.autograd.grad(out, wanted, sent_back) for out in (ours, theirs)]
+    for gradient, expected in zip(*gradients, strict=True):
+        torch.testing.assert_close(gradient, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("length", [6, 10])
+def test_the_gradient_of_a_spectrum_is_its_adjoint(length):
+    values = torch.randn(2, 6, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda v: _Spectrum.apply(v, length), values)
+
+
+@pytest.mark.parametrize(
+    "channels, taps, stride", [(8, 8, 8), (16, 8, 4), (24, 4, 4), (4, 128, 1), (32, 8, 8), (64, 3, 2)]
+)
+def test_convolutions_in_bf16_are_near_those_in_float32(channels, taps, stride):
+    """With AMX, some over few channels are not, where they are left to PyTorch."""
+    conv = nn.Conv1d(channels, channels, taps, stride).requires_grad_(False)
+    values_BCT = torch.randn(2, channels, 300)
+    with torch.autocast("cpu", torch.bfloat16), enough_bits(values_BCT, channels) as input_BCT:
+        ours = conv(input_BCT), convolve_channels_last(input_BCT, conv)
+    for output in ours:
+        assert apart([output.float()], [conv(values_BCT)]) < 1e-2
 
 
 def test_dropout_keeps_the_mean_and_drops_its_share():
