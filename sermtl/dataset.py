@@ -28,7 +28,7 @@ class Example:
 
     utterance: str
     entry: str
-    """Ark entry of the unperturbed input."""
+    """Ark entry of the input."""
     length: int
     """Samples or feature frames."""
     speaker_name: str
@@ -208,7 +208,7 @@ def read_dumped(example: Example, feats_type: str) -> np.ndarray:
     if len(values) != example.length or (example.checksum and checksum(values) != example.checksum):
         raise UserError(
             f"{example.entry}: {example.utterance} is not there as it was: the ark is damaged, or stage 2 was run "
-            "meanwhile; rerun ./run.sh --stage 2, then the same command, which goes on from where it was"
+            "meanwhile; rerun ./run.sh --stage 2, then the same command"
         )
     return values
 

@@ -95,7 +95,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--epochs", type=int, default=5)
     args = parser.parse_args()
-    from sermtl import fold_data, scoring, stamp, trainer
+    from sermtl import dataset, fold_data, scoring, stamp, trainer
     from sermtl.bin import decode, dump, folds, report, score, tokens, train
 
     torch.set_num_threads(1)
@@ -108,12 +108,12 @@ def main() -> None:
             shutil.rmtree(made)
         stamps = [(stamp.Stamp, name) for name in ("changed", "begin", "finish")]
         checks = [*stamps, (fold_data, "_digest"), (scoring, "_refuse_stale"), (score, "package_digest")]
-        checks += [(dump, name) for name in ("digest_of", "checksum")]
+        checks += [(dump, name) for name in ("digest_of", "checksum")] + [(dataset, "checksum")]
         checks += [(program, "refuse_cut_arks") for program in (train, decode)] + [(decode, "refuse_damaged")]
         fold = ["--data", data, "--folds_dir", folds_dir, "--folds", "01F"]
         paths = [*fold, "--dump", dumped, "--tokens", tokens_dir, "--exp", exp]
         audio = ["--data", data, "--out", dumped / "raw", "--feats_type", "raw"]
-        training = ["--config", "conf/mini.yaml", *paths, "--set", f"epochs={args.epochs}"]
+        training = ["--config", "conf/mini.yaml", *paths, "--set", f"epochs={args.epochs}", "num_workers=0"]
         programs: list[tuple[int, Callable[[], int], list[object]]] = [
             (1, folds.main, ["--data", data]),
             (2, dump.main, ["part", *audio]),

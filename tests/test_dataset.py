@@ -12,7 +12,7 @@ from sermtl import torchaudio_compat  # noqa: F401 (before transformers)
 from transformers import Wav2Vec2FeatureExtractor
 
 # isort: on
-from sermtl.ark import read_matrix, write_ark
+from sermtl.ark import checksum, read_audio_entry, read_matrix, write_ark
 from sermtl.config import TrainConfig
 from sermtl.dataset import Example, FoldDataset, FrontEnd, ctc_frames, feature_stats
 from sermtl.errors import UserError
@@ -191,6 +191,29 @@ def test_statistics_hold_for_far_away_means(tmp_path):
     mean, std = feature_stats(Example(utterance, entry, 500, "") for utterance, entry in writer.scp.items())
     np.testing.assert_allclose(mean, 1000, atol=0.1)
     np.testing.assert_allclose(std, 0.5, rtol=0.05)
+
+
+def test_what_is_not_there_as_it_was_is_told_wherever_it_is_read(entries):
+    def wrong(example):
+        return replace(example, checksum="00000000")
+
+    dataset = make_set(entries, train=False)
+    right = dataset.examples[1] = replace(
+        dataset.examples[1], checksum=checksum(read_audio_entry(entries["raw"]["u1"]))
+    )
+    assert dataset[1][0] == right
+    dataset.examples[1] = wrong(right)
+    with pytest.raises(UserError, match="u1 is not there as it was"):
+        dataset[1]
+    copies = make_set(entries, speed_perturb=(0.9,))
+    copies.perturbed = {0.9: {name: wrong(copy) for name, copy in copies.perturbed[0.9].items()}}
+    with pytest.raises(UserError, match="raw0.9.ark.* u1 is not there as it was"):
+        copies[1]
+    config = TrainConfig(feats_type="raw", in_memory=True, speed_perturb=(0.9,))
+    with pytest.raises(UserError, match="is not there as it was"):
+        FoldDataset(copies.examples, copies.front_end, config, None, copies.perturbed)
+    with pytest.raises(UserError, match="u2 is not there as it was"):
+        feature_stats([wrong(make_set(entries, "fbank").examples[2])])
 
 
 def test_one_frame_is_finite(entries):

@@ -129,6 +129,14 @@ def test_a_dump_whose_tables_differ_is_refused(corpus):
         read_dump(corpus.dump / "raw", "raw")
 
 
+@pytest.mark.parametrize("name", ["utt2num_samples", "utt2digest"])
+def test_tables_of_other_utterances_are_told(corpus, name):
+    table = read_table(corpus.dump / "raw" / name)
+    write_table(corpus.dump / "raw" / name, {k: v for k, v in table.items() if k != "s0-00"})
+    with pytest.raises(UserError, match=f"wav.scp and {name} name different utterances; rerun stage 2"):
+        read_dump(corpus.dump / "raw", "raw")
+
+
 def test_a_length_that_is_no_number_is_told(corpus):
     table = read_table(corpus.dump / "raw" / "utt2num_samples")
     write_table(corpus.dump / "raw" / "utt2num_samples", table | {"s0-00": "many"})

@@ -21,7 +21,7 @@ from sermtl import Result, Speech2Emotion
 from sermtl.audio import read_audio
 from sermtl.bin import demo as demo_program
 from sermtl.bin import predict as program
-from sermtl.dataset import Example, FoldDataset
+from sermtl.dataset import FoldDataset
 from sermtl.decode import decode
 from sermtl.errors import UserError
 from sermtl.fold_data import read_dump
@@ -153,12 +153,11 @@ def test_files_give_what_stage_4_decodes_from_the_dump(tmp_path, feats_type):
     corpus = make_small_corpus(tmp_path)
     directory = save_model(tmp_path / "model", feats_type)
     trained = load_model(directory, CPU)
-    entries, lengths = read_dump(corpus.dump / feats_type, feats_type)
-    examples = [Example(utt, entries[utt], lengths[utt], utt[:2]) for utt in entries]
-    dataset = FoldDataset(examples, trained.front_end, None)
+    dumped = read_dump(corpus.dump / feats_type, feats_type)
+    dataset = FoldDataset(list(dumped.values()), trained.front_end, None)
     decoded = {item.utterance: item for item in decode(trained, dataset, 5, CPU)}
     model = Speech2Emotion.from_pretrained(directory)
-    paths = {utt: str(tmp_path / "wav" / f"{utt}.wav") for utt in entries}
+    paths = {utt: str(tmp_path / "wav" / f"{utt}.wav") for utt in dumped}
     for utt, (path, result) in zip(paths, model.files(paths.values()), strict=True):
         assert path == paths[utt]
         np.testing.assert_allclose(list(result.scores.values()), decoded[utt].posteriors_C, atol=1e-5)
