@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from sermtl.batch import Batch
 from sermtl.grl import scale_gradient
 from sermtl.packed import Dropout
-from sermtl.upstream import Upstream, own_frames
+from sermtl.padded import own_frames
+from sermtl.upstream import Upstream
 
 
 @dataclass

@@ -25,7 +25,7 @@ from sermtl.audio import FBANK_BANDS, FBANK_WINDOW, SAMPLE_RATE
 from sermtl.errors import UserError
 from sermtl.model import mean_over_frames
 from sermtl.model_dir import TrainedModel
-from sermtl.upstream import own_frames
+from sermtl.padded import own_frames
 
 OPSET = 17
 OUTPUTS = ["posteriors", "tokens", "frames", "embedding"]

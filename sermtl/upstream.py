@@ -6,8 +6,6 @@ Shape suffixes: B batch, S samples, T frames, F bands, C channels, D hidden.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -24,14 +22,19 @@ from sermtl.config import nearest, read_yaml
 from sermtl.errors import UserError
 from sermtl.geometry import ConvGeometry, SpanMasking, find_geometry
 from sermtl.packed import Dropout, convolve_positions, encode, is_packable
+from sermtl.padded import (
+    convolve_by_device,
+    convolve_channels_last,
+    enough_bits,
+    is_padded,
+    masked_group_norm,
+    own_frames,
+)
 
 MODEL_TYPES = ("wav2vec2", "hubert", "wavlm", "data2vec-audio")
 OUR_KEYS = ("input_bands", "normalize")
 PACKED_FROM = 256
 """Hidden size from which arithmetic on padding costs more than many small operations."""
-BF16_CHANNELS = 32
-"""Of a convolution's group, from which it may run in bf16 on a CPU: with AMX, PyTorch 2.13 (oneDNN) gives wrong values
-for many kernels of 4 taps and more over 2 to 28 channels."""
 _in_hand = threading.local()
 
 
@@ -81,7 +84,7 @@ class Upstream(nn.Module):
         positions = self.model.encoder.pos_conv_embed
         for layer in (positions, *getattr(positions, "layers", ())):
             if conv := getattr(layer, "conv", None):
-                conv._conv_forward = partial(_convolve_by_device, conv)
+                conv._conv_forward = partial(convolve_by_device, conv)
 
     @property
     def packable(self) -> bool:
@@ -253,60 +256,6 @@ class Upstream(nn.Module):
         for layer in [*getattr(positions, "layers", []), getattr(positions, "batch_norm", None)]:
             if layer is not None:
                 layer.register_forward_hook(silence_padding)
-
-
-def own_frames(frames_B: Tensor, total: int) -> Tensor:
-    """Mask (B, T), True on each utterance's own frames."""
-    return torch.arange(total, device=frames_B.device)[None] < frames_B[:, None]
-
-
-def is_padded(frames_B: Tensor, total: int) -> bool:
-    """Whether a batch must be taken to hold padding; a GPU is not waited for to find that it has none."""
-    return frames_B.device.type != "cpu" or bool((frames_B < total).any())
-
-
-@contextmanager
-def enough_bits(hidden_BCT: Tensor, channels: int) -> Iterator[Tensor]:
-    """The input of a convolution over so many channels a group, out of autocast where bf16 cannot be relied on."""
-    if torch.is_autocast_enabled("cpu") and hidden_BCT.device.type == "cpu" and 1 < channels < BF16_CHANNELS:
-        with torch.autocast("cpu", enabled=False):
-            yield hidden_BCT.float()
-    else:
-        yield hidden_BCT
-
-
-def convolve_channels_last(hidden_BCT: Tensor, conv: nn.Conv1d, weight: Tensor | None = None) -> Tensor:
-    """``conv``, whose weight the caller may have at hand, with the channels of (B, C, T) side by side in memory.
-
-    Layer normalisation and activation then read memory in order, and a CPU takes half the time or less for the
-    convolutions of small encoders and for the grouped one of positions.
-    """
-    columns = hidden_BCT[:, :, None].contiguous(memory_format=torch.channels_last)
-    kernel = (conv.weight if weight is None else weight)[:, :, None].contiguous(memory_format=torch.channels_last)
-    padding = (0, int(conv.padding[0]))
-    return nn.functional.conv2d(columns, kernel, conv.bias, (1, conv.stride[0]), padding, groups=conv.groups)[:, :, 0]
-
-
-def masked_group_norm(hidden_BCT: Tensor, frames_B: Tensor, norm: nn.GroupNorm) -> Tensor:
-    """Group normalisation with one channel a group, its mean and variance over own frames only.
-
-    Equal to ``norm`` on each utterance alone; positions beyond the own frames hold no meaning.
-    """
-    own_B1T = own_frames(frames_B, hidden_BCT.shape[2])[:, None]
-    values = hidden_BCT.float()
-    count_B11 = frames_B[:, None, None].to(values.dtype)
-    mean_BC1 = (values * own_B1T).sum(2, keepdim=True) / count_B11
-    centred = (values - mean_BC1) * own_B1T
-    variance_BC1 = centred.square().sum(2, keepdim=True) / count_B11
-    scaled = centred * torch.rsqrt(variance_BC1 + norm.eps)
-    return (scaled * norm.weight[:, None] + norm.bias[:, None]).to(hidden_BCT.dtype)
-
-
-def _convolve_by_device(conv: nn.Conv1d, hidden_BCT: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    if hidden_BCT.device.type != "cpu":
-        return nn.Conv1d._conv_forward(conv, hidden_BCT, weight, bias)
-    with enough_bits(hidden_BCT, weight.shape[1]) as input_BCT:
-        return convolve_channels_last(input_BCT, conv, weight)
 
 
 def load_upstream(name: str) -> Upstream:

@@ -9,7 +9,8 @@ from sermtl.batch import Batch
 from sermtl.errors import UserError
 from sermtl.model import MultiTaskModel, task_losses
 from sermtl.packed import _drop, _Spectrum, convolve_positions
-from sermtl.upstream import Upstream, config_from, convolve_channels_last, enough_bits
+from sermtl.padded import convolve_channels_last, enough_bits
+from sermtl.upstream import Upstream, config_from
 
 PACKABLE = [name for name in FAMILIES if not name.startswith("wavlm")]
 LENGTHS = (50, 399, 2500, 9000, 30000)

@@ -14,7 +14,8 @@ from transformers import AutoConfig, AutoModel, BertConfig, BertModel
 
 # isort: on
 from sermtl.errors import UserError
-from sermtl.upstream import Upstream, config_from, load_upstream, masked_group_norm, read_geometry, settings_of
+from sermtl.padded import masked_group_norm
+from sermtl.upstream import Upstream, config_from, load_upstream, read_geometry, settings_of
 
 CONV = {"conv_dim": [12] * 7, "num_conv_pos_embeddings": 16, "num_conv_pos_embedding_groups": 4}
 SMALL = CONV | {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 40}

@@ -1,0 +1,71 @@
+"""A padded batch: its own frames, and convolutions and norms over them as an encoder of padded utterances needs them.
+
+Shape suffixes: B batch, T frames, C channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+BF16_CHANNELS = 32
+"""Of a convolution's group, from which it may run in bf16 on a CPU: with AMX, PyTorch 2.13 (oneDNN) gives wrong values
+for many kernels of 4 taps and more over 2 to 28 channels."""
+
+
+def own_frames(frames_B: Tensor, total: int) -> Tensor:
+    """Mask (B, T), True on each utterance's own frames."""
+    return torch.arange(total, device=frames_B.device)[None] < frames_B[:, None]
+
+
+def is_padded(frames_B: Tensor, total: int) -> bool:
+    """Whether a batch must be taken to hold padding; a GPU is not waited for to find that it has none."""
+    return frames_B.device.type != "cpu" or bool((frames_B < total).any())
+
+
+@contextmanager
+def enough_bits(hidden_BCT: Tensor, channels: int) -> Iterator[Tensor]:
+    """The input of a convolution over so many channels a group, out of autocast where bf16 cannot be relied on."""
+    if torch.is_autocast_enabled("cpu") and hidden_BCT.device.type == "cpu" and 1 < channels < BF16_CHANNELS:
+        with torch.autocast("cpu", enabled=False):
+            yield hidden_BCT.float()
+    else:
+        yield hidden_BCT
+
+
+def convolve_channels_last(hidden_BCT: Tensor, conv: nn.Conv1d, weight: Tensor | None = None) -> Tensor:
+    """``conv``, whose weight the caller may have at hand, with the channels of (B, C, T) side by side in memory.
+
+    Layer normalisation and activation then read memory in order, and a CPU takes half the time or less for the
+    convolutions of small encoders and for the grouped one of positions.
+    """
+    columns = hidden_BCT[:, :, None].contiguous(memory_format=torch.channels_last)
+    kernel = (conv.weight if weight is None else weight)[:, :, None].contiguous(memory_format=torch.channels_last)
+    padding = (0, int(conv.padding[0]))
+    return nn.functional.conv2d(columns, kernel, conv.bias, (1, conv.stride[0]), padding, groups=conv.groups)[:, :, 0]
+
+
+def masked_group_norm(hidden_BCT: Tensor, frames_B: Tensor, norm: nn.GroupNorm) -> Tensor:
+    """Group normalisation with one channel a group, its mean and variance over own frames only.
+
+    Equal to ``norm`` on each utterance alone; positions beyond the own frames hold no meaning.
+    """
+    own_B1T = own_frames(frames_B, hidden_BCT.shape[2])[:, None]
+    values = hidden_BCT.float()
+    count_B11 = frames_B[:, None, None].to(values.dtype)
+    mean_BC1 = (values * own_B1T).sum(2, keepdim=True) / count_B11
+    centred = (values - mean_BC1) * own_B1T
+    variance_BC1 = centred.square().sum(2, keepdim=True) / count_B11
+    scaled = centred * torch.rsqrt(variance_BC1 + norm.eps)
+    return (scaled * norm.weight[:, None] + norm.bias[:, None]).to(hidden_BCT.dtype)
+
+
+def convolve_by_device(conv: nn.Conv1d, hidden_BCT: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """What ``nn.Conv1d._conv_forward`` gives, by what the device is good at."""
+    if hidden_BCT.device.type != "cpu":
+        return nn.Conv1d._conv_forward(conv, hidden_BCT, weight, bias)
+    with enough_bits(hidden_BCT, weight.shape[1]) as input_BCT:
+        return convolve_channels_last(input_BCT, conv, weight)
