@@ -42,10 +42,11 @@ def convolve_channels_last(hidden_BCT: Tensor, conv: nn.Conv1d, weight: Tensor |
     Layer normalisation and activation then read memory in order, and a CPU takes half the time or less for the
     convolutions of small encoders and for the grouped one of positions.
     """
-    columns = hidden_BCT[:, :, None].contiguous(memory_format=torch.channels_last)
     kernel = (conv.weight if weight is None else weight)[:, :, None].contiguous(memory_format=torch.channels_last)
-    padding = (0, int(conv.padding[0]))
-    return nn.functional.conv2d(columns, kernel, conv.bias, (1, conv.stride[0]), padding, groups=conv.groups)[:, :, 0]
+    stride, padding = (1, conv.stride[0]), (0, int(conv.padding[0]))
+    with enough_bits(hidden_BCT, kernel.shape[1]) as input_BCT:
+        columns = input_BCT[:, :, None].contiguous(memory_format=torch.channels_last)
+        return nn.functional.conv2d(columns, kernel, conv.bias, stride, padding, groups=conv.groups)[:, :, 0]
 
 
 def masked_group_norm(hidden_BCT: Tensor, frames_B: Tensor, norm: nn.GroupNorm) -> Tensor:
@@ -65,7 +66,6 @@ def masked_group_norm(hidden_BCT: Tensor, frames_B: Tensor, norm: nn.GroupNorm) 
 
 def convolve_by_device(conv: nn.Conv1d, hidden_BCT: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """What ``nn.Conv1d._conv_forward`` gives, by what the device is good at."""
-    if hidden_BCT.device.type != "cpu":
-        return nn.Conv1d._conv_forward(conv, hidden_BCT, weight, bias)
-    with enough_bits(hidden_BCT, weight.shape[1]) as input_BCT:
-        return convolve_channels_last(input_BCT, conv, weight)
+    if hidden_BCT.device.type == "cpu":
+        return convolve_channels_last(hidden_BCT, conv, weight)
+    return nn.Conv1d._conv_forward(conv, hidden_BCT, weight, bias)

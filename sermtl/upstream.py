@@ -158,12 +158,12 @@ class Upstream(nn.Module):
         for layer in self.model.feature_extractor.conv_layers:
             lengths_B = (lengths_B - layer.conv.kernel_size[0]) // layer.conv.stride[0] + 1
             norm = getattr(layer, "layer_norm", None)
-            with enough_bits(hidden_BCT, layer.conv.weight.shape[1]) as input_BCT:
-                side_by_side = isinstance(norm, nn.LayerNorm)  # channels, that it normalises over
-                hidden_BCT = convolve_channels_last(input_BCT, layer.conv) if side_by_side else layer.conv(input_BCT)
             if isinstance(norm, nn.LayerNorm):
-                hidden_BCT = layer.activation(norm(hidden_BCT.transpose(1, 2))).transpose(1, 2)
+                hidden_BTC = layer.activation(norm(convolve_channels_last(hidden_BCT, layer.conv).transpose(1, 2)))
+                hidden_BCT = hidden_BTC.transpose(1, 2)
                 continue
+            with enough_bits(hidden_BCT, layer.conv.weight.shape[1]) as input_BCT:
+                hidden_BCT = layer.conv(input_BCT)
             if norm is not None:
                 padded = is_padded(lengths_B, hidden_BCT.shape[2])
                 hidden_BCT = masked_group_norm(hidden_BCT, lengths_B, norm) if padded else norm(hidden_BCT)
@@ -204,7 +204,7 @@ class Upstream(nn.Module):
         hidden_ND = self._project(conv_BTC.flatten(0, 1).index_select(0, places_N))
         if time_mask_BT is not None:
             mask_vector_D = self.model.masked_spec_embed.to(hidden_ND.dtype)
-            hidden_ND = torch.where(time_mask_BT[own_BT][:, None], mask_vector_D, hidden_ND)
+            hidden_ND = torch.where(time_mask_BT.flatten()[places_N, None], mask_vector_D, hidden_ND)
         if feature_mask_BD is not None:
             hidden_ND = hidden_ND.masked_fill(feature_mask_BD.repeat_interleave(frames_B, 0), 0.0)
         # Residuals in float32 under autocast too: the sums over layers are where bf16 would lose most.

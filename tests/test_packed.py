@@ -147,7 +147,7 @@ def test_convolutions_in_bf16_are_near_those_in_float32(channels, taps, stride):
     conv = nn.Conv1d(channels, channels, taps, stride).requires_grad_(False)
     values_BCT = torch.randn(2, channels, 300)
     with torch.autocast("cpu", torch.bfloat16), enough_bits(values_BCT, channels) as input_BCT:
-        ours = conv(input_BCT), convolve_channels_last(input_BCT, conv)
+        ours = conv(input_BCT), convolve_channels_last(values_BCT, conv)
     for output in ours:
         assert apart([output.float()], [conv(values_BCT)]) < 1e-2
 
