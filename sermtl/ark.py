@@ -89,6 +89,15 @@ def read_matrix(specifier: str, key: str = "") -> np.ndarray:
     return value
 
 
+def read_entry(specifier: str, key: str, feats_type: str) -> np.ndarray:
+    """What a dump of ``feats_type`` holds there: int16 samples (S,), features (T, F) or stored frames (T, C).
+
+    Raises:
+        UserError: The entry cannot be read, or is of another kind.
+    """
+    return read_audio_entry(specifier, key) if feats_type == "raw" else read_matrix(specifier, key)
+
+
 def checksum(array: np.ndarray) -> str:
     """Of samples or features, however they are laid out in arks: what a training depends on, and reads are held to.
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from sermtl.ark import checksum, read_audio_entry, read_matrix
+from sermtl.ark import checksum, read_entry
 from sermtl.augment import mask_features, span_mask
 from sermtl.batch import Batch
 from sermtl.config import TrainConfig
@@ -60,7 +60,7 @@ class FrontEnd:
 
     def __call__(self, entry: str, utterance: str, speaker_stats: tuple[np.ndarray, np.ndarray] | None) -> np.ndarray:
         """Float32 waveform (S,), normalised features (T, F) or stored frames (T, C) of a dumped entry."""
-        return self.prepare(_read_entry(entry, utterance, self.feats_type), speaker_stats)
+        return self.prepare(read_entry(entry, utterance, self.feats_type), speaker_stats)
 
     def prepare(self, dumped: np.ndarray, speaker_stats: tuple[np.ndarray, np.ndarray] | None) -> np.ndarray:
         """The upstream's input of what the dump holds."""
@@ -204,17 +204,13 @@ def read_dumped(example: Example, feats_type: str) -> np.ndarray:
     Raises:
         UserError: It cannot be read, or is not what stage 2 wrote when the fold was joined.
     """
-    values = _read_entry(example.entry, example.utterance, feats_type)
+    values = read_entry(example.entry, example.utterance, feats_type)
     if len(values) != example.length or (example.checksum and checksum(values) != example.checksum):
         raise UserError(
             f"{example.entry}: {example.utterance} is not there as it was: the ark is damaged, or stage 2 was run "
             "meanwhile; rerun ./run.sh --stage 2, then the same command"
         )
     return values
-
-
-def _read_entry(entry: str, utterance: str, feats_type: str) -> np.ndarray:
-    return read_audio_entry(entry, utterance) if feats_type == "raw" else read_matrix(entry, utterance)
 
 
 def ctc_frames(tokens: Sequence[int]) -> int:

@@ -21,16 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from sermtl import audio
-from sermtl.ark import (
-    DUMP_DIGESTS,
-    DUMP_SAMPLES,
-    DUMP_TABLES,
-    ArkWriter,
-    checksum,
-    read_audio_entry,
-    read_matrix,
-    write_ark,
-)  # fmt: skip
+from sermtl.ark import DUMP_DIGESTS, DUMP_SAMPLES, DUMP_TABLES, ArkWriter, checksum, read_entry, write_ark
 from sermtl.datadir import read_table, write_table
 from sermtl.errors import UserError, command
 from sermtl.recordings import stat_of
@@ -168,9 +159,8 @@ def check_ark(scp: dict[str, str], lengths: dict[str, int], digests: dict[str, s
     Raises:
         UserError: An entry is not what was written.
     """
-    read = read_audio_entry if feats_type == "raw" else read_matrix
     for key, entry in scp.items():
-        values = read(entry, key)
+        values = read_entry(entry, key, feats_type)
         if len(values) != lengths[key] or checksum(values) != digests[key]:
             raise UserError(f"{entry}: {key} is not what was written there; check the disk and rerun stage 2")
 
