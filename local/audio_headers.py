@@ -9,10 +9,10 @@ from pathlib import Path
 import soundfile
 from corpus import Dropped, Utterance, clean, listed, warn
 
-from sermtl.audiocheck import header_seconds
+from sermtl.audio.headers import header_seconds
+from sermtl.corpus.duplicate_audio import locate
 from sermtl.errors import UserError
-from sermtl.files import atomic_write
-from sermtl.sameaudio import locate
+from sermtl.fileio.files import atomic_write
 
 # Fewer files than this are read faster than processes start.
 _IN_PROCESS = 2000

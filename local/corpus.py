@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sermtl.errors import UserError
-from sermtl.text import is_english, normalise
+from sermtl.text.normalise import is_english, normalise
 
 SHOWN = 100
 

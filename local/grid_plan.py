@@ -18,7 +18,7 @@ from statistics import median
 
 from sermtl.config import TrainConfig, load_config, read_yaml
 from sermtl.errors import UserError
-from sermtl.files import atomic_write
+from sermtl.fileio.files import atomic_write
 
 FIGURES = {
     ("mini", "tiny"): (5.0, "one CPU core"),
@@ -143,9 +143,9 @@ def is_finished(task: Task) -> bool:
     folder = task.folder
     if not (folder / "decode_test" / "stamp.json").is_file():
         return False
-    from sermtl import job  # torch takes seconds
     from sermtl.bin import decode, train
-    from sermtl.conv_features import dump_name
+    from sermtl.data.stored_features import dump_name
+    from sermtl.train import history
 
     words = shlex.split(task.train)
     try:
@@ -156,7 +156,7 @@ def is_finished(task: Task) -> bool:
     wanted = train.resolved_settings(paths, config, fold)
     if any(saved.get(key) != value for key, value in wanted.items() if key not in train.RESUMABLE):
         return False
-    if not job.is_finished(folder, config) or train.train_stamp(paths, fold).changed(contents=False):
+    if not history.is_finished(folder, config) or train.train_stamp(paths, fold).changed(contents=False):
         return False
     parts = [part for part in ("test", "dev") if fold.examples[part]]
     return not any(decode.decode_stamp(paths, part, dump_name(config)).changed(contents=False) for part in parts)

@@ -22,7 +22,7 @@ from mini_plan import VOICES, Dialog, Turn, dialogs
 from scipy.signal import lfilter, resample_poly
 
 from sermtl.errors import UserError, command
-from sermtl.files import remove_leftovers, temporary_path
+from sermtl.fileio.files import remove_leftovers, temporary_path
 
 RATE = 16000
 MARKER = ".mini-version"

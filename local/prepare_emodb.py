@@ -11,7 +11,7 @@ from corpus import Dropped, Utterance, entries, leave_out_lone_speakers, listed,
 from tables import summarise, write_data
 
 from sermtl.errors import UserError, command
-from sermtl.text import normalise
+from sermtl.text.normalise import normalise
 
 # Speaker, sentence, emotion, version.
 NAME = re.compile(r"(\d\d)([ab]\d\d)([WLEAFTN])([a-z]?)")

@@ -14,7 +14,7 @@ from iemocap_tree import CODES, TURN, Dialog, read_labels, read_transcript, read
 from tables import summarise, write_data
 
 from sermtl.errors import UserError, command
-from sermtl.text import normalise
+from sermtl.text.normalise import normalise
 
 
 @dataclass

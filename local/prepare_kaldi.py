@@ -22,10 +22,11 @@ from corpus import (
 )
 from tables import summarise, write_data
 
-from sermtl.audio import SAMPLE_RATE, read_recording
-from sermtl.datadir import read_table
+from sermtl.audio.read import read_recording
+from sermtl.audio.resample import SAMPLE_RATE
+from sermtl.corpus.duplicate_audio import is_pipe
 from sermtl.errors import UserError, command
-from sermtl.sameaudio import is_pipe
+from sermtl.fileio.tables import read_table
 
 FIELDS = {"text": "text", "utt2emo": "emotion", "utt2session": "session", "utt2style": "style", "utt2paper": "paper"}
 SPEAKER_FIELDS = {"spk2gender": "gender", "spk2fold": "fold"}

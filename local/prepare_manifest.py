@@ -24,8 +24,8 @@ from corpus import (
 )
 from tables import path_problem, summarise, write_data
 
-from sermtl.datadir import raw_lines
 from sermtl.errors import UserError, command
+from sermtl.fileio.tables import raw_lines
 
 REQUIRED = ("utt", "path", "speaker", "emotion", "text")
 OPTIONAL_COLUMNS = ("session", "gender")

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from corpus import Dropped, Utterance, clean, listed
 
-from sermtl.datadir import write_table
 from sermtl.errors import UserError
-from sermtl.files import atomic_write
+from sermtl.fileio.files import atomic_write
+from sermtl.fileio.tables import write_table
 
 OPTIONAL = ("segments", "utt2session", "spk2gender", "utt2style", "spk2fold", "utt2paper")
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sermtl.predict import Result, Segment, Speech2Emotion
+    from sermtl.inference.predict import Result, Segment, Speech2Emotion
 
 __all__ = ["Result", "Segment", "Speech2Emotion"]
 
@@ -19,7 +19,7 @@ __all__ = ["Result", "Segment", "Speech2Emotion"]
 def __getattr__(name: str) -> Any:
     # On first use only: most programs of the package need no torch, which takes seconds to import.
     if name in __all__:
-        from sermtl import predict
+        from sermtl.inference import predict
 
         return getattr(predict, name)
     raise AttributeError(f"module 'sermtl' has no attribute {name!r}")

@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from sermtl.ark import read_audio_entry
-from sermtl.datadir import read_table
+from sermtl.fileio.ark import read_audio_entry
+from sermtl.fileio.tables import read_table
 
 ROOT = Path(__file__).resolve().parents[1]
 SPEAKERS = 100

@@ -34,8 +34,9 @@ def main() -> None:
     parser.add_argument("--num_threads", type=int, default=min(2, len(os.sched_getaffinity(0))), help="CPU threads")
     parser.add_argument("audio", nargs="+", help="audio files or folders")
     args = parser.parse_args()
-    from sermtl.export import CLASSIFIER
-    from sermtl.listen import find_audio, read_item
+    from sermtl.audio.stream import read_item
+    from sermtl.inference.inputs import find_audio
+    from sermtl.pack.transformers_export import CLASSIFIER
 
     if not (args.model / CLASSIFIER).is_dir():
         raise UserError(f"{args.model} holds no {CLASSIFIER}/: pack a model over waveforms")
@@ -62,8 +63,8 @@ def make_ways(pack: Path, threads: int) -> dict[str, Callable[[list[np.ndarray]]
     """Each way to hear a list of int16 recordings, by name."""
     import torch
 
-    from sermtl.export import CLASSIFIER, RECOGNISER
-    from sermtl.predict import Speech2Emotion
+    from sermtl.inference.predict import Speech2Emotion
+    from sermtl.pack.transformers_export import CLASSIFIER, RECOGNISER
 
     torch.set_num_threads(threads)
     model = Speech2Emotion.from_pretrained(pack, "cpu")

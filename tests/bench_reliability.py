@@ -95,8 +95,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--epochs", type=int, default=5)
     args = parser.parse_args()
-    from sermtl import dataset, fold_data, scoring, stamp, trainer
     from sermtl.bin import decode, dump, folds, report, score, tokens, train
+    from sermtl.data import dataset, fold_data
+    from sermtl.fileio import stamp
+    from sermtl.score import score_folds
+    from sermtl.train import trainer
 
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
@@ -107,7 +110,7 @@ def main() -> None:
         for made in (root / "dump", root / "exp", folds_dir):
             shutil.rmtree(made)
         stamps = [(stamp.Stamp, name) for name in ("changed", "begin", "finish")]
-        checks = [*stamps, (fold_data, "_digest"), (scoring, "_refuse_stale"), (score, "package_digest")]
+        checks = [*stamps, (fold_data, "_digest"), (score_folds, "_refuse_stale"), (score, "package_digest")]
         checks += [(dump, name) for name in ("digest_of", "checksum")] + [(dataset, "checksum")]
         checks += [(program, "refuse_cut_arks") for program in (train, decode)] + [(decode, "refuse_damaged")]
         fold = ["--data", data, "--folds_dir", folds_dir, "--folds", "01F"]

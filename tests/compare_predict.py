@@ -31,9 +31,10 @@ def main() -> None:
     args = parser.parse_args()
     import torch
 
-    from sermtl.export import CLASSIFIER
-    from sermtl.listen import find_audio, read_item
-    from sermtl.predict import Speech2Emotion
+    from sermtl.audio.stream import read_item
+    from sermtl.inference.inputs import find_audio
+    from sermtl.inference.predict import Speech2Emotion
+    from sermtl.pack.transformers_export import CLASSIFIER
 
     torch.set_num_threads(min(2, len(os.sched_getaffinity(0))))
     model = Speech2Emotion.from_pretrained(args.model, "cpu")
@@ -60,7 +61,7 @@ def by_transformers(pack: Path, labels: list[str], recordings: list[np.ndarray])
     """What the two pipelines say of each recording alone."""
     from transformers import pipeline
 
-    from sermtl.export import CLASSIFIER, RECOGNISER
+    from sermtl.pack.transformers_export import CLASSIFIER, RECOGNISER
 
     classifier: Any = pipeline("audio-classification", model=str(pack / CLASSIFIER), device="cpu", top_k=None)
     recogniser: Any = pipeline("automatic-speech-recognition", model=str(pack / RECOGNISER), device="cpu")
@@ -76,7 +77,7 @@ def by_onnx(file: Path, model: Any, recordings: list[np.ndarray], size: int) -> 
     """What onnxruntime says, of so many recordings together as they come."""
     import onnxruntime
 
-    from sermtl.tally import collapse
+    from sermtl.model.ctc import collapse
 
     session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
     heard = []

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from sermtl.ark import checksum, write_ark
-from sermtl.audio import SAMPLE_RATE
-from sermtl.dataset import Example
-from sermtl.geometry import ConvGeometry
+from sermtl.audio.resample import SAMPLE_RATE
+from sermtl.data.dataset import Example
+from sermtl.fileio.ark import checksum, write_ark
+from sermtl.model.geometry import ConvGeometry
 
 MEDIAN, P95, SHORTEST, LONGEST = 3.58, 11.1, 0.59, 34.1
 """Seconds: a log-normal distribution through median and 95th percentile, clipped."""

@@ -11,17 +11,19 @@ from unittest import mock
 import torch
 import torch.nn.functional as F
 
-from sermtl import packed
 from sermtl.bench.material import BASE, EMOTIONS, SPEAKERS, Material
 from sermtl.bench.measure import Row
 from sermtl.config import TrainConfig, load_config
-from sermtl.dataset import FoldDataset, FrontEnd
-from sermtl.model import MultiTaskModel
-from sermtl.model_dir import TrainedModel
-from sermtl.tally import Tally
-from sermtl.text import CharTokenizer, char_tokens
-from sermtl.trainer import Sets, Trainer
-from sermtl.upstream import Upstream, config_from
+from sermtl.data.dataset import FoldDataset
+from sermtl.model import packed
+from sermtl.model.front_end import FrontEnd
+from sermtl.model.multitask import MultiTaskModel
+from sermtl.model.trained_model import TrainedModel
+from sermtl.model.upstreams.load import config_from
+from sermtl.model.upstreams.wav2vec2 import Upstream
+from sermtl.text.tokenizer import CharTokenizer, char_tokens
+from sermtl.train.epoch_sums import Tally
+from sermtl.train.trainer import Sets, Trainer
 
 SHIPPED = Path(__file__).parents[2] / "conf" / "train.yaml"
 FAST = ("feats_type=conv", "freeze_feature_encoder=true")
@@ -159,7 +161,7 @@ def convolution_flops(upstream: Upstream, samples: int) -> float:
 
 def decoders(ours: Ours) -> dict[str, Callable[[list[int]], None]]:
     """Decoding of utterances from audio and from stored outputs."""
-    from sermtl.decode import decode
+    from sermtl.inference.decode import decode
 
     def run(trainer: Trainer, indices: list[int]) -> None:
         ours.trained.model.bf16 = False

@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from transformers import Wav2Vec2Config, Wav2Vec2Model
 
 from sermtl.bench.material import BASE, EMOTIONS, SPEAKERS, TOKENS
-from sermtl.dataset import Example, FrontEnd
-from sermtl.grl import scale_gradient
+from sermtl.data.dataset import Example, read_dumped
+from sermtl.model.front_end import FrontEnd
+from sermtl.model.gradient_reversal import scale_gradient
 
 MICRO_BATCH = 2
 
@@ -56,7 +57,8 @@ def micro_batches(
     """Two utterances at a time, padded to the longer."""
     for first in range(0, len(examples), MICRO_BATCH):
         part = examples[first : first + MICRO_BATCH]
-        wavs = [torch.from_numpy(front_end(example.entry, example.utterance, None)) for example in part]
+        dumped = (read_dumped(example, front_end.feats_type) for example in part)
+        wavs = [torch.from_numpy(front_end.prepare(samples_S, None)) for samples_S in dumped]
         yield part, nn.utils.rnn.pad_sequence(wavs, batch_first=True).to(device)
 
 

@@ -12,21 +12,23 @@ from typing import Any
 import numpy as np
 import torch
 
-from sermtl.ark import checksum, write_ark
-from sermtl.audio import SAMPLE_RATE
+from sermtl.audio.resample import SAMPLE_RATE
 from sermtl.bench.material import CHARACTERS, draw_seconds
 from sermtl.bench.measure import rest, status_mb
 from sermtl.config import TrainConfig
-from sermtl.datadir import write_list, write_table
-from sermtl.dataset import FoldDataset, FrontEnd
+from sermtl.data.dataset import FoldDataset
+from sermtl.data.fold_data import load_fold
 from sermtl.errors import UserError
-from sermtl.fold_data import load_fold
-from sermtl.geometry import ConvGeometry
-from sermtl.model import MultiTaskModel
-from sermtl.model_dir import TrainedModel
-from sermtl.text import char_tokens
-from sermtl.trainer import Sets, Trainer
-from sermtl.upstream import Upstream, config_from
+from sermtl.fileio.ark import checksum, write_ark
+from sermtl.fileio.tables import write_list, write_table
+from sermtl.model.front_end import FrontEnd
+from sermtl.model.geometry import ConvGeometry
+from sermtl.model.multitask import MultiTaskModel
+from sermtl.model.trained_model import TrainedModel
+from sermtl.model.upstreams.load import config_from
+from sermtl.model.upstreams.wav2vec2 import Upstream
+from sermtl.text.tokenizer import char_tokens
+from sermtl.train.trainer import Sets, Trainer
 
 ROOT = Path(__file__).parents[2]
 SPEAKERS = 10

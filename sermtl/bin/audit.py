@@ -15,13 +15,13 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from sermtl.audit import Audio, audit_fold
-from sermtl.audittable import audit_options, audit_table, print_audits, write_audit
-from sermtl.corpus import Corpus, load_corpus
-from sermtl.datadir import read_ids
+from sermtl.corpus.audit import Audio, audit_fold
+from sermtl.corpus.audit_table import audit_options, audit_table, print_audits, write_audit
+from sermtl.corpus.corpus import Corpus, load_corpus
+from sermtl.corpus.folds import promises_disjoint_speakers
 from sermtl.errors import UserError, command
-from sermtl.files import atomic_write
-from sermtl.folds import promises_disjoint_speakers
+from sermtl.fileio.files import atomic_write
+from sermtl.fileio.tables import read_ids
 
 FILE_NAMES = {
     part: [f"{name}{suffix}" for name in names for suffix in ("", ".txt", ".lst")]

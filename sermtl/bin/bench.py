@@ -25,7 +25,7 @@ from typing import Any
 import torch
 
 from sermtl.errors import UserError, command
-from sermtl.files import atomic_write
+from sermtl.fileio.files import atomic_write
 
 QUICK_SECONDS = 200.0
 """After which ``--quick`` begins no further round."""
@@ -72,7 +72,7 @@ def measure(args: argparse.Namespace, device: torch.device, directory: Path) -> 
     # transformers takes seconds to import: --help and wrong words are answered without it.
     from sermtl.bench.measure import copy_rate, machine
     from sermtl.bench.recipe import epoch_costs, stage_seconds
-    from sermtl.precision import matmul_rate
+    from sermtl.model.precision import matmul_rate
 
     rates = {"float32": matmul_rate(torch.float32, device), "bf16": matmul_rate(torch.bfloat16, device)}
     rates["copy"] = copy_rate(device)
@@ -96,7 +96,7 @@ def steps(args: argparse.Namespace, device: torch.device, directory: Path, rates
     from sermtl.bench.material import make_material
     from sermtl.bench.measure import Row, run_rounds, summarise, timed
     from sermtl.bench.ours import Ours, build_model, convolution_flops, decoders, transformer_flops
-    from sermtl.precision import bf16_pays
+    from sermtl.model.precision import bf16_pays
 
     torch.manual_seed(0)
     trained = build_model(device)

@@ -8,12 +8,20 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from sermtl.choose import WAYS, choose
-from sermtl.datadir import Line, raw_lines, read_ids, read_table, spk2utt_of, split_by_speaker, split_evenly
+from sermtl.corpus.choose import WAYS, choose
+from sermtl.corpus.fix import fix, subset
+from sermtl.corpus.validate import Options, validate
 from sermtl.errors import UserError, command
-from sermtl.files import atomic_write
-from sermtl.fixdir import fix, subset
-from sermtl.validate import Options, validate
+from sermtl.fileio.files import atomic_write
+from sermtl.fileio.tables import (
+    Line,
+    raw_lines,
+    read_ids,
+    read_table,
+    spk2utt_of,
+    split_by_speaker,
+    split_evenly,
+)
 
 
 def run_validate(args: argparse.Namespace) -> int:

@@ -14,16 +14,18 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from sermtl import job
-from sermtl.ark import DUMP_DIGESTS, write_ark
 from sermtl.config import DecodeConfig, TrainConfig, load_config, read_yaml
-from sermtl.conv_features import dump_name
-from sermtl.datadir import write_table
-from sermtl.decode import Decoded, decode
+from sermtl.data import fold_data, fold_job
+from sermtl.data.fold_data import load_fold, refuse_cut_arks
+from sermtl.data.stored_features import dump_name
 from sermtl.errors import UserError, command
-from sermtl.fold_data import load_fold, refuse_cut_arks
-from sermtl.model_dir import load_model
-from sermtl.stamp import NAME, Stamp, inputs, refuse_damaged
+from sermtl.fileio import lock
+from sermtl.fileio.ark import DUMP_DIGESTS, write_ark
+from sermtl.fileio.stamp import NAME, Stamp, inputs, refuse_damaged
+from sermtl.fileio.tables import write_table
+from sermtl.inference.decode import Decoded, decode
+from sermtl.model.trained_model import load_model
+from sermtl.train import history
 
 log = logging.getLogger("sermtl.bin.decode")
 CODE_VERSION = 2
@@ -36,16 +38,16 @@ def main() -> int:
     """Decode one fold."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--config", type=Path, required=True, help="decoding settings (YAML)")
-    job.add_arguments(parser)
+    fold_job.add_arguments(parser)
     args = parser.parse_args()
-    device = job.set_up(args)
-    paths = job.fold_paths(args)
+    device = fold_job.set_up(args)
+    paths = fold_job.fold_paths(args)
 
     decode_config = load_config(DecodeConfig, args.config)
     refuse_damaged(paths.exp / NAME, "rerun ./run.sh --stage 3, which makes it again from the checkpoint")
     trained = load_model(paths.exp, device)
     config = training_config(paths.exp)
-    if not job.is_finished(paths.exp, config):
+    if not history.is_finished(paths.exp, config):
         raise UserError(f"{paths.exp} is not trained to its last epoch, {config.epochs}; rerun ./run.sh --stage 3")
     unperturbed = replace(config, speed_perturb=())
     trained.model.upstream.lay_out(config.layout, device)
@@ -61,11 +63,11 @@ def main() -> int:
         if not made.changed():
             log.info("nothing changed: %s", directory)
             continue
-        job.hold(paths.exp)
+        lock.hold(paths.exp)
         started = time.monotonic()
         refuse_cut_arks(fold.examples[part])
         front_end = trained.front_end.stored() if config.feats_type == "conv" else trained.front_end
-        dataset = job.evaluation_set(front_end, config, fold, part)
+        dataset = fold_data.evaluation_set(front_end, config, fold, part)
         decoded = sorted(decode(trained, dataset, decode_config.batch_size, device), key=lambda d: d.utterance.encode())
         made.begin()
         write_decoded(directory, decoded, trained.labels)
@@ -82,7 +84,7 @@ def training_config(exp: Path) -> TrainConfig:
     return TrainConfig(**values)
 
 
-def decode_stamp(paths: job.FoldPaths, part: str, dumped: str) -> Stamp:
+def decode_stamp(paths: fold_job.FoldPaths, part: str, dumped: str) -> Stamp:
     """The stamp of ``decode_test/`` or ``decode_dev/``."""
     roots = {"exp": paths.exp, "data": paths.data, "fold": paths.fold_dir, "dump": paths.dump}
     names = ("exp:model.safetensors", "exp:model.json", "data:text", "data:utt2spk", "data:utt2emo")

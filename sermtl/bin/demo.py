@@ -29,7 +29,7 @@ def main() -> None:
     import torch
 
     from sermtl.demo.server import Demo, about
-    from sermtl.predict import Speech2Emotion
+    from sermtl.inference.predict import Speech2Emotion
 
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     model = Speech2Emotion.from_pretrained(args.model, args.device)

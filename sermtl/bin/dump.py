@@ -20,13 +20,22 @@ from pathlib import Path
 
 import numpy as np
 
-from sermtl import audio
-from sermtl.ark import DUMP_DIGESTS, DUMP_SAMPLES, DUMP_TABLES, ArkWriter, checksum, read_entry, write_ark
-from sermtl.datadir import read_table, write_table
+from sermtl.audio.features import fbank
+from sermtl.audio.resample import change_speed
+from sermtl.audio.segments import Utterance, read_all, utterances
 from sermtl.errors import UserError, command
-from sermtl.recordings import stat_of
-from sermtl.stamp import NAME, Stamp, inputs
-from sermtl.utterances import Utterance, read_all, utterances
+from sermtl.fileio.ark import (
+    DUMP_DIGESTS,
+    DUMP_SAMPLES,
+    DUMP_TABLES,
+    ArkWriter,
+    checksum,
+    read_entry,
+    write_ark,
+)
+from sermtl.fileio.stamp import NAME, Stamp, inputs
+from sermtl.fileio.tables import read_table, write_table
+from sermtl.fileio.wav_scp import stat_of
 
 CODE_VERSION = 3
 """Raised when the same audio would give other arks."""
@@ -53,7 +62,7 @@ def main() -> int:
     args = parser.parse_args()
     if args.verb == "part":
         pipes = args.allow_pipes == "true"
-        features = conv_features(args) if args.feats_type == "conv" else audio.fbank
+        features = conv_features(args) if args.feats_type == "conv" else fbank
         dump_part(args.data, args.out, args.feats_type, args.speed, args.job, args.nj, pipes, features)
     else:
         merge(args.data, args.out, args.feats_type, args.speed, args.nj)
@@ -65,8 +74,8 @@ def conv_features(args: argparse.Namespace) -> Callable[[np.ndarray], np.ndarray
     # Only this kind of dump needs PyTorch, which takes seconds to import.
     import torch
 
-    from sermtl.conv_features import ConvFeatures, check_name, check_space
-    from sermtl.precision import use_whole_float32
+    from sermtl.data.stored_features import ConvFeatures, check_name, check_space
+    from sermtl.model.precision import use_whole_float32
 
     if args.ngpu and not torch.cuda.is_available():
         raise UserError("--ngpu: PyTorch sees no GPU here; use --ngpu 0")
@@ -99,7 +108,7 @@ def digest_of(part: list[Utterance], feats_type: str, speed: float) -> str:
 
 def dump_part(
     data: Path, out: Path, feats_type: str, speed: float, job: int, nj: int, allow_pipes: bool = False,
-    features: Callable[[np.ndarray], np.ndarray] = audio.fbank,
+    features: Callable[[np.ndarray], np.ndarray] = fbank,
 ) -> None:  # fmt: skip
     """Write ``out/parts/<job>.{ark,scp,lengths,samples,digests}`` and its stamp.
 
@@ -123,7 +132,7 @@ def dump_part(
             if isinstance(samples, UserError):
                 broken.append(f"  {name}: {samples}")
             elif not broken:
-                key, heard = prefix + name, samples if speed == 1.0 else audio.change_speed(samples, speed)
+                key, heard = prefix + name, samples if speed == 1.0 else change_speed(samples, speed)
                 try:
                     values = heard if feats_type == "raw" else features(heard)
                 except UserError as error:

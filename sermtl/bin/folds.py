@@ -13,14 +13,14 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from sermtl.audit import Audio, Audit, audit_fold, plural
-from sermtl.audittable import audit_options, audit_table, print_audits, write_audit
-from sermtl.corpus import Corpus, load_corpus
-from sermtl.datadir import write_list
+from sermtl.corpus.audit import Audio, Audit, audit_fold, plural
+from sermtl.corpus.audit_table import audit_options, audit_table, print_audits, write_audit
+from sermtl.corpus.corpus import Corpus, load_corpus
+from sermtl.corpus.folds import Fold, divide, make_folds, promises_disjoint_speakers, without_copies
 from sermtl.errors import UserError, command
-from sermtl.files import atomic_write, temporary_path
-from sermtl.folds import Fold, divide, make_folds, promises_disjoint_speakers, without_copies
-from sermtl.stamp import NAME, Stamp, inputs, package_digest
+from sermtl.fileio.files import atomic_write, temporary_path
+from sermtl.fileio.stamp import NAME, Stamp, inputs, package_digest
+from sermtl.fileio.tables import write_list
 
 INPUTS = (
     "data:wav.scp*", "data:segments", "data:utt2spk", "data:utt2emo", "data:utt2session", "data:text",

@@ -27,10 +27,10 @@ def main() -> int:
 
     from transformers.utils import logging as transformers_logging
 
-    from sermtl import job
-    from sermtl.pack import PackOptions, earlier_options, pack_stamp, write_pack
+    from sermtl.data import fold_job
+    from sermtl.pack.write_pack import PackOptions, earlier_options, pack_stamp, write_pack
 
-    job.add_arguments(parser)
+    fold_job.add_arguments(parser)
     for name, text in (
         ("--onnx", "add onnx/model.onnx (needs the extra [onnx])"),
         ("--int8", "add onnx/model.int8.onnx too, and what both score on the test list"),
@@ -39,9 +39,9 @@ def main() -> int:
     for name, text in (("--model_license", "weights"), ("--data_license", "corpus")):
         parser.add_argument(name, default="", help=f"licence of the {text}, for the card (default: the earlier pack's)")
     args = parser.parse_args()
-    job.set_up(args)
+    fold_job.set_up(args)
     transformers_logging.disable_progress_bar()
-    paths = job.fold_paths(args)
+    paths = fold_job.fold_paths(args)
     earlier = earlier_options(paths.exp)
     options = PackOptions(
         onnx="true" in (args.onnx, args.int8),
@@ -59,7 +59,7 @@ def main() -> int:
 
 def check(directory: Path) -> int:
     """Compare a pack's files with their sums."""
-    from sermtl.pack import check_pack
+    from sermtl.pack.write_pack import check_pack
 
     print(f"{directory}: {check_pack(directory)} files as they were packed")
     return 0

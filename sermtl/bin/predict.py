@@ -21,11 +21,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sermtl.errors import UserError, command
-from sermtl.files import atomic_write, check_writable
+from sermtl.fileio.files import atomic_write, check_writable
 
 if TYPE_CHECKING:
-    from sermtl.listen import Item
-    from sermtl.predict import Result, Speech2Emotion
+    from sermtl.inference.inputs import Item
+    from sermtl.inference.predict import Result, Speech2Emotion
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "audio": {"nargs": "*", "help": "audio files, folders, lists.scp"},
@@ -65,9 +65,9 @@ def main() -> int:
     import torch
     from tqdm import tqdm
 
-    from sermtl.listen import find_audio
-    from sermtl.predict import Speech2Emotion, in_samples
-    from sermtl.show import JsonLines, TableLines, TsvLines, cell, segment_lines
+    from sermtl.inference.inputs import find_audio
+    from sermtl.inference.output import JsonLines, TableLines, TsvLines, cell, segment_lines
+    from sermtl.inference.predict import Speech2Emotion, in_samples
 
     if args.hop is not None and args.window is None:
         args.window = 2 * args.hop
@@ -181,9 +181,9 @@ def plot_targets(target: Path | None, items: list[Item]) -> list[Path | None]:
 
 def draw(model: Speech2Emotion, item: Item, result: Result, target: Path) -> None:
     """Draw a recording; one that was heard in one piece is heard again in short windows for the posteriors."""
-    from sermtl.listen import audio_blocks
-    from sermtl.plot import envelope, plot
-    from sermtl.predict import Segment
+    from sermtl.audio.stream import audio_blocks
+    from sermtl.inference.plot import envelope, plot
+    from sermtl.inference.predict import Segment
 
     note = "in windows"
     if not result.timeline:

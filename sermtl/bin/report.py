@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from sermtl.errors import UserError, command
+from sermtl.fileio.stamp import NAME, Stamp, inputs, package_digest
 from sermtl.report.build import Sources, build
 from sermtl.report.load import load_experiments
 from sermtl.report.render import write_report
-from sermtl.stamp import NAME, Stamp, inputs, package_digest
 
 READ = (
     "*/scores.json", "*/*/config.yaml", "*/*/history.jsonl", "*/*/warnings.txt", "*/*/decode_*/stamp.json",
@@ -32,7 +32,7 @@ def parse() -> argparse.Namespace:
 
 def read_vector(location: str) -> np.ndarray:
     """An embedding; kaldiio is loaded only where there are any."""
-    from sermtl.ark import read_matrix
+    from sermtl.fileio.ark import read_matrix
 
     return read_matrix(location)
 

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sermtl.datadir import read_list
 from sermtl.errors import UserError, command
-from sermtl.files import atomic_write
-from sermtl.report import results
-from sermtl.scorefiles import read_scores, write_json
-from sermtl.scoring import pool_folds, score_fold
-from sermtl.stamp import NAME, Stamp, fold_roots, inputs, outdated, package_digest
+from sermtl.fileio.files import atomic_write
+from sermtl.fileio.stamp import NAME, Stamp, fold_roots, inputs, outdated, package_digest
+from sermtl.fileio.tables import read_list
+from sermtl.score import result_files as results
+from sermtl.score.score_files import read_scores, write_json
+from sermtl.score.score_folds import pool_folds, score_fold
 
 INPUTS = (
     "decode:stamp.json", "decode:emb.scp", "decode:utt2emo", "decode:text", "decode:utt2spk",
@@ -73,8 +73,8 @@ def score_one(exp: Path, data: Path, fold_dir: Path) -> None:
 
 def probed(trained: Path, data: Path, fold_dir: Path) -> dict[str, Any]:
     """What the fold's embeddings tell; scikit-learn and kaldiio are loaded only for this."""
-    from sermtl.ark import read_matrix
-    from sermtl.probing import probe_fold
+    from sermtl.fileio.ark import read_matrix
+    from sermtl.score.speaker_probe import probe_fold
 
     return probe_fold(trained, data, fold_dir, read_matrix)
 

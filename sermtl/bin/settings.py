@@ -12,9 +12,9 @@ import sys
 from pathlib import Path
 
 from sermtl.config import DecodeConfig, TrainConfig, experiment_tag, load_config, read_yaml
+from sermtl.corpus.folds import check_protocol
 from sermtl.errors import UserError, command
-from sermtl.folds import check_protocol
-from sermtl.geometry import find_geometry
+from sermtl.model.geometry import find_geometry
 
 
 @command
@@ -60,7 +60,7 @@ def name_of_dump(config: TrainConfig) -> str:
     if config.feats_type != "conv":
         return config.feats_type
     # Seconds of imports, that every other run of run.sh does without.
-    from sermtl.conv_features import dump_name
+    from sermtl.data.stored_features import dump_name
 
     return dump_name(config)
 

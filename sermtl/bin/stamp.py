@@ -14,8 +14,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from sermtl.errors import UserError, command
-from sermtl.files import load_json, remove_leftovers
-from sermtl.stamp import NAME, Stamp, damaged_outputs, fold_roots, outdated, package_digest, read_stamp
+from sermtl.fileio.files import load_json, remove_leftovers
+from sermtl.fileio.stamp import NAME, Stamp, damaged_outputs, fold_roots, outdated, package_digest, read_stamp
 
 ROOTS = ("data", "folds_dir", "dump", "tokens", "exp")
 

@@ -7,11 +7,11 @@ import io
 from collections.abc import Iterator
 from pathlib import Path
 
-from sermtl.datadir import read_list, read_table
 from sermtl.errors import UserError, command
-from sermtl.files import atomic_write
-from sermtl.stamp import NAME, Stamp, inputs
-from sermtl.text import BOUNDARY, BPE_MODEL, SPECIALS, BpeTokenizer, char_tokens
+from sermtl.fileio.files import atomic_write
+from sermtl.fileio.stamp import NAME, Stamp, inputs
+from sermtl.fileio.tables import read_list, read_table
+from sermtl.text.tokenizer import BOUNDARY, BPE_MODEL, SPECIALS, BpeTokenizer, char_tokens
 
 CODE_VERSION = 1
 """Raised when the same text would give other tokens."""

@@ -27,25 +27,30 @@ from typing import Any
 import torch
 import yaml
 
-from sermtl import checkpoint, job
-from sermtl.ark import DUMP_DIGESTS
 from sermtl.config import TrainConfig, as_dict, load_config, read_yaml
-from sermtl.conv_features import dump_name
-from sermtl.datadir import read_table
-from sermtl.dataset import Example, FoldDataset, FrontEnd, feature_stats
+from sermtl.data import fold_data, fold_job
+from sermtl.data.dataset import Example, FoldDataset, feature_stats
+from sermtl.data.fold_data import PARTS, FoldData, load_fold, refuse_cut_arks
+from sermtl.data.fold_job import from_torchrun
+from sermtl.data.stored_features import dump_name
 from sermtl.errors import UserError, command
-from sermtl.files import atomic_write, crc32, sha256
-from sermtl.fold_data import PARTS, FoldData, load_fold, refuse_cut_arks
-from sermtl.geometry import find_geometry
-from sermtl.launch import launch
-from sermtl.model import MultiTaskModel
-from sermtl.model_dir import TrainedModel, save_description
-from sermtl.precision import bf16_pays
-from sermtl.ranks import Ranks, exit_with, from_torchrun
+from sermtl.fileio import lock
+from sermtl.fileio.ark import DUMP_DIGESTS
+from sermtl.fileio.files import atomic_write, crc32, sha256
+from sermtl.fileio.stamp import NAME, Stamp, inputs, read_stamp
+from sermtl.fileio.tables import read_table
+from sermtl.model.front_end import FrontEnd
+from sermtl.model.geometry import find_geometry
+from sermtl.model.multitask import MultiTaskModel
+from sermtl.model.precision import bf16_pays
+from sermtl.model.trained_model import TrainedModel, save_description
+from sermtl.model.upstreams.load import hub_commit, load_upstream
+from sermtl.model.upstreams.wav2vec2 import Upstream
 from sermtl.seeding import derive_seed
-from sermtl.stamp import NAME, Stamp, inputs, read_stamp
-from sermtl.trainer import Interrupted, Sets, Trainer, total_parameters
-from sermtl.upstream import Upstream, hub_commit, load_upstream
+from sermtl.train import checkpoint, history
+from sermtl.train.launch import launch
+from sermtl.train.processes import Ranks, exit_with
+from sermtl.train.trainer import Interrupted, Sets, Trainer, total_parameters
 
 log = logging.getLogger("sermtl.bin.train")
 CODE_VERSION = 2
@@ -69,22 +74,22 @@ def main() -> int:
     args = parse()
     processes = max(1, args.ngpu)
     if processes * args.num_nodes > 1 and not from_torchrun("WORLD_SIZE", 0):
-        job.check_gpus(args.ngpu)
+        fold_job.check_gpus(args.ngpu)
         return launch("sermtl.bin.train", sys.argv[1:], processes, args.num_nodes, STOPPED)
-    device = job.set_up(args)
+    device = fold_job.set_up(args)
     ranks = Ranks.join(device)
     paths, config, fold = resolve(args)
     precision = ranks.from_first(choose_precision(config, paths.exp, device))
     if ranks.first:
         write_config_once(paths.exp, resolved_settings(paths, config, fold) | {"computed_in": precision})
     made = train_stamp(paths, fold)
-    if ranks.from_first(not made.changed() and job.is_finished(paths.exp, config)):
+    if ranks.from_first(not made.changed() and history.is_finished(paths.exp, config)):
         log.info("nothing changed: %s is trained already (%d epochs)", paths.exp, config.epochs)
         return 0
     refuse_cut_arks(read_by_training(fold))
     if ranks.first:
-        job.hold(paths.exp)
-        job.log_also_to(paths.exp / "train.log")
+        lock.hold(paths.exp)
+        fold_job.log_also_to(paths.exp / "train.log")
         with atomic_write(args.exp / LABELS) as file:
             file.writelines(f"{label}\n" for label in fold.labels)
 
@@ -126,17 +131,17 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--config", type=Path, required=True, help="training settings (YAML)")
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="settings to override")
     parser.add_argument("--num_nodes", type=int, default=1, help="nodes of this job")
-    job.add_arguments(parser)
+    fold_job.add_arguments(parser)
     return parser.parse_args(words)
 
 
-def resolve(args: argparse.Namespace) -> tuple[job.FoldPaths, TrainConfig, FoldData]:
+def resolve(args: argparse.Namespace) -> tuple[fold_job.FoldPaths, TrainConfig, FoldData]:
     """Where a training reads and writes, what it is set to, and its fold.
 
     Raises:
         UserError: The settings or the fold's inputs are wrong, or do not fit each other.
     """
-    paths = job.fold_paths(args)
+    paths = fold_job.fold_paths(args)
     config = load_config(TrainConfig, args.config, args.set)
     fold = load_fold(paths.data, paths.fold_dir, paths.dump, paths.tokens, config, dump_name(config))
     check_fold(config, fold, paths.fold_dir)
@@ -146,7 +151,7 @@ def resolve(args: argparse.Namespace) -> tuple[job.FoldPaths, TrainConfig, FoldD
     return paths, config, fold
 
 
-def train_stamp(paths: job.FoldPaths, fold: FoldData) -> Stamp:
+def train_stamp(paths: fold_job.FoldPaths, fold: FoldData) -> Stamp:
     """The stamp of a trained fold; its settings are in ``config.yaml``."""
     roots = {"data": paths.data, "fold": paths.fold_dir, "tokens": paths.tokens, "dump": paths.dump}
     tables = (*(f"data:{name}" for name in ("text", "utt2spk", "utt2emo")), *(f"fold:{part}" for part in PARTS))
@@ -205,13 +210,13 @@ def make_sets(data: Path, config: TrainConfig, fold: FoldData, trained: TrainedM
         config,
         trained.model.upstream.masking,
         fold.perturbed,
-        job.speaker_statistics(config, fold, examples),
+        fold_data.speaker_statistics(config, fold, examples),
     )
     evaluated = {}
     if fold.examples["dev"]:
-        evaluated["dev"] = job.evaluation_set(trained.front_end, config, fold, "dev")
+        evaluated["dev"] = fold_data.evaluation_set(trained.front_end, config, fold, "dev")
     if config.monitor_test:
-        evaluated["monitor_test"] = job.evaluation_set(trained.front_end, config, fold, "test")
+        evaluated["monitor_test"] = fold_data.evaluation_set(trained.front_end, config, fold, "test")
     return Sets(train, evaluated, read_table(data / "text"))
 
 
@@ -230,7 +235,7 @@ def choose_precision(config: TrainConfig, exp: Path, device: torch.device) -> st
     return kept
 
 
-def resolved_settings(paths: job.FoldPaths, config: TrainConfig, fold: FoldData) -> dict[str, Any]:
+def resolved_settings(paths: fold_job.FoldPaths, config: TrainConfig, fold: FoldData) -> dict[str, Any]:
     """Everything that decides what the training computes, and where it read."""
     digest = upstream_digest(config.upstream)
     return {
@@ -310,7 +315,7 @@ def write_config_once(exp: Path, settings: dict[str, Any]) -> None:
             return
     if not path.is_file() or path.read_bytes() != text.encode():
         if not finished_with_these:
-            job.hold(exp)  # whoever trains it now does so with what is written there
+            lock.hold(exp)  # whoever trains it now does so with what is written there
             (exp / NAME).unlink(missing_ok=True)  # more epochs: it is not finished any more
         with atomic_write(path) as file:
             file.write(text)

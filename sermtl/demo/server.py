@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from sermtl.errors import UserError
-from sermtl.listen import seconds_of
-from sermtl.predict import HOP, WHOLE, WINDOW, Result, Segment, Speech2Emotion
+from sermtl.inference.inputs import seconds_of
+from sermtl.inference.predict import HOP, WHOLE, WINDOW, Result, Segment, Speech2Emotion
 
 HOST = "127.0.0.1"
 PAGES = {

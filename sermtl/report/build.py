@@ -10,15 +10,15 @@ import matplotlib.figure
 import numpy as np
 
 from sermtl.report import compare, figures, runs, speaker, tables, words
-from sermtl.report import history as logs
+from sermtl.report import curves as logs
 from sermtl.report.compare import Results
+from sermtl.report.curves import Histories
 from sermtl.report.document import Document, Figure, Section
 from sermtl.report.families import Family, group
-from sermtl.report.history import Histories
 from sermtl.report.load import Loaded
-from sermtl.report.results import environment
 from sermtl.report.speaker import Knowledge
 from sermtl.report.tables import slug
+from sermtl.score.result_files import environment
 
 MOST_CURVES = 12
 

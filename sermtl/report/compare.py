@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from sermtl import stats
 from sermtl.report.document import Estimate
 from sermtl.report.families import Family, Setting, differences, subset
+from sermtl.score import statistics
 
 REPLICATES = 2000
 UNITS = ("speaker", "utterance")
@@ -55,7 +55,7 @@ class Comparison:
     def rates(self) -> tuple[str, ...]:
         """What can be compared: no word errors where one of the two does not read."""
         reads = self.first.first.reads and self.second.first.reads
-        return stats.RATES if reads else tuple(rate for rate in stats.RATES if rate != "wer")
+        return statistics.RATES if reads else tuple(rate for rate in statistics.RATES if rate != "wer")
 
     @property
     def differing(self) -> float:
@@ -65,13 +65,13 @@ class Comparison:
     @property
     def detectable_by_mcnemar(self) -> float | None:
         """Smallest difference of WA that McNemar's test of one seed shows with 80 % power."""
-        return stats.detectable_by_mcnemar(self.mcnemar[0].n, self.differing)
+        return statistics.detectable_by_mcnemar(self.mcnemar[0].n, self.differing)
 
     @property
     def h(self) -> float:
         """Cohen's h of the two accuracies."""
-        rates = [float(stats.rates(setting.counts.sum(0))["wa"]) for setting in (self.first, self.second)]
-        return stats.cohens_h(*rates)
+        rates = [float(statistics.rates(setting.counts.sum(0))["wa"]) for setting in (self.first, self.second)]
+        return statistics.cohens_h(*rates)
 
 
 @dataclass
@@ -98,14 +98,14 @@ def analyse(family: Family) -> Results:
     for unit in UNITS:
         drawn = _replicates(settings, unit)
         for setting in settings:
-            value = stats.rates(setting.counts.sum(0))
-            estimates[setting][unit] = {rate: _estimate(value[rate], drawn[setting][rate]) for rate in stats.RATES}
+            value = statistics.rates(setting.counts.sum(0))
+            estimates[setting][unit] = {rate: _estimate(value[rate], drawn[setting][rate]) for rate in statistics.RATES}
         for comparison in comparisons:
-            first, second = (stats.rates(s.counts.sum(0)) for s in (comparison.first, comparison.second))
+            first, second = (statistics.rates(s.counts.sum(0)) for s in (comparison.first, comparison.second))
             one, other = drawn[comparison.first], drawn[comparison.second]
             comparison.difference[unit] = {
                 rate: _estimate(second[rate] - first[rate], other[rate] - one[rate], signed=True)
-                for rate in stats.RATES
+                for rate in statistics.RATES
             }
     return Results(family, estimates, comparisons, refused)
 
@@ -143,24 +143,24 @@ def _test(comparison: Comparison) -> None:
     for one, other in zip(first.experiments, second.experiments, strict=True):
         only_first = int((one.right & ~other.right).sum())
         only_second = int((other.right & ~one.right).sum())
-        n, p = int((one.ref >= 0).sum()), stats.mcnemar(only_first, only_second)
+        n, p = int((one.ref >= 0).sum()), statistics.mcnemar(only_first, only_second)
         comparison.mcnemar.append(McNemar(one.seed, n, only_first, only_second, p))
-    parts = stats.contributions(first.counts, second.counts, first.first.fold)
+    parts = statistics.contributions(first.counts, second.counts, first.first.fold)
     for rate in comparison.rates:
         values = parts[rate]
         comparison.folds = len(values)
-        comparison.p[rate] = stats.sign_flip(values)
-        comparison.dz[rate] = stats.cohens_dz(values)
-        comparison.detectable[rate] = stats.detectable_over_folds(values * len(values))
+        comparison.p[rate] = statistics.sign_flip(values)
+        comparison.dz[rate] = statistics.cohens_dz(values)
+        comparison.detectable[rate] = statistics.detectable_over_folds(values * len(values))
 
 
 def _correct(comparisons: Sequence[Comparison]) -> None:
     """Holm over two families: all permutation tests, and all McNemar tests, of the report's family."""
     keys = [(comparison, rate) for comparison in comparisons for rate in comparison.rates]
-    for (comparison, rate), p in zip(keys, stats.holm([c.p[r] for c, r in keys]), strict=True):
+    for (comparison, rate), p in zip(keys, statistics.holm([c.p[r] for c, r in keys]), strict=True):
         comparison.p_holm[rate] = p
     tests = [test for comparison in comparisons for test in comparison.mcnemar]
-    for test, p in zip(tests, stats.holm([test.p for test in tests]), strict=True):
+    for test, p in zip(tests, statistics.holm([test.p for test in tests]), strict=True):
         test.p_holm = p
 
 
@@ -175,18 +175,18 @@ def _replicates(settings: Sequence[Setting], unit: str) -> dict[Setting, dict[st
         made = alike[0].first
         units = made.spk if unit == "speaker" else np.arange(len(made.utts))
         if len(np.unique(units)) < FEWEST_UNITS:
-            nothing = {rate: np.full(1, np.nan) for rate in stats.RATES}
+            nothing = {rate: np.full(1, np.nan) for rate in statistics.RATES}
             drawn |= {setting: nothing for setting in alike}
             continue
-        sums = stats.bootstrap(np.hstack([setting.counts for setting in alike]), units, REPLICATES)
+        sums = statistics.bootstrap(np.hstack([setting.counts for setting in alike]), units, REPLICATES)
         for number, setting in enumerate(alike):
-            drawn[setting] = stats.rates(sums[:, number * width : (number + 1) * width])
+            drawn[setting] = statistics.rates(sums[:, number * width : (number + 1) * width])
     return drawn
 
 
 def _estimate(value: np.ndarray, replicates: np.ndarray, signed: bool = False) -> Estimate:
     if not np.isfinite(value):
         return Estimate(None, signed=signed)
-    found = stats.interval(replicates)
+    found = statistics.interval(replicates)
     low, high = found if found else (None, None)
     return Estimate(float(value), low, high, signed)

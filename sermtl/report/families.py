@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from sermtl import metrics
 from sermtl.report.load import Experiment
+from sermtl.score import metrics
 
 VARIED = ("alpha", "beta", "grl", "seed")
 """The settings that the paper varies; two experiments of one family differ in nothing else."""

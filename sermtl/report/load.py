@@ -11,14 +11,14 @@ from typing import Any
 
 import numpy as np
 
-from sermtl import metrics, stats
 from sermtl.config import read_yaml
-from sermtl.datadir import read_list, read_table
 from sermtl.errors import UserError
-from sermtl.files import load_json
-from sermtl.scorefiles import Utterance, read_scores, read_utterances
-from sermtl.stamp import NAME as STAMP
-from sermtl.stamp import outdated
+from sermtl.fileio.files import load_json
+from sermtl.fileio.stamp import NAME as STAMP
+from sermtl.fileio.stamp import outdated
+from sermtl.fileio.tables import read_list, read_table
+from sermtl.score import metrics, statistics
+from sermtl.score.score_files import Utterance, read_scores, read_utterances
 
 MOST_EPOCHS = 1_000_000
 """More than any training has: a larger number in a history is damage."""
@@ -75,7 +75,7 @@ class Experiment:
     def counts(self) -> np.ndarray:
         """(N, 2C + 2), see `stats.additive_counts`."""
         words, errors = self.edits[:, 0], self.edits[:, 1]
-        return stats.additive_counts(self.ref, self.hyp, words, errors, len(self.labels))
+        return statistics.additive_counts(self.ref, self.hyp, words, errors, len(self.labels))
 
     @cached_property
     def right(self) -> np.ndarray:

@@ -12,11 +12,11 @@ from typing import Any
 import jinja2
 import numpy as np
 
-from sermtl.files import atomic_write
+from sermtl.fileio.files import atomic_write
+from sermtl.fileio.text_table import markdown
 from sermtl.report.document import Document, Figure, Table, flat, is_number, raw, show
 from sermtl.report.load import Experiment
-from sermtl.report.text import markdown
-from sermtl.scorefiles import write_json
+from sermtl.score.score_files import write_json
 
 TEMPLATE = "index.html.j2"
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sermtl import metrics
-from sermtl.report import history as logs
+from sermtl.report import curves as logs
+from sermtl.report.curves import Histories
 from sermtl.report.document import Cell, Table
 from sermtl.report.families import Family
-from sermtl.report.history import Histories
 from sermtl.report.load import Experiment, Loaded
-from sermtl.report.results import plural
 from sermtl.report.tables import mark, slug
+from sermtl.score import metrics
+from sermtl.score.result_files import plural
 
 AUDIT = {
     "utterances_train": "train",

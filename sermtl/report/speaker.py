@@ -11,17 +11,17 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from sermtl import probe, probing
-from sermtl.datadir import read_list, read_table
 from sermtl.errors import UserError
+from sermtl.fileio.tables import read_list, read_table
+from sermtl.report import curves as logs
 from sermtl.report import figures
-from sermtl.report import history as logs
+from sermtl.report.curves import Histories
 from sermtl.report.document import Cell, Estimate, Table
 from sermtl.report.families import Family, Setting
-from sermtl.report.history import Histories
 from sermtl.report.load import read_json
 from sermtl.report.tables import mark, slug, speaker_accuracy
-from sermtl.scorefiles import is_count
+from sermtl.score import speaker_probe
+from sermtl.score.score_files import is_count
 
 MOST_POINTS = 600
 
@@ -76,7 +76,7 @@ def table(family: Family, rows: Sequence[Knowledge]) -> Table:
     note = (
         "Probe: a logistic regression fitted anew, cross-validated on held-out utterances of training speakers; the "
         "model's own head on the same utterances; chance: the same probe with the speakers shuffled among utterances "
-        f"of equal emotion, mean [lowest, highest] of {probe.PERMUTATIONS} times. EER: equal error "
+        f"of equal emotion, mean [lowest, highest] of {speaker_probe.PERMUTATIONS} times. EER: equal error "
         "rate of telling unseen test speakers apart by cosine, mean over folds (embeddings of different folds come "
         "from different models and are never compared); where a fold tests one speaker, it is told apart from "
         "held-out utterances of training speakers."
@@ -124,8 +124,8 @@ def picture(family: Family, data: Path, read: Callable[[str], np.ndarray]) -> tu
         speakers, emotions = read_table(data / "utt2spk"), read_table(data / "utt2emo")
         clouds = []
         for setting in shown:
-            vectors = probing.embeddings(setting.first.path / fold / f"decode_{part}", utts, read)
-            points, shares = probe.principal_plane(vectors)
+            vectors = speaker_probe.embeddings(setting.first.path / fold / f"decode_{part}", utts, read)
+            points, shares = speaker_probe.principal_plane(vectors)
             title = f"{setting.name} ({100 * shares.sum():.0f} % of variance)"
             clouds.append((title, points, [speakers[u] for u in utts], [emotions.get(u) or "none" for u in utts]))
     except (UserError, KeyError) as error:
@@ -193,7 +193,7 @@ def _is_whole(content: dict[str, Any]) -> bool:
         tested = [content[key] for key in ("probe", "head") if content[key]["acc"] is not None]
         if content["probe"]["acc"] is not None:
             shuffled = content["probe"]["permuted"]
-            if len(shuffled) != probe.PERMUTATIONS or not all(map(is_count, shuffled)):
+            if len(shuffled) != speaker_probe.PERMUTATIONS or not all(map(is_count, shuffled)):
                 return False
         eer = content["verification"]["eer"]
         return (

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from sermtl import metrics, stats
 from sermtl.report import paper
 from sermtl.report.compare import Results
 from sermtl.report.document import Cell, P, Share, Table
 from sermtl.report.families import Family, Setting
+from sermtl.score import metrics, statistics
 
 RATES = {"wa": "WA", "ua": "UA", "macro_f1": "macro F1", "wer": "WER", "cer": "CER"}
 MEAN = "mean over folds"
@@ -102,8 +102,9 @@ def comparisons(results: Results) -> Table:
     head += ["p, Holm", "d_z over folds", "detectable at 80 %", "folds", "seeds"]
     note = (
         "p: exact permutation test that swaps the two settings within folds (from 100,000 random swaps above "
-        f"{stats.EXACT_FOLDS} folds); Holm's correction is over all {len(rows)} tests of this table. d_z: mean over "
-        "standard deviation of the folds' differences. Detectable: by a paired t test over folds, two-sided at .05."
+        f"{statistics.EXACT_FOLDS} folds); Holm's correction is over all {len(rows)} tests of this table. d_z: "
+        "mean over standard deviation of the folds' differences. Detectable: by a paired t test over folds, two-sided "
+        "at .05."
     )
     caption = f"Differences from β 0 on the same utterances and seeds. {mark(results.family)}"
     return Table(f"{slug(results.family)}-comparisons", caption, head, rows, note)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sermtl import stats
 from sermtl.report import paper
 from sermtl.report.compare import Comparison, Results
 from sermtl.report.document import P, show
 from sermtl.report.families import Setting
-from sermtl.report.results import plural
 from sermtl.report.speaker import Knowledge
+from sermtl.score import statistics
+from sermtl.score.result_files import plural
 
 LEVEL = 0.05
 RATES = {"wa": "WA", "ua": "UA", "wer": "WER"}
@@ -116,7 +116,7 @@ def _speakers(known: Sequence[Knowledge]) -> list[str]:
         return []
     moved = strongest.probe - base.probe
     folds = sorted(base.by_fold.keys() & strongest.by_fold.keys())
-    p = stats.sign_flip([strongest.by_fold[fold] - base.by_fold[fold] for fold in folds])
+    p = statistics.sign_flip([strongest.by_fold[fold] - base.by_fold[fold] for fold in folds])
     verdict = f"{'easier' if moved > 0 else 'harder'} to find than without normalisation"
     if p >= LEVEL:
         verdict = "neither easier nor harder to find than without normalisation, as far as these folds can show"

@@ -1,0 +1,195 @@
+"""Audio headers of many recordings, checked in parallel without decoding."""
+
+from __future__ import annotations
+
+import math
+import os
+import struct
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from multiprocessing import get_context
+from typing import BinaryIO
+
+from sermtl.fileio.wav_scp import is_pipe, locate
+
+POOL_FROM = 2000
+"""Recordings below which starting processes costs more than it saves."""
+MOST_CHUNKS = 1000
+"""Of a file's that are looked at."""
+SLACK = 1024
+"""Bytes behind the audio that some programs leave."""
+UNKNOWN_SIZE = 0x7FFF0000
+"""Data sizes from here on are what programs write that do not know the size (a stream's header)."""
+TOLERANCE = 0.1
+"""Seconds by which utt2dur may miss a header's duration: tables made from frame counts round so."""
+
+Task = tuple[str, str, float | None, float | None]
+"""Key, wav.scp value, duration in utt2dur (s), latest end in segments (s); None where not known."""
+
+
+def check_all(tasks: list[Task], allow_pipes: bool, nj: int) -> Iterator[str]:
+    """Give a message for each recording with something wrong, in order.
+
+    Args:
+        tasks: The recordings.
+        allow_pipes: Shell commands are passed over (and never run) instead of refused.
+        nj: Processes.
+    """
+    check = partial(check_recording, allow_pipes=allow_pipes)
+    if nj < 2 or len(tasks) < POOL_FROM:
+        yield from told(map(check, tasks))
+        return
+    with get_context("fork").Pool(nj) as pool:
+        yield from told(pool.imap(check, tasks, chunksize=500))
+
+
+def told(messages: Iterable[str | None]) -> Iterator[str]:
+    """Leave out the recordings that are right."""
+    return (message for message in messages if message)
+
+
+def check_recording(task: Task, allow_pipes: bool = False) -> str | None:
+    """Say what is wrong with a recording; None where its header can be read and agrees with the tables."""
+    key, entry, duration, end = task
+    if not entry:
+        return f"{key}: no path"
+    if is_pipe(entry):
+        return None if allow_pipes else f"{key}: a shell command, refused unless --allow_pipes true: {entry}"
+    try:
+        seconds = header_seconds(entry)
+    except FileNotFoundError:
+        return f"{key}: no such file: {entry}"
+    except (OSError, RuntimeError, ValueError, TypeError, OverflowError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+        return f"{key}: not readable as audio: {entry}: {reason}"
+    if duration is not None and abs(duration - seconds) > TOLERANCE:
+        return f"{key}: {seconds:.2f} s of audio, but {duration:.2f} s in utt2dur: {entry}"
+    if end is not None and end > seconds + TOLERANCE:
+        return f"{key}: {seconds:.2f} s of audio, but segments go to {end:.2f} s: {entry}"
+    return None
+
+
+def header_seconds(entry: str) -> float:
+    """Duration of a recording by its header.
+
+    Raises:
+        OSError, RuntimeError, ValueError, TypeError, OverflowError: No such file, no audio, empty, or truncated.
+    """
+    import soundfile
+
+    source = locate(entry)
+    if not source.size:
+        raise ValueError("the file is empty")
+    with open(source.path, "rb", buffering=0) as file:
+        file.seek(source.offset)
+        if flaw := length_flaw(file, os.fstat(file.fileno()).st_size - source.offset, alone=not source.offset):
+            raise ValueError(flaw)
+        # libsndfile reads an embedded file from a descriptor's position, but formats without magic by name only.
+        with soundfile.SoundFile(file.fileno() if source.offset else source.path, closefd=False) as audio:
+            if not audio.frames:
+                raise ValueError("no samples")
+            return audio.frames / audio.samplerate
+
+
+def length_flaw(file: BinaryIO, size: int, alone: bool = True) -> str:
+    """What is wrong with the length that a recording's own header gives; empty where nothing is, or it gives none.
+
+    libsndfile shortens a truncated file without a word, and inside an archive reads on into the next one.
+
+    Args:
+        file: Open at the recording's first byte, where it is left.
+        size: Bytes from there to the end of the file.
+        alone: Whether nothing but the recording stands in the file, so that what follows it should be counted.
+    """
+    start = file.tell()
+
+    def read(at: int, count: int) -> bytes:
+        file.seek(start + at)
+        return file.read(count)
+
+    try:
+        end = _end_of_audio(read, size)
+        if end is not None and end > size:
+            return f"truncated: {end - size} bytes are missing"
+        if end is not None and alone and read(0, 4) in (b"RIFF", b"RIFX") and (more := _uncounted(read, end, size)):
+            return f"the length in its header is wrong: {more} bytes follow the audio that it counts"
+        return ""
+    finally:
+        file.seek(start)
+
+
+def _end_of_audio(read: Callable[[int, int], bytes], size: int) -> int | None:
+    """Where the samples end by the header of a WAV, AIFF, SVX, AU, W64, CAF, VOC, AVR or uncompressed NIST file.
+
+    Ogg, MAT, PAF, IRCAM, PVF, WVE, XI and MPC2K are not looked at; of FLAC and MP3 what is missing shows in decoding.
+    """
+    head = read(0, 1024)
+    if head[:4] == b".snd" and len(head) >= 12:
+        offset, length = struct.unpack_from(">II", head, 4)
+        return None if length >= UNKNOWN_SIZE else offset + length
+    if head[:8] == b"NIST_1A\n":
+        words = head.decode("ascii", "replace").split()
+        known = dict(zip(words, words[2:], strict=False))  # NAME -TYPE VALUE
+        counts = [known.get(name, "") for name in ("sample_count", "channel_count", "sample_n_bytes")]
+        plain = known.get("sample_coding", "pcm") == "pcm" and all(map(str.isdigit, [words[1], *counts]))
+        return int(words[1]) + math.prod(map(int, counts)) if plain else None
+    if head[:4] == b"riff":
+        return _find_chunk(read, size, 40, "<16sQ", b"data", 8)
+    if head[:4] in (b"RIFF", b"RIFX", b"RF64") and head[8:12] == b"WAVE":
+        return _find_chunk(read, size, 12, ">4sI" if head[3:4] == b"X" else "<4sI", b"data", 2)
+    if head[:4] == b"FORM" and head[8:11] == b"AIF":
+        return _find_chunk(read, size, 12, ">4sI", b"SSND", 2)
+    if head[:4] == b"FORM" and head[8:12] in (b"8SVX", b"16SV"):
+        return _find_chunk(read, size, 12, ">4sI", b"BODY", 2)
+    if head[:4] == b"caff":
+        return _find_chunk(read, size, 8, ">4sQ", b"data", 1)
+    if head[:4] == b"2BIT" and len(head) >= 30:
+        stereo, bits, frames = struct.unpack_from(">hH10xI", head, 12)
+        return 128 + frames * (2 if stereo else 1) * bits // 8
+    if head[:20] == b"Creative Voice File\x1a" and len(head) >= 22:
+        return _end_of_blocks(read, int.from_bytes(head[20:22], "little"))
+    return None
+
+
+def _end_of_blocks(read: Callable[[int, int], bytes], at: int) -> int:
+    """Where the last block of a VOC file ends; a zero stands behind it."""
+    for _ in range(MOST_CHUNKS):
+        head = read(at, 4)
+        if not head or not head[0]:
+            break
+        at += 4 + int.from_bytes(head[1:], "little")
+    return at
+
+
+def _find_chunk(
+    read: Callable[[int, int], bytes], size: int, at: int, form: str, wanted: bytes, even: int
+) -> int | None:
+    """Where the chunk of samples ends; None where there is none, or its length was not known to who wrote it."""
+    head, long = struct.calcsize(form), None
+    for _ in range(MOST_CHUNKS):
+        if at + head > size:
+            break
+        name, length = struct.unpack(form, read(at, head))
+        if head == 24:
+            length = max(0, length - head)  # W64 counts the head too
+        if name[:4] == b"ds64":
+            long = struct.unpack("<Q", read(at + 16, 8).ljust(8, b"\0"))[0]  # of RF64
+        if name[:4] == wanted:
+            if length >= (UNKNOWN_SIZE if head == 8 else 1 << 63):
+                return None if long is None else at + head + long
+            return at + head + length
+        at += head + -(-length // even) * even
+    return None
+
+
+def _uncounted(read: Callable[[int, int], bytes], at: int, size: int) -> int:
+    """Bytes behind the samples that are no chunks, tags or padding; 0 where they could not be much audio."""
+    at += at % 2
+    for _ in range(MOST_CHUNKS):
+        name, length = struct.unpack("<4sI", read(at, 8).ljust(8, b"\0"))
+        if not all(32 <= byte < 127 for byte in name) or at + 8 + length > size:
+            break
+        at += 8 + length + length % 2
+    rest = read(at, 4096)
+    tagged = rest.startswith((b"TAG", b"ID3", b"APETAGEX"))
+    return size - at if size - at > SLACK and any(rest) and not tagged else 0

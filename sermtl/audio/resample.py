@@ -1,0 +1,57 @@
+"""Resampling to 16 kHz, and speed perturbation."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+SAMPLE_RATE = 16000
+RESAMPLING_ZEROS, RESAMPLING_ROLLOFF = 6, 0.99
+"""Of torchaudio's resampling filter: how far an output sample sees."""
+
+
+LARGEST_KERNEL = 1_000_000
+"""Most values of torchaudio's table of filters, which at 44,099 Hz would take gigabytes."""
+
+
+def resample(samples_S: np.ndarray, rate: int, new_rate: int) -> np.ndarray:
+    """Band-limited resampling of float32 samples (S,) by torchaudio's filter; nothing to do at equal rates."""
+    if rate == new_rate:
+        return samples_S
+    divisor = math.gcd(rate, new_rate)
+    if rate * new_rate // divisor**2 > LARGEST_KERNEL:
+        return interpolate(samples_S, rate // divisor, new_rate // divisor)
+    from sermtl import torchaudio_compat  # noqa: F401, I001 (before torchaudio)
+    import torch
+    import torchaudio.functional
+
+    return torchaudio.functional.resample(torch.from_numpy(samples_S), rate, new_rate).numpy()
+
+
+def interpolate(samples_S: np.ndarray, step_in: int, step_out: int) -> np.ndarray:
+    """Resampling by ``step_out / step_in`` with torchaudio's filter, computed anew for each output sample.
+
+    Slower than its table of ``step_in x step_out`` values, but in the same memory at any ratio.
+    """
+    cutoff = RESAMPLING_ROLLOFF * min(step_in, step_out) / step_in
+    reach = math.ceil(RESAMPLING_ZEROS / cutoff)
+    around = np.lib.stride_tricks.sliding_window_view(np.pad(samples_S, reach), 2 * reach + 1)
+    output_S = np.empty(-(-len(samples_S) * step_out // step_in), dtype=np.float32)
+    for numbers in np.array_split(np.arange(len(output_S)), math.ceil(len(output_S) * (2 * reach + 1) / 1_000_000)):
+        nearest, rest = np.divmod(numbers * step_in, step_out)
+        distance = (np.arange(-reach, reach + 1) - rest[:, None] / step_out) * cutoff
+        window = np.cos(distance.clip(-RESAMPLING_ZEROS, RESAMPLING_ZEROS) * (np.pi / 2 / RESAMPLING_ZEROS)) ** 2
+        output_S[numbers] = (around[nearest] * np.sinc(distance) * window).sum(1) * cutoff
+    return output_S
+
+
+def to_int16(samples_S: np.ndarray) -> np.ndarray:
+    """Float samples in [-1, 1] as int16, rounded and clipped."""
+    return np.clip(np.rint(samples_S * 32768.0), -32768, 32767).astype(np.int16)
+
+
+def change_speed(samples_S: np.ndarray, speed: float) -> np.ndarray:
+    """Int16 samples played ``speed`` times as fast (tempo and pitch), as sox's ``speed`` does."""
+    source = round(SAMPLE_RATE * speed)
+    return to_int16(resample(samples_S.astype(np.float32) / 32768.0, source, SAMPLE_RATE))

@@ -1,0 +1,64 @@
+"""The utterances of a data directory, by its ``wav.scp`` and ``segments``, and their samples."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from sermtl.audio import read
+from sermtl.errors import UserError
+from sermtl.fileio.tables import read_table
+from sermtl.fileio.wav_scp import read_segments
+
+
+class Utterance(NamedTuple):
+    """Where an utterance's audio is: a recording, or from ``start`` to ``end`` seconds of one."""
+
+    name: str
+    recording: str
+    start: float = 0.0
+    end: float | None = None
+
+
+def utterances(data: Path) -> list[Utterance]:
+    """What a data directory holds, by ``wav.scp`` and, where there is one, ``segments``."""
+    wav_scp, segments = read_table(data / "wav.scp"), read_segments(data / "segments")
+    if not segments:
+        return [Utterance(name, entry) for name, entry in wav_scp.items()]
+    spans = []
+    for name, (recording, times) in segments.items():
+        if recording not in wav_scp:
+            raise UserError(f"{data}/segments: {name}: recording {recording} is not in {data}/wav.scp")
+        try:
+            start, end = map(float, times.split())
+        except ValueError:
+            raise UserError(f"{data}/segments: {name}: {times!r} are not two times in seconds") from None
+        spans.append(Utterance(name, wav_scp[recording], start, end))
+    return spans
+
+
+def read_all(part: Iterable[Utterance], allow_pipes: bool) -> Iterator[tuple[str, np.ndarray | UserError]]:
+    """Each utterance's samples (S,), or why it has none; a recording of several segments is read once."""
+    current = ""
+    recording: np.ndarray | UserError = np.zeros(0, dtype=np.int16)
+    for utterance in part:
+        if utterance.recording != current:
+            current, recording = utterance.recording, read_or_error(utterance.recording, allow_pipes)
+        if utterance.end is None or isinstance(recording, UserError):
+            yield utterance.name, recording
+            continue
+        try:
+            yield utterance.name, read.cut(recording, utterance.start, utterance.end, utterance.recording)
+        except UserError as error:
+            yield utterance.name, error
+
+
+def read_or_error(recording: str, allow_pipes: bool) -> np.ndarray | UserError:
+    """A recording's samples (S,), or why it has none."""
+    try:
+        return read.read_recording(recording, allow_pipes)
+    except UserError as error:
+        return error

@@ -1,0 +1,118 @@
+"""Recordings of any length as a stream of blocks."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+from sermtl.audio.read import check_rate, read_audio, refuse_no_file, refuse_wrong_length
+from sermtl.audio.resample import RESAMPLING_ROLLOFF, RESAMPLING_ZEROS, SAMPLE_RATE, resample, to_int16
+from sermtl.errors import UserError
+from sermtl.fileio.wav_scp import is_pipe
+
+
+def read_item(path: str) -> np.ndarray:
+    """Samples (S,), int16, at 16 kHz of an `Item`'s path.
+
+    Raises:
+        UserError: As `sermtl.audio.read.read_audio`; or the path is a shell command, which is never run.
+    """
+    if is_pipe(path):
+        raise UserError(f"{path}: a shell command; give a file")
+    if _is_ark_entry(path):
+        from sermtl.fileio.ark import read_audio_entry
+
+        return read_audio_entry(path)
+    return read_audio(path)
+
+
+def _is_ark_entry(path: str) -> bool:
+    return bool(re.search(r"\.ark:\d+$", path)) and not Path(path).exists()
+
+
+def audio_blocks(path: str, seconds: float = 10.0) -> Iterator[np.ndarray]:
+    """The samples of `read_item` in blocks of about ``seconds``, so that a day of audio fits into memory.
+
+    Raises:
+        UserError: As `read_item`, when the broken place is reached.
+    """
+    if is_pipe(path) or _is_ark_entry(path):
+        yield read_item(path)
+        return
+    refuse_no_file(path)
+    try:
+        with open(path, "rb") as raw:
+            refuse_wrong_length(raw, path)
+        with soundfile.SoundFile(os.fsencode(path)) as file:
+            yield from _blocks(file, path, seconds)
+    except (OSError, RuntimeError) as error:
+        reason = "no such file" if not Path(path).exists() else f"not readable as audio ({error})"
+        raise UserError(f"{path}: {reason}") from error
+
+
+def _blocks(file: soundfile.SoundFile, path: str, seconds: float) -> Iterator[np.ndarray]:
+    check_rate(file.samplerate, path)
+    exact = file.subtype == "PCM_16" and file.channels == 1 and file.samplerate == SAMPLE_RATE
+    stream = Resampler(file.samplerate)
+    block = max(1, round(seconds * file.samplerate))
+    read = 0
+    while len(samples := file.read(block, dtype="int16" if exact else "float32")):
+        read += len(samples)
+        if exact:
+            yield samples
+            continue
+        if not np.isfinite(samples).all():
+            raise UserError(f"{path}: NaN or infinite samples")
+        yield to_int16(stream.push(samples.mean(axis=1) if samples.ndim == 2 else samples))
+    if not exact:
+        yield to_int16(stream.finish())
+    if not read:
+        raise UserError(f"{path}: no samples")
+    if read < file.frames:
+        raise UserError(f"{path}: truncated: {read} of {file.frames} samples")
+
+
+class Resampler:
+    """Resampling to 16 kHz of a signal that comes in pieces; the same samples as in one piece.
+
+    Args:
+        rate: Sampling rate of the input.
+    """
+
+    def __init__(self, rate: int) -> None:
+        divisor = math.gcd(rate, SAMPLE_RATE)
+        self.rate = rate
+        self.step_in, self.step_out = rate // divisor, SAMPLE_RATE // divisor
+        reach = RESAMPLING_ZEROS * self.step_in / (RESAMPLING_ROLLOFF * min(self.step_in, self.step_out))
+        self.margin = self.step_in * math.ceil((reach + 1) / self.step_in)
+        self.pending_S = np.zeros(0, dtype=np.float32)
+        self.context = 0
+        """Samples at the beginning of the pending ones that only serve as neighbours."""
+
+    def push(self, samples_S: np.ndarray) -> np.ndarray:
+        """Add samples (S,), float32; gives those at 16 kHz whose neighbourhood is complete."""
+        self.pending_S = np.concatenate([self.pending_S, samples_S])
+        ready = (len(self.pending_S) - self.context - self.margin) // self.step_in * self.step_in
+        if ready <= 0:
+            return np.zeros(0, dtype=np.float32)
+        end = self.context + ready
+        given_S = self._resampled(self.pending_S[: end + self.margin])[: end * self.step_out // self.step_in]
+        given_S = given_S[self.context * self.step_out // self.step_in :]
+        kept = min(end, self.margin)
+        self.pending_S, self.context = self.pending_S[end - kept :], kept
+        return given_S
+
+    def finish(self) -> np.ndarray:
+        """The samples that are left when the signal has ended."""
+        if len(self.pending_S) == self.context:
+            return np.zeros(0, dtype=np.float32)
+        return self._resampled(self.pending_S)[self.context * self.step_out // self.step_in :]
+
+    def _resampled(self, samples_S: np.ndarray) -> np.ndarray:
+        return resample(samples_S, self.rate, SAMPLE_RATE)

@@ -1,0 +1,283 @@
+"""What a fold's train, dev and test lists share, and whether that breaks what its protocol promises.
+
+`audit_fold` returns one flat dictionary, written as ``audit.json``; ``PART`` is train, dev or test, and
+a figure is null where the data directory lacks the table (or the audio) that it needs:
+
+===================================  ================================================================
+protocol, fold                       names
+promises_disjoint_speakers           the protocol says that no test speaker is in train or dev
+allows_copies                        audio that test shares with train or dev is no broken promise
+speaker_dependent                    a test speaker IS in train or dev
+ok, broken, warnings                 every promise is kept; the broken ones; what to know before use
+utterances_PART, unlabelled_PART     utterances; those of them without emotion
+speakers_PART, sessions_PART,        how many different ones
+transcripts_PART
+utterances_shared_A_B, and so for    how many different ones stand in both A and B, for A_B in
+speakers, sessions, transcripts,     train_test, dev_test, train_dev
+audio
+test_utterances_speaker_seen, and    test utterances whose speaker (session, transcript, audio) is also in
+so for session, transcript, audio    train or dev; with ``_share`` appended, over utterances_test
+test_transcript_seen_by_style        utt2style value -> [test utterances with a seen transcript, all]
+shared_speaker_names,                the first few test speakers, and test utterances of seen audio
+shared_audio_utterances
+classes                              all classes of the corpus, sorted
+class_counts_PART                    class -> utterances
+classes_absent_train, _test          classes without an utterance there
+majority_share_test                  share of the test part's largest class
+speaker_utterances_min, _max         utterances of the training speaker who has fewest, most
+speakers_with_one_utterance          training speakers who have a single one
+ids_repeated                         ids listed twice within a part
+ids_unknown, unknown_ids             ids that the corpus lacks; the first few
+ids_unlisted,                        corpus utterances in none of the parts; those of them that have an
+ids_unlisted_labelled                emotion
+corpus_utterances, corpus_speakers   size of the corpus
+corpus_duplicate_audio               utterances whose audio another utterance of the corpus has too
+corpus_audio_compared                ``bytes``, ``samples`` or ``no``
+corpus_audio_not_compared            utterances left out of that (pipes, unreadable files)
+===================================  ================================================================
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from sermtl.corpus.corpus import Column, Corpus
+from sermtl.corpus.duplicate_audio import same_audio
+
+PARTS = ("train", "dev", "test")
+PAIRS = (("train", "test"), ("dev", "test"), ("train", "dev"))
+FEW = 20
+"""Names listed in a message or in audit.json before it only counts."""
+TINY_TEST = 10
+"""Test utterances below which one more or less is worth over ten points."""
+
+Audit = dict[str, Any]
+Lists = dict[str, list[str]]
+
+
+@dataclass(frozen=True)
+class Audio:
+    """Groups of equal audio: (N,) codes as `same_audio` gives them, and how they were compared."""
+
+    codes: np.ndarray | None
+    compared: str
+
+    @classmethod
+    def of(cls, corpus: Corpus, decode: bool = False) -> Audio:
+        """Compare the audio of a corpus; a directory without wav.scp has none."""
+        if not (corpus.path / "wav.scp").exists():
+            return cls(None, "no")
+        return cls(same_audio(corpus.path, corpus.utts, decode), "samples" if decode else "bytes")
+
+
+def audit_fold(
+    corpus: Corpus,
+    audio: Audio,
+    lists: Lists,
+    *,
+    protocol: str,
+    fold: str,
+    disjoint_speakers: bool,
+    allow_copies: bool = False,
+) -> Audit:
+    """Audit one fold.
+
+    Args:
+        corpus: The data directory that the lists belong to.
+        audio: Its groups of equal audio.
+        lists: train, dev and test ids as listed, in any order, repeated or unknown ones included.
+        protocol: Name for the record.
+        fold: Name for the record.
+        disjoint_speakers: The protocol promises that no test speaker is in train or dev.
+        allow_copies: Audio of the test part that is also in train or dev gives a warning only.
+    """
+    known = {p: [corpus.index[utt] for utt in lists[p] if utt in corpus.index] for p in PARTS}
+    rows = {part: np.array(sorted(set(indices)), np.int64) for part, indices in known.items()}
+    audit: Audit = {"protocol": protocol, "fold": fold}
+    audit |= {"promises_disjoint_speakers": disjoint_speakers, "allows_copies": allow_copies}
+    columns: dict[str, np.ndarray | None] = {
+        "utterance": np.arange(len(corpus.utts)),
+        "speaker": corpus.speaker.codes,
+        "session": corpus.session.codes if corpus.session else None,
+        "transcript": corpus.transcript.codes if corpus.transcript else None,
+        "audio": audio.codes,
+    }
+    for what, codes in columns.items():
+        audit |= overlap_figures(what, codes, rows)
+    audit["speaker_dependent"] = audit["test_utterances_speaker_seen"] > 0
+    audit |= id_figures(corpus, lists, rows)
+    audit |= class_figures(corpus, rows)
+    audit |= speaker_figures(corpus, rows)
+    audit |= style_figures(corpus, rows)
+    audit |= corpus_figures(corpus, audio)
+    audit["shared_audio_utterances"] = None
+    if audio.codes is not None:
+        heard = rows["test"][seen(audio.codes, rows)]
+        audit["shared_audio_utterances"] = [corpus.utts[i] for i in heard[:FEW]]
+    audit["broken"] = broken_promises(audit)
+    audit["warnings"] = warnings(audit)
+    audit["ok"] = not audit["broken"]
+    return audit
+
+
+def seen(codes: np.ndarray, rows: dict[str, np.ndarray]) -> np.ndarray:
+    """(test,) bool: the test utterance's value also occurs in train or dev."""
+    test = codes[rows["test"]]
+    training = codes[np.concatenate([rows["train"], rows["dev"]])]
+    return (test >= 0) & np.isin(test, training)
+
+
+def overlap_figures(what: str, codes: np.ndarray | None, rows: dict[str, np.ndarray]) -> Audit:
+    """Count a column's distinct values by part, in pairs of parts, and the test utterances seen."""
+    plural = {"audio": "audio"}.get(what, what + "s")
+    figures: Audit = {}
+    values = {p: np.unique(codes[r][codes[r] >= 0]) for p, r in rows.items()} if codes is not None else None
+    for part in PARTS:
+        if what != "audio":
+            figures[f"{plural}_{part}"] = len(values[part]) if values else None
+    for a, b in PAIRS:
+        shared = len(np.intersect1d(values[a], values[b], assume_unique=True)) if values else None
+        figures[f"{plural}_shared_{a}_{b}"] = shared
+    if what != "utterance":
+        count = int(seen(codes, rows).sum()) if codes is not None else None
+        figures[f"test_utterances_{what}_seen"] = count
+        figures[f"test_utterances_{what}_seen_share"] = None if count is None else share(count, rows["test"])
+    return figures
+
+
+def share(count: int, of: np.ndarray) -> float:
+    """Share to six places (0 of nothing is 0)."""
+    return round(count / len(of), 6) if len(of) else 0.0
+
+
+def id_figures(corpus: Corpus, lists: Lists, rows: dict[str, np.ndarray]) -> Audit:
+    """Count ids that are repeated, unknown, or in no part."""
+    unlisted = np.ones(len(corpus.utts), bool)
+    for part in PARTS:
+        unlisted[rows[part]] = False
+    unknown = sorted({utt for ids in lists.values() for utt in ids if utt not in corpus.index})
+    return {
+        "ids_repeated": sum(len(ids) - len(set(ids)) for ids in lists.values()),
+        "ids_unknown": len(unknown),
+        "unknown_ids": unknown[:FEW],
+        "ids_unlisted": int(unlisted.sum()),
+        "ids_unlisted_labelled": int((unlisted & corpus.labelled).sum()),
+    }
+
+
+def counts(column: Column, rows: np.ndarray) -> dict[str, int]:
+    """Utterances by value of a column."""
+    codes = column.codes[rows]
+    numbers = np.bincount(codes[codes >= 0], minlength=len(column.names))
+    return dict(zip(column.names, map(int, numbers), strict=True))
+
+
+def class_figures(corpus: Corpus, rows: dict[str, np.ndarray]) -> Audit:
+    """Count classes by part."""
+    by_part = {part: counts(corpus.emotion, rows[part]) for part in PARTS}
+    figures: Audit = {"classes": corpus.emotion.names}
+    figures |= {f"unlabelled_{part}": int((~corpus.labelled[rows[part]]).sum()) for part in PARTS}
+    figures |= {f"class_counts_{part}": by_part[part] for part in PARTS}
+    for part in ("train", "test"):
+        figures[f"classes_absent_{part}"] = [name for name, n in by_part[part].items() if not n]
+    figures["majority_share_test"] = share(max(by_part["test"].values(), default=0), rows["test"])
+    return figures
+
+
+def speaker_figures(corpus: Corpus, rows: dict[str, np.ndarray]) -> Audit:
+    """Name the shared speakers; count the training speakers' utterances."""
+    codes = corpus.speaker.codes
+    numbers = [n for n in counts(corpus.speaker, rows["train"]).values() if n]
+    shared = np.unique(codes[rows["test"]][seen(codes, rows)])
+    return {
+        "shared_speaker_names": [corpus.speaker.names[code] for code in shared[:FEW]],
+        "speaker_utterances_min": min(numbers, default=0),
+        "speaker_utterances_max": max(numbers, default=0),
+        "speakers_with_one_utterance": numbers.count(1),
+    }
+
+
+def style_figures(corpus: Corpus, rows: dict[str, np.ndarray]) -> Audit:
+    """Tell styles apart in what was heard before: scripted dialogs repeat their words, others do not."""
+    if corpus.style is None or corpus.transcript is None:
+        return {"test_transcript_seen_by_style": None}
+    test = rows["test"]
+    heard = counts(corpus.style, test[seen(corpus.transcript.codes, rows)])
+    every = counts(corpus.style, test)
+    return {"test_transcript_seen_by_style": {style: [heard[style], every[style]] for style in every}}
+
+
+def corpus_figures(corpus: Corpus, audio: Audio) -> Audit:
+    """Figures of the whole corpus, the same in each of its folds."""
+    duplicates = missing = None
+    if audio.codes is not None:
+        known = audio.codes[audio.codes >= 0]
+        numbers = np.bincount(known)
+        duplicates = int(numbers[numbers > 1].sum())
+        missing = int((audio.codes < 0).sum())
+    return {
+        "corpus_utterances": len(corpus.utts),
+        "corpus_speakers": len(corpus.speaker.names),
+        "corpus_duplicate_audio": duplicates,
+        "corpus_audio_compared": audio.compared,
+        "corpus_audio_not_compared": missing,
+    }
+
+
+def broken_promises(audit: Audit) -> list[str]:
+    """Say which promises a fold breaks; every fold promises parts that are disjoint, known and usable."""
+    broken = []
+    if audit["promises_disjoint_speakers"] and audit["speaker_dependent"]:
+        names = " ".join(audit["shared_speaker_names"])
+        broken.append(f"speakers of the test part are in train or dev: {names}")
+    for a, b in PAIRS:
+        if n := audit[f"utterances_shared_{a}_{b}"]:
+            broken.append(f"{plural(n, 'utterance')} in both {a} and {b}")
+    if audit["test_utterances_audio_seen"] and not audit["allows_copies"]:
+        broken.append(copies(audit))
+    if n := audit["ids_repeated"]:
+        broken.append(f"{plural(n, 'id')} listed more than once in a part")
+    if n := audit["ids_unknown"]:
+        names = " ".join(audit["unknown_ids"])
+        broken.append(f"{plural(n, 'id')} that the data directory does not have: {names}")
+    if n := audit["unlabelled_test"]:
+        broken.append(f"{plural(n, 'test utterance')} without an emotion")
+    for part in ("train", "test"):
+        if not audit[f"utterances_{part}"]:
+            broken.append(f"no utterance in {part}")
+    return broken
+
+
+def copies(audit: Audit) -> str:
+    """Name the test utterances whose audio train or dev holds."""
+    names = " ".join(audit["shared_audio_utterances"])
+    return (
+        f"the audio of {plural(audit['test_utterances_audio_seen'], 'test utterance')} is also in train or dev: {names}"
+    )
+
+
+def warnings(audit: Audit) -> list[str]:
+    """Say what keeps its promises and still deserves a look."""
+    found = []
+    if audit["test_utterances_audio_seen"] and audit["allows_copies"]:
+        found.append(copies(audit))
+    for part in ("train", "test"):
+        if absent := audit[f"classes_absent_{part}"]:
+            found.append(f"no utterance of {' '.join(absent)} in {part}")
+    if n := audit["speakers_with_one_utterance"]:
+        found.append(f"{plural(n, 'training speaker')} with a single utterance")
+    if 0 < audit["utterances_test"] < TINY_TEST:
+        found.append(f"fewer than {TINY_TEST} test utterances: one of them is worth over {100 // TINY_TEST} points")
+    if n := audit["corpus_audio_not_compared"]:
+        found.append(f"the audio of {plural(n, 'utterance')} could not be compared (a pipe or unreadable)")
+    if n := audit["corpus_duplicate_audio"]:
+        found.append(f"{plural(n, 'utterance')} of the corpus share their audio with another")
+    return found
+
+
+def plural(n: int, noun: str) -> str:
+    """Write "1 id", "2 ids"."""
+    return f"{n} {noun}" + ("" if n == 1 else "s")

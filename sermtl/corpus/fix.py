@@ -1,0 +1,158 @@
+"""Repair and cut data directories: sort, intersect, choose utterances."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from sermtl.errors import UserError
+from sermtl.fileio.table_kinds import DERIVED_TABLE, MAIN_TABLE, tables_of
+from sermtl.fileio.tables import raw_lines, spk2utt_of, write_table
+
+BACKUP = ".backup"
+
+Table = dict[str, str]
+
+
+@dataclass
+class Tables:
+    """All tables of a data directory, by what their keys are (as `tables_of` names it), by file name."""
+
+    utterance: dict[str, Table] = field(default_factory=dict)
+    speaker: dict[str, Table] = field(default_factory=dict)
+    recording: dict[str, Table] = field(default_factory=dict)
+
+    def all(self) -> dict[str, Table]:
+        """Every table by its file name."""
+        return self.utterance | self.speaker | self.recording
+
+
+def read_tables(data: Path, notes: list[str]) -> Tables:
+    """Read what can be read of each table and note the lines that cannot.
+
+    Raises:
+        UserError: There is no such directory, or no utt2spk in it.
+    """
+    if not (data / MAIN_TABLE).is_file():
+        raise UserError(f"no {data / MAIN_TABLE}: {data} is no data directory")
+    tables = Tables()
+    for kind, names in tables_of(data).items():
+        for name in names:
+            getattr(tables, kind)[name] = read_leniently(data / name, notes)
+    return tables
+
+
+def read_leniently(path: Path, notes: list[str]) -> Table:
+    """Read a table in any order, with any blanks after the key; the first of a repeated key counts."""
+    table: Table = {}
+    for number, raw in raw_lines(path):
+        try:
+            words = raw.decode("utf-8-sig" if number == 1 else "utf-8").strip().split(None, 1)
+        except UnicodeDecodeError:
+            notes.append(f"{path}:{number}: dropped, not UTF-8")
+            continue
+        if not words:
+            continue
+        key, value = words[0], "".join(words[1:])
+        if not key.isprintable():
+            notes.append(f"{path}:{number}: dropped, unprintable key {key!r}")
+        elif table.setdefault(key, value) != value:
+            notes.append(f"{path}:{number}: dropped, {key} has another value before")
+    return table
+
+
+def keep(tables: Tables, utts: set[str]) -> Tables:
+    """Cut all tables down to some utterances, their speakers and their recordings."""
+    utt2spk = tables.utterance[MAIN_TABLE]
+    speakers = {utt2spk[utt] for utt in utts if utt in utt2spk}
+    recordings = {v.split()[0] for u, v in tables.utterance.get("segments", {}).items() if u in utts and v}
+
+    def cut(group: dict[str, Table], keys: set[str]) -> dict[str, Table]:
+        return {name: {k: v for k, v in sorted(t.items()) if k in keys} for name, t in group.items()}
+
+    return Tables(cut(tables.utterance, utts), cut(tables.speaker, speakers), cut(tables.recording, recordings))
+
+
+def complete(tables: Tables, notes: list[str], data: Path) -> set[str]:
+    """The utterances that every table has, with their speaker and their recording."""
+    utt2spk = tables.utterance[MAIN_TABLE]
+    left = {utt for utt, speaker in utt2spk.items() if len(speaker.split()) == 1}
+    note_lost(notes, f"{data / MAIN_TABLE} gives no single speaker for", utt2spk.keys() - left)
+    for name, table in tables.utterance.items():
+        note_lost(notes, f"{data / name} lacks", left - table.keys())
+        left &= table.keys()
+    for name, table in tables.speaker.items():
+        lost = {utt for utt in left if utt2spk[utt] not in table}
+        note_lost(notes, f"{data / name} lacks the speaker of", lost)
+        left -= lost
+    segments = tables.utterance.get("segments", {})
+    for name, table in tables.recording.items():
+        lost = {utt for utt in left if segments[utt].split()[:1] == [] or segments[utt].split()[0] not in table}
+        note_lost(notes, f"{data / name} lacks the recording of", lost)
+        left -= lost
+    return left
+
+
+def note_lost(notes: list[str], what: str, utts: set[str]) -> None:
+    """Say how many utterances are lost, and which one is the first."""
+    if utts:
+        notes.append(f"{what} {len(utts)} utterance{'s' * (len(utts) > 1)}, first {min(utts)}")
+
+
+def fix(data: Path) -> tuple[int, int, list[str]]:
+    """Sort the tables, cut them to the utterances that all have, remake spk2utt; originals go to .backup/.
+
+    Returns:
+        Utterances kept, utterances before, and what was dropped and why.
+
+    Raises:
+        UserError: Nothing would be left (the directory stays as it was).
+    """
+    notes: list[str] = []
+    tables = read_tables(data, notes)
+    before = len(tables.utterance[MAIN_TABLE])
+    kept = complete(tables, notes, data)
+    if not kept:
+        raise UserError("\n  ".join([f"{data}: no utterance is in all tables; nothing was changed", *notes]))
+    write_tables(data, keep(tables, kept), backup=True)
+    return len(kept), before, notes
+
+
+def write_tables(data: Path, tables: Tables, backup: bool = False) -> None:
+    """Write tables and the spk2utt that follows; with ``backup``, copy what changes to .backup/ first."""
+    files = tables.all() | {DERIVED_TABLE: spk2utt_of(tables.utterance[MAIN_TABLE])}
+    for name, table in files.items():
+        path = data / name
+        if backup and path.exists():
+            text = "".join(f"{key} {value}".rstrip(" ") + "\n" for key, value in sorted(table.items()))
+            if path.read_bytes() == text.encode():
+                continue
+            (data / BACKUP).mkdir(exist_ok=True)
+            shutil.copy2(path, data / BACKUP / name)
+        write_table(path, table)
+
+
+def subset(source: Path, target: Path, utts: set[str]) -> int:
+    """Write the part of a data directory that holds some utterances; other files of it are left behind.
+
+    Returns:
+        How many utterances it has.
+
+    Raises:
+        UserError: None of them is in the source, a table is broken, or the target is the source.
+    """
+    if target.exists() and target.samefile(source):
+        raise UserError(f"{target}: the target is the source")
+    notes: list[str] = []
+    tables = read_tables(source, notes)
+    if notes:
+        raise UserError(f"{notes[0]}; run utils/fix_data_dir.sh {source} first")
+    part = keep(tables, utts)
+    if not part.utterance[MAIN_TABLE]:
+        raise UserError(f"{source} has none of the utterances asked for")
+    target.mkdir(parents=True, exist_ok=True)
+    write_tables(target, part)
+    if (source / "lang").is_file():
+        shutil.copyfile(source / "lang", target / "lang")
+    return len(part.utterance[MAIN_TABLE])

@@ -1,0 +1,241 @@
+"""Whether a data directory keeps its contract: every fault in one pass, each kind with its first lines."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from sermtl.audio.headers import Task, check_all
+from sermtl.fileio.table_kinds import DERIVED_TABLE, MAIN_TABLE, tables_of
+from sermtl.fileio.tables import raw_lines, spk2utt_of
+
+SHOWN = 5
+"""Lines shown of each kind of fault."""
+SHOWN_AUDIO = 1000
+"""Broken recordings shown: all of them, unless the corpus has moved."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to check: ``text`` and ``wav`` are needed, speakers sort as utterances do, pipes are tolerated."""
+
+    text: bool = True
+    wav: bool = True
+    spk_sort: bool = True
+    allow_pipes: bool = False
+    nj: int = 1
+
+
+@dataclass
+class Faults:
+    """Faults in order of their finding, those of one kind together."""
+
+    kinds: dict[str, list[str]] = field(default_factory=dict)
+
+    def add(self, what: str, where: str = "") -> None:
+        """Add a fault: what it is, and the line that shows it."""
+        self.kinds.setdefault(what, []).append(where)
+
+    def lines(self) -> list[str]:
+        """Each kind once, with its number and first lines."""
+        lines = []
+        for what, places in self.kinds.items():
+            shown = [place for place in places[: SHOWN_AUDIO if what.endswith("audio") else SHOWN] if place]
+            number = f" ({len(places)} lines)" if len(places) > 1 else ""
+            lines.append(what + number + (":" if shown else ""))
+            lines += [f"    {place}" for place in shown]
+            if len(shown) < len(places) and shown:
+                lines.append(f"    ... and {len(places) - len(shown)} more")
+        return lines
+
+
+def validate(data: Path, options: Options | None = None) -> tuple[list[str], dict[str, str]]:
+    """Check a data directory.
+
+    Args:
+        data: The directory.
+        options: What to check.
+
+    Returns:
+        Lines that say what is wrong, none where all is right; utt2spk as far as it could be read.
+    """
+    options = options or Options()
+    if not data.is_dir():
+        return [f"{data}: no such directory"], {}
+    faults = Faults()
+    required(data, options, faults)
+    if not (data / MAIN_TABLE).is_file():
+        return faults.lines(), {}
+    tables = tables_of(data)
+    utt2spk = read(data / MAIN_TABLE, faults)
+    if not utt2spk:
+        faults.add(f"{data / MAIN_TABLE} has no utterance")
+    durations: dict[str, str] = {}
+    segments: dict[str, str] = {}
+    scp: dict[str, str] = {}
+    for name in tables["utterance"][1:]:
+        table = read(data / name, faults)
+        compare_keys(data / name, table, data / MAIN_TABLE, utt2spk, faults)
+        durations = table if name == "utt2dur" else durations
+        segments = table if name == "segments" else segments
+        scp = table if name == "wav.scp" else scp
+    check_speakers(data, tables["speaker"], utt2spk, options, faults)
+    if segments:
+        scp = check_recordings(data, tables["recording"], segments, faults)
+    if options.wav and scp:
+        tasks = audio_tasks(scp, {} if segments else durations, segments)
+        for message in check_all(tasks, options.allow_pipes, options.nj):
+            faults.add(f"{data / 'wav.scp'}: audio", message)
+    return faults.lines(), utt2spk
+
+
+def required(data: Path, options: Options, faults: Faults) -> None:
+    """Check that the files that every directory has are there."""
+    names = [MAIN_TABLE, DERIVED_TABLE] + ["text"] * options.text
+    if options.wav and not (data / "feats.scp").is_file():
+        names.append("wav.scp")
+    for name in names:
+        if not (data / name).is_file():
+            faults.add(f"{data / name}: no such file")
+
+
+def read(path: Path, faults: Faults) -> dict[str, str]:
+    """Read what can be read of a table, and note what is wrong with its lines and values."""
+    expected, is_right = value_check(path.name)
+    table: dict[str, str] = {}
+    previous = ""
+    for number, raw in raw_lines(path):
+        try:
+            line = raw.decode("utf-8")
+        except UnicodeDecodeError:
+            faults.add(f"{path}: not UTF-8", f"{number}: {raw[:200]!r}")
+            continue
+        key, _, value = line.partition(" ")
+        if fault := line_fault(line, key, value):
+            faults.add(f"{path}: {fault}", f"{number}: {line[:200]!r}")
+        key, value = key.strip(), value.strip()
+        if not key:
+            continue
+        if key in table:
+            faults.add(f"{path}: repeated key", f"{number}: {line[:200]}")
+            continue
+        if key < previous:
+            faults.add(f"{path}: out of byte order", f"{number}: {key} after {previous}")
+        elif not is_right(value):
+            faults.add(f"{path}: {expected}", f"{number}: {line[:200]!r}")
+        previous = key
+        table[key] = value
+    return table
+
+
+def line_fault(line: str, key: str, value: str) -> str | None:
+    """Say what is wrong with the form of a line."""
+    if not line.strip():
+        return "empty line"
+    if line.endswith("\r"):
+        return "carriage return at the end of the line"
+    if not key or value.startswith(" ") or not key.isprintable():
+        return "not one key and one space"
+    if line.endswith(" "):
+        return "space at the end of the line"
+    return None
+
+
+def is_word(value: str) -> bool:
+    """One word."""
+    return value.isprintable() and len(value.split()) == 1
+
+
+def is_number(value: str) -> bool:
+    """A number above 0."""
+    try:
+        return 0 < float(value) < math.inf
+    except ValueError:
+        return False
+
+
+def is_segment(value: str) -> bool:
+    """A recording, a start and a later end in seconds (an end of -1 is Kaldi's "to the end")."""
+    words = value.split()
+    if len(words) != 3:
+        return False
+    try:
+        start, end = float(words[1]), float(words[2])
+    except ValueError:
+        return False
+    return 0 <= start < math.inf and (start < end < math.inf or end == -1)
+
+
+LABELS = ("utt2spk", "utt2emo", "utt2session", "utt2style", "utt2paper", "utt2lang")
+NUMBERS = ("utt2dur", "utt2num_frames", "utt2num_samples")
+Check = tuple[str, Callable[[str], bool]]
+"""What a value should be, in words and as a test."""
+
+
+def value_check(name: str) -> Check:
+    """How the values of a table look, by its name."""
+    if name == "utt2spk":
+        return "expected one speaker", is_word
+    if name in LABELS:
+        return "expected one word or none", lambda value: not value or is_word(value)
+    if name in NUMBERS:
+        return "expected a number above 0", is_number
+    if name == "segments":
+        return "expected a recording, a start and a later end in seconds", is_segment
+    return "unprintable character", str.isprintable
+
+
+def compare_keys(path: Path, table: Iterable[str], other_path: Path, other: Iterable[str], faults: Faults) -> None:
+    """Note the keys that one of two tables lacks."""
+    for name, keys, than_name, than in ((path, set(table), other_path, other), (other_path, set(other), path, table)):
+        for key in than:
+            if key not in keys:
+                faults.add(f"{name} lacks what {than_name.name} has", key)
+
+
+def check_speakers(data: Path, names: list[str], utt2spk: dict[str, str], options: Options, faults: Faults) -> None:
+    """Check speakers' tables, the round trip of spk2utt, and that speakers begin their utterances' ids."""
+    spk2utt = spk2utt_of(utt2spk)
+    for name in names:
+        table = read(data / name, faults)
+        compare_keys(data / name, table, data / MAIN_TABLE, sorted(spk2utt), faults)
+    if (data / DERIVED_TABLE).is_file():
+        stored = read(data / DERIVED_TABLE, faults)
+        for speaker in sorted(spk2utt.keys() | stored.keys()):
+            if stored.get(speaker) != spk2utt.get(speaker):
+                what = " (no line)" if speaker not in stored else "" if speaker in spk2utt else " (not in utt2spk)"
+                faults.add(f"{data / DERIVED_TABLE} is not what {MAIN_TABLE} gives", f"{speaker}{what}")
+    if not options.spk_sort:
+        return
+    previous = ""
+    for utt, speaker in utt2spk.items():
+        if not utt.startswith(speaker):
+            faults.add(f"{data / MAIN_TABLE}: speaker id is no prefix of the utterance id", f"{utt} {speaker}")
+        elif speaker < previous:
+            faults.add(f"{data / MAIN_TABLE}: sorted by utterance, not by speaker", f"{utt} {speaker} after {previous}")
+        previous = speaker
+
+
+def check_recordings(data: Path, names: list[str], segments: dict[str, str], faults: Faults) -> dict[str, str]:
+    """Check the tables of recordings against segments; return wav.scp."""
+    used = sorted({value.split()[0] for value in segments.values() if value})
+    scp: dict[str, str] = {}
+    for name in names:
+        table = read(data / name, faults)
+        compare_keys(data / name, table, data / "segments", used, faults)
+        scp = table if name == "wav.scp" else scp
+    return scp
+
+
+def audio_tasks(scp: dict[str, str], durations: dict[str, str], segments: dict[str, str]) -> list[Task]:
+    """What the audio headers are compared with."""
+    ends: dict[str, float] = {}
+    for value in filter(is_segment, segments.values()):
+        recording, _, end = value.split()[:3]
+        ends[recording] = max(ends.get(recording, 0.0), float(end))
+    return [
+        (key, entry, float(durations[key]) if is_number(durations.get(key, "")) else None, ends.get(key))
+        for key, entry in scp.items()
+    ]

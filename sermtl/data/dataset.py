@@ -1,0 +1,188 @@
+"""Utterances of a fold, read from the dump, augmented and collated.
+
+What an epoch draws for an utterance is a function of (seed, epoch, utterance) alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from sermtl.config import TrainConfig
+from sermtl.data.augment import mask_features, span_mask
+from sermtl.errors import UserError
+from sermtl.fileio.ark import checksum, read_entry
+from sermtl.model.batch import Batch
+from sermtl.model.front_end import FrontEnd
+from sermtl.model.geometry import SpanMasking
+from sermtl.seeding import generator
+
+
+@dataclass(frozen=True)
+class Example:
+    """One utterance: where its input is, and its targets."""
+
+    utterance: str
+    entry: str
+    """Ark entry of the input."""
+    length: int
+    """Samples or feature frames."""
+    speaker_name: str
+    emotion: int = -1
+    speaker: int = -1
+    tokens: tuple[int, ...] = ()
+    samples: int = 0
+    """Of its audio, where ``length`` counts something else that is to make the same batches."""
+    checksum: str = ""
+    """Of what the dump holds; empty where it is not known, and not looked at."""
+
+    @property
+    def size(self) -> int:
+        """What batches are sorted by."""
+        return self.samples or self.length
+
+
+class FoldDataset(Dataset):
+    """The examples of a list; ``set_epoch`` before each training epoch, never for evaluation.
+
+    Args:
+        examples: What to read.
+        front_end: How to read it.
+        config: Augmentation settings, or None for evaluation.
+        masking: The upstream's SpecAugment.
+        perturbed: Speed -> utterance -> its perturbed copy.
+        speaker_stats: Speaker -> mean (F,) and standard deviation (F,) for ``cmvn: speaker``.
+    """
+
+    def __init__(
+        self,
+        examples: Sequence[Example],
+        front_end: FrontEnd,
+        config: TrainConfig | None = None,
+        masking: SpanMasking | None = None,
+        perturbed: Mapping[float, Mapping[str, Example]] | None = None,
+        speaker_stats: Mapping[str, tuple[np.ndarray, np.ndarray]] | None = None,
+    ):
+        self.examples = list(examples)
+        self.front_end = front_end
+        self.config = config
+        self.masking = masking
+        self.perturbed = perturbed or {}
+        self.speaker_stats = speaker_stats or {}
+        self.epoch = 0
+        self._kept: dict[str, np.ndarray] = {}
+        if config is not None and config.in_memory:
+            copies = [self.perturbed[speed].values() for speed in config.speed_perturb if speed != 1.0]
+            everything = chain(self.examples, *copies)
+            self._kept = {example.entry: read_dumped(example, front_end.feats_type) for example in everything}
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    @property
+    def lengths(self) -> list[int]:
+        """Sizes of the examples, by which batches are made."""
+        return [example.size for example in self.examples]
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch whose random draws the examples get."""
+        self.epoch = epoch
+
+    def __getitem__(self, index: int) -> tuple[Example, np.ndarray, np.ndarray | None, np.ndarray | None]:
+        """The example, its input, and SpecAugment's time (T,) and feature (D,) masks."""
+        example = self.examples[index]
+        stats = self.speaker_stats.get(example.speaker_name)
+        if self.config is None:
+            return example, self._read(example, stats), None, None
+        random = generator(self.config.seed, "augment", self.epoch, example.utterance)
+        features = self._read(self._draw_speed(example, random), stats)
+        if self.config.feats_type == "fbank" and (self.config.freq_masks or self.config.time_masks):
+            c = self.config
+            features = mask_features(features, c.freq_masks, c.freq_mask_width, c.time_masks, c.time_mask_width, random)
+        if self.masking is None or not (self.masking.time_prob or self.masking.feature_prob):
+            return example, features, None, None
+        m, frames = self.masking, self.front_end.geometry.frames(len(features))
+        time_mask_T = span_mask(frames, m.time_prob, m.time_length, m.time_min, random)
+        feature_mask_D = span_mask(m.hidden_size, m.feature_prob, m.feature_length, m.feature_min, random)
+        return example, features, time_mask_T, feature_mask_D
+
+    def _read(self, example: Example, stats: tuple[np.ndarray, np.ndarray] | None) -> np.ndarray:
+        dumped = self._kept[example.entry] if self._kept else read_dumped(example, self.front_end.feats_type)
+        return self.front_end.prepare(dumped, stats)
+
+    def _draw_speed(self, example: Example, random: np.random.Generator) -> Example:
+        if self.config is None or not self.config.speed_perturb:
+            return example
+        speed = float(random.choice(np.array(self.config.speed_perturb)))
+        return example if speed == 1.0 else self.perturbed[speed][example.utterance]
+
+    def collate(self, items: Iterable[tuple[Example, np.ndarray, np.ndarray | None, np.ndarray | None]]) -> Batch:
+        """Stack examples, continued with zeros to the longest and to the receptive field.
+
+        A transcript that has more tokens (with the blank that CTC needs between equal neighbours) than the input
+        has frames is left out: its length becomes 0.
+        """
+        examples, inputs, time_masks, feature_masks = zip(*items, strict=True)
+        geometry = self.front_end.geometry
+        lengths = [len(features) for features in inputs]
+        frames = [geometry.frames(length) for length in lengths]
+        tokens = [
+            example.tokens if ctc_frames(example.tokens) <= count else ()
+            for example, count in zip(examples, frames, strict=True)
+        ]
+        return Batch(
+            utterances=[example.utterance for example in examples],
+            inputs=_stack(inputs, max(*lengths, geometry.receptive_field)),
+            lengths_B=torch.tensor(lengths),
+            emotions_B=torch.tensor([example.emotion for example in examples]),
+            speakers_B=torch.tensor([example.speaker for example in examples]),
+            tokens_BN=_stack([np.array(ids, dtype=np.int64) for ids in tokens], max(1, *map(len, tokens))),
+            token_lengths_B=torch.tensor([len(ids) for ids in tokens]),
+            time_mask_BT=None if time_masks[0] is None else _stack(time_masks, max(frames)),
+            feature_mask_BD=None if feature_masks[0] is None else torch.from_numpy(np.stack(feature_masks)),
+        )
+
+
+def read_dumped(example: Example, feats_type: str) -> np.ndarray:
+    """What the dump holds of an example: int16 samples (S,), features (T, F) or stored frames (T, C).
+
+    Raises:
+        UserError: It cannot be read, or is not what stage 2 wrote when the fold was joined.
+    """
+    values = read_entry(example.entry, example.utterance, feats_type)
+    if len(values) != example.length or (example.checksum and checksum(values) != example.checksum):
+        raise UserError(
+            f"{example.entry}: {example.utterance} is not there as it was: the ark is damaged, or stage 2 was run "
+            "meanwhile; rerun ./run.sh --stage 2, then the same command"
+        )
+    return values
+
+
+def ctc_frames(tokens: Sequence[int]) -> int:
+    """Frames that CTC needs for these tokens: one each, and a blank between equal neighbours."""
+    return len(tokens) + sum(a == b for a, b in zip(tokens, tokens[1:], strict=False))
+
+
+def _stack(arrays: Sequence[np.ndarray], length: int) -> torch.Tensor:
+    stacked = np.zeros((len(arrays), length, *arrays[0].shape[1:]), dtype=arrays[0].dtype)
+    for row, array in zip(stacked, arrays, strict=True):
+        row[: len(array)] = array
+    return torch.from_numpy(stacked)
+
+
+def feature_stats(examples: Iterable[Example]) -> tuple[np.ndarray, np.ndarray]:
+    """Mean (F,) and standard deviation (F,) over all frames of examples with features, streamed."""
+    count, total_F, squares_F = 0, np.zeros(1), np.zeros(1)
+    for example in examples:
+        features_TF = read_dumped(example, "fbank").astype(np.float64)
+        count += len(features_TF)
+        total_F = total_F + features_TF.sum(0)
+        squares_F = squares_F + np.square(features_TF).sum(0)
+    mean_F = total_F / max(count, 1)
+    variance_F = np.maximum(squares_F / max(count, 1) - mean_F**2, 0.0)
+    return mean_F.astype(np.float32), np.sqrt(variance_F).astype(np.float32)

@@ -1,0 +1,206 @@
+"""Everything a fold is trained and tested on: its lists, tables, dump and token list, joined by utterance id."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from sermtl.config import TrainConfig
+from sermtl.data.dataset import Example, FoldDataset, feature_stats
+from sermtl.errors import UserError
+from sermtl.fileio.ark import DUMP_DIGESTS, DUMP_SAMPLES, DUMP_TABLES
+from sermtl.fileio.stamp import refuse_damaged
+from sermtl.fileio.tables import read_list, read_table
+from sermtl.model.front_end import FrontEnd
+from sermtl.text.tokenizer import Tokenizer, load_tokenizer
+
+PARTS = ("train", "dev", "test")
+
+
+@dataclass(frozen=True)
+class FoldData:
+    """A fold's examples and what its heads' outputs mean."""
+
+    examples: Mapping[str, list[Example]]
+    """``train``, ``dev`` and ``test``."""
+    labels: list[str]
+    """Emotion classes of the corpus, in logit order (sorted)."""
+    speakers: list[str]
+    """Training speakers, in logit order (sorted)."""
+    tokenizer: Tokenizer
+    perturbed: Mapping[float, Mapping[str, Example]]
+    """Speed -> utterance -> its perturbed copy."""
+    of_speaker: Mapping[str, list[Example]]
+    """Speaker -> all of its utterances, without targets."""
+    digest: str
+    """Digest of lists, labels, transcripts, tokens and dumped audio: what a training depends on."""
+    dump: Path
+    """The dump directory."""
+
+
+def load_fold(
+    data: Path, fold_dir: Path, dump: Path, tokens: Path, config: TrainConfig, dump_name: str | None = None
+) -> FoldData:
+    """Join a fold's inputs.
+
+    Args:
+        data: Data directory with utt2emo, utt2spk and text.
+        fold_dir: Directory with the lists ``train``, ``dev`` and ``test``.
+        dump: Parent of the dump directories ``<feats_type>`` and ``<feats_type>_sp<speed>``.
+        tokens: Directory with the fold's ``tokens.txt``.
+        config: The training settings.
+        dump_name: The dump directory's name where it is not ``<feats_type>`` (``conv/<digest>``).
+
+    Raises:
+        UserError: A file is missing (naming the stage that makes it), ids do not fit together, or a list
+            cannot be trained on.
+    """
+    dump = dump / (dump_name or config.feats_type)
+    dumped = read_dump(dump, config.feats_type)
+    # Stored outputs make the batches that their audio makes: frames alone would leave ties.
+    samples = read_table(dump / DUMP_SAMPLES) if config.feats_type == "conv" else {}
+    emotions, speakers_of = read_table(data / "utt2emo"), read_table(data / "utt2spk")
+    texts = read_table(data / "text")
+    if not (fold_dir / "train").is_file():
+        raise UserError(f"{fold_dir}/train is missing; run ./run.sh --stage 1 first")
+    lists = {part: read_list(fold_dir / part) for part in PARTS}
+    tokenizer = load_tokenizer(tokens)
+    for part, utterances in lists.items():
+        _refuse_unknown(fold_dir / part, utterances, dumped, dump)
+        _refuse_unknown(fold_dir / part, utterances, speakers_of, data / "utt2spk")
+    _check_training_list(fold_dir, lists["train"], speakers_of, emotions)
+    labels = sorted(set(emotions.values()) - {""})
+    speakers = sorted({speakers_of[utterance] for utterance in lists["train"]})
+    label_ids = {label: number for number, label in enumerate(labels)}
+    speaker_ids = {speaker: number for number, speaker in enumerate(speakers)}
+
+    def example(utterance: str) -> Example:
+        speaker = speakers_of[utterance]
+        return replace(
+            dumped[utterance],
+            speaker_name=speaker,
+            emotion=label_ids.get(emotions.get(utterance, ""), -1),
+            speaker=speaker_ids.get(speaker, -1),
+            tokens=tuple(tokenizer.encode(texts.get(utterance, ""))),
+            samples=int(samples.get(utterance, 0)),
+        )
+
+    examples = {part: [example(utterance) for utterance in lists[part]] for part in PARTS}
+    perturbed = {
+        speed: _perturbed_copies(dump.with_name(f"{dump.name}_sp{speed:g}"), config.feats_type, speed, lists["train"])
+        for speed in config.speed_perturb
+        if speed != 1.0
+    }
+    by_speaker: dict[str, list[Example]] = {}
+    for utterance, speaker in speakers_of.items():
+        if utterance in dumped:
+            by_speaker.setdefault(speaker, []).append(dumped[utterance])
+    digest = _digest(examples, labels, speakers, tokenizer.tokens)
+    return FoldData(examples, labels, speakers, tokenizer, perturbed, by_speaker, digest, dump)
+
+
+def without_targets(examples: Iterable[Example]) -> list[Example]:
+    """The same inputs with every target removed, for decoding."""
+    return [replace(example, emotion=-1, speaker=-1, tokens=()) for example in examples]
+
+
+def read_dump(dump: Path, feats_type: str) -> dict[str, Example]:
+    """Entries, lengths and checksums of a dump directory, by utterance, without speakers and targets.
+
+    Raises:
+        UserError: A table is missing (naming the stage that makes it) or damaged, or they differ in their
+            utterances.
+    """
+    scp_name, lengths_name = DUMP_TABLES[feats_type]
+    if not (dump / scp_name).is_file():
+        others = sorted(p.name for p in dump.parent.glob("*/feats.scp")) if feats_type == "conv" else []
+        there = f" ({len(others)} of other upstreams are there)" if others else ""
+        raise UserError(f"{dump / scp_name} is missing{there}; run ./run.sh --stage 2 first")
+    entries = read_table(dump / scp_name)
+    values = read_table(dump / lengths_name)
+    for utterance, value in values.items():
+        if not value.isdecimal():
+            raise UserError(f"{dump / lengths_name}: {utterance} has no length, but {value!r}; rerun stage 2")
+    checksums = read_table(dump / DUMP_DIGESTS)
+    for name, table in ((lengths_name, values), (DUMP_DIGESTS, checksums)):
+        if entries.keys() != table.keys():
+            raise UserError(f"{dump}: {scp_name} and {name} name different utterances; rerun stage 2")
+    return {
+        utterance: Example(utterance, entry, int(values[utterance]), "", checksum=checksums[utterance])
+        for utterance, entry in entries.items()
+    }
+
+
+def _perturbed_copies(directory: Path, feats_type: str, speed: float, utterances: list[str]) -> dict[str, Example]:
+    dumped = read_dump(directory, feats_type)
+    prefix = f"sp{speed:g}-"
+    _refuse_unknown(directory, [prefix + utterance for utterance in utterances], dumped, directory)
+    return {utterance: dumped[prefix + utterance] for utterance in utterances}
+
+
+def _refuse_unknown(where: Path, utterances: list[str], table: Mapping[str, object], source: Path) -> None:
+    unknown = [utterance for utterance in utterances if utterance not in table]
+    if unknown:
+        raise UserError(
+            f"{where}: {len(unknown)} utterances are not in {source}, e.g. {unknown[0]}; "
+            "the lists are of another preparation: rerun from stage 1"
+        )
+
+
+def _check_training_list(
+    fold_dir: Path, train: list[str], speakers_of: Mapping[str, str], emotions: Mapping[str, str]
+) -> None:
+    if not train:
+        raise UserError(f"{fold_dir}/train is empty: this fold has no training data; choose another protocol")
+    if not any(emotions.get(utterance) for utterance in train):
+        raise UserError(f"{fold_dir}/train: no utterance has an emotion label")
+    for speaker, count in Counter(speakers_of[utterance] for utterance in train).items():
+        if count == 1:
+            print(f"warning: {fold_dir}/train: speaker {speaker} has a single utterance", flush=True)
+
+
+def refuse_cut_arks(examples: Iterable[Example]) -> None:
+    """Stop where an ark of these examples is not of the size that stage 2 wrote; one without a stamp is not judged.
+
+    What it holds is looked at when it is read, an utterance at a time: a large dump would take minutes here.
+
+    Raises:
+        UserError: It is missing or has another size.
+    """
+    for ark in sorted({example.entry.rpartition(":")[0] for example in examples}):
+        refuse_damaged(Path(ark).with_suffix(".json"), "rerun ./run.sh --stage 2", contents=False)
+
+
+def _digest(
+    examples: Mapping[str, list[Example]],
+    labels: list[str],
+    speakers: list[str],
+    tokens: list[str],
+) -> str:
+    digest = hashlib.sha256(repr((labels, speakers, tokens)).encode())
+    for part in PARTS:
+        for e in examples[part]:
+            targets = (e.emotion, e.speaker, e.tokens)
+            digest.update(repr((part, e.utterance, e.length, targets, e.checksum)).encode())
+    return digest.hexdigest()
+
+
+def speaker_statistics(
+    config: TrainConfig, fold: FoldData, examples: Sequence[Example]
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Mean and deviation of each speaker's own unlabelled features, where ``cmvn: speaker`` asks for them."""
+    if config.feats_type != "fbank" or config.cmvn != "speaker":
+        return {}
+    names = {example.speaker_name for example in examples}
+    return {name: feature_stats(fold.of_speaker[name]) for name in sorted(names)}
+
+
+def evaluation_set(front_end: FrontEnd, config: TrainConfig, fold: FoldData, part: str) -> FoldDataset:
+    """A fold's list without augmentation."""
+    examples = fold.examples[part]
+    return FoldDataset(examples, front_end, speaker_stats=speaker_statistics(config, fold, examples))

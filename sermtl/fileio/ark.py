@@ -1,0 +1,132 @@
+"""Kaldi arks: int16 RIFF audio and float32 matrices, written whole or not at all.
+
+The only module that uses kaldiio. Nothing read from a file is executed: pipes and pickles are refused.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+import kaldiio
+import numpy as np
+
+from sermtl.errors import UserError
+from sermtl.fileio.files import atomic_write
+
+SAMPLE_RATE = 16000
+FEATURE_TABLES = ("feats.scp", "utt2num_frames")
+DUMP_TABLES = {"raw": ("wav.scp", "utt2num_samples"), "fbank": FEATURE_TABLES, "conv": FEATURE_TABLES}
+"""Names, as Kaldi and ESPnet call them, of a dump's scp and of its table of lengths."""
+DUMP_SAMPLES = "utt2num_samples"
+"""Table of the samples that a dump was made from."""
+DUMP_DIGESTS = "utt2digest"
+"""Table of checksums of the utterances' samples or features."""
+
+
+class ArkWriter:
+    """Adds entries to an open ark and collects the lines of its scp."""
+
+    def __init__(self, file: IO[bytes], path: Path):
+        self._file = file
+        self._path = path
+        self.scp: dict[str, str] = {}
+
+    def write_audio(self, key: str, samples_S: np.ndarray) -> None:
+        """Add int16 samples at 16 kHz as a RIFF entry."""
+        self._write(key, (SAMPLE_RATE, np.ascontiguousarray(samples_S, dtype=np.int16)))
+
+    def write_array(self, key: str, array: np.ndarray) -> None:
+        """Add a float32 vector or matrix."""
+        self._write(key, np.ascontiguousarray(array, dtype=np.float32))
+
+    def _write(self, key: str, value: object) -> None:
+        if key in self.scp:
+            raise UserError(f"{self._path}: utterance {key} twice")
+        self.scp[key] = f"{self._path}:{self._file.tell() + len(key.encode()) + 1}"
+        # What kaldiio leaves half written it writes again, and fails at again, when it is collected as garbage.
+        entry = io.BytesIO()
+        kaldiio.save_ark(entry, {key: value})
+        self._file.write(entry.getbuffer())
+
+
+@contextmanager
+def write_ark(path: str | Path) -> Iterator[ArkWriter]:
+    """Write an ark that appears under ``path`` only when the block ends well."""
+    with atomic_write(path, "wb") as file:
+        yield ArkWriter(file, Path(path))
+
+
+def read_audio_entry(specifier: str, key: str = "") -> np.ndarray:
+    """Samples (S,), int16, of an entry ``file.ark:offset``.
+
+    Raises:
+        UserError: The entry cannot be read, or is no 16 kHz mono int16 audio.
+    """
+    value = _read(specifier, key)
+    if not (isinstance(value, tuple) and value[0] == SAMPLE_RATE):
+        raise UserError(f"{specifier} ({key}): not {SAMPLE_RATE} Hz audio; rerun stage 2")
+    samples_S = value[1]
+    if samples_S.dtype != np.int16 or samples_S.ndim != 1:
+        raise UserError(f"{specifier} ({key}): not mono 16-bit audio; rerun stage 2")
+    return samples_S
+
+
+def read_matrix(specifier: str, key: str = "") -> np.ndarray:
+    """Float matrix (or vector) of an entry ``file.ark:offset``; the array is read-only.
+
+    Raises:
+        UserError: The entry cannot be read, or is audio.
+    """
+    value = _read(specifier, key)
+    if not isinstance(value, np.ndarray):
+        raise UserError(f"{specifier} ({key}): audio where features were expected; rerun stage 2")
+    return value
+
+
+def read_entry(specifier: str, key: str, feats_type: str) -> np.ndarray:
+    """What a dump of ``feats_type`` holds there: int16 samples (S,), features (T, F) or stored frames (T, C).
+
+    Raises:
+        UserError: The entry cannot be read, or is of another kind.
+    """
+    return read_audio_entry(specifier, key) if feats_type == "raw" else read_matrix(specifier, key)
+
+
+def checksum(array: np.ndarray) -> str:
+    """Of samples or features, however they are laid out in arks: what a training depends on, and reads are held to.
+
+    It tells one recording from another, and is asked of every one; the arks themselves have one of their own.
+    """
+    return f"{zlib.crc32(np.ascontiguousarray(array).data):08x}"
+
+
+def _read(specifier: str, key: str) -> object:
+    path, _, offset = specifier.rpartition(":")
+    if specifier.rstrip().endswith("|") or not path or not offset.isdigit():
+        raise UserError(f"{specifier!r} ({key}): expected file.ark:offset")
+    try:
+        with open(path, "rb") as file:
+            file.seek(int(offset))
+            head = file.read(8)
+            # kaldiio would unpickle such an entry, which can run code
+            if head[:3] in (b"PKL", b"NPY", b""):
+                raise UserError(f"{specifier} ({key}): no Kaldi entry there; rerun stage 2")
+            # and shorten truncated audio without a word
+            end = int(offset) + 8 + int.from_bytes(head[4:], "little")
+            if head[:4] == b"RIFF" and end > os.fstat(file.fileno()).st_size:
+                raise UserError(f"{specifier} ({key}): the file ends within this entry; rerun stage 2")
+            file.seek(int(offset))
+            return kaldiio.matio.read_kaldi(file)
+    except OSError as error:
+        raise UserError(f"cannot read {specifier} ({key}): {error.strerror or error}; rerun stage 2") from error
+    except UserError:
+        raise
+    except Exception as error:  # kaldiio raises many kinds on damaged bytes
+        message = f"{specifier} ({key}): damaged entry ({type(error).__name__}: {error}); rerun stage 2"
+        raise UserError(message) from error

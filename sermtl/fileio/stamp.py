@@ -1,0 +1,216 @@
+"""What a directory was made from, in a stamp (JSON) that is written after all else: the base of "nothing changed".
+
+A stamp holds the stage's code version and settings, a digest of each input, and size and checksum of each output. While
+a stage works, its stamp is empty, so that what a kill leaves behind passes for neither whole nor current.
+
+Files count by their content, so that copying or moving them changes nothing. What is too large to be read again counts
+by size and time: a folder by those of its files, and a ``wav.scp*`` by its content and those of the files that it
+names. They are compared for equality, never for which is newer, so no two clocks have to agree (a server's, a host's).
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sermtl.errors import UserError
+from sermtl.fileio.files import atomic_write, crc32, load_json, sha256
+from sermtl.fileio.tables import read_table
+from sermtl.fileio.wav_scp import stat_of
+
+NAME = "stamp.json"
+
+
+@dataclass(frozen=True)
+class Stamp:
+    """A directory's origin, as it would be if it were made now."""
+
+    path: Path
+    code: int | str
+    """Raised when the same inputs and settings would give other outputs; `package_digest` for what is soon redone."""
+    settings: Mapping[str, Any]
+    inputs: Mapping[str, Path]
+    """By names that survive a move: ``data:text``."""
+
+    def changed(self, contents: bool = True) -> str:
+        """What makes the directory to be made again; empty where nothing does.
+
+        Args:
+            contents: Compare the outputs' contents; else only their sizes.
+        """
+        old = read_stamp(self.path)
+        if not old:
+            return "not made yet" if old is None else "its making was cut off"
+        if old["code"] != self.code:
+            return "made by another version of the program"
+        settings = plain(self.settings)
+        if differing := [
+            key for key in {**old["settings"], **settings} if old["settings"].get(key) != settings.get(key)
+        ]:
+            return f"other settings: {' '.join(differing)}"
+        now = self.digests
+        if differing := [name for name in {**old["inputs"], **now} if old["inputs"].get(name) != now.get(name)]:
+            return f"other inputs: {' '.join(differing)}"
+        damaged = damaged_outputs(self.path, old, contents)
+        return f"missing or damaged: {' '.join(damaged)}" if damaged else ""
+
+    @functools.cached_property
+    def digests(self) -> dict[str, str | None]:
+        """Of the inputs when they were first asked for: what changes while a stage works makes its outputs outdated."""
+        return {name: digest(path) for name, path in self.inputs.items()}
+
+    def begin(self) -> None:
+        """Say that what stands there is about to change."""
+        with atomic_write(self.path, sync=False) as file:
+            json.dump({"begun": self.digests}, file)
+
+    def finish(self, outputs: Iterable[Path], at: Path | None = None) -> None:
+        """Say that it is made: every output is there, as it is now.
+
+        Args:
+            outputs: The files that were made.
+            at: Where the stamp is written, and its outputs are, until the directory takes its place.
+        """
+        folder = (at or self.path).parent
+        content = {
+            "code": self.code,
+            "settings": plain(self.settings),
+            "inputs": self.digests,
+            "outputs": {os.path.relpath(path, folder): [path.stat().st_size, crc32(path)] for path in outputs},
+        }
+        # An empty stamp is one of work that was cut off: losing it costs that work, and no more.
+        with atomic_write(at or self.path, sync=False) as file:
+            json.dump(content, file, indent=1)
+            file.write("\n")
+
+
+def read_stamp(path: Path) -> dict[str, Any] | None:
+    """A stamp's content: None where there is none, empty where the work was cut off or the stamp is damaged."""
+    try:
+        content = load_json(path)
+        parts = [content[name] for name in ("settings", "inputs", "outputs")]
+        sizes = [size for size, _ in content["outputs"].values()]
+        whole = (
+            "code" in content
+            and all(isinstance(part, dict) for part in parts)
+            and all(map(str.isdigit, map(str, sizes)))
+        )
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, AttributeError, LookupError, TypeError):
+        whole = False
+    return content if whole else {}
+
+
+def damaged_outputs(path: Path, stamp: Mapping[str, Any], contents: bool = True) -> list[str]:
+    """Names of a stamp's outputs that are not as they were made."""
+    bad = []
+    for name, (size, checksum) in stamp["outputs"].items():
+        file = path.parent / name
+        if not file.is_file() or file.stat().st_size != size or (contents and crc32(file) != checksum):
+            bad.append(name)
+    return bad
+
+
+def refuse_damaged(path: Path, remedy: str, contents: bool = True) -> None:
+    """Stop where the outputs of a stamp are not as they were made; a directory without a stamp is not judged.
+
+    Args:
+        path: The stamp.
+        remedy: What to run, for the message.
+        contents: Compare their contents; else only their sizes.
+
+    Raises:
+        UserError: They are not.
+    """
+    stamp = read_stamp(path)
+    if stamp is None:
+        return
+    damaged = damaged_outputs(path, stamp, contents) if stamp else []
+    if not stamp or damaged:
+        what = f"missing or damaged: {', '.join(damaged)}" if damaged else "its making was cut off"
+        raise UserError(f"{path.parent}: {what}; {remedy}")
+
+
+def outdated(path: Path, roots: Mapping[str, Path]) -> list[str]:
+    """Inputs of a stamp that are not what they were; those that are gone are no newer, and are passed over.
+
+    Args:
+        path: The stamp. One that is missing says nothing.
+        roots: Where the inputs ``root:name`` are now; other names are paths.
+    """
+    stamp = read_stamp(path)
+    if stamp is None:
+        return []
+    if not stamp:
+        return [f"{path.parent}: its making was cut off"]
+    found = []
+    for name, before in stamp["inputs"].items():
+        root, colon, rest = name.partition(":")
+        source = roots[root] / rest if colon and root in roots else Path(name)
+        now = digest(source)
+        if now != before and (now is not None or before is None):
+            found.append(f"{path.parent} was made from another {source}".removesuffix("*"))
+    return found
+
+
+def fold_roots(exp: Path, data: Path, fold_dir: Path) -> dict[str, Path]:
+    """Places of a fold's inputs: ``exp`` is ``exp/<tag>/<fold>``, ``fold_dir`` has its lists."""
+    return {"top": exp.parent, "exp": exp, "decode": exp / "decode_test", "data": data, "fold": fold_dir}
+
+
+def inputs(roots: Mapping[str, Path], *names: str) -> dict[str, Path]:
+    """Paths of ``root:name`` by these names."""
+    return {name: roots[name.partition(":")[0]] / name.partition(":")[2] for name in names}
+
+
+def digest(path: Path) -> str | None:
+    """Digest of a file, a folder, or (``wav.scp*``) a table and what it names; None where something is missing."""
+    if path.name.endswith("*"):
+        return _digest_of_table(path.with_name(path.name[:-1]))
+    if path.is_dir():
+        return _digest_of_folder(path)
+    return sha256(path) if path.is_file() else None
+
+
+def _digest_of_table(table: Path) -> str | None:
+    lines = hashlib.sha256()
+    try:
+        for key, entry in read_table(table).items():
+            lines.update(f"{key} {entry} {stat_of(entry)}\n".encode())
+    except (OSError, UserError):
+        return None
+    return lines.hexdigest()
+
+
+def _digest_of_folder(folder: Path) -> str:
+    lines = hashlib.sha256()
+    for parent, folders, names in os.walk(folder):
+        folders.sort()
+        for name in sorted(names):
+            path = os.path.join(parent, name)
+            stat = os.stat(path) if os.path.exists(path) else os.lstat(path)
+            line = f"{os.path.relpath(path, folder)} {stat.st_size} {stat.st_mtime_ns}\n"
+            lines.update(line.encode("utf-8", "surrogateescape"))
+    return lines.hexdigest()
+
+
+@functools.cache
+def package_digest() -> str:
+    """Digest of all files of sermtl: the code version of stages that are quickly done again."""
+    package, lines = Path(__file__).parents[1], hashlib.sha256()
+    for path in sorted(package.rglob("*")):
+        if path.is_file() and path.suffix != ".pyc":
+            lines.update(f"{path.relative_to(package)} {sha256(path)}\n".encode())
+    return lines.hexdigest()[:16]
+
+
+def plain(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings as JSON gives them back."""
+    return json.loads(json.dumps(dict(settings), default=str))

@@ -1,0 +1,144 @@
+"""Kaldi tables: one entry a line, key first, one space, sorted and unique in byte order, UTF-8."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import TypeVar
+
+from sermtl.errors import UserError
+from sermtl.fileio.files import atomic_write
+
+T = TypeVar("T")
+
+Line = tuple[int, bytes]
+"""A line's number, from 1, and its bytes without the line feed."""
+
+
+def raw_lines(path: str | Path) -> Iterator[Line]:
+    """Give a file's lines as they are.
+
+    Raises:
+        UserError: The file cannot be read.
+    """
+    try:
+        with open(path, "rb") as file:
+            for number, raw in enumerate(file, 1):
+                yield number, raw.removesuffix(b"\n")
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
+
+
+def read_table(path: str | Path) -> dict[str, str]:
+    """Read a table into a dictionary in the file's order; a key without a value gives ``""``.
+
+    Raises:
+        UserError: The file is missing, not UTF-8, unsorted, or has an empty or repeated key, or one with
+            a tab or an unprintable character; the message names the file and the line.
+    """
+    table: dict[str, str] = {}
+    previous = ""
+    for number, raw in raw_lines(path):
+        try:
+            line = raw.decode("utf-8").rstrip("\r")
+        except UnicodeDecodeError as error:
+            raise UserError(f"{path}:{number}: not UTF-8 ({error.reason})") from error
+        key, _, value = line.partition(" ")
+        if not key:
+            raise UserError(f"{path}:{number}: an empty line or a line without a key")
+        if not key.isprintable():
+            raise UserError(f"{path}:{number}: key {key!r}: one space, not a tab, ends the key")
+        # The order of code points is the byte order of UTF-8.
+        if key <= previous:
+            what = "repeated" if key in table else "out of byte order"
+            raise UserError(f"{path}:{number}: key {key!r} is {what}; utils/fix_data_dir.sh sorts a directory")
+        previous = key
+        table[key] = value
+    return table
+
+
+def write_table(path: str | Path, table: Mapping[str, object]) -> None:
+    """Write a table in byte order of its keys, whole or not at all; values lose trailing spaces.
+
+    Raises:
+        UserError: A key or value cannot stand on one line of UTF-8, or the file cannot be written.
+    """
+    with atomic_write(path) as file:
+        for key in sorted(table):
+            line = f"{key} {table[key]}".rstrip(" ")
+            if not key or " " in key or not key.isprintable() or "\n" in line or "\r" in line:
+                raise UserError(f"{path}: cannot write {line!r}: a blank in a key or a line break")
+            try:
+                file.write(line + "\n")
+            except UnicodeEncodeError as error:
+                raise UserError(f"{path}: cannot write {line!r}: not UTF-8; rename the file it names") from error
+
+
+def read_own_scp(path: str | Path) -> dict[str, str]:
+    """Read an scp whose ark stands beside it, wherever both were moved."""
+    path = Path(path)
+    return {key: str(path.parent / Path(entry).name) for key, entry in read_table(path).items()}
+
+
+def read_list(path: str | Path) -> list[str]:
+    """Read a list of utterance ids, one a line (an empty file is an empty list)."""
+    return list(read_table(path))
+
+
+def read_ids(path: str | Path) -> list[str]:
+    """Read a list as people keep it: the first word of each line that has one, in any order, repeated or not.
+
+    Raises:
+        UserError: The file is missing or not UTF-8.
+    """
+    ids: list[str] = []
+    for number, raw in raw_lines(path):
+        try:
+            ids += raw.decode("utf-8-sig").split()[:1]
+        except UnicodeDecodeError as error:
+            raise UserError(f"{path}:{number}: not UTF-8; expected an utterance id a line") from error
+    return ids
+
+
+def write_list(path: str | Path, ids: Iterable[str]) -> None:
+    """Write a list of ids, one a line, in byte order."""
+    write_table(path, dict.fromkeys(ids, ""))
+
+
+def spk2utt_of(utt2spk: Mapping[str, str]) -> dict[str, str]:
+    """Make spk2utt, speaker -> "utt utt ...", from utt2spk; utterances keep their order."""
+    spk2utt: dict[str, list[str]] = {}
+    for utt, speaker in utt2spk.items():
+        spk2utt.setdefault(speaker, []).append(utt)
+    return {speaker: " ".join(utts) for speaker, utts in spk2utt.items()}
+
+
+def split_evenly(items: list[T], parts: int) -> list[list[T]]:
+    """Cut a list into consecutive parts whose sizes differ by one at most, the larger ones first."""
+    size, larger = divmod(len(items), parts)
+    starts = [part * size + min(part, larger) for part in range(parts + 1)]
+    return [items[start:end] for start, end in zip(starts, starts[1:], strict=False)]
+
+
+def split_by_speaker(items: list[T], speakers: list[str], parts: int) -> list[list[T]]:
+    """Cut a list into consecutive parts of like size that divide no speaker.
+
+    Args:
+        items: The lines, those of a speaker together.
+        speakers: Their speakers.
+        parts: How many; no more than there are speakers.
+    """
+    starts = [i for i, speaker in enumerate(speakers) if i == 0 or speaker != speakers[i - 1]]
+    ends = [*starts[1:], len(items)]
+    cuts = [0]
+    block = 0
+    for part in range(1, parts):
+        # Leaves a speaker for each of the parts to come.
+        last = len(ends) - (parts - part) - 1
+        due = len(items) * part / parts
+        while block < last and abs(ends[block + 1] - due) <= abs(ends[block] - due):
+            block += 1
+        cuts.append(ends[block])
+        block += 1
+    cuts.append(len(items))
+    return [items[start:end] for start, end in zip(cuts, cuts[1:], strict=False)]

@@ -1,0 +1,132 @@
+"""Long recordings: overlapping windows, and what they say put together again.
+
+Each window speaks for the part of the recording that lies nearer to its middle than to any other window's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from sermtl.audio.resample import SAMPLE_RATE
+from sermtl.errors import UserError
+
+
+@dataclass(frozen=True)
+class Heard:
+    """What the models say of one piece of audio (M models, C classes, T frames of the first model, D hidden)."""
+
+    posteriors_MC: np.ndarray
+    tokens_T: np.ndarray
+    """The first model's best token of each frame."""
+    embedding_D: np.ndarray
+    """The first model's."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """A stretch of a recording and the posteriors that hold there."""
+
+    start: float
+    end: float
+    posteriors_MC: np.ndarray
+
+
+def check_window(window: float, hop: float) -> tuple[int, int]:
+    """Window and hop in samples.
+
+    Raises:
+        UserError: One is not above 0, or windows would leave gaps.
+    """
+    if not (0.1 <= window < float("inf") and 0 < hop <= window):
+        raise UserError(f"--window {window:g} --hop {hop:g}: a window is 0.1 s or more, a hop above 0 and at most that")
+    return round(window * SAMPLE_RATE), max(1, round(hop * SAMPLE_RATE))
+
+
+def windows(blocks: Iterable[np.ndarray], window: int, hop: int) -> Iterator[tuple[int, np.ndarray]]:
+    """Cut a stream of samples into windows (start, samples); the last one ends where the stream does.
+
+    A stream that is shorter than a window is one window. Holds little more than a window at any time.
+    """
+    held_S = np.zeros(0, dtype=np.int16)
+    held_from = given_to = 0
+    """Position of the first held sample, and the end of the last window."""
+    start = 0
+    for block_S in blocks:
+        held_S = np.concatenate([held_S, block_S])
+        while held_from + len(held_S) >= start + window:
+            yield start, held_S[start - held_from : start - held_from + window]
+            given_to = start + window
+            start += hop
+        # The last window may have to begin earlier than the next one would.
+        drop = max(0, min(start, held_from + len(held_S) - window) - held_from)
+        held_S, held_from = held_S[drop:], held_from + drop
+    end = held_from + len(held_S)
+    if end > given_to:
+        start = max(0, end - window)
+        yield start, held_S[start - held_from :]
+
+
+@dataclass
+class Timeline:
+    """Puts together what windows say, in order; ``close`` after the last one."""
+
+    parts: list[Part] = field(default_factory=list)
+    tokens: list[np.ndarray] = field(default_factory=list)
+    embedding_D: np.ndarray | None = None
+    _waiting: tuple[int, int, Heard] | None = None
+    _from: float = 0.0
+
+    @property
+    def seconds(self) -> float:
+        """How much is put together."""
+        return self.parts[-1].end if self.parts else 0.0
+
+    def add(self, start: int, samples: int, heard: Heard) -> None:
+        """Add a window by its first sample and number of samples."""
+        if self._waiting is not None:
+            self._settle((start + self._waiting[0] + self._waiting[1]) / 2)
+        self._waiting = (start, samples, heard)
+
+    def close(self) -> None:
+        """No more windows come."""
+        if self._waiting is not None:
+            self._settle(self._waiting[0] + self._waiting[1])
+            self._waiting = None
+
+    def _settle(self, until: float) -> None:
+        """Keep what the waiting window says of the samples from where the one before ended."""
+        assert self._waiting is not None
+        start, samples, heard = self._waiting
+        frames = len(heard.tokens_T)
+        middles_T = start + (np.arange(frames) + 0.5) * samples / max(frames, 1)
+        self.tokens.append(heard.tokens_T[(middles_T >= self._from) & (middles_T < until)].astype(np.int32))
+        self.parts.append(Part(self._from / SAMPLE_RATE, until / SAMPLE_RATE, heard.posteriors_MC))
+        weighted_D = heard.embedding_D * (until - self._from)
+        self.embedding_D = weighted_D if self.embedding_D is None else self.embedding_D + weighted_D
+        self._from = until
+
+    def whole(self) -> Heard:
+        """Posteriors and embedding averaged over time, and the tokens of all frames."""
+        assert self.embedding_D is not None
+        return Heard(average(self.parts), np.concatenate(self.tokens), self.embedding_D / self._from)
+
+
+def average(parts: list[Part]) -> np.ndarray:
+    """Posteriors (M, C) of several parts, weighted by their durations."""
+    lengths = np.array([part.end - part.start for part in parts])
+    return np.tensordot(lengths / lengths.sum(), np.stack([part.posteriors_MC for part in parts]), 1)
+
+
+def merge(parts: Iterable[Part]) -> list[Part]:
+    """Neighbours of the same most probable class (by the mean over models) as one."""
+    groups: list[list[Part]] = []
+    for part in parts:
+        best = part.posteriors_MC.mean(0).argmax()
+        if groups and groups[-1][0].posteriors_MC.mean(0).argmax() == best:
+            groups[-1].append(part)
+        else:
+            groups.append([part])
+    return [Part(group[0].start, group[-1].end, average(group)) for group in groups]

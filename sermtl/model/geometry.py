@@ -1,0 +1,76 @@
+"""Frame arithmetic of a stack of convolutions without padding."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from sermtl.config import nearest
+from sermtl.errors import UserError
+
+GEOMETRIES = Path(__file__).parents[2] / "conf" / "upstream"
+
+
+@dataclass(frozen=True)
+class ConvGeometry:
+    """Kernels and strides of the convolutional encoder, first layer first."""
+
+    kernels: tuple[int, ...]
+    strides: tuple[int, ...]
+
+    @property
+    def receptive_field(self) -> int:
+        """Inputs (samples, or feature frames) that one output frame sees."""
+        field, hop = 1, 1
+        for kernel, stride in zip(self.kernels, self.strides, strict=True):
+            field += (kernel - 1) * hop
+            hop *= stride
+        return field
+
+    def layer_lengths(self, length: int) -> list[int]:
+        """Frames after each layer of an input of ``length``; a shorter one than the receptive field counts as that.
+
+        Batches continue such an input with zeros, so that every utterance has at least one frame.
+        """
+        length = max(length, self.receptive_field)
+        lengths = []
+        for kernel, stride in zip(self.kernels, self.strides, strict=True):
+            length = (length - kernel) // stride + 1
+            lengths.append(length)
+        return lengths
+
+    def frames(self, length: int) -> int:
+        """Output frames of an input of ``length``."""
+        return self.layer_lengths(length)[-1] if self.kernels else length
+
+
+@dataclass(frozen=True)
+class SpanMasking:
+    """SpecAugment on the upstream's projected frames, as its own configuration asks."""
+
+    time_prob: float = 0.0
+    time_length: int = 10
+    time_min: int = 0
+    feature_prob: float = 0.0
+    feature_length: int = 10
+    feature_min: int = 0
+    hidden_size: int = 0
+
+
+def find_geometry(upstream: str) -> Path | None:
+    """The YAML file of an upstream's geometry; None where it is a folder or a model id.
+
+    Raises:
+        UserError: It is none of the three.
+    """
+    path = Path(upstream) if upstream.endswith((".yaml", ".yml")) else GEOMETRIES / f"{upstream}.yaml"
+    if path.is_file():
+        return path
+    is_id = upstream.count("/") == 1 and not upstream.startswith((".", "/", "~"))
+    if (upstream and Path(upstream).is_dir()) or (is_id and not upstream.endswith((".yaml", ".yml"))):
+        return None
+    known = sorted(file.stem for file in GEOMETRIES.glob("*.yaml"))
+    raise UserError(
+        f"upstream {upstream!r} is no geometry in conf/upstream ({', '.join(known)}){nearest(upstream, known)}, "
+        "no folder, and no model id (like facebook/wav2vec2-base)"
+    )

@@ -1,0 +1,118 @@
+"""A trained model as files: ``model.json`` (what it is) and ``model.safetensors`` (its weights), and its tokens."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save
+
+from sermtl.errors import UserError
+from sermtl.fileio.files import atomic_write, load_json
+from sermtl.model.front_end import FrontEnd
+from sermtl.model.multitask import MultiTaskModel
+from sermtl.model.upstreams.load import config_from, settings_of
+from sermtl.model.upstreams.wav2vec2 import Upstream
+from sermtl.text.tokenizer import Tokenizer, load_tokenizer
+
+FORMAT = 1
+WEIGHTS = "model.safetensors"
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """A model with the meaning of its inputs and outputs."""
+
+    model: MultiTaskModel
+    front_end: FrontEnd
+    labels: list[str]
+    speakers: list[str]
+    tokenizer: Tokenizer
+
+
+def save_description(directory: Path, trained: TrainedModel, tokens: Path) -> None:
+    """Write ``model.json`` and copy the token list, so that the directory is complete with its weights."""
+    front_end = trained.front_end
+    description = {
+        "format": FORMAT,
+        "labels": trained.labels,
+        "speakers": trained.speakers,
+        # The weights hold the encoder whose stored outputs were trained on: the model itself reads waveforms.
+        "feats_type": "raw" if front_end.feats_type == "conv" else front_end.feats_type,
+        "cmvn": front_end.cmvn,
+        "norm_vars": front_end.norm_vars,
+        "global_mean": None if front_end.global_mean_F is None else front_end.global_mean_F.tolist(),
+        "global_std": None if front_end.global_std_F is None else front_end.global_std_F.tolist(),
+        "upstream": settings_of(trained.model.upstream.config),
+    }
+    with atomic_write(directory / "model.json") as file:
+        json.dump(description, file, indent=1, sort_keys=True)
+        file.write("\n")
+    for name in ("tokens.txt", "bpe.model"):
+        if (tokens / name).is_file():
+            with atomic_write(directory / "tokens" / name, "wb") as file:
+                file.write((tokens / name).read_bytes())
+
+
+def save_weights(directory: Path, model: MultiTaskModel) -> None:
+    """Write ``model.safetensors``, whole or not at all."""
+    weights = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    with atomic_write(directory / WEIGHTS, "wb") as file:
+        file.write(save(weights))
+
+
+def load_model(directory: str | Path, device: torch.device) -> TrainedModel:
+    """Load a trained fold, ready to decode in float32.
+
+    Raises:
+        UserError: The directory holds no whole model, or one of another format.
+    """
+    directory = Path(directory)
+    try:
+        description = load_json(directory / "model.json")
+    except (OSError, ValueError) as error:
+        raise UserError(f"{directory}/model.json: {error}; stage 3 makes it") from error
+    if not isinstance(description, dict) or description.get("format") != FORMAT:
+        raise UserError(f"{directory}/model.json: not a model of format {FORMAT}; train it again")
+    tokenizer = load_tokenizer(directory / "tokens")
+    try:
+        upstream = Upstream(_upstream_config(description["upstream"], directory))
+        model = MultiTaskModel(
+            upstream, len(description["labels"]), len(tokenizer.tokens), len(description["speakers"])
+        )
+        model.load_state_dict(load_file(directory / "model.safetensors"))
+        front_end = front_end_of(description, upstream)
+    except UserError:
+        raise
+    except Exception as error:  # damaged bytes and values that do not fit together: errors of many types
+        reason = " ".join(str(error).split())
+        raise UserError(
+            f"{directory}/model.safetensors is missing, damaged or of another model ({reason}); rerun stage 3"
+        ) from error
+    return TrainedModel(model.to(device).eval(), front_end, description["labels"], description["speakers"], tokenizer)
+
+
+def front_end_of(description: dict[str, Any], upstream: Upstream) -> FrontEnd:
+    """The front end that a description and its upstream ask for."""
+
+    def array(key: str) -> np.ndarray | None:
+        return None if description.get(key) is None else np.array(description[key], dtype=np.float32)
+
+    return FrontEnd(
+        feats_type=description["feats_type"],
+        normalize_wav=upstream.normalize,
+        cmvn=description["cmvn"],
+        geometry=upstream.geometry,
+        global_mean_F=array("global_mean"),
+        global_std_F=array("global_std"),
+        norm_vars=description.get("norm_vars", True),
+    )
+
+
+def _upstream_config(values: dict[str, Any], directory: Path) -> Any:
+    kept = {key: value for key, value in values.items() if key != "model_type"}
+    return config_from(values["model_type"], kept, f"{directory}/model.json")

@@ -1,0 +1,218 @@
+"""A trained model as one ONNX graph from waveforms to posteriors, with lengths as an input.
+
+    waveform (B, S) float32 in [-1, 1] at 16 kHz, lengths (B,) int64 own samples
+    -> posteriors (B, C), tokens (B, T, V) log-probabilities, frames (B,) own frames, embedding (B, D)
+
+The front end is in the graph: normalisation of the waveform, or Kaldi's log-mel features with their normalisation.
+Everything sees an utterance's own samples only, so the results do not depend on the batch.
+
+Shape suffixes: B batch, S samples, T frames, F bands, K frequencies, C classes, V tokens, D hidden.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sermtl.audio.features import FBANK_BANDS, FBANK_WINDOW
+from sermtl.audio.resample import SAMPLE_RATE
+from sermtl.errors import UserError
+from sermtl.model.multitask import mean_over_frames
+from sermtl.model.padded import own_frames
+from sermtl.model.trained_model import TrainedModel
+
+OPSET = 17
+OUTPUTS = ["posteriors", "tokens", "frames", "embedding"]
+FBANK_HOP, FFT = 160, 512
+
+
+class Waveforms(nn.Module):
+    """The front end of a model over waveforms."""
+
+    def __init__(self, normalize: bool, receptive_field: int):
+        super().__init__()
+        self.normalize, self.receptive_field = normalize, receptive_field
+
+    def forward(self, waveform_BS: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
+        """Normalised waveforms (B, S), 0 beyond their own samples and continued to one frame."""
+        own_BS = own_frames(lengths_B, waveform_BS.shape[1])
+        waveform_BS = waveform_BS * own_BS
+        if self.normalize:
+            count_B1 = lengths_B[:, None].to(waveform_BS.dtype)
+            centred_BS = (waveform_BS - waveform_BS.sum(1, keepdim=True) / count_B1) * own_BS
+            variance_B1 = centred_BS.square().sum(1, keepdim=True) / count_B1
+            waveform_BS = centred_BS / torch.sqrt(variance_B1 + 1e-7)
+        return F.pad(waveform_BS, (0, self.receptive_field)), lengths_B
+
+
+class LogMel(nn.Module):
+    """The front end over log-mel features: `sermtl.audio.features.fbank` and its normalisation as convolutions.
+
+    Everything before the power spectrum is linear in the window's samples, so one kernel does all of it.
+    """
+
+    kernel: Tensor
+    mel: Tensor
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, trained: TrainedModel):
+        super().__init__()
+        from torchaudio.compliance.kaldi import get_mel_banks
+
+        front_end = trained.front_end
+        self.receptive_field = front_end.geometry.receptive_field
+        self.register_buffer("kernel", torch.from_numpy(spectrum_kernel()).float()[:, None])
+        mel_FK = get_mel_banks(FBANK_BANDS, FFT, float(SAMPLE_RATE), 20.0, 0.0, 100.0, -500.0, 1.0)[0]
+        self.register_buffer("mel", F.pad(mel_FK, (0, 1)).T.contiguous())
+        self.fixed = front_end.cmvn == "global"
+        if self.fixed:
+            assert front_end.global_mean_F is not None and front_end.global_std_F is not None
+            self.register_buffer("mean", torch.from_numpy(front_end.global_mean_F))
+            self.register_buffer("std", torch.from_numpy(front_end.global_std_F))
+
+    def forward(self, waveform_BS: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
+        """Normalised features (B, T, F), 0 beyond their own frames, and the number of own frames (B,)."""
+        waveform_BS = waveform_BS * own_frames(lengths_B, waveform_BS.shape[1])
+        padded_B1S = F.pad(waveform_BS, (0, FBANK_WINDOW))[:, None] * 32768.0
+        parts = F.conv1d(padded_B1S, self.kernel, stride=FBANK_HOP).square()
+        power_BKT = parts[:, : FFT // 2 + 1] + parts[:, FFT // 2 + 1 :]
+        mel_BTF = torch.matmul(power_BKT.transpose(1, 2), self.mel)
+        features_BTF = mel_BTF.clamp(min=float(np.finfo(np.float32).eps)).log()
+        frames_B = (lengths_B.clamp(min=FBANK_WINDOW) - FBANK_WINDOW) // FBANK_HOP + 1
+        own_BT1 = own_frames(frames_B, features_BTF.shape[1])[:, :, None]
+        if self.fixed:
+            mean, std = self.mean, self.std
+        else:
+            count_B11 = frames_B[:, None, None].to(features_BTF.dtype)
+            mean = (features_BTF * own_BT1).sum(1, keepdim=True) / count_B11
+            std = torch.sqrt((((features_BTF - mean) * own_BT1).square().sum(1, keepdim=True)) / count_B11)
+        features_BTF = (features_BTF - mean) / (std + 1e-5) * own_BT1
+        return F.pad(features_BTF, (0, 0, 0, self.receptive_field)), frames_B
+
+
+def spectrum_kernel() -> np.ndarray:
+    """(2 (FFT / 2 + 1), window) float64: real and imaginary parts of a window's spectrum as Kaldi takes it.
+
+    The mean is removed, then pre-emphasis 0.97, then Povey's window, then the transform.
+    """
+    identity = np.eye(FBANK_WINDOW)
+    frames = identity - identity.mean(1, keepdims=True)
+    frames = frames - 0.97 * np.concatenate([frames[:, :1], frames[:, :-1]], 1)
+    hann = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(FBANK_WINDOW) / (FBANK_WINDOW - 1))
+    spectrum = np.fft.rfft(frames * hann**0.85, FFT)
+    return np.concatenate([spectrum.real, spectrum.imag], 1).T.copy()
+
+
+class Graph(nn.Module):
+    """The whole way from waveforms to what the heads say."""
+
+    def __init__(self, trained: TrainedModel):
+        super().__init__()
+        upstream = trained.model.upstream
+        self.model = trained.model
+        self.front_end: nn.Module
+        if upstream.input_bands:
+            self.front_end = LogMel(trained)
+        else:
+            self.front_end = Waveforms(upstream.normalize, upstream.geometry.receptive_field)
+
+    def forward(self, waveform: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Posteriors (B, C), token log-probabilities (B, T, V), own frames (B,), embedding (B, D)."""
+        inputs, lengths_B = self.front_end(waveform, lengths)
+        hidden_BTD, frames_B = self.model.upstream(inputs, lengths_B)
+        pooled_BD = mean_over_frames(hidden_BTD, frames_B)
+        posteriors_BC = self.model.emotion_head(pooled_BD).softmax(-1)
+        return posteriors_BC, self.model.token_head(hidden_BTD).log_softmax(-1), frames_B, pooled_BD
+
+
+def export_onnx(trained: TrainedModel, directory: Path, int8: bool = False) -> list[str]:
+    """Write ``model.onnx`` and, where asked for, ``model.int8.onnx`` (weights of the linear layers in 8 bits).
+
+    Returns:
+        The files' names from the pack's root.
+
+    Raises:
+        UserError: onnx or onnxruntime is not installed.
+    """
+    try:
+        import onnx  # noqa: F401
+        import onnxruntime  # noqa: F401
+    except ImportError as error:
+        raise UserError(
+            f"ONNX needs a package that is not installed ({error.name}): pip install 'sermtl[onnx]'"
+        ) from error
+    directory.mkdir(parents=True, exist_ok=True)
+    _trace(trained, directory / "model.onnx")
+    if int8:
+        _quantise(directory / "model.onnx", directory / "model.int8.onnx")
+    return [f"onnx/{file.name}" for file in sorted(directory.glob("*.onnx"))]
+
+
+def _trace(trained: TrainedModel, path: Path) -> None:
+    import onnx
+
+    # Of different lengths, so that nothing that depends on them becomes a constant.
+    example_BS = 0.1 * torch.sin(torch.arange(3 * 24000).reshape(3, 24000) * 0.05)
+    lengths_B = torch.tensor([24000, 8000, 16001])
+    batch: dict[str, dict[int, str]] = {name: {0: "batch"} for name in ("waveform", "lengths", *OUTPUTS)}
+    batch["waveform"][1], batch["tokens"][1] = "samples", "frame"
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # on Python numbers that tracing keeps, and on the exporter's age
+        torch.onnx.export(
+            Graph(trained).eval(),
+            (example_BS, lengths_B),
+            str(path),
+            input_names=["waveform", "lengths"],
+            output_names=OUTPUTS,
+            dynamic_axes=batch,
+            opset_version=OPSET,
+            dynamo=False,
+        )
+    model = onnx.load(str(path))
+    _clean(model)
+    for name, value in (
+        ("labels", " ".join(trained.labels)),
+        ("sampling_rate", str(SAMPLE_RATE)),
+        ("format", "sermtl 1"),
+    ):
+        entry = model.metadata_props.add()
+        entry.key, entry.value = name, value
+    onnx.checker.check_model(model)
+    onnx.save(model, str(path))
+
+
+def _clean(model: Any) -> None:
+    """Remove what the exporter says of the place where it ran."""
+    for node in model.graph.node:
+        node.doc_string = ""
+        del node.metadata_props[:]
+
+
+def _quantise(source: Path, target: Path) -> None:
+    import onnx
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    # A power spectrum spans more than 8 bits.
+    front_end = [node.name for node in onnx.load(str(source)).graph.node if node.name.startswith("/front_end/")]
+    level = logging.getLogger().level
+    logging.getLogger().setLevel(logging.ERROR)  # it advises a preprocessing that changes nothing here
+    try:
+        quantize_dynamic(
+            source,
+            target,
+            op_types_to_quantize=["MatMul"],
+            weight_type=QuantType.QInt8,
+            per_channel=True,
+            nodes_to_exclude=front_end,
+        )
+    finally:
+        logging.getLogger().setLevel(level)

@@ -1,0 +1,219 @@
+"""Packing a trained and scored fold into one directory that needs neither the experiment nor the corpus.
+
+    pack.json            version, what is in it, a SHA-256 a file
+    README.md            the model card
+    model.json model.safetensors tokens/ labels.txt     what sermtl loads
+    config.yaml scores.json audit.json scores_all_folds.json
+    audio-classification/ automatic-speech-recognition/ for plain transformers (models over waveforms)
+    onnx/                where asked for; with 8 bits, scores.json says what they lose on the fold's test list
+
+Nothing in it holds a date, a path or a host: two trainings with the same settings give the same bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from sermtl.audio.resample import SAMPLE_RATE
+from sermtl.config import read_yaml
+from sermtl.errors import UserError
+from sermtl.fileio.files import atomic_write, sha256, temporary_path
+from sermtl.fileio.stamp import NAME, Stamp, fold_roots, inputs, outdated, package_digest, read_stamp
+from sermtl.inference.pretrained import NEEDED, PACK_FORMAT, check_files, read_manifest
+from sermtl.model.trained_model import TrainedModel, load_model
+from sermtl.pack.model_card import Facts, model_card
+from sermtl.pack.transformers_export import export_transformers, expressible
+from sermtl.score.score_files import read_scores, read_utterances, whole_audit
+
+ONLY_WAVEFORMS = (
+    "Plain transformers cannot express this model: it reads log-mel features, and transformers' speech classes read "
+    "waveforms. Use sermtl{onnx}."
+)
+
+STAMP = "pack.stamp.json"
+INPUTS = (
+    "exp:config.yaml", "exp:score_test/scores.json", "exp:score_test/per_utt.tsv", "top:scores.json", "fold:audit.json",
+    "data:lang",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class PackOptions:
+    """What a pack is to hold besides the model."""
+
+    onnx: bool = False
+    int8: bool = False
+    model_license: str = ""
+    data_license: str = ""
+
+
+def write_pack(fold: Path, fold_dir: Path, data: Path, options: PackOptions) -> Path:
+    """Write ``fold/pack``, in place of an earlier one.
+
+    Args:
+        fold: ``exp/<tag>/<fold>``, trained and scored.
+        fold_dir: The fold's lists and audit.
+        data: Data directory, for its language.
+        options: What else to put into it.
+
+    Raises:
+        UserError: Something is missing (naming the stage that makes it), or ``fold/pack`` is no pack.
+    """
+    target = fold / "pack"
+    partial = temporary_path(target)
+    if target.exists() and not (target / "pack.json").is_file():
+        raise UserError(f"{target} is no pack, so it is not replaced; move it away")
+    for file, stage in ((fold / "model.json", 3), (fold / "score_test" / "scores.json", 5)):
+        if not file.is_file():
+            raise UserError(f"{file} is missing; ./run.sh --stage {stage} makes it")
+    _refuse_scores_of_another_model(fold)
+    try:
+        _fill(partial, fold, fold_dir, data, options)
+        if target.exists():
+            shutil.rmtree(target)
+        os.replace(partial, target)
+        pack_stamp(fold, fold_dir, data, options).finish(target / name for name in _files(target))
+    except OSError as error:
+        raise UserError(f"cannot write {target}: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return target
+
+
+def pack_stamp(fold: Path, fold_dir: Path, data: Path, options: PackOptions) -> Stamp:
+    """The stamp beside ``fold/pack``, which itself holds nothing but what it lists."""
+    names, roots = (*INPUTS, *(f"exp:{name}" for name in NEEDED)), fold_roots(fold, data, fold_dir)
+    return Stamp(fold / STAMP, package_digest(), asdict(options), inputs(roots, *names))
+
+
+def earlier_options(fold: Path) -> PackOptions:
+    """What ``fold/pack`` was made to hold; the defaults where there is none."""
+    stamp = read_stamp(fold / STAMP) if (fold / "pack").is_dir() else None
+    settings = stamp["settings"] if stamp else {}
+    return PackOptions(**{key: value for key, value in settings.items() if key in PackOptions.__dataclass_fields__})
+
+
+def check_pack(directory: Path) -> int:
+    """Compare all files of a pack with their sums; gives their number.
+
+    Raises:
+        UserError: It is no pack, or files are missing, damaged or not listed.
+    """
+    if not (directory / "pack.json").is_file():
+        raise UserError(f"{directory} is no pack: it holds no pack.json")
+    manifest = read_manifest(directory)
+    check_files(directory, manifest, list(manifest["files"]))
+    extra = sorted(set(_files(directory)) - {*manifest["files"], "pack.json"})
+    if extra:
+        raise UserError(f"{directory}: files that pack.json does not list: {', '.join(extra)}")
+    return len(manifest["files"])
+
+
+def _refuse_scores_of_another_model(fold: Path) -> None:
+    for decoded_or_scored in ("decode_test", "score_test"):
+        for message in outdated(fold / decoded_or_scored / NAME, {"exp": fold, "decode": fold / "decode_test"})[:1]:
+            raise UserError(f"{message}: it was trained again since it was scored; rerun ./run.sh --stage 4")
+
+
+def _fill(target: Path, fold: Path, fold_dir: Path, data: Path, options: PackOptions) -> None:
+    trained = load_model(fold, torch.device("cpu"))
+    for name in NEEDED:
+        if (fold / name).is_file():
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(fold / name, target / name)
+    _write(target / "labels.txt", "".join(f"{label}\n" for label in trained.labels))
+    folders: list[str] = export_transformers(trained, target) if expressible(trained) else []
+    if options.onnx:
+        from sermtl.pack.onnx_export import export_onnx
+
+        folders += export_onnx(trained, target / "onnx", options.int8)
+    losses = _losses(target / "onnx", fold, data, trained.labels) if options.int8 else {}
+    if losses:
+        _write(target / "onnx" / "scores.json", _json(losses))
+    notes = [] if expressible(trained) else [ONLY_WAVEFORMS.format(onnx=" or the ONNX file" if options.onnx else "")]
+    facts = _facts(fold, fold_dir, data, trained, options, folders, notes, losses)
+    _write(target / "config.yaml", yaml.safe_dump(dict(facts.settings), sort_keys=False, allow_unicode=True))
+    _write(target / "scores.json", _json(facts.scores))
+    _write(target / "audit.json", _json(facts.audit))
+    if facts.pooled:
+        _write(target / "scores_all_folds.json", _json(facts.pooled))
+    _write(target / "README.md", model_card(facts))
+    for path in target.rglob("*"):
+        path.chmod(0o755 if path.is_dir() else 0o644)  # transformers' weights are readable by their owner only
+    _write(target / "pack.json", _json(_manifest(target, trained, folders)))
+
+
+def _facts(
+    fold: Path, fold_dir: Path, data: Path, trained: TrainedModel, options: PackOptions, folders: list[str],
+    notes: list[str], losses: dict[str, dict[str, float]],
+) -> Facts:  # fmt: skip
+    lang, audit, pooled = data / "lang", fold_dir / "audit.json", fold.parent / "scores.json"
+    return Facts(
+        labels=trained.labels,
+        settings=_without_folder(read_yaml(fold / "config.yaml")),
+        scores=_published_scores(fold / "score_test" / "scores.json"),
+        rows=read_utterances(fold / "score_test" / "per_utt.tsv"),
+        audit=whole_audit(audit),
+        lang=lang.read_text(encoding="utf-8").strip() if lang.is_file() else "",
+        pooled=_published_scores(pooled) if pooled.is_file() else {},
+        model_license=options.model_license,
+        data_license=options.data_license,
+        folders=folders,
+        notes=notes,
+        onnx_scores=losses,
+    )
+
+
+def _published_scores(path: Path) -> dict[str, Any]:
+    scores = read_scores(path)
+    return scores | {"settings": _without_folder(scores["settings"])}
+
+
+def _without_folder(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings whose upstream, where it is a file or a folder (so that it has a digest), is only its name."""
+    local = settings.get("upstream_digest") is not None
+    return settings | {"upstream": Path(settings["upstream"]).name} if local else settings
+
+
+def _losses(directory: Path, fold: Path, data: Path, labels: list[str]) -> dict[str, dict[str, float]]:
+    from sermtl.pack.onnx_score import onnx_scores
+
+    refs = {row.utt: row.ref for row in read_utterances(fold / "score_test" / "per_utt.tsv")}
+    return onnx_scores(sorted(directory.glob("*.onnx")), labels, refs, data)
+
+
+def _manifest(directory: Path, trained: TrainedModel, folders: list[str]) -> dict[str, Any]:
+    files = {
+        name: {"bytes": (directory / name).stat().st_size, "sha256": sha256(directory / name)}
+        for name in _files(directory)
+    }
+    return {
+        "format": PACK_FORMAT,
+        "labels": trained.labels,
+        "sampling_rate": SAMPLE_RATE,
+        "holds": ["sermtl", *folders],
+        "made_with": {name: version(name) for name in ("sermtl", "torch", "transformers")},
+        "files": files,
+    }
+
+
+def _files(directory: Path) -> list[str]:
+    return sorted(str(path.relative_to(directory)) for path in directory.rglob("*") if path.is_file())
+
+
+def _json(values: Any) -> str:
+    return json.dumps(values, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+
+
+def _write(path: Path, text: str) -> None:
+    with atomic_write(path) as file:
+        file.write(text)

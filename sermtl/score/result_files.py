@@ -1,0 +1,178 @@
+"""What stage 5 tells people: ``result_*.txt`` of a fold, ``RESULTS.md`` of an experiment."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import subprocess
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from sermtl.fileio.text_table import aligned, class_rows, confusion_rows, markdown, number
+
+DEPENDENT = "speaker-dependent: test speakers also stand in the training set"
+RATES = (
+    ("ser", "wa", "WA"),
+    ("ser", "ua", "UA"),
+    ("ser", "macro_f1", "macro F1"),
+    ("asr", "wer", "WER"),
+    ("asr", "cer", "CER"),
+)
+
+
+def protocol_line(scores: Mapping[str, Any]) -> str:
+    """The protocol, with the warning that every number of a speaker-dependent one carries."""
+    return f"{scores['protocol']}{f' ({DEPENDENT})' if scores['speaker_dependent'] else ''}"
+
+
+def result_ser(scores: Mapping[str, Any]) -> str:
+    """``result_ser.txt``: emotion, with the per-class table and the confusion matrix."""
+    ser = scores["ser"]
+    summary = [
+        ["utterances", ser["n"]],
+        ["correct", ser["correct"]],
+        ["WA (correct / all)", number(ser["wa"])],
+        ["UA (mean class recall)", number(ser["ua"])],
+        ["macro F1", number(ser["macro_f1"])],
+    ]
+    if ser.get("no_reference"):
+        summary.append(["without an emotion, not counted", ser["no_reference"]])
+    parts = [_head("Speech emotion recognition", scores), aligned(summary), aligned(class_rows(ser))]
+    return "\n".join([*parts, "confusion: rows are references, columns hypotheses\n" + aligned(confusion_rows(ser))])
+
+
+def result_asr(scores: Mapping[str, Any]) -> str:
+    """``result_asr.txt``: word and character errors."""
+    asr = scores["asr"]
+    table = [
+        ["utterances", asr["utterances"]],
+        ["reference words", asr["words"]],
+        ["word errors", asr["errors"]],
+        *([f"  {kind}", asr[kind]] for kind in ("substitutions", "deletions", "insertions")),
+        ["WER (errors / reference words)", number(asr["wer"])],
+        ["reference characters", asr["chars"]],
+        ["character errors", asr["char_errors"]],
+        ["CER (errors / reference characters)", number(asr["cer"])],
+        ["utterances without reference, not counted", asr["no_reference"]],
+        ["  words decoded for them", asr["no_reference_words"]],
+    ]
+    return "\n".join([_head("Speech recognition", scores), aligned(table)])
+
+
+def result_spk(scores: Mapping[str, Any]) -> str:
+    """``result_spk.txt``: the speaker head's accuracy, or why there is none."""
+    spk = scores["spk"]
+    head = _head("Speaker head", scores)
+    if spk["acc"] is None:
+        return f"{head}\naccuracy: undefined, {spk['reason']}\n"
+    table = [["utterances", spk["n"]], ["correct", spk["correct"]], ["accuracy", number(spk["acc"])]]
+    return "\n".join([head, aligned(table)])
+
+
+def results_md(tag: str, scores: Mapping[str, Any]) -> str:
+    """``RESULTS.md`` of an experiment: environment, one table a metric, classes, confusion, speakers."""
+    missing = scores["missing_folds"]
+    parts = [f"# RESULTS: {tag}\n", "## Environments\n" + environment()]
+    if missing:
+        total = len(scores["folds"]) + len(missing)
+        parts.append(
+            f"**MISSING: {len(missing)} of {total} folds are not scored and not in these numbers: "
+            f"{' '.join(missing)}**\n"
+        )
+    parts += [
+        f"- protocol: {protocol_line(scores)}\n- folds: {' '.join(scores['folds'])}\n"
+        f"- settings: {', '.join(f'{key} {value}' for key, value in scores['settings'].items())}\n",
+        "Pooled: counts summed over folds, then divided. The mean over folds stands beside it.\n",
+    ]
+    parts += [_metric(scores, *rate) for rate in RATES]
+    parts += [_speaker_head(scores["spk"])]
+    ser = scores["ser"]
+    parts += [_section("Per class, pooled", class_rows(ser))]
+    parts += [_section("Confusion, pooled (rows are references, columns hypotheses)", confusion_rows(ser))]
+    columns = ("n", "correct", "wa", "ua", "words", "errors", "wer")
+    speakers: list[list[Any]] = [["speaker", "n", "correct", "WA", "UA", "words", "errors", "WER"]]
+    for name, row in scores["per_speaker"].items():
+        cells = [row[key] if isinstance(row[key], int) else number(row[key]) for key in columns]
+        speakers.append([name, *cells])
+    parts += [_section("Per speaker", speakers)]
+    return "\n".join(parts)
+
+
+def summary(tag: str, scores: Mapping[str, Any]) -> str:
+    """A few lines for the terminal."""
+    ser, asr, spk = scores["ser"], scores["asr"], scores["spk"]
+    lines = [
+        f"{tag}: {plural(len(scores['folds']), 'fold')}, protocol {protocol_line(scores)}",
+        f"  WA {number(ser['wa'])} ({ser['correct']}/{ser['n']})  UA {number(ser['ua'])}  "
+        f"macro F1 {number(ser['macro_f1'])}",
+        f"  WER {number(asr['wer'])} ({asr['errors']}/{asr['words']})  CER {number(asr['cer'])}",
+        f"  speaker head: {number(spk['acc']) if spk['acc'] is not None else 'undefined, ' + spk['reason']}",
+    ]
+    if scores["missing_folds"]:
+        lines.append(f"  MISSING, not in these numbers: folds {' '.join(scores['missing_folds'])}")
+    return "\n".join(lines)
+
+
+def environment() -> str:
+    """ESPnet's list of what made the numbers: date, versions, git revision."""
+    date = datetime.now().astimezone().strftime("%a %b %d %H:%M:%S %Z %Y")
+    revision = git_revision()
+    lines = [f"- date: `{date}`", f"- python version: `{platform.python_version()}`"]
+    for package in ("sermtl", "torch", "torchaudio", "transformers", "numpy", "scikit-learn"):
+        lines.append(f"- {package} version: `{package_version(package)}`")
+    return "\n".join([*lines, f"- Git hash: `{revision}`\n"])
+
+
+def plural(number: int, noun: str) -> str:
+    """``1 fold``, ``2 folds``."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def package_version(name: str) -> str:
+    """The installed version, without importing the package."""
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def git_revision() -> str:
+    """The recipe's commit, with ``-dirty`` where tracked files differ from it; ``none`` outside git."""
+    root = Path(__file__).resolve().parents[2]
+    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--exclude", "*"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return "none"
+    return done.stdout.strip() or "none"
+
+
+def _head(title: str, scores: Mapping[str, Any]) -> str:
+    return f"{title}, fold {' '.join(scores['folds'])}\nprotocol: {protocol_line(scores)}\n"
+
+
+def _section(title: str, rows: list[list[Any]]) -> str:
+    return f"## {title}\n\n" + markdown(rows[0], rows[1:])
+
+
+def _metric(scores: Mapping[str, Any], head: str, key: str, name: str) -> str:
+    counts = ("n", "correct") if head == "ser" else ("words", "errors") if key == "wer" else ("chars", "char_errors")
+    rows: list[list[Any]] = []
+    for fold, part in scores["per_fold"].items():
+        rows.append([fold, *(part[head][count] for count in counts), number(part[head][key])])
+    rows.append(["**pooled**", *(scores[head][count] for count in counts), f"**{number(scores[head][key])}**"])
+    spread = scores["mean_over_folds"][key]
+    rows.append(
+        [f"mean over {plural(spread['folds'], 'fold')} (std {number(spread['std'])})", "", "", number(spread["mean"])]
+    )
+    return f"## {name}\n\n" + markdown(["fold", *counts, name], rows)
+
+
+def _speaker_head(spk: Mapping[str, Any]) -> str:
+    if spk["acc"] is None:
+        return f"## Speaker head\n\nAccuracy undefined: {spk['reason']}.\n"
+    return "## Speaker head\n\n" + markdown(
+        ["n", "correct", "accuracy"], [[spk["n"], spk["correct"], number(spk["acc"])]]
+    )

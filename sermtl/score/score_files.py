@@ -1,0 +1,174 @@
+"""The files of stage 5, written and read back: ``scores.json``, ``per_utt.tsv``; and those it reads."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from sermtl.errors import UserError
+from sermtl.fileio.files import atomic_write, load_json
+
+AUDIT_WORDS = (
+    "train_test", "speakers_train", "overlap", "_seen", "speaker_dependent", "utterances_t", "utterances_dev",
+    "majority_share", "broken", "warnings",
+)  # fmt: skip
+"""A figure of ``audit.json`` whose name holds one of these is copied into the scores."""
+
+
+class Utterance(NamedTuple):
+    """One line of ``per_utt.tsv``: what a test utterance contributes to every count.
+
+    ``ref`` is empty for an utterance without an emotion, ``words`` 0 for one without a transcript,
+    ``spk_hyp`` empty where no speaker was decoded.
+    """
+
+    utt: str
+    spk: str
+    ref: str
+    hyp: str
+    words: int
+    errors: int
+    chars: int
+    char_errors: int
+    spk_hyp: str
+
+
+def read_labels(path: Path) -> list[str]:
+    """Class names in logit order, one a line."""
+    try:
+        labels = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
+    if not labels or "" in labels or len(set(labels)) < len(labels):
+        raise UserError(f"{path}: expected one class a line, each once")
+    return labels
+
+
+def read_audit(path: Path) -> dict[str, Any]:
+    """What ``audit.json`` says of a fold's overlaps and sizes (an absent file says nothing)."""
+    return {key: value for key, value in whole_audit(path).items() if any(word in key for word in AUDIT_WORDS)}
+
+
+def whole_audit(path: Path) -> dict[str, Any]:
+    """All that ``audit.json`` says; nothing where it is absent.
+
+    Raises:
+        UserError: It is damaged.
+    """
+    if not path.exists():
+        return {}
+    try:
+        audit = load_json(path)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: damaged ({error}); ./run.sh --stage 1 --stop_stage 1 writes it anew") from error
+    if not isinstance(audit, dict):
+        raise UserError(f"{path}: expected a mapping")
+    return audit
+
+
+def read_scores(path: Path) -> dict[str, Any]:
+    """Read a ``scores.json`` of a fold or an experiment and check that its parts fit each other.
+
+    Raises:
+        UserError: The file is unreadable, cut short, or its counts contradict each other.
+    """
+    try:
+        scores = load_json(path)
+        ser, asr = scores["ser"], scores["asr"]
+        confusion = np.asarray(ser["confusion"], dtype=np.int64)
+        whole = (
+            confusion.shape == (len(ser["labels"]),) * 2
+            and confusion.sum() == ser["n"]
+            and (confusion >= 0).all()
+            and np.trace(confusion) == ser["correct"]
+            and all(is_count(asr[key]) for key in ("utterances", "words", "errors", "no_reference"))
+            and all(_is_rate(ser[key], 1.0) for key in ("wa", "ua", "macro_f1"))
+            and all(_is_rate(asr[key]) for key in ("wer", "cer"))
+            and all(map(_are_names, (ser["labels"], scores["folds"], scores.get("missing_folds", []))))
+            and not any("/" in fold or fold in (".", "..") for fold in scores["folds"])
+            and isinstance(scores["settings"], dict)
+            and is_count(scores["settings"].get("seed", 0))
+            and all(_is_number(scores["settings"].get(key, 0)) for key in ("alpha", "beta"))
+            and scores["settings"].get("grl", "reverse") in ("reverse", "forward")
+            and isinstance(scores.get("audit", {}), dict)
+            and isinstance(scores["protocol"], str)
+            and isinstance(scores["speaker_dependent"], bool)
+            and _is_speaker_score(scores["spk"])
+        )
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+        raise UserError(f"{path}: damaged or half-written ({type(error).__name__}: {error})") from error
+    if not whole:
+        raise UserError(f"{path}: damaged: its counts contradict each other")
+    return scores
+
+
+def is_count(value: object) -> bool:
+    """Whether a value of a score file is a whole number, 0 or more."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < float("inf")
+
+
+def _is_rate(value: object, most: float = float("inf")) -> bool:
+    """Whether it is a rate, or None, which is that of nothing."""
+    return value is None or (isinstance(value, (int, float)) and 0 <= value <= most)
+
+
+def _is_speaker_score(part: Any) -> bool:
+    """Whether it is an accuracy with its counts, or none with its reason."""
+    if part["acc"] is None:
+        return isinstance(part["reason"], str) and bool(part["reason"])
+    return all(is_count(part[key]) for key in ("n", "correct")) and part["correct"] <= part["n"] and part["n"] > 0
+
+
+def _are_names(values: object) -> bool:
+    """Whether they are names, each once."""
+    if not isinstance(values, list) or not all(isinstance(name, str) and name for name in values):
+        return False
+    return len(set(values)) == len(values)
+
+
+def read_utterances(path: Path) -> list[Utterance]:
+    """Read ``per_utt.tsv``.
+
+    Raises:
+        UserError: The file is unreadable, or a line is not as `write_utterances` wrote it.
+    """
+    head, rows = "\t".join(Utterance._fields), []
+    try:
+        with open(path, encoding="utf-8") as file:
+            for number, line in enumerate(file, 1):
+                values = line.rstrip("\n").split("\t")
+                if number == 1 and line.rstrip("\n") != head:
+                    raise UserError(f"{path}:1: expected the columns {' '.join(Utterance._fields)}")
+                if number == 1:
+                    continue
+                if len(values) != len(Utterance._fields) or not line.endswith("\n"):
+                    raise UserError(f"{path}:{number}: damaged or half-written")
+                utt, spk, ref, hyp, *counts, spk_hyp = values
+                words, errors, chars, char_errors = map(int, counts)
+                rows.append(Utterance(utt, spk, ref, hyp, words, errors, chars, char_errors, spk_hyp))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: damaged or half-written ({error})") from error
+    return rows
+
+
+def write_utterances(path: Path, rows: Iterable[Utterance]) -> None:
+    """Write ``per_utt.tsv``: a head line, then one utterance a line."""
+    with atomic_write(path) as file:
+        file.write("\t".join(Utterance._fields) + "\n")
+        file.writelines("\t".join(map(str, row)) + "\n" for row in rows)
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Write JSON for programs and people: indented, non-ASCII as it is."""
+    with atomic_write(path) as file:
+        file.write(json.dumps(value, indent=1, ensure_ascii=False) + "\n")

@@ -1,0 +1,286 @@
+"""Stage 5: hypotheses joined to references by utterance id, a fold at a time; then folds pooled."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sermtl.config import read_yaml
+from sermtl.errors import UserError
+from sermtl.fileio import stamp as stamps
+from sermtl.fileio.files import atomic_write
+from sermtl.fileio.stamp import fold_roots
+from sermtl.fileio.tables import read_list, read_table
+from sermtl.score import metrics
+from sermtl.score.score_files import (
+    Utterance,
+    read_audit,
+    read_labels,
+    read_scores,
+    read_utterances,
+    write_utterances,
+)
+
+# Settings that may differ from fold to fold without making the folds another experiment.
+FOLD_OWN = frozenset({"fold", "inputs", "num_workers", "in_memory", "accum_grad", "computed_in"})
+
+
+def score_fold(decode: Path, data: Path, fold_dir: Path, exp: Path, labels_file: Path) -> dict[str, Any]:
+    """Score one fold and write ``ref.trn``, ``hyp.trn``, ``per_utt.tsv`` into ``exp/<fold>/score_test/``.
+
+    Args:
+        decode: ``decode_test`` of the fold (``text utt2emo utt2spk``, Kaldi tables).
+        data: Data directory with the references.
+        fold_dir: ``train`` and ``test`` lists, ``audit.json``; its name is the fold's.
+        exp: The experiment's directory, ``exp/<tag>``.
+        labels_file: Class names in logit order, one a line.
+
+    Returns:
+        What the fold's ``scores.json`` holds.
+
+    Raises:
+        UserError: A table is missing or broken; hypotheses are missing or left over; a class is unknown.
+    """
+    fold, labels = fold_dir.name, read_labels(labels_file)
+    settings = read_yaml(exp / fold / "config.yaml")
+    test = read_list(fold_dir / "test")
+    hyp = {name: read_table(decode / name) for name in ("utt2emo", "text", "utt2spk")}
+    corpus, protocol = settings.get("corpus", data.name), settings.get("protocol", fold_dir.parent.name)
+    again = (
+        f"decode again with: ./run.sh --corpus {corpus} --protocol {protocol} --tag {exp.name} "
+        f"--folds {fold} --stage 4 --stop_stage 5"
+    )
+    _refuse_stale(decode, exp / fold, fold_roots(exp / fold, data, fold_dir), again)
+    _refuse_mismatch(test, {decode / name: table for name, table in hyp.items()}, fold_dir / "test", again)
+    ref = {name: _lookup(data / name, test) for name in ("utt2emo", "text", "utt2spk")}
+
+    edits = {utt: metrics.count_edits(ref["text"][utt], hyp["text"][utt]) for utt in test}
+    rows = [
+        Utterance(
+            utt, ref["utt2spk"][utt], ref["utt2emo"][utt], hyp["utt2emo"][utt],
+            (e := edits[utt]).words, e.errors, e.chars, e.char_errors, hyp["utt2spk"][utt],
+        )
+        for utt in test
+    ]  # fmt: skip
+    train = set(_lookup(data / "utt2spk", read_list(fold_dir / "train")).values())
+    audit = read_audit(fold_dir / "audit.json")
+    scores: dict[str, Any] = {
+        "protocol": protocol,
+        "speaker_dependent": bool(audit.pop("speaker_dependent", train & {row.spk for row in rows})),
+        "folds": [fold],
+        "settings": settings,
+        "ser": _emotion(rows, labels, decode),
+        "asr": metrics.asr_scores([edits[utt] for utt in test]),
+        "spk": metrics.speaker_scores([row.spk for row in rows], [row.spk_hyp for row in rows], train),
+        "audit": audit,
+    }
+    out = exp / fold / "score_test"
+    spoken = [row for row in rows if row.words]
+    _write_lines(out / "ref.trn", (_trn(ref["text"][row.utt], row) for row in spoken))
+    _write_lines(out / "hyp.trn", (_trn(hyp["text"][row.utt], row) for row in spoken))
+    write_utterances(out / "per_utt.tsv", rows)
+    return scores
+
+
+def pool_folds(exp: Path, folds: Sequence[str]) -> dict[str, Any]:
+    """Pool the scored folds of an experiment: counts are summed and rates made from the sums.
+
+    Args:
+        exp: The experiment's directory, ``exp/<tag>``.
+        folds: All folds of the protocol; those without scores are listed under ``missing_folds``.
+
+    Returns:
+        What ``exp/<tag>/scores.json`` holds.
+
+    Raises:
+        UserError: No fold is scored; scores are damaged (all are named); folds differ in their settings
+            or classes; a scored fold is no fold of the protocol; an utterance is tested twice.
+    """
+    found = {path.parents[1].name for path in exp.glob("*/score_test/scores.json")}
+    if strangers := sorted(found - set(folds)):
+        raise UserError(
+            f"{exp}: scored folds that the protocol does not have: {' '.join(strangers)}; "
+            "move their directories out of the experiment, or give it another --tag"
+        )
+    scored = [fold for fold in folds if fold in found]
+    if not scored:
+        raise UserError(f"{exp}: no scored fold; ./run.sh --tag {exp.name} --stage 3 makes them")
+    per_fold, rows = _read_folds(exp, scored)
+    _refuse_differences(exp, per_fold)
+    _refuse_repeats(exp, rows)
+
+    parts = list(per_fold.values())
+    labels = parts[0]["ser"]["labels"]
+    confusion = np.sum([part["ser"]["confusion"] for part in parts], axis=0)
+    no_emotion = sum(part["ser"].get("no_reference", 0) for part in parts)
+    return {
+        "protocol": parts[0]["protocol"],
+        "speaker_dependent": any(part["speaker_dependent"] for part in parts),
+        "folds": scored,
+        "missing_folds": [fold for fold in folds if fold not in found],
+        "settings": common_settings(parts[0]["settings"]),
+        "ser": metrics.emotion_scores(confusion, labels) | {"no_reference": no_emotion},
+        "asr": metrics.pool_asr([part["asr"] for part in parts]),
+        "spk": metrics.pool_speakers([part["spk"] for part in parts]),
+        "per_fold": {fold: {key: part[key] for key in ("ser", "asr", "spk")} for fold, part in per_fold.items()},
+        "mean_over_folds": _means(parts),
+        "per_speaker": per_speaker([row for part_rows in rows.values() for row in part_rows], labels),
+        "audit": {fold: part["audit"] for fold, part in per_fold.items() if part.get("audit")},
+    }
+
+
+def common_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that all folds of an experiment share.
+
+    A path that holds the fold's name (its token list) has ``<fold>`` there instead.
+    """
+    fold = str(settings.get("fold", ""))
+
+    def shared(value: Any) -> Any:
+        if not isinstance(value, str) or "/" not in value:
+            return value
+        return "/".join("<fold>" if part == fold else part for part in value.split("/"))
+
+    return {key: shared(value) for key, value in settings.items() if key not in FOLD_OWN}
+
+
+def per_speaker(rows: Sequence[Utterance], labels: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Emotion and word scores of each test speaker, by name."""
+    by_speaker: dict[str, list[Utterance]] = {}
+    for row in rows:
+        by_speaker.setdefault(row.spk, []).append(row)
+    return {speaker: group_scores(by_speaker[speaker], labels) for speaker in sorted(by_speaker)}
+
+
+def group_scores(rows: Sequence[Utterance], labels: Sequence[str]) -> dict[str, Any]:
+    """Counts and rates of any group of utterances: WA, UA, macro F1, WER, CER."""
+    emotional = [row for row in rows if row.ref]
+    confusion = metrics.confusion_matrix([r.ref for r in emotional], [r.hyp for r in emotional], labels)
+    ser = metrics.emotion_scores(confusion, labels)
+    spoken = [row for row in rows if row.words]
+    sums = {key: sum(getattr(row, key) for row in spoken) for key in ("words", "errors", "chars", "char_errors")}
+    return {
+        **{key: ser[key] for key in ("n", "correct", "wa", "ua", "macro_f1", "recall")},
+        **sums,
+        "wer": metrics.ratio(sums["errors"], sums["words"]),
+        "cer": metrics.ratio(sums["char_errors"], sums["chars"]),
+    }
+
+
+def _emotion(rows: Sequence[Utterance], labels: Sequence[str], decode: Path) -> dict[str, Any]:
+    counted = [row for row in rows if row.ref]
+    try:
+        confusion = metrics.confusion_matrix([r.ref for r in counted], [r.hyp for r in counted], labels)
+    except UserError as error:
+        raise UserError(f"{decode / 'utt2emo'} against the data's utt2emo: {error}") from None
+    return metrics.emotion_scores(confusion, labels) | {"no_reference": len(rows) - len(counted)}
+
+
+def _refuse_stale(decode: Path, trained: Path, roots: Mapping[str, Path], again: str) -> None:
+    """Refuse hypotheses that are not whole, or were made with other weights or data than there are now.
+
+    Hypotheses of another program, which have no stamp and stand beside no model, are taken as they are.
+    """
+    stamp = decode / stamps.NAME
+    if (trained / "model.safetensors").exists() and not stamp.exists():
+        raise UserError(f"{decode} is not whole (no {stamps.NAME}); {again}")
+    for path in (stamp, trained / "decode_dev" / stamps.NAME):
+        stamps.refuse_damaged(path, again)
+        for message in stamps.outdated(path, roots)[:1]:
+            raise UserError(f"{message}; {again}")
+
+
+def _refuse_mismatch(test: Sequence[str], tables: Mapping[Path, Mapping[str, str]], wanted: Path, again: str) -> None:
+    problems = []
+    for path, table in tables.items():
+        for what, ids in (("lacks", set(test) - set(table)), ("has extra", set(table) - set(test))):
+            if ids:
+                problems.append(
+                    f"{path} {what} {len(ids)} of {len(test)} test utterances: {metrics.first(sorted(ids))}"
+                )
+    if problems:
+        raise UserError("\n  ".join([f"hypotheses are not those of {wanted}:", *problems, again]))
+
+
+def _lookup(path: Path, ids: Iterable[str]) -> dict[str, str]:
+    table, wanted = read_table(path), list(ids)
+    if missing := [utt for utt in wanted if utt not in table]:
+        raise UserError(f"{path} lacks {len(missing)} utterances: {metrics.first(missing)}; run ./run.sh --stage 1")
+    return {utt: table[utt] for utt in wanted}
+
+
+def _trn(words: str, row: Utterance) -> str:
+    utt = row.utt if row.utt.startswith(f"{row.spk}-") else f"{row.spk}-{row.utt}"
+    return f"{words} ({utt})".lstrip()
+
+
+def _write_lines(path: Path, lines: Iterable[str]) -> None:
+    with atomic_write(path) as file:
+        file.writelines(line + "\n" for line in lines)
+
+
+def _read_folds(exp: Path, folds: Sequence[str]) -> tuple[dict[str, dict[str, Any]], dict[str, list[Utterance]]]:
+    """Scores and utterances of each fold; everything that is damaged is named in one message."""
+    scores, rows, problems = {}, {}, []
+    for fold in folds:
+        try:
+            folder = exp / fold / "score_test"
+            scores[fold] = read_scores(folder / "scores.json")
+            rows[fold] = read_utterances(folder / "per_utt.tsv")
+            if sum(bool(row.ref) for row in rows[fold]) != scores[fold]["ser"]["n"]:
+                raise UserError(f"{folder}: scores.json and per_utt.tsv count different utterances")
+        except UserError as error:
+            problems.append(f"{error}")
+    if problems:
+        again = f"score again with: ./run.sh --tag {exp.name} --stage 5 --stop_stage 5"
+        raise UserError("\n  ".join(["damaged scores:", *problems, again]))
+    return scores, rows
+
+
+def _refuse_differences(exp: Path, per_fold: Mapping[str, Mapping[str, Any]]) -> None:
+    shared = {
+        fold: common_settings(part["settings"]) | {"protocol": part["protocol"], "labels": part["ser"]["labels"]}
+        for fold, part in per_fold.items()
+    }
+    problems = []
+    for key in sorted({key for settings in shared.values() for key in settings}):
+        by_value: dict[str, list[str]] = {}
+        for fold, settings in shared.items():
+            by_value.setdefault(repr(settings.get(key)), []).append(fold)
+        if len(by_value) > 1:
+            values = "; ".join(f"{value} in {metrics.first(names)}" for value, names in by_value.items())
+            problems.append(f"{key}: {values}")
+    if problems:
+        head = f"{exp}: folds of different settings cannot be pooled:"
+        raise UserError("\n  ".join([head, *problems, "train them again alike, or under another --tag"]))
+
+
+def _refuse_repeats(exp: Path, rows: Mapping[str, Sequence[Utterance]]) -> None:
+    tested = Counter(row.utt for part in rows.values() for row in part)
+    if repeated := sorted(utt for utt, times in tested.items() if times > 1):
+        raise UserError(
+            f"{exp}: {len(repeated)} utterances are tested in more than one fold: {metrics.first(repeated)}; "
+            "the fold lists overlap: make them anew with ./run.sh --stage 1"
+        )
+
+
+def _means(parts: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float | None]]:
+    """Mean and sample standard deviation over folds of each rate that is defined there."""
+    means = {}
+    for head, rate in (
+        ("ser", "wa"),
+        ("ser", "ua"),
+        ("ser", "macro_f1"),
+        ("asr", "wer"),
+        ("asr", "cer"),
+        ("spk", "acc"),
+    ):
+        values = [part[head][rate] for part in parts if part[head].get(rate) is not None]
+        deviation = float(np.std(values, ddof=1)) if len(values) > 1 else None
+        name = "spk_acc" if head == "spk" else rate
+        means[name] = {"mean": metrics.mean(values), "std": deviation, "folds": len(values)}
+    return means

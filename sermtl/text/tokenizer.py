@@ -1,0 +1,119 @@
+"""The token lists of the CTC head: characters, or subwords of sentencepiece."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from sermtl.errors import UserError
+
+SPECIALS = ("<pad>", "<s>", "</s>", "<unk>")
+BOUNDARY = "|"
+# The vocabulary of facebook/wav2vec2-base-960h in its order, kept here because a library's tokenizer has
+# been seen to map the space to <unk>.
+ENGLISH_TOKENS = (*SPECIALS, BOUNDARY, *"ETAONIHSRDLUMWCFGYPBVK'XJQZ")
+BPE_MODEL = "bpe.model"
+
+
+class Tokenizer(Protocol):
+    """What the CTC head needs to know of a token list."""
+
+    tokens: list[str]
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of a normalised transcript, without blanks."""
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Words of ids from which CTC's repeats are already collapsed; blanks may be left."""
+
+
+class CharTokenizer:
+    """Characters with ``|`` between words.
+
+    Raises:
+        UserError: The tokens do not begin with the four specials and ``|``, or one stands twice.
+    """
+
+    def __init__(self, tokens: Sequence[str]) -> None:
+        self.tokens = list(tokens)
+        if self.tokens[:5] != [*SPECIALS, BOUNDARY] or len(set(self.tokens)) < len(self.tokens):
+            raise UserError(
+                f"a token list begins with {' '.join(SPECIALS)} {BOUNDARY} and has no token twice; this one "
+                f"begins with {' '.join(self.tokens[:5])}; make it again with sermtl.bin.tokens"
+            )
+        self._ids = {token: number for number, token in enumerate(self.tokens)}
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of a normalised transcript; a character outside the list gives ``<unk>``."""
+        unknown = self._ids["<unk>"]
+        return [self._ids.get(char, unknown) for char in BOUNDARY.join(text.split())]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Words of collapsed ids; the specials are left out."""
+        chars = (self.tokens[number] for number in ids if number >= len(SPECIALS))
+        return " ".join("".join(chars).replace(BOUNDARY, " ").split())
+
+
+class BpeTokenizer:
+    """Subwords of a sentencepiece model whose ids 0 to 3 are the specials.
+
+    Args:
+        model: The serialised sentencepiece model.
+
+    Raises:
+        UserError: The bytes are no such model.
+    """
+
+    def __init__(self, model: bytes) -> None:
+        import sentencepiece
+
+        self._pieces: Any = sentencepiece.SentencePieceProcessor()
+        try:
+            self._pieces.LoadFromSerializedProto(model)
+        except (RuntimeError, TypeError) as error:
+            raise UserError("not a sentencepiece model; make it again with sermtl.bin.tokens") from error
+        self.tokens = [self._pieces.IdToPiece(number) for number in range(self._pieces.GetPieceSize())]
+        if self.tokens[:4] != list(SPECIALS):
+            raise UserError(f"the sentencepiece model does not begin with {' '.join(SPECIALS)}")
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of a normalised transcript."""
+        return list(self._pieces.EncodeAsIds(text))
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Words of collapsed ids; the specials are left out."""
+        pieces = "".join(self.tokens[number] for number in ids if number >= len(SPECIALS))
+        return " ".join(pieces.replace("\u2581", " ").split())
+
+
+def char_tokens(texts: Iterable[str], lang: str) -> list[str]:
+    """Token list for normalised texts: the fixed 32 for English, else specials, ``|``, sorted characters."""
+    if lang == "en":
+        return list(ENGLISH_TOKENS)
+    characters = {char for text in texts for char in text} - {" "}
+    return [*SPECIALS, BOUNDARY, *sorted(characters)]
+
+
+def load_tokenizer(path: str | Path) -> Tokenizer:
+    """Load the tokenizer of a fold from its directory or its ``tokens.txt``.
+
+    Raises:
+        UserError: ``tokens.txt`` is missing or no token list, or disagrees with the ``bpe.model`` beside it.
+    """
+    path = Path(path)
+    file = path / "tokens.txt" if path.is_dir() else path
+    try:
+        tokens = file.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read the token list {file} ({error}); stage 2 makes it") from error
+    model = file.with_name(BPE_MODEL)
+    try:
+        if not model.exists():
+            return CharTokenizer(tokens)
+        bpe = BpeTokenizer(model.read_bytes())
+    except UserError as error:
+        raise UserError(f"{file}: {error}") from error
+    if bpe.tokens != tokens:
+        raise UserError(f"{file} does not list the pieces of {model}; make both again with stage 2")
+    return bpe

@@ -1,0 +1,76 @@
+"""Sums over an epoch's utterances, from which its averages and rates are made."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sermtl.model.batch import Batch
+from sermtl.model.ctc import greedy_texts
+from sermtl.model.multitask import Output
+from sermtl.score.metrics import count_edits
+from sermtl.text.tokenizer import Tokenizer
+
+
+class Tally:
+    """Adds up losses, hits and word errors; its state is plain numbers, so a checkpoint can hold it."""
+
+    def __init__(self, labels: int, state: dict[str, float] | None = None):
+        self.labels = labels
+        self.sums: dict[str, float] = dict(state or {})
+
+    def add(self, name: str, value: float) -> None:
+        """Add to one sum."""
+        self.sums[name] = self.sums.get(name, 0.0) + value
+
+    def add_outputs(self, output: Output, batch: Batch, references: list[str], tokenizer: Tokenizer) -> None:
+        """Count hits of the emotion and speaker heads and word errors of the greedy transcript."""
+        predicted_B = output.emotion_BC.argmax(1).tolist()
+        for truth, guess in zip(batch.emotions_B.tolist(), predicted_B, strict=True):
+            if truth >= 0:
+                self.add(f"class{truth}", 1)
+                self.add(f"hit{truth}", truth == guess)
+        known_B = batch.speakers_B >= 0
+        self.add("speakers", int(known_B.sum()))
+        self.add("speaker_hits", int(((output.speaker_BS.argmax(1) == batch.speakers_B) & known_B).sum()))
+        for text, hypothesis in zip(references, greedy_texts(output, tokenizer), strict=True):
+            if text:
+                edits = count_edits(text, hypothesis)
+                self.add("words", edits.words)
+                self.add("word_errors", edits.errors)
+
+    def rates(self) -> dict[str, float | None]:
+        """WA, UA, WER and speaker accuracy, None where nothing could be counted."""
+        classes = [(self.sums.get(f"class{c}", 0), self.sums.get(f"hit{c}", 0)) for c in range(self.labels)]
+        present = [(count, hits) for count, hits in classes if count]
+        total = sum(count for count, _ in present)
+        return {
+            "wa": sum(hits for _, hits in present) / total if total else None,
+            "ua": sum(hits / count for count, hits in present) / len(present) if present else None,
+            "wer": self.ratio("word_errors", "words"),
+            "acc_sid": self.ratio("speaker_hits", "speakers"),
+        }
+
+    def ratio(self, part: str, whole: str) -> float | None:
+        """One sum over another; None where the other is 0."""
+        return self.sums.get(part, 0.0) / self.sums[whole] if self.sums.get(whole) else None
+
+
+def sum_losses(losses: dict[str, Tensor]) -> dict[str, float]:
+    """Scalar tensors as floats, copied from the device at once."""
+    values = torch.stack([loss.detach().float() for loss in losses.values()]).tolist()
+    return dict(zip(losses, values, strict=True))
+
+
+def plain(record: dict[str, Any]) -> dict[str, Any]:
+    """Numbers rounded to nine significant digits, and None for those that JSON does not have."""
+    return {key: plain(value) if isinstance(value, dict) else _plain(value) for key, value in record.items()}
+
+
+def _plain(value: Any) -> Any:
+    if not isinstance(value, float):
+        return value
+    return float(f"{value:.9g}") if math.isfinite(value) else None

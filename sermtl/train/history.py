@@ -1,0 +1,101 @@
+"""What each epoch measured: ``history.jsonl``, TensorBoard, and the log line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from sermtl.config import TrainConfig
+from sermtl.fileio.files import atomic_write
+
+WARNINGS = "warnings.txt"
+EXPLOSION = 10.0
+"""Times the best earlier epoch's loss from which on a loss has exploded."""
+
+
+def write_history(path: Path, records: list[dict[str, Any]]) -> None:
+    """Write one JSON object an epoch, all of them anew, so that a resumed training repeats none."""
+    with atomic_write(path) as file:
+        for record in records:
+            file.write(json.dumps(record, allow_nan=False) + "\n")
+
+
+class TensorBoard:
+    """The epochs' numbers as TensorBoard scalars; begins anew with the records there are, so none is there twice."""
+
+    def __init__(self, directory: Path, records: list[dict[str, Any]]):
+        from torch.utils.tensorboard import SummaryWriter
+
+        for old in directory.glob("events.out.tfevents.*"):
+            old.unlink()
+        self._writer = SummaryWriter(str(directory))
+        for record in records:
+            self.add(record)
+
+    def add(self, record: dict[str, Any]) -> None:
+        """Add one epoch."""
+        for part, values in record.items():
+            for name, value in values.items() if isinstance(values, dict) else ():
+                if isinstance(value, (int, float)):
+                    self._writer.add_scalar(f"{name}/{part}", value, record["epoch"])
+        self._writer.add_scalar("learning_rate", record["lr"], record["epoch"])
+        self._writer.flush()
+
+    def close(self) -> None:
+        """Finish the file."""
+        self._writer.close()
+
+
+def summary(record: dict[str, Any]) -> str:
+    """An epoch in one line for the log."""
+    parts = []
+    for part in ("train", "dev", "monitor_test"):
+        if part in record:
+            shown = ("loss", "loss_ser", "loss_asr", "loss_sid", "wa", "ua", "wer", "acc_sid")
+            values = record[part]
+            numbers = [f"{name} {values[name]:.3f}" for name in shown if values.get(name) is not None]
+            parts.append(f"{part}: {' '.join(numbers)}")
+    return "; ".join(parts)
+
+
+def write_warnings(exp: Path, messages: Sequence[str]) -> None:
+    """Write ``warnings.txt``, which the report repeats, a warning a line."""
+    with atomic_write(exp / WARNINGS) as file:
+        file.writelines(f"{message}\n" for message in messages)
+
+
+def exploded(history: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A warning where the last epoch's training loss is many times that of the best epoch before it."""
+    *before, last = [record["train"].get("loss") for record in history]
+    best = min((loss for loss in before if loss is not None), default=None)
+    if best is None or (last is not None and last <= EXPLOSION * best):
+        return []
+    size = "no finite one" if last is None else f"{last:.3g}"
+    return [f"the loss has exploded: {size} in epoch {len(history)}, {best:.3g} at best; try a smaller learning_rate"]
+
+
+def dead_heads(history: Sequence[Mapping[str, Any]], classes: int, speakers: int, alpha: float) -> list[str]:
+    """A warning for each task whose training accuracy was at chance in every one of three or more epochs."""
+    if len(history) < 3:
+        return []
+
+    def known(name: str) -> list[float]:
+        return [record["train"][name] for record in history if record["train"].get(name) is not None]
+
+    found = []
+    for head, name, rate, count in (("emotion", "ua", "UA", classes), ("speaker", "acc_sid", "accuracy", speakers)):
+        best = max(known(name), default=1.0)
+        if count > 1 and best < min(1.5 / count, 1 / count + 0.05):
+            found.append(f"the {head} head stayed at chance: {rate} {best:.3f} at best, for {count} classes")
+    best = min(known("wer"), default=0.0)
+    if alpha and best >= 1:
+        found.append(f"the CTC head learnt no word: WER {best:.3f} at best")
+    return found
+
+
+def is_finished(exp: Path, config: TrainConfig) -> bool:
+    """Whether a fold's training reached its last epoch: ``history.jsonl`` has a line for each."""
+    history = exp / "history.jsonl"
+    return history.is_file() and len(history.read_text(encoding="utf-8").splitlines()) >= config.epochs

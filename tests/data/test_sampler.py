@@ -1,0 +1,62 @@
+from collections import Counter
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sermtl.data.sampler import decode_batches, epoch_batches
+
+lengths = st.lists(st.integers(1, 1000), min_size=1, max_size=60)
+
+
+@given(lengths, st.integers(1, 9), st.integers(1, 4), st.integers(0, 99), st.integers(0, 99))
+def test_every_utterance_is_in_one_update_of_an_epoch(lengths, size, pool, seed, epoch):
+    batches = epoch_batches(lengths, size, pool, seed, epoch)
+    assert Counter(index for batch in batches for index in batch) == Counter(range(len(lengths)))
+    # One batch at most is not full: the trainer counts its updates so.
+    assert sorted(map(len, batches))[1:] == [size] * (len(batches) - 1)
+    assert len(batches) == -(-len(lengths) // size)
+    assert batches == epoch_batches(lengths, size, pool, seed, epoch)
+
+
+def test_epochs_and_seeds_shuffle_anew():
+    orders = {str(epoch_batches([1] * 40, 4, 1, seed, epoch)) for seed in range(3) for epoch in range(3)}
+    assert len(orders) == 9
+
+
+def test_buckets_hold_similar_lengths_and_batches_still_change():
+    lengths = [(37 * n) % 500 + 1 for n in range(400)]
+
+    def padding(batches):
+        return sum(max(lengths[i] for i in batch) * len(batch) for batch in batches) / sum(lengths)
+
+    assert padding(epoch_batches(lengths, 8, 16, 0, 0)) < 1.15 < 1.4 < padding(epoch_batches(lengths, 8, 1, 0, 0))
+    first, second = (epoch_batches(lengths, 8, 16, 0, epoch) for epoch in (0, 1))
+    assert not {frozenset(batch) for batch in first} & {frozenset(batch) for batch in second}
+    # The batches come in no order of length.
+    means = [sum(lengths[i] for i in batch) for batch in first]
+    assert means not in (sorted(means), sorted(means, reverse=True))
+
+
+@given(lengths, st.integers(1, 9))
+def test_decoding_takes_every_utterance_once_the_longest_first(lengths, size):
+    batches = decode_batches(lengths, size)
+    order = [lengths[index] for batch in batches for index in batch]
+    assert order == sorted(lengths, reverse=True)
+    assert Counter(index for batch in batches for index in batch) == Counter(range(len(lengths)))
+    assert all(len(batch) == size for batch in batches[:-1])
+
+
+def test_no_utterances_no_batches():
+    assert epoch_batches([], 4, 1, 0, 0) == decode_batches([], 4) == []
+
+
+@pytest.mark.parametrize("bucket_batches", [1, 4])
+def test_who_meets_whom_is_not_decided_by_position(bucket_batches):
+    together = Counter()
+    for epoch in range(200):
+        for batch in epoch_batches([5] * 12, 3, bucket_batches, 0, epoch):
+            together.update((a, b) for a in batch for b in batch if a < b)
+    # Each of the 66 pairs is expected in 200 * 4 * 3 / 66 = 36 batches.
+    assert len(together) == 66
+    assert 15 < min(together.values()) and max(together.values()) < 65

@@ -1,0 +1,63 @@
+"""Model directories as stage 3 leaves them, with random weights: for tests that need a model but no training."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import torch
+from small_corpus import FBANK_GEOMETRY, RAW_GEOMETRY
+
+from sermtl.model.front_end import FrontEnd
+from sermtl.model.multitask import MultiTaskModel
+from sermtl.model.trained_model import TrainedModel, save_description, save_weights
+from sermtl.model.upstreams.load import config_from
+from sermtl.model.upstreams.wav2vec2 import Upstream
+from sermtl.text.tokenizer import CharTokenizer, char_tokens
+
+LABELS = ["ang", "hap", "neu", "sad"]
+DATA2VEC_GEOMETRY = {key: value for key, value in RAW_GEOMETRY.items() if key != "feat_extract_norm"} | {
+    "model_type": "data2vec-audio", "num_conv_pos_embeddings": 2, "conv_pos_kernel_size": 5,
+}  # fmt: skip
+FAMILIES = {
+    "wav2vec2": RAW_GEOMETRY,
+    "wav2vec2 with layer norm": RAW_GEOMETRY | {"feat_extract_norm": "layer", "do_stable_layer_norm": True},
+    "hubert": RAW_GEOMETRY | {"model_type": "hubert"},
+    "wavlm": RAW_GEOMETRY | {"model_type": "wavlm"},
+    "data2vec-audio": DATA2VEC_GEOMETRY,
+}
+"""Geometries of what transformers can express."""
+GEOMETRIES = {"raw": RAW_GEOMETRY, "fbank": FBANK_GEOMETRY}
+
+
+def save_model(
+    directory: Path, feats_type: str = "raw", seed: int = 0, labels: list[str] | None = None, cmvn: str = "utterance",
+    geometry: dict | None = None,
+) -> Path:  # fmt: skip
+    """Write a model of random weights whose posteriors and transcripts vary with its input."""
+    labels = LABELS if labels is None else labels
+    values = dict(geometry or GEOMETRIES[feats_type])
+    torch.manual_seed(seed)
+    upstream = Upstream(config_from(values.pop("model_type"), values, "test"))
+    model = MultiTaskModel(upstream, len(labels), 32, 3)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if name.endswith(("emotion_head.weight", "token_head.weight")):
+                weight.mul_(12)
+    random = np.random.default_rng(seed)
+    stats = (random.normal(size=80).astype(np.float32), np.full(80, 3.0, np.float32)) if cmvn == "global" else ()
+    front_end = FrontEnd(feats_type, upstream.normalize, cmvn, upstream.geometry, *stats)
+    tokens = directory / "tokens"
+    tokens.mkdir(parents=True)
+    (tokens / "tokens.txt").write_text("".join(f"{token}\n" for token in char_tokens([], "en")), encoding="utf-8")
+    trained = TrainedModel(model, front_end, labels, ["s0", "s1", "s2"], CharTokenizer(char_tokens([], "en")))
+    save_description(directory, trained, tokens)
+    save_weights(directory, model)
+    return directory
+
+
+def copy_of(directory: Path, target: Path) -> Path:
+    """A copy to spoil."""
+    shutil.copytree(directory, target)
+    return target

@@ -1,0 +1,186 @@
+"""The packed encoder against transformers' own, which `test_upstream` compares the padded one with."""
+
+import pytest
+import torch
+from test_upstream import FAMILIES, transformers_model, wave
+from torch import nn
+
+from sermtl.errors import UserError
+from sermtl.model.batch import Batch
+from sermtl.model.multitask import MultiTaskModel, task_losses
+from sermtl.model.packed import _drop, _Spectrum, convolve_positions
+from sermtl.model.padded import convolve_channels_last, enough_bits
+from sermtl.model.upstreams.load import config_from
+from sermtl.model.upstreams.wav2vec2 import Upstream
+
+PACKABLE = [name for name in FAMILIES if not name.startswith("wavlm")]
+LENGTHS = (50, 399, 2500, 9000, 30000)
+SHORT = (50, 399, 2500, 5000, 9000)
+"""CTC's own rounding grows with an utterance's nats: over 93 frames float32 is 1.6e-5 away from float64."""
+QUIET = {"hidden_dropout": 0.0, "attention_dropout": 0.0, "activation_dropout": 0.0, "feat_proj_dropout": 0.0}
+
+
+def plain_model(name):
+    model_type, values = FAMILIES[name]
+    return transformers_model(model_type, **values, **QUIET, layerdrop=0.0)
+
+
+def upstream_of(name):
+    model = plain_model(name)
+    return Upstream.around(model, model.config)
+
+
+def masks(upstream, lengths):
+    frames = [upstream.geometry.frames(length) for length in lengths]
+    generator = torch.Generator().manual_seed(1)
+    time_BT = torch.rand(len(frames), max(frames), generator=generator) < 0.2
+    return time_BT, torch.rand(len(frames), upstream.hidden_size, generator=generator) < 0.1
+
+
+def loss_and_gradient(upstream, packed, bf16=False):
+    upstream.packed = packed
+    wav_BS, lengths_B = wave(*LENGTHS)
+    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        hidden_BTD, _ = upstream(wav_BS, lengths_B, *masks(upstream, LENGTHS))
+    loss = (hidden_BTD.float() @ torch.linspace(-1, 1, upstream.hidden_size)).square().mean()
+    weights = [p for p in upstream.parameters() if p.requires_grad]
+    return loss.detach(), torch.autograd.grad(loss, weights, materialize_grads=True)
+
+
+def apart(ours, theirs):
+    """Norm of the difference over the norm."""
+    difference = sum(float((a - b).square().sum()) for a, b in zip(ours, theirs, strict=True))
+    return (difference / sum(float(b.square().sum()) for b in theirs)) ** 0.5
+
+
+@pytest.mark.parametrize("name", PACKABLE)
+@torch.no_grad()
+def test_each_utterance_comes_out_as_from_transformers_alone(name):
+    upstream, theirs = upstream_of(name).eval(), plain_model(name)
+    assert upstream.packable
+    upstream.packed = True
+    wav_BS, lengths_B = wave(*LENGTHS)
+    hidden_BTD, frames_B = upstream(wav_BS, lengths_B)
+    for row, length in enumerate(LENGTHS):
+        theirs_TD = theirs(wav_BS[row : row + 1, : max(length, 400)]).last_hidden_state[0]
+        torch.testing.assert_close(hidden_BTD[row, : frames_B[row]], theirs_TD, rtol=0, atol=1e-4)
+        assert not hidden_BTD[row, frames_B[row] :].any()
+
+
+@pytest.mark.parametrize("name", ["wav2vec2-base", "xls-r", "data2vec-audio"])
+def test_the_loss_and_the_gradient_are_those_of_the_padded_batch(name):
+    upstream = upstream_of(name).train()
+    plain_loss, plain = loss_and_gradient(upstream, packed=False)
+    loss, gradient = loss_and_gradient(upstream, packed=True)
+    torch.testing.assert_close(loss, plain_loss, rtol=1e-5, atol=0)
+    assert apart(gradient, plain) < 1e-5
+    upstream.fourier_positions = False
+    loss, gradient = loss_and_gradient(upstream, packed=True)
+    torch.testing.assert_close(loss, plain_loss, rtol=1e-5, atol=0)
+    assert apart(gradient, plain) < 1e-5
+
+
+def test_bf16_stays_near_float32():
+    upstream = upstream_of("wav2vec2-base").train()
+    plain_loss, plain = loss_and_gradient(upstream, packed=False)
+    loss, gradient = loss_and_gradient(upstream, packed=True, bf16=True)
+    torch.testing.assert_close(loss, plain_loss, rtol=2e-2, atol=0)
+    assert apart(gradient, plain) < 2e-2
+
+
+@pytest.mark.parametrize("packed, bf16, near", [(True, False, 1e-5), (False, True, 2e-2), (True, True, 2e-2)])
+def test_the_three_losses_and_their_gradient_are_those_of_the_plain_path(packed, bf16, near):
+    def losses_and_gradient(packed, bf16):
+        torch.manual_seed(3)
+        model = MultiTaskModel(upstream_of("wav2vec2-base"), 4, 9, 3).train()
+        model.dropout.p, model.upstream.packed, model.bf16 = 0.0, packed, bf16
+        wav_BS, lengths_B = wave(*SHORT)
+        tokens_BN = torch.tensor([[1, 0, 0], [2, 0, 0], [1, 2, 3], [4, 4, 0], [5, 6, 7]])
+        targets = torch.tensor([0, 3, -1, 1, 2]), torch.tensor([2, 1, 0, -1, 0]), tokens_BN
+        batch = Batch(list("abcde"), wav_BS, lengths_B, *targets, torch.tensor([1, 0, 3, 2, 3]))
+        batch.time_mask_BT, batch.feature_mask_BD = masks(model.upstream, SHORT)
+        losses = task_losses(model(batch, -0.1), batch, 5)
+        total = losses["ser"] + 0.1 * losses["asr"] + losses["sid"]
+        weights = [p for p in model.parameters() if p.requires_grad]
+        return losses, torch.autograd.grad(total, weights, materialize_grads=True)
+
+    plain_losses, plain = losses_and_gradient(packed=False, bf16=False)
+    losses, gradient = losses_and_gradient(packed, bf16)
+    for task, loss in losses.items():
+        torch.testing.assert_close(loss, plain_losses[task], rtol=near, atol=0)
+    assert apart(gradient, plain) < near
+
+
+def test_relative_positions_are_refused():
+    upstream = upstream_of("wavlm-base")
+    assert not upstream.packable
+
+
+SHAPES = [(128, 4, (1, 700, 63, 1500)), (31, 2, (5,)), (7, 1, (600, 2)), (129, 2, (300, 40)), (300, 1, (900, 1))]
+
+
+@pytest.mark.parametrize("taps, groups, frames", SHAPES)
+def test_fourier_positions_are_the_convolution(taps, groups, frames):
+    torch.manual_seed(0)
+    conv = nn.Conv1d(8, 8, taps, padding=taps // 2, groups=groups)
+    hidden_ND = torch.randn(sum(frames), 8, requires_grad=True)
+    ours = convolve_positions(hidden_ND, frames, conv)
+    theirs = torch.cat([conv(part.T)[:, : len(part)].T for part in hidden_ND.split(frames)])
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
+    sent_back = torch.randn_like(ours) / len(ours) ** 0.5
+    wanted = (hidden_ND, conv.weight, conv.bias)
+    gradients = [torch.autograd.grad(out, wanted, sent_back) for out in (ours, theirs)]
+    for gradient, expected in zip(*gradients, strict=True):
+        torch.testing.assert_close(gradient, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("length", [6, 10])
+def test_the_gradient_of_a_spectrum_is_its_adjoint(length):
+    values = torch.randn(2, 6, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda v: _Spectrum.apply(v, length), values)
+
+
+@pytest.mark.parametrize(
+    "channels, taps, stride", [(8, 8, 8), (16, 8, 4), (24, 4, 4), (4, 128, 1), (32, 8, 8), (64, 3, 2)]
+)
+def test_convolutions_in_bf16_are_near_those_in_float32(channels, taps, stride):
+    """With AMX, some over few channels are not, where they are left to PyTorch."""
+    conv = nn.Conv1d(channels, channels, taps, stride).requires_grad_(False)
+    values_BCT = torch.randn(2, channels, 300)
+    with torch.autocast("cpu", torch.bfloat16), enough_bits(values_BCT, channels) as input_BCT:
+        ours = conv(input_BCT), convolve_channels_last(values_BCT, conv)
+    for output in ours:
+        assert apart([output.float()], [conv(values_BCT)]) < 1e-2
+
+
+def test_dropout_keeps_the_mean_and_drops_its_share():
+    torch.manual_seed(0)
+    dropped = _drop(torch.ones(1001, 999), 0.1)
+    assert float((dropped == 0).float().mean()) == pytest.approx(0.1, abs=0.002)
+    assert float(dropped.mean()) == pytest.approx(1, abs=0.002)
+    torch.manual_seed(0)
+    assert torch.equal(dropped, _drop(torch.ones(1001, 999), 0.1))
+
+
+def test_training_draws_dropout_and_evaluation_none():
+    model_type, values = FAMILIES["wav2vec2-base"]
+    small = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 40}
+    conv = {"conv_dim": [12] * 7, "num_conv_pos_embeddings": 16, "num_conv_pos_embedding_groups": 4}
+    upstream = Upstream(config_from(model_type, {**conv, **small, **values}, "test"))
+    upstream.packed = True
+    wav_BS, lengths_B = wave(3000, 9000)
+    assert not torch.equal(upstream.train()(wav_BS, lengths_B)[0], upstream(wav_BS, lengths_B)[0])
+    assert torch.equal(upstream.eval()(wav_BS, lengths_B)[0], upstream(wav_BS, lengths_B)[0])
+
+
+def test_the_layout_is_chosen_by_what_gains_from_it():
+    upstream = upstream_of("xls-r")
+    for layout, device, packed in (("auto", "cpu", False), ("packed", "cpu", True), ("padded", "cpu", False)):
+        upstream.lay_out(layout, torch.device(device))
+        assert upstream.packed == packed
+    upstream.hidden_size = 768
+    for layout, device, packed in (("auto", "cpu", True), ("auto", "cuda", False), ("padded", "cpu", False)):
+        upstream.lay_out(layout, torch.device(device))
+        assert upstream.packed == packed
+    with pytest.raises(UserError, match="packed is not known for wavlm"):
+        upstream_of("wavlm-base").lay_out("packed", torch.device("cpu"))

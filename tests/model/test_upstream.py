@@ -1,0 +1,370 @@
+import json
+
+import pytest
+import torch
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+from torch import nn
+
+# isort: off
+from sermtl import torchaudio_compat  # noqa: F401 (before transformers)
+from transformers import AutoConfig, AutoModel, BertConfig, BertModel
+
+# isort: on
+from sermtl.errors import UserError
+from sermtl.model.padded import masked_group_norm
+from sermtl.model.upstreams.load import config_from, load_upstream, read_geometry, settings_of
+from sermtl.model.upstreams.wav2vec2 import Upstream
+
+CONV = {"conv_dim": [12] * 7, "num_conv_pos_embeddings": 16, "num_conv_pos_embedding_groups": 4}
+SMALL = CONV | {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 40}
+LARGE = {"feat_extract_norm": "layer", "conv_bias": True, "do_stable_layer_norm": True}
+FAMILIES = {
+    "wav2vec2-base": ("wav2vec2", {}),
+    "xls-r": ("wav2vec2", LARGE),
+    "hubert-base": ("hubert", {}),
+    "hubert-large": ("hubert", LARGE),
+    "hubert-batch-norm": ("hubert", {"conv_pos_batch_norm": True}),
+    "wavlm-base": ("wavlm", {}),
+    "wavlm-large": ("wavlm", LARGE),
+    "data2vec-audio": ("data2vec-audio", {"num_conv_pos_embeddings": 3, "conv_pos_kernel_size": 7}),
+}
+# No longer read by transformers, and in the files of the published models all the same.
+LEGACY = {"freeze_feat_extract_train": True, "mask_channel_length": 10, "no_mask_time_overlap": False}
+LEGACY |= {"mask_time_selection": "static", "torch_dtype": "float32", "gradient_checkpointing": False}
+
+
+def transformers_model(model_type, **values):
+    """A model of transformers' own in which no weight or bias has its neutral first value."""
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(model_type, **(SMALL | values))
+    if model_type == "wavlm":
+        config._attn_implementation = "eager"
+    model = AutoModel.from_config(config).eval()
+    with torch.no_grad():
+        for tensor in (*model.parameters(), *(b for b in model.buffers() if b.is_floating_point())):
+            tensor.add_(0.1 * torch.randn_like(tensor).abs())
+    return model
+
+
+def save(model, folder, weights="safetensors"):
+    """Save as published models are: with their legacy keys, and under either format of weights."""
+    model.save_pretrained(folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | LEGACY))
+    if weights == "bin":
+        tensors = load_file(folder / "model.safetensors")
+        (folder / "model.safetensors").unlink()
+        names = (("parametrizations.weight.original0", "weight_g"), ("parametrizations.weight.original1", "weight_v"))
+        for new, old in names:
+            tensors = {name.replace(new, old): tensor for name, tensor in tensors.items()}
+        torch.save(tensors, folder / "pytorch_model.bin")
+    return folder
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def family(request, tmp_path_factory):
+    """A saved folder, transformers' model, and ours, loaded from the folder."""
+    model_type, values = FAMILIES[request.param]
+    model = transformers_model(model_type, **values)
+    folder = save(model, tmp_path_factory.mktemp(request.param))
+    return folder, model, load_upstream(str(folder)).eval()
+
+
+def wave(*lengths, seed=0):
+    """Waveforms (B, S) continued with zeros, and their lengths."""
+    generator = torch.Generator().manual_seed(seed)
+    wav_BS = torch.zeros(len(lengths), max(*lengths, 400))
+    for row, length in zip(wav_BS, lengths, strict=True):
+        row[:length] = torch.randn(length, generator=generator)
+    return wav_BS, torch.tensor(lengths)
+
+
+@torch.no_grad()
+def test_the_forward_is_transformers_own(family):
+    _, model, upstream = family
+    for length in (400, 2000, 9001):
+        wav_BS, lengths_B = wave(length)
+        hidden_BTD, frames_B = upstream(wav_BS, lengths_B)
+        theirs_BTD = model(wav_BS).last_hidden_state
+        assert hidden_BTD.shape == theirs_BTD.shape and frames_B.tolist() == [theirs_BTD.shape[1]]
+        torch.testing.assert_close(hidden_BTD, theirs_BTD, rtol=0, atol=1e-5)
+
+
+@torch.no_grad()
+def test_an_utterances_outputs_are_the_same_alone_and_in_any_batch(family):
+    _, _, upstream = family
+    lengths = (50, 399, 400, 401, 719, 721, 2500, 9000)
+    wav_BS, lengths_B = wave(*lengths)
+    hidden_BTD, frames_B = upstream(wav_BS, lengths_B)
+    longer_BTD, _ = upstream(torch.cat([wav_BS, torch.zeros(len(lengths), 3000)], 1), lengths_B)
+    for row, length in enumerate(lengths):
+        alone_BTD, alone_B = upstream(wav_BS[row : row + 1, : max(length, 400)], torch.tensor([length]))
+        frames = int(frames_B[row])
+        assert frames == int(alone_B[0]) == alone_BTD.shape[1]
+        for batch_BTD in (hidden_BTD, longer_BTD):
+            torch.testing.assert_close(batch_BTD[row, :frames], alone_BTD[0], rtol=0, atol=1e-4)
+            assert not batch_BTD[row, frames:].any()
+
+
+@torch.no_grad()
+def test_what_stands_in_the_padding_does_not_matter(family):
+    _, _, upstream = family
+    wav_BS, lengths_B = wave(1500, 6000)
+    loud_BS = wav_BS.clone()
+    loud_BS[0, 1500:] = 100.0
+    torch.testing.assert_close(upstream(loud_BS, lengths_B)[0], upstream(wav_BS, lengths_B)[0], rtol=0, atol=1e-4)
+
+
+def test_a_batchs_gradient_is_the_sum_of_its_utterances(family):
+    _, _, upstream = family
+    wav_BS, lengths_B = wave(50, 1300, 5000)
+    weights = [p for p in upstream.parameters() if p.requires_grad]
+    direction_D = torch.linspace(-1, 1, 24)
+
+    def gradient(rows):
+        hidden_BTD, _ = upstream(wav_BS[rows, : max(400, int(lengths_B[rows].max()))], lengths_B[rows])
+        loss = (hidden_BTD @ direction_D).square().sum()
+        return torch.autograd.grad(loss, weights, materialize_grads=True)
+
+    together = gradient([0, 1, 2])
+    alone = [sum(parts) for parts in zip(*(gradient([row]) for row in range(3)), strict=True)]
+    for whole, parts in zip(together, alone, strict=True):
+        torch.testing.assert_close(whole, parts, rtol=1e-3, atol=1e-3 * float(whole.abs().max()) + 1e-4)
+
+
+def test_frame_counts_are_transformers_own(family):
+    _, model, upstream = family
+    lengths = torch.arange(400, 20000, 37)
+    ours = [upstream.geometry.frames(length) for length in lengths.tolist()]
+    assert ours == model._get_feat_extract_output_lengths(lengths).tolist()
+
+
+def test_the_configuration_comes_back_from_plain_values(family):
+    folder, _, upstream = family
+    values = json.loads(json.dumps(settings_of(upstream.config)))
+    config = config_from(values.pop("model_type"), values, "model.json")
+    rebuilt = Upstream(config).eval()
+    rebuilt.load_state_dict(upstream.state_dict())
+    wav_BS, lengths_B = wave(3000)
+    with torch.no_grad():
+        assert torch.equal(rebuilt(wav_BS, lengths_B)[0], upstream(wav_BS, lengths_B)[0])
+    assert rebuilt.masking == upstream.masking and rebuilt.normalize == upstream.normalize
+
+
+@pytest.mark.parametrize("name", ["wav2vec2-base", "xls-r", "hubert-large", "wavlm-base", "data2vec-audio"])
+@torch.no_grad()
+def test_older_weight_files_give_the_same_model(tmp_path, name):
+    model_type, values = FAMILIES[name]
+    model = transformers_model(model_type, **values)
+    folder = save(model, tmp_path / "old", weights="bin")
+    wav_BS, lengths_B = wave(3000)
+    ours_BTD = load_upstream(str(folder)).eval()(wav_BS, lengths_B)[0]
+    torch.testing.assert_close(ours_BTD, model(wav_BS).last_hidden_state, rtol=0, atol=1e-5)
+
+
+@torch.no_grad()
+def test_wav2vec2_base_at_its_full_width(tmp_path):
+    torch.manual_seed(0)
+    AutoModel.from_config(AutoConfig.for_model("wav2vec2", num_hidden_layers=2)).save_pretrained(tmp_path)
+    model, upstream = AutoModel.from_pretrained(tmp_path).eval(), load_upstream(str(tmp_path)).eval()
+    assert upstream.hidden_size == 768 and upstream.geometry.receptive_field == 400
+    wav_BS, lengths_B = wave(8000)
+    torch.testing.assert_close(upstream(wav_BS, lengths_B)[0], model(wav_BS).last_hidden_state, rtol=0, atol=1e-5)
+
+
+@torch.no_grad()
+def test_a_model_with_heads_gives_its_encoder(tmp_path):
+    from transformers import Wav2Vec2Config, Wav2Vec2ForCTC
+
+    model = Wav2Vec2ForCTC(Wav2Vec2Config(**SMALL, vocab_size=5)).eval()
+    model.save_pretrained(tmp_path)
+    wav_BS, lengths_B = wave(3000)
+    ours_BTD = load_upstream(str(tmp_path)).eval()(wav_BS, lengths_B)[0]
+    torch.testing.assert_close(ours_BTD, model.wav2vec2(wav_BS).last_hidden_state, rtol=0, atol=1e-5)
+
+
+@torch.no_grad()
+def test_time_masks_are_transformers_own():
+    model = transformers_model("wav2vec2", mask_time_prob=0.5)
+    upstream = Upstream.around(model, model.config).eval()
+    wav_BS, lengths_B = wave(4000, 4000)
+    mask_BT = torch.rand(2, 12, generator=torch.Generator().manual_seed(1)) < 0.4
+    theirs_BTD = model(wav_BS, mask_time_indices=mask_BT).last_hidden_state
+    ours_BTD = upstream(wav_BS, lengths_B, time_mask_BT=mask_BT)[0]
+    torch.testing.assert_close(ours_BTD, theirs_BTD, rtol=0, atol=1e-5)
+    assert not torch.allclose(ours_BTD, upstream(wav_BS, lengths_B)[0], atol=1e-3)
+
+
+@torch.no_grad()
+def test_feature_masks_silence_channels_of_the_projection():
+    model = transformers_model("wav2vec2")
+    upstream = Upstream.around(model, model.config).eval()
+    seen = []
+    model.encoder.register_forward_pre_hook(lambda _module, args: seen.append(args[0].clone()))
+    wav_BS, lengths_B = wave(4000, 2000)
+    mask_BD = torch.zeros(2, 24, dtype=torch.bool)
+    mask_BD[0, 3:6] = True
+    upstream(wav_BS, lengths_B)
+    upstream(wav_BS, lengths_B, feature_mask_BD=mask_BD)
+    plain_BTD, masked_BTD = seen
+    assert torch.equal(masked_BTD, plain_BTD.masked_fill(mask_BD[:, None], 0.0))
+    assert plain_BTD[0, :12, 3:6].abs().min() > 0
+
+
+def test_spec_augment_is_what_the_configuration_asks_for():
+    values = {"mask_time_prob": 0.3, "mask_time_length": 4, "mask_time_min_masks": 1, "mask_feature_prob": 0.2}
+    asked = Upstream(config_from("wav2vec2", SMALL | values, "test")).masking
+    assert (asked.time_prob, asked.time_length, asked.time_min, asked.feature_prob) == (0.3, 4, 1, 0.2)
+    assert asked.hidden_size == 24
+    off = Upstream(config_from("wav2vec2", SMALL | values | {"apply_spec_augment": False}, "test")).masking
+    assert off.time_prob == off.feature_prob == 0
+
+
+def test_a_frozen_feature_encoder_gets_no_gradient():
+    upstream = Upstream(config_from("wav2vec2", SMALL, "test"))
+    upstream.freeze_feature_encoder()
+    upstream(*wave(2000))[0].square().sum().backward()
+    convolutional = [p for n, p in upstream.named_parameters() if "feature_extractor" in n]
+    others = [p for n, p in upstream.named_parameters() if "encoder.layers" in n]
+    assert all(p.grad is None for p in convolutional) and all(p.grad is not None for p in others)
+
+
+@given(st.lists(st.integers(2, 40), min_size=1, max_size=4), st.integers(1, 5), st.integers(0, 999))
+@settings(max_examples=40)
+def test_masked_group_norm_is_group_norm_on_each_utterance_alone(frames, channels, seed):
+    torch.manual_seed(seed)
+    norm = nn.GroupNorm(channels, channels)
+    nn.init.normal_(norm.weight)
+    nn.init.normal_(norm.bias)
+    hidden_BCT = torch.randn(len(frames), channels, max(frames)) * 3 + 1
+    normed_BCT = masked_group_norm(hidden_BCT, torch.tensor(frames), norm)
+    for row, count in enumerate(frames):
+        alone_BCT = norm(hidden_BCT[row : row + 1, :, :count])
+        torch.testing.assert_close(normed_BCT[row : row + 1, :, :count], alone_BCT, rtol=1e-4, atol=1e-4)
+
+
+def test_a_single_frame_is_its_own_mean():
+    """nn.GroupNorm refuses it; a value that does not vary is its group's bias."""
+    norm = nn.GroupNorm(3, 3)
+    nn.init.normal_(norm.bias)
+    normed_BCT = masked_group_norm(torch.randn(2, 3, 5), torch.tensor([1, 5]), norm)
+    torch.testing.assert_close(normed_BCT[0, :, 0], norm.bias)
+
+
+@pytest.mark.parametrize("name", ["tiny", "small"])
+@torch.no_grad()
+def test_shipped_geometries_are_batch_invariant(name):
+    torch.manual_seed(0)
+    upstream = load_upstream(name).eval()
+    lengths = [1, 6, 7, 300] if upstream.input_bands else [50, 399, 401, 8000]
+    tail = (80,) if upstream.input_bands else ()
+    inputs = torch.zeros(4, max(lengths), *tail)
+    for row, length in zip(inputs, lengths, strict=True):
+        row[:length] = torch.randn(length, *tail)
+    hidden_BTD, frames_B = upstream(inputs, torch.tensor(lengths))
+    for row, length in enumerate(lengths):
+        own = max(length, upstream.geometry.receptive_field)
+        alone_BTD, _ = upstream(inputs[row : row + 1, :own], torch.tensor([length]))
+        torch.testing.assert_close(hidden_BTD[row, : frames_B[row]], alone_BTD[0], rtol=0, atol=1e-4)
+
+
+def test_shipped_geometries_are_small_enough_for_a_cpu(recipe):
+    for path in (recipe / "conf" / "upstream").glob("*.yaml"):
+        config = read_geometry(path)
+        assert sum(p.numel() for p in Upstream(config).parameters()) < 1e6, path
+    assert load_upstream("small").input_bands == 80 and load_upstream("tiny").input_bands == 0
+
+
+def test_fresh_weights_are_a_function_of_the_seed():
+    def weights(seed):
+        torch.manual_seed(seed)
+        return torch.cat([p.flatten() for p in load_upstream("tiny").parameters()])
+
+    assert torch.equal(weights(1), weights(1)) and not torch.equal(weights(1), weights(2))
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_normalisation_is_what_the_preprocessor_asks_for(tmp_path, asked):
+    save(transformers_model("wav2vec2"), tmp_path)
+    assert load_upstream(str(tmp_path)).normalize is True
+    preprocessor = {"feature_extractor_type": "Wav2Vec2FeatureExtractor", "do_normalize": asked}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(preprocessor))
+    assert load_upstream(str(tmp_path)).normalize is asked
+
+
+@pytest.fixture
+def offline(monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+
+
+def test_an_unreachable_hub_gets_the_way_to_a_local_folder(offline):
+    with pytest.raises(UserError) as error:
+        load_upstream("nobody/no-such-model")
+    told = str(error.value)
+    assert "nobody/no-such-model" in told and "--local-dir DIR" in told and "--upstream DIR" in told
+    assert len(told) < 700 and "\n" not in told
+
+
+def refused(folder, *words):
+    with pytest.raises(UserError) as error:
+        load_upstream(str(folder))
+    assert [word for word in (str(folder), *words) if word not in str(error.value)] == [], str(error.value)
+
+
+def test_folders_that_are_no_upstream_are_refused(tmp_path):
+    (tmp_path / "empty").mkdir()
+    refused(tmp_path / "empty", "config.json")
+    small = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
+    BertModel(BertConfig(vocab_size=9, **small)).save_pretrained(tmp_path / "bert")
+    refused(tmp_path / "bert", "bert model", "wav2vec2, hubert, wavlm, data2vec-audio")
+    folder = save(transformers_model("wav2vec2"), tmp_path / "model")
+    weights = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").unlink()
+    refused(folder, "model.safetensors")
+    for damaged in (b"", weights[:1000], weights[: len(weights) // 2], b"x" * 2000):
+        (folder / "model.safetensors").write_bytes(damaged)
+        refused(folder)
+    (folder / "model.safetensors").unlink()
+    (folder / "pytorch_model.bin").write_bytes(b"PK damaged")
+    refused(folder)
+    (folder / "config.json").write_text("{")
+    refused(folder, "config.json")
+
+
+def test_weights_of_another_model_are_refused(tmp_path):
+    """transformers would fill what is missing with random numbers and go on."""
+    folder = save(transformers_model("wav2vec2", num_hidden_layers=1), tmp_path / "one_layer")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 2}))
+    refused(folder, "lack", "layers.1")
+    (folder / "config.json").write_text(json.dumps(config | {"hidden_size": 48}))
+    refused(folder)
+    # A model that was trained without masks has no vector for them.
+    save(transformers_model("wav2vec2", mask_time_prob=0.0), tmp_path / "no_masks")
+    config = json.loads((tmp_path / "no_masks" / "config.json").read_text())
+    (tmp_path / "no_masks" / "config.json").write_text(json.dumps(config | {"mask_time_prob": 0.05}))
+    assert load_upstream(str(tmp_path / "no_masks")).masking.time_prob == 0.05
+
+
+@pytest.mark.parametrize(
+    "values, told",
+    [
+        ({"hiden_size": 8}, ["hiden_size", "did you mean hidden_size?"]),
+        ({"model_type": "bert"}, ["bert", "wav2vec2, hubert, wavlm, data2vec-audio"]),
+        ({"model_type": "hubert", "num_codevectors_per_group": 8}, ["num_codevectors_per_group"]),
+        ({"hidden_size": "wide"}, ["hidden_size"]),
+        ({"conv_dim": [8, 8]}, ["conv_dim"]),
+        ({"hidden_size": 10, "num_conv_pos_embedding_groups": 3}, ["divisible"]),
+        ({"feat_extract_norm": "batch"}, ["feat_extract_norm"]),
+    ],
+)
+def test_a_wrong_geometry_is_refused_by_file_and_key(tmp_path, values, told):
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump(values))
+    with pytest.raises(UserError) as error:
+        load_upstream(str(path))
+    assert [word for word in ("mine.yaml", *told) if word not in str(error.value)] == [], str(error.value)

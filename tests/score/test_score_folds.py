@@ -1,0 +1,266 @@
+"""Stage 5 as its user sees it: the program run on decoded folds, its files read back."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+
+import jiwer
+import pytest
+from make_scores import LABELS, make_data, make_decoded, make_embeddings
+from sklearn.metrics import accuracy_score, balanced_accuracy_score, confusion_matrix, f1_score
+
+from sermtl.fileio.tables import read_table, write_table
+
+SETTINGS = {"upstream": "tiny", "alpha": 0.1, "beta": 0.1, "grl": "reverse", "seed": 0}
+
+
+@pytest.fixture
+def score(tmp_path, monkeypatch, capsys):
+    """Run ``score`` in a recipe of four decoded folds; gives (exit status, stdout, stderr)."""
+    from sermtl.bin import score as program
+
+    data, exp = make_data(tmp_path), tmp_path / "exp" / "T"
+    for fold in ("01F", "01M", "02F", "02M"):
+        make_decoded(data, exp, fold, SETTINGS)
+
+    class Run:
+        def __call__(self, *arguments):
+            monkeypatch.setattr(sys, "argv", ["score", *map(str, arguments)])
+            status = program.main()
+            return status, *capsys.readouterr()
+
+        def fold(self, *names):
+            where = ["--data", data, "--exp", exp, "--folds_dir", data / "folds/speaker"]
+            return self("folds", *where, "--folds", *(names or ["01F"]))
+
+        def pool(self):
+            return self("pool", "--exp", exp, "--folds_file", data / "folds/speaker/folds")
+
+        def json(self, path="scores.json"):
+            return json.loads((exp / path).read_text())
+
+    run = Run()
+    run.data, run.exp = data, exp
+    return run
+
+
+def trn(path):
+    """An independent reader of trn files: id -> words."""
+    lines = [re.fullmatch(r"(.*?) ?\(([^()]+)\)", line) for line in path.read_text().splitlines()]
+    return {match[2]: match[1] for match in lines}
+
+
+def test_a_fold_agrees_with_other_peoples_scorers(score):
+    assert score.fold() == (0, "", "")
+    out, scores = score.exp / "01F/score_test", score.json("01F/score_test/scores.json")
+    emo, ref, hyp = (read_table(score.data / "utt2emo"), trn(out / "ref.trn"), trn(out / "hyp.trn"))
+    decoded = read_table(score.exp / "01F/decode_test/utt2emo")
+    pairs = [emo[utt] for utt in decoded], list(decoded.values())
+    assert scores["ser"]["wa"] == accuracy_score(*pairs)
+    assert scores["ser"]["ua"] == pytest.approx(balanced_accuracy_score(*pairs), abs=1e-15)
+    assert scores["ser"]["macro_f1"] == pytest.approx(f1_score(*pairs, average="macro"), abs=1e-15)
+    assert scores["ser"]["confusion"] == confusion_matrix(*pairs, labels=LABELS).tolist()
+    assert list(ref) == list(hyp) == list(decoded)
+    assert scores["asr"]["wer"] == jiwer.wer(list(ref.values()), list(hyp.values()))
+    assert scores["asr"]["cer"] == jiwer.cer(list(ref.values()), list(hyp.values()))
+    assert (scores["folds"], scores["protocol"], scores["speaker_dependent"]) == (["01F"], "speaker", False)
+    assert scores["settings"]["beta"] == 0.1
+    assert scores["audit"]["transcripts_shared_train_test"] == 3
+
+
+def test_what_keeps_folds_from_being_scored_is_told_together(score):
+    (score.exp / "01F/decode_test/text").unlink()
+    (score.exp / "02F/decode_test/utt2emo").unlink()
+    status, _, told = score.fold("01F", "01M", "02F")
+    assert status == 2 and "01F/decode_test/text" in told and "02F/decode_test/utt2emo" in told
+    assert (score.exp / "01M/score_test/scores.json").exists()
+
+
+def test_an_unseen_speaker_has_no_speaker_accuracy(score):
+    score.fold()
+    assert score.json("01F/score_test/scores.json")["spk"] == {
+        "acc": None, "reason": "1 of 1 test speakers were not trained on: 01F",
+    }  # fmt: skip
+    assert "undefined, 1 of 1 test speakers" in (score.exp / "01F/score_test/result_spk.txt").read_text()
+
+
+def test_a_speaker_dependent_fold_has_speaker_accuracy_and_says_so(score):
+    lists = score.data / "folds/speaker/01F"
+    (lists / "audit.json").unlink()
+    test = (lists / "test").read_text().split()
+    with open(lists / "train", "r+") as file:
+        known = sorted([*file.read().split(), test[0]])
+        file.seek(0)
+        file.write("\n".join(known) + "\n")
+    assert score.fold()[0] == 0
+    scores = score.json("01F/score_test/scores.json")
+    spk = read_table(score.exp / "01F/decode_test/utt2spk")
+    assert scores["speaker_dependent"] is True
+    assert scores["spk"]["n"] == len(test)
+    assert scores["spk"]["correct"] == sum(name == "01F" for name in spk.values())
+    assert "speaker-dependent" in (score.exp / "01F/score_test/result_ser.txt").read_text()
+
+
+def test_missing_and_extra_hypotheses_are_refused_by_name(score):
+    path = score.exp / "01F/decode_test/text"
+    table = read_table(path)
+    gone = next(iter(table))
+    del table[gone]
+    write_table(path, table | {"09X-new": "WORDS"})
+    status, _, error = score.fold()
+    assert status == 2
+    assert f"lacks 1 of 6 test utterances: {gone}" in error
+    assert "has extra 1 of 6 test utterances: 09X-new" in error
+    assert "./run.sh --corpus toy --protocol speaker --tag T --folds 01F --stage 4" in error
+    assert not (score.exp / "01F/score_test/scores.json").exists()
+
+
+def test_embeddings_are_probed_and_an_old_probe_does_not_stay(score):
+    probe = score.exp / "01F/score_test/probe.json"
+    make_embeddings(score.data, score.exp / "01F", spread=1.0)
+    assert score.fold()[0] == 0
+    assert set(json.loads(probe.read_text())) == {"utterances", "training_speakers", "probe", "head", "verification"}
+    (score.exp / "01F/decode_test/emb.scp").unlink()
+    assert score.fold()[0] == 0
+    assert not probe.exists()
+
+
+def test_order_of_lines_is_no_matter_of_joining(score):
+    """A hypothesis belongs to the reference of its id, whatever stands on the same line."""
+    score.fold()
+    before = score.json("01F/score_test/scores.json")
+    folds = score.data / "folds/speaker/01F/test"
+    for name in ("utt2emo", "text", "utt2spk"):
+        table = read_table(score.data / name)
+        write_table(score.data / name, table | {"00A-first": table[folds.read_text().split()[0]]})
+    score.fold()
+    assert score.json("01F/score_test/scores.json") == before
+
+
+def test_an_empty_reference_is_counted_and_stands_in_no_trn(score):
+    texts, first = (
+        read_table(score.data / "text"),
+        (score.data / "folds/speaker/01F/test").read_text().split()[0],
+    )
+    write_table(score.data / "text", texts | {first: ""})
+    assert score.fold()[0] == 0
+    asr = score.json("01F/score_test/scores.json")["asr"]
+    assert (asr["utterances"], asr["no_reference"]) == (5, 1)
+    ref, hyp = (trn(score.exp / f"01F/score_test/{name}.trn") for name in ("ref", "hyp"))
+    assert first not in ref and first not in hyp
+    assert asr["wer"] == jiwer.wer(list(ref.values()), list(hyp.values()))
+
+
+def test_a_corpus_without_text_has_no_wer(score):
+    write_table(score.data / "text", dict.fromkeys(read_table(score.data / "text"), ""))
+    assert score.fold()[0] == 0
+    asr = score.json("01F/score_test/scores.json")["asr"]
+    assert (asr["utterances"], asr["words"], asr["errors"], asr["wer"], asr["no_reference"]) == (
+        0,
+        0,
+        0,
+        None,
+        6,
+    )
+
+
+def test_utterance_ids_get_their_speaker_in_trn(score):
+    speakers = read_table(score.data / "utt2spk")
+    utt = (score.data / "folds/speaker/01F/test").read_text().split()[0]
+    write_table(score.data / "utt2spk", speakers | {utt: "anna"})
+    score.fold()
+    lines = (score.exp / "01F/score_test/ref.trn").read_text().splitlines()
+    assert lines[0].endswith(f"(anna-{utt})")
+    assert lines[1].endswith("(01F-toy_0001)")
+
+
+def test_pooling_sums_counts(score):
+    for fold in ("01F", "01M", "02F", "02M"):
+        score.fold(fold)
+    status, output, _ = score.pool()
+    scores = score.json()
+    assert status == 0 and "T: 4 folds, protocol speaker" in output
+    refs = read_table(score.data / "utt2emo")
+    hyps = {}
+    for fold in scores["folds"]:
+        hyps |= read_table(score.exp / fold / "decode_test/utt2emo")
+    pairs = [refs[utt] for utt in sorted(refs)], [hyps[utt] for utt in sorted(refs)]
+    assert scores["ser"]["n"] == len(refs) == 24
+    assert scores["ser"]["wa"] == accuracy_score(*pairs)
+    assert scores["ser"]["ua"] == pytest.approx(balanced_accuracy_score(*pairs), abs=1e-15)
+    ref, hyp = [], []
+    for fold in scores["folds"]:
+        ref += trn(score.exp / fold / "score_test/ref.trn").values()
+        hyp += trn(score.exp / fold / "score_test/hyp.trn").values()
+    assert scores["asr"]["wer"] == jiwer.wer(ref, hyp)
+    assert scores["missing_folds"] == []
+    assert scores["per_speaker"]["01F"]["wa"] == scores["per_fold"]["01F"]["ser"]["wa"]
+    was = [scores["per_fold"][fold]["ser"]["wa"] for fold in scores["folds"]]
+    assert scores["mean_over_folds"]["wa"]["mean"] == pytest.approx(sum(was) / 4)
+    page = (score.exp / "RESULTS.md").read_text()
+    assert f"| **pooled**{' ' * 14}" in page and "MISSING" not in page
+    assert "torch version" in page and "Git hash" in page
+
+
+def test_missing_folds_are_told_loudly(score):
+    score.fold("01F")
+    score.fold("02M")
+    _, output, _ = score.pool()
+    assert score.json()["missing_folds"] == ["01M", "02F"]
+    assert "MISSING, not in these numbers: folds 01M 02F" in output
+    assert "**MISSING: 2 of 4 folds are not scored" in (score.exp / "RESULTS.md").read_text()
+
+
+def test_folds_of_other_settings_are_not_pooled(score):
+    make_decoded(score.data, score.exp, "02M", SETTINGS | {"beta": 1.0, "seed": 7})
+    for fold in ("01F", "01M", "02M"):
+        score.fold(fold)
+    status, _, error = score.pool()
+    assert status == 2
+    assert "beta: 0.1 in 01F, 01M; 1.0 in 02M" in error and "seed: 0 in 01F, 01M; 7 in 02M" in error
+    assert not (score.exp / "scores.json").exists()
+
+
+def test_a_path_of_the_fold_is_no_difference(score):
+    for fold in ("01F", "01M"):
+        make_decoded(score.data, score.exp, fold, SETTINGS | {"tokens": f"dump/toy/{fold}/tokens.txt"})
+        score.fold(fold)
+    assert score.pool()[0] == 0
+    assert score.json()["settings"]["tokens"] == "dump/toy/<fold>/tokens.txt"
+
+
+@pytest.mark.parametrize("damage", ["cut", "counts", "rows"])
+def test_damaged_scores_are_named(score, damage):
+    for fold in ("01F", "01M", "02F"):
+        score.fold(fold)
+    for fold in ("01F", "02F"):
+        path = score.exp / fold / "score_test" / ("per_utt.tsv" if damage == "rows" else "scores.json")
+        text = path.read_text()
+        path.write_text(text.replace('"n": 6', '"n": 60') if damage == "counts" else text[: len(text) // 2])
+    status, _, error = score.pool()
+    assert status == 2
+    assert str(score.exp / "01F/score_test") in error and str(score.exp / "02F/score_test") in error
+    assert "./run.sh --tag T --stage 5" in error
+
+
+def test_an_utterance_tested_twice_is_refused(score):
+    for fold in ("01F", "01M"):
+        score.fold(fold)
+    twice = (score.exp / "01F/score_test/per_utt.tsv").read_text().splitlines()[1].split("\t")[0]
+    path = score.exp / "01M/score_test/per_utt.tsv"
+    path.write_text(re.sub(r"01M-toy_0000", twice, path.read_text()))
+    status, _, error = score.pool()
+    assert status == 2 and f"tested in more than one fold: {twice}" in error
+
+
+def test_nothing_scored_says_what_to_run(score):
+    status, _, error = score.pool()
+    assert status == 2 and "./run.sh --tag T --stage 3" in error
+
+
+def test_scoring_loads_no_torch(recipe):
+    code = "import sys, sermtl.bin.score; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=recipe).returncode == 0

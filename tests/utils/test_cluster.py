@@ -1,0 +1,271 @@
+"""queue.pl and slurm.pl on a real Grid Engine and a real Slurm of one node, started here from Debian's packages."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.slow
+TASKS = 250
+
+
+class Engine:
+    """A running scheduler, the runner that submits to it, and a recipe root."""
+
+    def __init__(self, name: str, recipe: Path, base: str) -> None:
+        self.name, self.recipe, self.base = name, recipe, base
+        self.script = str(recipe / "tests" / "cluster" / f"{name}.sh")
+        self.program = {"sge": "queue.pl", "slurm": "slurm.pl"}[name]
+        self.env = {k: v for k, v in os.environ.items() if not k.startswith(("SERMTL_", "SLURM_", "SGE_"))}
+        self.root = Path(base + ".root")
+        (self.root / "conf").mkdir(parents=True)
+        for conf in ("queue.conf", "slurm.conf"):
+            shutil.copy(recipe / "conf" / conf, self.root / "conf")
+        # The environment's Python first, as the recipe's own does.
+        (self.root / "path.sh").write_text(f"export FROM_PATH_SH=yes PATH='{Path(sys.executable).parent}':$PATH\n")
+
+    def up(self) -> None:
+        # One at a time on a machine: another process of the tests may be about to start one too.
+        self.turn = open(Path(tempfile.gettempdir()) / "sermtl-tests-engine.lock", "w")
+        fcntl.flock(self.turn, fcntl.LOCK_EX)
+        done = subprocess.run([self.script, "start", self.base], capture_output=True, text=True, timeout=300)
+        if done.returncode == 77:
+            pytest.skip(done.stderr.strip().splitlines()[-1])
+        assert done.returncode == 0, done.stderr
+        for line in done.stdout.splitlines():
+            name, _, value = line[len("export ") :].partition("=")
+            self.env[name] = value
+
+    def down(self) -> None:
+        subprocess.run([self.script, "stop", self.base], timeout=60, check=True)
+        shutil.rmtree(self.root)
+        self.turn.close()
+
+    def start(self, *words: str, **env: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, str(self.recipe / "utils" / self.program), *words],
+            cwd=self.root,
+            env={**self.env, **env},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def __call__(self, *words: str) -> tuple[int, str]:
+        process = self.start(*words)
+        out, err = process.communicate(timeout=120)
+        assert out == ""
+        return process.returncode, err
+
+    def ask(self, *words: str) -> str:
+        return subprocess.run(words, cwd=self.root, env=self.env, capture_output=True, text=True, timeout=120).stdout
+
+    def queue(self) -> str:
+        """Jobs that wait or run; empty where there are none."""
+        return self.ask("qstat", "-u", "*") if self.name == "sge" else self.ask("squeue", "-h")
+
+    def job(self) -> str:
+        """Number of the newest job in the queue; one that has ended may still be listed."""
+        lines = (
+            self.queue().splitlines()[2:] if self.name == "sge" else self.ask("squeue", "-h", "-o", "%F").splitlines()
+        )
+        return max((line.split()[0] for line in lines), key=int)
+
+    def until(self, *names: str) -> list[str]:
+        """Contents of files that tasks write."""
+        deadline = time.monotonic() + 40
+        while not all((self.root / name).exists() and (self.root / name).read_text() for name in names):
+            assert time.monotonic() < deadline, f"{names} did not come"
+            time.sleep(0.1)
+        return [(self.root / name).read_text().strip() for name in names]
+
+
+@pytest.fixture(scope="module", params=["sge", "slurm"])
+def engine(request: pytest.FixtureRequest, recipe: Path) -> Iterator[Engine]:
+    # Socket paths are short of room, so not under pytest's own folder.
+    base = tempfile.mkdtemp(prefix=f"{request.param}-")
+    os.rmdir(base)
+    engine = Engine(request.param, recipe, base)
+    try:
+        engine.up()
+        yield engine
+    finally:
+        engine.down()
+
+
+def gone(pid: str) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
+    except OSError:
+        return True
+
+
+def test_an_array_with_a_failing_task(engine: Engine) -> None:
+    words = ["JOB=1:4", "a/x.JOB.log", "echo", "task  JOB", "$FROM_PATH_SH;", "test", "JOB", "-ne", "3"]
+    status, err = engine("--num-threads", "1", "--max-jobs-run", "3", *words)
+    assert status == 1
+    assert f"{engine.program}: 1 / 4 failed, log is in a/x.*.log" in err
+    assert f"{engine.program}: task 3: status 1; the last lines of a/x.3.log:" in err
+    for task in (1, 2, 3, 4):
+        log = (engine.root / f"a/x.{task}.log").read_text()
+        assert f"\ntask  {task} yes\n" in log
+        assert re.search(rf"# Finished at .* with status {int(task == 3)}\n$", log)
+    status, err = engine("--pick", "failed", *words)
+    assert status == 1
+    assert "1 / 4 failed" in err
+    assert engine(*words[:-1], "9") == (0, "")
+
+
+def test_a_task_cancelled_by_the_user(engine: Engine) -> None:
+    process = engine.start(
+        "JOB=1:3", "b/x.JOB.log", "echo", "$$", ">b/pid.JOB;", "test", "JOB", "-ne", "2", "||", "sleep", "100"
+    )
+    engine.until("b/pid.1", "b/pid.2", "b/pid.3")
+    job = engine.job()
+    deadline = time.monotonic() + 60
+    # A deletion may be lost while Grid Engine does not know yet that the tasks have begun ("t", in transfer).
+    while engine.name == "sge" and re.search(rf"^ *{job} .* t ", engine.queue(), re.M) and time.monotonic() < deadline:
+        time.sleep(0.5)
+    begin = time.monotonic()
+    engine.ask(*(["qdel", f"{job}.2"] if engine.name == "sge" else ["scancel", f"{job}_2"]))
+    err = process.communicate(timeout=150)[1]
+    assert (process.returncode, "1 / 3 failed" in err) == (1, True)
+    assert {"sge": "task 2: killed by signal 9 from outside: deleted (qdel)", "slurm": "task 2: cancelled (scancel)"}[
+        engine.name
+    ] in err
+    assert time.monotonic() - begin < 60
+
+
+def test_a_task_killed_by_signal_9(engine: Engine) -> None:
+    # First a process of the task, which leaves its script alive; then the script too, which leaves no mark.
+    status, err = engine("c/x.log", "sh", "-c", "kill -9 $$")
+    assert (status, "killed by signal 9, which is what happens to a task that uses too much memory" in err) == (1, True)
+    process = engine.start("c/y.log", "echo", "$PPID", ">c/pid;", "sleep", "100")
+    (pid,) = engine.until("c/pid")
+    os.kill(int(pid), signal.SIGKILL)
+    begin = time.monotonic()
+    err = process.communicate(timeout=150)[1]
+    assert (process.returncode, "killed by signal 9 from outside" in err) == (1, True), err
+    assert time.monotonic() - begin < 60
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_cancels_the_job(engine: Engine, number: signal.Signals) -> None:
+    folder = f"d{number}"
+    process = engine.start("JOB=1:3", f"{folder}/x.JOB.log", "echo", "$$", f">{folder}/pid.JOB;", "sleep", "100")
+    pids = engine.until(*(f"{folder}/pid.{task}" for task in (1, 2, 3)))
+    process.send_signal(number)
+    err = process.communicate(timeout=20)[1]
+    assert process.returncode == 2
+    assert re.search(rf"interrupted by {number.name}: cancelled job \d+ \(0 of 3 tasks had ended\)", err)
+    deadline = time.monotonic() + 20
+    while not all(map(gone, pids)) or engine.queue():
+        assert time.monotonic() < deadline, engine.queue()
+        time.sleep(0.2)
+
+
+def test_a_job_that_can_never_run_is_told(engine: Engine) -> None:
+    words = {"sge": ["--gpu", "1"], "slurm": ["-p", "short", "--time", "10"]}[engine.name]
+    process = engine.start(*words, "e/x.log", "true", SERMTL_QUEUE_PATIENCE="2", SERMTL_ASK_EVERY="1")
+    assert process.stderr
+    line = process.stderr.readline()
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=20)
+    reason = {"sge": "cannot run in queue .* job requests unknown resource \\(gpu\\)", "slurm": "PartitionTimeLimit"}
+    assert re.search(rf"{engine.program}: job \d+ still waits; .*{reason[engine.name]}", line)
+    assert process.returncode == 2
+
+
+def test_a_probe_finds_a_broken_environment(engine: Engine) -> None:
+    assert engine("--check", "true", "p/x.log", "true") == (0, "")
+    good = (engine.root / "path.sh").read_text()
+    (engine.root / "path.sh").write_text("echo no such module >&2\nreturn 1\n")
+    status, err = engine("--check", "true", "p/y.log", "true")
+    (engine.root / "path.sh").write_text(good)
+    assert (status, "no such module" in err, "nothing else was submitted" in err) == (1, True, True)
+    assert not (engine.root / "p/y.log").exists()
+
+
+def test_a_refused_job_is_told(engine: Engine) -> None:
+    words = {"sge": ["-q", "nope"], "slurm": ["-p", "nope"]}[engine.name]
+    status, err = engine(*words, "f/x.log", "true")
+    assert (status, "took no job" in err, "nope" in err) == (1, True, True)
+
+
+def test_a_task_over_its_time(engine: Engine) -> None:
+    if engine.name == "slurm":
+        pytest.skip("Slurm's shortest limit is a minute, which it looks at every half minute")
+    status, err = engine("--time", "0:0:2", "g/x.log", "sleep", "60")
+    assert (status, "over its time or memory limit" in err) == (1, True)
+
+
+def test_what_250_tasks_cost(engine: Engine, capsys: pytest.CaptureFixture[str]) -> None:
+    """Printed, not asserted, for it depends on what else the machine does."""
+    script = engine.root / "true.sh"
+    script.write_text("#!/bin/bash\ntrue\n")
+    bare = {
+        "sge": ["qsub", "-sync", "y", "-cwd", "-S", "/bin/bash", "-j", "y", "-o", "/dev/null", "-t", f"1-{TASKS}"],
+        "slurm": ["sbatch", "--wait", "-o", "/dev/null", f"--array=1-{TASKS}"],
+    }[engine.name]
+    begin = time.monotonic()
+    engine.ask(*bare, str(script))
+    middle = time.monotonic()
+    status, err = engine(f"JOB=1:{TASKS}", "h/x.JOB.log", "true")
+    assert (status, err) == (0, ""), err
+    end = time.monotonic()
+    with capsys.disabled():
+        print(f"\n{engine.name}: {TASKS} tasks of true:", end=" ")
+        print(f"{bare[0]} {middle - begin:.1f} s, {engine.program} {end - middle:.1f} s")
+
+
+@pytest.fixture
+def two_nodes(engine: Engine) -> Engine:
+    if engine.name == "sge":
+        pytest.skip("one fold on several hosts is for Slurm only")
+    engine.env["PYTHONPATH"] = str(engine.recipe)
+    return engine
+
+
+def test_one_fold_on_two_nodes(two_nodes: Engine, tmp_path: Path) -> None:
+    """Both nodes are this host; the training is that of one process."""
+    from test_ranks import check_same, small_corpus_without_dropout, words
+
+    corpus = small_corpus_without_dropout(tmp_path)
+    program = [sys.executable, "-m", "sermtl.bin.train"]
+    runner = ["-p", "pair", "--num_nodes", "2", "--num_threads", "1"]
+    subprocess.run(
+        [*program, *map(str, words(corpus, tmp_path / "one"))], env=two_nodes.env, check=True, capture_output=True
+    )
+    given = [*program, "--num_nodes", "2", *map(str, words(corpus, tmp_path / "two"))]
+    assert two_nodes(*runner, "n/x.log", *given) == (0, "")
+    assert "2 processes, each 1 CPU threads" in (two_nodes.root / "n/x.log").read_text()
+    check_same(tmp_path / "two", tmp_path / "one")
+
+
+def test_a_process_killed_on_one_node_ends_the_job_on_both(two_nodes: Engine) -> None:
+    two_nodes.env["PYTHONPATH"] = f"{two_nodes.recipe}:{two_nodes.recipe}/tests/helpers"
+    launch = (
+        "import sys; from sermtl.train.launch import launch; sys.exit(launch('rank_program', sys.argv[1:], 1, 2, 75))"
+    )
+    words = ["-p", "pair", "--num_nodes", "2", "o/x.log", sys.executable, "-c", launch]
+    process = two_nodes.start(*words, "wait", "o")
+    pids = two_nodes.until("o/pid.0", "o/pid.1")
+    os.kill(int(pids[1]), signal.SIGKILL)
+    begin = time.monotonic()
+    err = process.communicate(timeout=150)[1]
+    # Which node Slurm ends first, and so the signal that it tells, is chance; the process's own end is not.
+    assert (process.returncode, "slurm.pl: killed by signal" in err) == (1, True), err
+    assert "error: process 1 was killed by signal 9 (SIGKILL)" in err
+    assert time.monotonic() - begin < 60
+    assert all(map(gone, pids))
