@@ -25,7 +25,7 @@ from sermtl.fileio.tables import read_table
 
 sys.path += [str(Path(__file__).resolve().parents[2] / folder) for folder in ("utils", "local")]
 import grid_plan  # noqa: E402
-from jobs_local import descendants  # noqa: E402
+from jobs.local import descendants  # noqa: E402
 
 SETTINGS = ["alpha0.1_beta0_reverse", "alpha0.1_beta0.1_reverse", "alpha0.1_beta1_reverse"]
 SETTINGS += ["alpha0.1_beta0.1_forward", "alpha0.1_beta1_forward", "alpha0_beta0_reverse"]

@@ -1,13 +1,10 @@
-"""run.pl, queue.pl and slurm.pl.
-
-Python 3.8's standard library is all this needs, for it runs on head nodes outside the recipe's environment.
-"""
+"""The three runners' common entry."""
 
 from __future__ import annotations
 
 import sys
 
-from jobs_request import JobError, parse
+from jobs.request import JobError, parse
 
 
 def main(program: str) -> int:
@@ -15,12 +12,10 @@ def main(program: str) -> int:
     try:
         request = parse(program, sys.argv[1:])
         if program == "run.pl":
-            import jobs_local
-
-            return jobs_local.run(request)
-        import jobs_cluster
-
-        return jobs_cluster.run(request)
+            from jobs.local import run
+        else:
+            from jobs.cluster import run
+        return run(request)
     except JobError as error:
         print(f"{program}: {error}", file=sys.stderr)
         return 1

@@ -14,12 +14,13 @@ import subprocess
 import time
 from dataclasses import replace
 
-from jobs_config import Config, option_words, read_config
-from jobs_engines import Engine, GridEngine, Slurm, ask
-from jobs_logs import describe, last_lines, read_lines, report, say, status_in
-from jobs_request import JobError, Request, make_folder_of
-from jobs_script import Script, folder_of, stem_of
-from jobs_signals import Signals
+from jobs.config import Config, option_words, read_config
+from jobs.engines import Engine, GridEngine, Slurm, ask
+from jobs.logs import last_lines, read_lines, status_in
+from jobs.report import describe, report, say
+from jobs.request import JobError, Request, make_folder_of
+from jobs.script import Script, folder_of, stem_of
+from jobs.signals import Signals
 
 ASK_EVERY = float(os.environ.get("SERMTL_ASK_EVERY", "10"))  # seconds between questions to the engine
 LATE_FILES = float(os.environ.get("SERMTL_LATE_FILES", "30"))  # seconds that a file may take from host to host

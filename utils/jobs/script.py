@@ -6,8 +6,8 @@ import os
 import re
 import shlex
 
-from jobs_engines import ALONE, Engine
-from jobs_request import Request
+from jobs.engines import ALONE, Engine
+from jobs.request import Request
 
 BODY = os.path.join(os.path.dirname(os.path.abspath(__file__)), "task.sh")
 

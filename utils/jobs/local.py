@@ -8,9 +8,10 @@ import subprocess
 import time
 from dataclasses import dataclass
 
-from jobs_logs import commented, date, describe, report, say
-from jobs_request import JobError, Request, make_folder_of
-from jobs_signals import Signals
+from jobs.logs import commented, date
+from jobs.report import describe, report, say
+from jobs.request import JobError, Request, make_folder_of
+from jobs.signals import Signals
 
 GRACE = 10.0  # seconds between SIGTERM and SIGKILL
 

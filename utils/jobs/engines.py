@@ -7,7 +7,7 @@ import pwd
 import re
 import subprocess
 
-from jobs_request import Request
+from jobs.request import Request
 
 ALONE = 1  # index of the only task of a job that is no array
 

@@ -1,8 +1,6 @@
 """The command line that run.pl, queue.pl and slurm.pl have in common.
 
-    X.pl [--option value]... [JOB=1:n] LOG COMMAND...
-
-Python 3.8's standard library is all this needs, for it runs on head nodes outside the recipe's environment.
+X.pl [--option value]... [JOB=1:n] LOG COMMAND...
 """
 
 from __future__ import annotations
@@ -13,7 +11,7 @@ import re
 import shlex
 from dataclasses import dataclass, field
 
-from jobs_logs import commented, read_lines, status_in
+from jobs.logs import commented, read_lines, status_in
 
 LOCAL_OPTIONS = "gpu mem num_threads time name max_jobs_run config pick jobs_per_gpu num_nodes check".split()
 NO_VALUE = {"-V", "-cwd", "-notify", "-H", "-h", "-k", "-s", "-O", "-Q", "-W"}  # of qsub and sbatch

@@ -6,7 +6,7 @@ import re
 import shlex
 from dataclasses import dataclass, field
 
-from jobs_request import JobError, Request
+from jobs.request import JobError, Request
 
 OWN_OPTIONS = ("config", "pick", "check")  # the runner's own; never passed on
 

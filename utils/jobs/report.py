@@ -1,17 +1,14 @@
-"""Logs of tasks, and what is told about tasks that failed."""
+"""Messages about tasks that failed."""
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
 import signal
 import sys
-import time
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from jobs_request import Request
+from jobs.logs import last_lines
+from jobs.request import Request
 
 SHOWN_LINES = 30
 STOPPED = 75  # status (EX_TEMPFAIL) of a program that was told to stop, and can be gone on with
@@ -19,44 +16,6 @@ TOLD_TO_STOP = f"told to stop (status {STOPPED}); the same command goes on"
 MEMORY_SIGNS = re.compile(
     r"oom[-_ ]?kill|out[- ]of[- ]memory|OutOfMemoryError|\bMemoryError\b|Cannot allocate memory|std::bad_alloc", re.I
 )
-
-
-def commented(text: str) -> str:
-    """Text as comment lines of a log."""
-    return "# " + text.replace("\n", "\n# ")
-
-
-def date() -> str:
-    """The time in the form of the program `date`."""
-    return time.strftime("%a %b %e %H:%M:%S %Z %Y")
-
-
-def read_lines(path: str) -> list[str]:
-    """Lines of a log, none where it is not there."""
-    try:
-        with open(path, encoding="utf-8", errors="replace") as file:
-            return file.read().split("\n")
-    except OSError:
-        return []
-
-
-def last_lines(path: str) -> list[str]:
-    """Lines of a log's last 64 KiB, without empty ones at the end; none where it is not there."""
-    try:
-        with open(path, "rb") as file:
-            file.seek(max(0, os.path.getsize(path) - 65536))
-            return file.read().decode(errors="replace").rstrip("\n").split("\n")
-    except OSError:
-        return []
-
-
-def status_in(lines: list[str]) -> int | None:
-    """Exit status that a log's last line tells; None where it has no such line."""
-    for line in reversed([line for line in lines[-3:] if line]):
-        match = re.match(r"# Ended \(code (\d+)|# Finished at .* with status (\d+)$", line)
-        if match:
-            return int(match[1] or match[2])
-    return None
 
 
 def describe(status: int, log: str) -> str:
