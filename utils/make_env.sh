@@ -9,7 +9,6 @@ set -euo pipefail
 mark=.venv/installed
 lock=.venv/installing
 log=.venv/install.log
-patience=${SERMTL_LOCK_PATIENCE:-120} # seconds without a sign of life after which a lock is taken over
 
 say() {
     printf 'path.sh: %s\n' "$*" >&2
@@ -37,18 +36,17 @@ up_to_date() {
     in_place && [[ $(tail -n +2 "${mark}") == "$(inputs)" ]]
 }
 
-told=false
-wait_for_owner() {
-    if ! ${told}; then say "waiting for the install of .venv that runs already (host, process, since: $1)"; fi
-    told=true
+waited=false
+wait_for_other() {
+    if ! ${waited}; then say "waiting for the install of .venv that runs already (host, process, since: $1)"; fi
+    waited=true
 }
 
-release() {
+end_child() {
     if [[ -n ${child} ]]; then kill "${child}" 2>/dev/null || true; fi
-    release_locks
 }
 
-# In the background, so that an interrupt is obeyed at once.
+# In the background, so that an interrupt is obeyed at once. A pip that outlives this script keeps the lock.
 logged() {
     echo "+ $*" >>"${log}"
     "$@" >>"${log}" 2>&1 &
@@ -93,8 +91,8 @@ fi
 mkdir -p .venv
 if [[ ! -w .venv ]]; then fail "cannot write in ${PWD}/.venv"; fi
 child=''
-take_lock "${lock}" "${patience}" wait_for_owner
-trap release EXIT
+take_lock "${lock}" wait_for_other
+trap end_child EXIT
 trap 'say "interrupted; the next use begins anew"; exit 130' INT TERM HUP
 if up_to_date; then exit 0; fi
 

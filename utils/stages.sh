@@ -51,7 +51,7 @@ run() {
     if ${dry_run}; then
         printf '  %s\n' "$(printf '%q ' "$@")"
     else
-        "$@"
+        (without_locks "$@")
     fi
 }
 
@@ -75,7 +75,7 @@ submit() {
 # supervise WORD...: a command in the background, so that a signal to this script reaches it at once.
 supervise() {
     local status=0
-    SERMTL_CALLER=$$ "$@" &
+    SERMTL_CALLER=$$ without_locks "$@" &
     _runner=$!
     wait "${_runner}" || status=$?
     _runner=
@@ -135,7 +135,7 @@ own() {
     if ${dry_run}; then return; fi
     for directory in "$@"; do
         mkdir -p "${directory}"
-        take_lock "${directory}/.lock" 60 _owned_by_other || exit 2
+        take_lock "${directory}/.lock" _owned_by_other || exit 2
         python3 -m sermtl.bin.stamp clean "${directory}"
     done
 }
@@ -144,7 +144,7 @@ own() {
 await() {
     if ${dry_run}; then return; fi
     mkdir -p "$1"
-    take_lock "$1/.lock" 60 _waiting_for_other || exit 2
+    take_lock "$1/.lock" _waiting_for_other || exit 2
     python3 -m sermtl.bin.stamp clean "$1"
 }
 
@@ -162,7 +162,6 @@ _owned_by_other() {
 
 _report_failure() {
     local status=$? how='did not finish.'
-    release_locks
     if ((status == 75)); then how='was told to stop, and has saved: the same command goes on.'; fi
     if ((status)) && [[ -n ${current_stage} ]]; then
         log "Stage ${current_stage} ${how} To go on from there:$(rerun_from "${current_stage}")" >&2

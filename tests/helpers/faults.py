@@ -44,7 +44,7 @@ STOPPED = 75
 MARK = "SERMTL_FAULTS"
 DATES = re.compile(rb"\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d)?|(Sun|Mon|Tue|Wed|Thu|Fri|Sat) [A-Z][a-z]{2} .{8,20} \d{4}")
 UNCOMPARED = re.compile(
-    r"(^|/)(log|q|tensorboard|\.lock|local)/|stamp\.json$|parts/\d+\.json$|train\.log$|\.owner$|checkpoint\.|\.damaged$"
+    r"(^|/)(log|q|tensorboard|local)/|\.lock$|stamp\.json$|parts/\d+\.json$|train\.log$|\.owner$|checkpoint\.|\.damaged$"
 )
 """Not compared: logs; stamps, which hold the times of files; checkpoints, which hold seconds (what is resumed from them
 is compared); the source files of the corpus (what is made of them is compared)."""

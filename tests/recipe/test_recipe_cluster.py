@@ -104,7 +104,6 @@ def test_stages_2_to_5_with_an_interrupt_score_as_on_one_machine(
     assert "Stage 1" not in out and "Stage 3" in out and "Stage 4" not in out
     assert "cancelled job" in err and err.rstrip().endswith("--stage 3")
     wait_until(lambda: not engine.queue())
-    assert not (exp / ".lock").exists()
     assert not list(exp.glob("*/model.safetensors"))
 
     # What the last line says goes on.

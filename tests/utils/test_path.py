@@ -176,13 +176,18 @@ def test_never_two_installs_at_once(shell: Recipe) -> None:
     assert all("waiting for the install" in message for message in messages[1:])
 
 
-def test_a_lock_of_a_silent_host_is_taken_over(shell: Recipe) -> None:
-    lock = shell.folder / ".venv" / "installing"
-    lock.mkdir(parents=True)
-    (lock / "owner").write_text("elsewhere 12 3\n")
-    (shell.folder / ".venv" / "install.log").touch()
-    status, _, err = shell(SERMTL_LOCK_PATIENCE="1")
-    assert (status, "left by a process that is gone (elsewhere 12 3)" in err) == (0, True)
+def test_a_pip_that_outlives_its_install_is_waited_for(shell: Recipe) -> None:
+    first = shell.start(FAKE_WAIT="1")
+    shell.until("waiting")
+    install = int((shell.folder / ".venv" / "installing").read_text().split()[1])
+    os.kill(install, signal.SIGKILL)
+    assert first.wait(10) != 0
+    second = shell.start()
+    time.sleep(0.7)
+    assert shell.pip_calls() == 1
+    (shell.folder / "waiting").unlink()
+    assert f" {install} " in second.communicate(timeout=10)[1]
+    assert (second.returncode, shell.pip_calls()) == (0, 2)
 
 
 def test_pip_failure_shows_the_log(shell: Recipe) -> None:
@@ -212,7 +217,7 @@ def _only_tools(folder: Path) -> Path:
     """A folder with the programs that path.sh uses, and no Python."""
     tools = folder / "tools"
     tools.mkdir()
-    for name in "bash cat date find mkdir mv readlink rm sleep tail".split():
+    for name in "bash cat date find flock mkdir mv readlink rm tail uname".split():
         (tools / name).symlink_to(str(shutil.which(name)))
     return tools
 
