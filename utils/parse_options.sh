@@ -41,35 +41,14 @@ _po_is_known() {
     return 1
 }
 
-# Levenshtein distance of two names, in _po_edits.
-_po_distance() {
-    local a=$1 b=$2 i j cost diagonal above
-    local row=()
-    for ((j = 0; j <= ${#b}; j++)); do row[j]=${j}; done
-    for ((i = 1; i <= ${#a}; i++)); do
-        diagonal=${row[0]} row[0]=${i}
-        for ((j = 1; j <= ${#b}; j++)); do
-            above=${row[j]} cost=1
-            if [[ ${a:i-1:1} == "${b:j-1:1}" ]]; then cost=0; fi
-            row[j]=$((diagonal + cost))
-            if ((above + 1 < row[j])); then row[j]=$((above + 1)); fi
-            if ((row[j - 1] + 1 < row[j])); then row[j]=$((row[j - 1] + 1)); fi
-            diagonal=${above}
-        done
-    done
-    _po_edits=${row[${#b}]}
-}
-
-# " (did you mean --x?)"
+# " (did you mean --x?)"; a beginning of a name is likelier an abbreviation than a slip.
 _po_hint() {
-    local wanted=$1 name best='' least=1000 _po_edits
-    for name in ${_po_known[@]+"${_po_known[@]}"} config help; do
-        _po_distance "${wanted:0:40}" "${name}"
-        # A beginning of a name is likelier an abbreviation than a slip.
-        if [[ -n ${wanted} && ${name} == "${wanted}"* ]]; then _po_edits=1; fi
-        if ((_po_edits < least)); then least=${_po_edits} best=${name}; fi
-    done
-    printf ' (did you mean --%s?)' "${best}"
+    python3 -Ic 'if True:
+        import difflib, sys
+        wanted, *known = sys.argv[1:]
+        near = [name for name in known if wanted and name.startswith(wanted)]
+        print(" (did you mean --%s?)" % (near or difflib.get_close_matches(wanted, known, 1, 0))[0])' \
+        "${1:0:40}" ${_po_known[@]+"${_po_known[@]}"} config help 2>/dev/null || true
 }
 
 # _po_check NAME VALUE SHOWN: exits where a true/false option would become something else.
@@ -172,4 +151,4 @@ _po_list
 _po_parse "$@"
 shift "${_po_used}"
 unset _po_script _po_used _po_known _po_booleans
-unset -f _po_fail _po_list _po_is_known _po_distance _po_hint _po_check _po_read_config _po_help _po_parse
+unset -f _po_fail _po_list _po_is_known _po_hint _po_check _po_read_config _po_help _po_parse
