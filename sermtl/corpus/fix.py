@@ -1,4 +1,4 @@
-"""Repair and cut data directories: sort, intersect, choose utterances."""
+"""Repair data directories: sort their tables, keep the utterances that all have."""
 
 from __future__ import annotations
 
@@ -115,44 +115,19 @@ def fix(data: Path) -> tuple[int, int, list[str]]:
     kept = complete(tables, notes, data)
     if not kept:
         raise UserError("\n  ".join([f"{data}: no utterance is in all tables; nothing was changed", *notes]))
-    write_tables(data, keep(tables, kept), backup=True)
+    write_tables(data, keep(tables, kept))
     return len(kept), before, notes
 
 
-def write_tables(data: Path, tables: Tables, backup: bool = False) -> None:
-    """Write tables and the spk2utt that follows; with ``backup``, copy what changes to .backup/ first."""
+def write_tables(data: Path, tables: Tables) -> None:
+    """Write tables and the spk2utt that follows; copy what changes to .backup/ first."""
     files = tables.all() | {DERIVED_TABLE: spk2utt_of(tables.utterance[MAIN_TABLE])}
     for name, table in files.items():
         path = data / name
-        if backup and path.exists():
+        if path.exists():
             text = "".join(f"{key} {value}".rstrip(" ") + "\n" for key, value in sorted(table.items()))
             if path.read_bytes() == text.encode():
                 continue
             (data / BACKUP).mkdir(exist_ok=True)
             shutil.copy2(path, data / BACKUP / name)
         write_table(path, table)
-
-
-def subset(source: Path, target: Path, utts: set[str]) -> int:
-    """Write the part of a data directory that holds some utterances; other files of it are left behind.
-
-    Returns:
-        How many utterances it has.
-
-    Raises:
-        UserError: None of them is in the source, a table is broken, or the target is the source.
-    """
-    if target.exists() and target.samefile(source):
-        raise UserError(f"{target}: the target is the source")
-    notes: list[str] = []
-    tables = read_tables(source, notes)
-    if notes:
-        raise UserError(f"{notes[0]}; run utils/fix_data_dir.sh {source} first")
-    part = keep(tables, utts)
-    if not part.utterance[MAIN_TABLE]:
-        raise UserError(f"{source} has none of the utterances asked for")
-    target.mkdir(parents=True, exist_ok=True)
-    write_tables(target, part)
-    if (source / "lang").is_file():
-        shutil.copyfile(source / "lang", target / "lang")
-    return len(part.utterance[MAIN_TABLE])

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TypeVar
 
 from sermtl.errors import UserError
 from sermtl.fileio.files import atomic_write
-
-T = TypeVar("T")
 
 Line = tuple[int, bytes]
 """A line's number, from 1, and its bytes without the line feed."""
@@ -111,34 +108,3 @@ def spk2utt_of(utt2spk: Mapping[str, str]) -> dict[str, str]:
     for utt, speaker in utt2spk.items():
         spk2utt.setdefault(speaker, []).append(utt)
     return {speaker: " ".join(utts) for speaker, utts in spk2utt.items()}
-
-
-def split_evenly(items: list[T], parts: int) -> list[list[T]]:
-    """Cut a list into consecutive parts whose sizes differ by one at most, the larger ones first."""
-    size, larger = divmod(len(items), parts)
-    starts = [part * size + min(part, larger) for part in range(parts + 1)]
-    return [items[start:end] for start, end in zip(starts, starts[1:], strict=False)]
-
-
-def split_by_speaker(items: list[T], speakers: list[str], parts: int) -> list[list[T]]:
-    """Cut a list into consecutive parts of like size that divide no speaker.
-
-    Args:
-        items: The lines, those of a speaker together.
-        speakers: Their speakers.
-        parts: How many; no more than there are speakers.
-    """
-    starts = [i for i, speaker in enumerate(speakers) if i == 0 or speaker != speakers[i - 1]]
-    ends = [*starts[1:], len(items)]
-    cuts = [0]
-    block = 0
-    for part in range(1, parts):
-        # Leaves a speaker for each of the parts to come.
-        last = len(ends) - (parts - part) - 1
-        due = len(items) * part / parts
-        while block < last and abs(ends[block + 1] - due) <= abs(ends[block] - due):
-            block += 1
-        cuts.append(ends[block])
-        block += 1
-    cuts.append(len(items))
-    return [items[start:end] for start, end in zip(cuts, cuts[1:], strict=False)]

@@ -17,8 +17,6 @@ from sermtl.errors import UserError
 from sermtl.fileio.tables import (
     read_list,
     read_table,
-    split_by_speaker,
-    split_evenly,
     write_list,
     write_table,
 )
@@ -270,80 +268,6 @@ def test_fix_refuses_to_leave_nothing(tmp_path):
         done.returncode == 2 and "utt2emo lacks 32 utterances" in done.stderr and "nothing was changed" in done.stderr
     )
     assert {path.name: path.read_bytes() for path in data.iterdir()} == before
-
-
-def test_utt2spk_to_spk2utt_from_file_and_stdin(tmp_path):
-    data = make_data(tmp_path / "data", rows_of())
-    expected = (data / "spk2utt").read_text()
-    assert tool("utt2spk_to_spk2utt.pl", data / "utt2spk").stdout == expected
-    assert tool("utt2spk_to_spk2utt.sh", input=(data / "utt2spk").read_text()).stdout == expected
-    done = tool("utt2spk_to_spk2utt.sh", input="a b\na c\n")
-    assert done.returncode == 2 and "stdin:2" in done.stderr
-
-
-@given(st.lists(st.integers(1, 9), min_size=1, max_size=12), st.data())
-@fuzzing
-def test_splits_are_consecutive_and_even(sizes, data):
-    speakers = [f"s{i:02d}" for i, size in enumerate(sizes) for _ in range(size)]
-    items = list(range(len(speakers)))
-    parts = split_evenly(items, count := data.draw(st.integers(1, len(items))))
-    assert [item for part in parts for item in part] == items and len(parts) == count
-    lengths = [len(part) for part in parts]
-    assert lengths == sorted(lengths, reverse=True) and lengths[0] - lengths[-1] <= 1
-    parts = split_by_speaker(items, speakers, count := data.draw(st.integers(1, len(sizes))))
-    assert [item for part in parts for item in part] == items and len(parts) == count and all(parts)
-    homes = [{speakers[item] for item in part} for part in parts]
-    assert sum(map(len, homes)) == len(sizes)
-    assert max(map(len, parts)) <= len(items) / count + max(sizes)
-
-
-def test_split_scp_as_kaldi_users_call_it(tmp_path):
-    data = make_data(tmp_path / "data", rows_of(3, 3))
-    lines = (data / "text").read_text().splitlines(keepends=True)
-    outs = [tmp_path / f"text.{n}" for n in (1, 2, 3, 4)]
-    assert tool("split_scp.pl", data / "text", *outs).returncode == 0
-    assert [out.read_text() for out in outs] == ["".join(lines[a:b]) for a, b in ((0, 3), (3, 5), (5, 7), (7, 9))]
-    assert tool("split_scp.sh", "-j", 4, 0, data / "text").stdout == "".join(lines[:3])
-    assert tool("split_scp.sh", "-j", 4, 4, "--one-based", data / "text", outs[0]).returncode == 0
-    assert outs[0].read_text() == "".join(lines[7:])
-    assert tool("split_scp.sh", "--utt2spk", data / "utt2spk", data / "text", *outs[:2]).returncode == 0
-    assert [len(out.read_text().splitlines()) for out in outs[:2]] in ([3, 6], [6, 3])
-    for words in (["-j", 4, 4, data / "text"], [data / "text", *(tmp_path / f"{n}" for n in range(10))],
-                  ["--utt2spk", data / "utt2spk", data / "text", *outs]):  # fmt: skip
-        assert tool("split_scp.sh", *words).returncode == 2
-
-
-def test_subset_data_dir_as_kaldi_users_call_it(tmp_path):
-    data = make_data(tmp_path / "data", rows_of(), audio=True)
-    (data / "lang").write_text("de\n")
-    write_table(data / "utt2dur", {utt: "0.1" if utt.endswith("3") else "0.11" for utt in read_table(data / "utt2spk")})
-    write_table(data / "spk2gender", dict.fromkeys(("s0", "s1", "s2", "s3"), "f"))
-    out = tmp_path / "out"
-
-    def taken(*words):
-        assert tool("subset_data_dir.sh", *words, out).returncode == 0
-        assert not faults(out) and (out / "lang").read_text() == "de\n"
-        return read_list(out / "utt2spk")
-
-    every = read_list(data / "utt2spk")
-    assert taken("--first", data, 5) == every[:5]
-    assert taken("--last", data, 5) == every[-5:]
-    assert taken(data, 4) == every[::8]
-    assert taken("--shortest", data, 4) == every[3::8]
-    assert len(taken("--per-spk", data, 2)) == 8
-    assert len(taken("--speakers", data, 9)) == 16
-    (tmp_path / "list").write_text("s1-03 x\ns0-00\n")
-    assert taken("--utt-list", tmp_path / "list", data) == ["s0-00", "s1-03"]
-    (tmp_path / "list").write_text("s2\n")
-    assert taken("--spk-list", tmp_path / "list", data) == every[16:24]
-    for words in (
-        [data, 33, out],
-        [data, "five", out],
-        [data, out],
-        [data, 3, data],
-        ["--first", "--last", data, 3, out],
-    ):
-        assert tool("subset_data_dir.sh", *words).returncode == 2
 
 
 @pytest.mark.slow

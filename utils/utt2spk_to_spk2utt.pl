@@ -1,1 +1,0 @@
-utt2spk_to_spk2utt.sh
