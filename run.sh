@@ -6,7 +6,7 @@
 #   ./run.sh --corpus iemocap --corpus_dir IEMOCAP_full_release   the paper's setting
 #
 # Stages: 1 data and folds, 2 dump to ark and token lists, 3 training, 4 decoding, 5 scoring, 6 report, 7 packs (only on request).
-# shellcheck disable=SC2034 # options are read by name
+# shellcheck disable=SC2034,SC2154 # options and settings are read by name
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
@@ -64,84 +64,58 @@ arguments=("$@")
 . utils/log.sh
 . utils/stages.sh
 if (($#)); then die 2 "run.sh takes no positional arguments, but got '$1'; see ./run.sh --help"; fi
-no_job_words ${arguments[@]+"${arguments[@]}"}
 log "run.sh${arguments[*]+$(printf " %q" "${arguments[@]}")}"
-if [[ ! ${skip_stages} =~ ^[0-9[:space:]]*$ ]]; then die 2 "--skip_stages takes numbers, as '2 4', not '${skip_stages}'"; fi
-whole_numbers stage stop_stage nj ngpu jobs_per_gpu num_nodes num_threads nbpe
-stop_stage=${stop_stage:-$((stage > 6 ? stage : 6))}
-if ((stage > stop_stage)); then die 2 "nothing to do: --stage ${stage} is after --stop_stage ${stop_stage}"; fi
+check_options
 if [[ -n ${python} ]]; then export SERMTL_PYTHON=${python}; fi
 . ./path.sh
 . conf/cmd.sh
 
-# What the options mean
+# Defaults that follow from other options
 corpus_name=${corpus_name:-${corpus}}
-if [[ -z ${train_config} ]]; then
-    train_config=conf/train.yaml
-    if [[ -f conf/${corpus}.yaml ]]; then train_config=conf/${corpus}.yaml; fi
-fi
+if [[ ${corpus} == mini && ${protocol} == speaker ]]; then folds=${folds:-01F}; fi
+if [[ -z ${train_config} && -f conf/${corpus}.yaml ]]; then train_config=conf/${corpus}.yaml; fi
+train_config=${train_config:-conf/train.yaml}
 read -rd '' -a settings <<<"${train_args//--set /}" || true # over all lines
 for name in upstream feats_type token_type nbpe alpha beta grl seed; do
     if [[ -n ${!name} ]]; then settings+=("${name}=${!name}"); fi
 done
-resolved=$(python3 -m sermtl.bin.settings --config "${train_config}" \
-    --inference_config "${inference_config}" --corpus "${corpus_name}" --protocol "${protocol}" \
-    --set ${settings[@]+"${settings[@]}"})
-{ read -r auto_tag && read -r feats_type && read -r speeds && read -r token_type && read -r nbpe \
-    && read -r dump_name && read -r upstream && read -r seed; } <<<"${resolved}"
+resolved=$(python3 -m sermtl.bin.settings --config "${train_config}" --inference_config "${inference_config}" \
+    --corpus "${corpus_name}" --protocol "${protocol}" --set ${settings[@]+"${settings[@]}"})
+read_values auto_tag feats_type speeds token_type nbpe dump_name upstream seed <<<"${resolved}"
+set_job_options # nj ngpu num_threads cores, and from conf/cmd.sh's commands dump_cmd fold_cmd infer_cmd
+
+# Directories
 data=${datadir}/${corpus_name} folds_dir=${datadir}/${corpus_name}/folds/${protocol}
 dump=${dumpdir}/${corpus_name} tokens=${dumpdir}/${corpus_name}/tokens/${protocol}
 if [[ ${token_type} == bpe ]]; then tokens=${dump}/tokens_bpe${nbpe}/${protocol}; fi
-exp=${expdir}/${tag:-${auto_tag}}
-cores=$(env -u OMP_NUM_THREADS nproc)
-if [[ ${cmd_backend} == local ]]; then
-    nj=${nj:-${cores}}
-    if [[ -z ${ngpu} ]]; then ngpu=$([[ $(nvidia-smi -L 2>/dev/null) == GPU* ]] && echo 1 || echo 0); fi
-else
-    # The head node's cores and GPUs say nothing about the cluster's.
-    nj=${nj:-8} ngpu=${ngpu:-1} num_threads=${num_threads:-$((ngpu > 1 ? ngpu : 1))}
-fi
-fold_cmd=${train_cmd} infer_cmd=${decode_cmd}
-if ((ngpu)); then fold_cmd="${cuda_cmd} --gpu ${ngpu}" infer_cmd="${cuda_cmd} --gpu 1"; fi
-if ((ngpu && jobs_per_gpu > 1)); then
-    if [[ ${cmd_backend} != local ]]; then die 2 "--jobs_per_gpu ${jobs_per_gpu}: only with --cmd_backend local"; fi
-    fold_cmd+=" --jobs_per_gpu ${jobs_per_gpu}" infer_cmd+=" --jobs_per_gpu ${jobs_per_gpu}"
-fi
-if ((num_nodes > 1)); then
-    if [[ ${cmd_backend} != slurm ]]; then die 2 "--num_nodes ${num_nodes}: only with --cmd_backend slurm"; fi
-    fold_cmd+=" --num_nodes ${num_nodes}"
-fi
+exp=${expdir}/${tag:-${auto_tag}} report=${expdir}/report/${corpus_name}
+dumps=("${dump_name}")
+for speed in ${speeds}; do dumps+=("${dump_name}_sp${speed}"); done
 
-if ((stage >= 2 && stop_stage >= 2)); then needs "${folds_dir}/folds" 1; fi
-if ((stage >= 3 && stop_stage >= 3)); then needs "${tokens}" 2; fi
-if ((stage >= 4 && stop_stage >= 4)); then needs "${exp}/labels.txt" 3; fi
+if ((stage > 1)); then require_file "${folds_dir}/folds" 1; fi
+if ((stage > 2)); then require_file "${tokens}" 2; fi
+if ((stage > 3)); then require_file "${exp}/labels.txt" 3; fi
+if ((stage <= 2)); then lock_dirs "${data}" "${dump}"; fi
 
-if ((stage <= 2)); then own "${data}" "${dump}"; fi
-
-if begins 1 "data preparation and folds: ${corpus_dir:-${manifest:-${corpus}}} -> ${data}/"; then
+if ((stage <= 1 && stop_stage >= 1)) && ! skipped 1; then
+    start_stage 1 "data preparation and folds: ${corpus_dir:-${manifest:-${corpus}}} -> ${data}/"
     run local/data.sh --corpus "${corpus}" --corpus_dir "${corpus_dir}" --manifest "${manifest}" --out "${data}" \
         --classes "${classes}" --merge_excited "${merge_excited}" --lang "${lang}" --allow_pipes "${allow_pipes}" \
         --skip_broken "${skip_broken}" --nj "$((nj < cores ? nj : cores))"
     run python3 -m sermtl.bin.folds --data "${data}" --protocol "${protocol}" --dev_ratio "${dev_ratio}" \
         --copies "${copies}"
-    ends
 fi
 if ((stop_stage == 1)); then finish; fi
 
-# The folds of stages 2 to 5
-if [[ -z ${folds} && ${corpus} == mini && ${protocol} == speaker ]]; then folds=01F; fi
-choose_folds "${folds:-all}" "${folds_dir}/folds"
-fold_paths=(--data "${data}" --folds_dir "${folds_dir}" --dump "${dump}" --tokens "${tokens}" --exp "${exp}")
+select_folds "${folds:-all}" "${folds_dir}/folds"
 num_threads=${num_threads:-$((${#fold_names[@]} < cores ? cores / ${#fold_names[@]} : 1))}
-fold_job=("${fold_paths[@]}" --folds "${fold_names[@]}" --job JOB --num_threads "${num_threads}")
+paths=(--data "${data}" --folds_dir "${folds_dir}" --dump "${dump}" --tokens "${tokens}" --exp "${exp}"
+    --folds "${fold_names[@]}")
+fold_job=("${paths[@]}" --job JOB --num_threads "${num_threads}") made_from=("${paths[@]}" --dumps "${dumps[@]}")
 
-dumps=("${dump_name}")
-for speed in ${speeds}; do dumps+=("${dump_name}_sp${speed}"); done
-made_from=("${fold_paths[@]}" --folds "${fold_names[@]}" --dumps "${dumps[@]}")
-
-if begins 2 "dump: ${data}/ -> ${dump}/"; then
-    dump_cmd=${train_cmd}
-    if [[ ${feats_type} == conv ]] && ((ngpu)); then dump_cmd="${cuda_cmd} --gpu 1"; fi
+if ((stage <= 2 && stop_stage >= 2)) && ! skipped 2; then
+    require_current 2 "${made_from[@]}"
+    start_stage 2 "dump: ${data}/ -> ${dump}/"
     for out in "${dumps[@]}"; do
         speed=${out#"${dump_name}"} speed=${speed#_sp} out=${dump}/${out}
         dump_job=(--data "${data}" --out "${out}" --feats_type "${feats_type}" --speed "${speed:-1}" --nj "${nj}"
@@ -152,41 +126,45 @@ if begins 2 "dump: ${data}/ -> ${dump}/"; then
     done
     run python3 -m sermtl.bin.tokens --data "${data}" --folds_dir "${folds_dir}" --folds "${fold_names[*]}" \
         --token_type "${token_type}" --nbpe "${nbpe}" --out "${tokens}"
-    ends
 fi
 
-if ((stop_stage >= 3)); then own "${exp}"; fi
-if begins 3 "training: ${dump}/ -> ${exp}/ (${fold_names[*]})"; then
+if ((stop_stage >= 3)); then lock_dirs "${exp}"; fi
+
+if ((stage <= 3 && stop_stage >= 3)) && ! skipped 3; then
+    require_current 3 "${made_from[@]}"
+    start_stage 3 "training: ${dump}/ -> ${exp}/ (${fold_names[*]})"
     submit "${fold_cmd} --num_threads ${num_threads} JOB=1:${#fold_names[@]}" "${exp}/log/train.JOB.log" \
         python3 -m sermtl.bin.train --config "${train_config}" "${fold_job[@]}" --ngpu "${ngpu}" \
         --num_nodes "${num_nodes}" --set ${settings[@]+"${settings[@]}"}
-    ends
 fi
 
-if begins 4 "decoding: ${exp}/*/model.safetensors -> ${exp}/*/decode_test/"; then
+if ((stage <= 4 && stop_stage >= 4)) && ! skipped 4; then
+    require_current 4 "${made_from[@]}"
+    start_stage 4 "decoding: ${exp}/*/model.safetensors -> ${exp}/*/decode_test/"
     submit "${infer_cmd} --num_threads ${num_threads} JOB=1:${#fold_names[@]}" "${exp}/log/decode.JOB.log" \
         python3 -m sermtl.bin.decode --config "${inference_config}" "${fold_job[@]}" --ngpu "$((ngpu > 0))"
-    ends
 fi
 
-if begins 5 "scoring: ${exp}/*/decode_test/ -> ${exp}/RESULTS.md"; then
+if ((stage <= 5 && stop_stage >= 5)) && ! skipped 5; then
+    require_current 5 "${made_from[@]}"
+    start_stage 5 "scoring: ${exp}/*/decode_test/ -> ${exp}/RESULTS.md"
     run python3 -m sermtl.bin.score folds --exp "${exp}" --data "${data}" --folds_dir "${folds_dir}" \
         --folds "${fold_names[@]}"
     run python3 -m sermtl.bin.score pool --exp "${exp}" --folds_file "${folds_dir}/folds"
-    ends
 fi
 
-if begins 6 "report: ${expdir}/*/scores.json -> ${expdir}/report/${corpus_name}/"; then
-    await "${expdir}/report/${corpus_name}" # of all experiments: other run.sh write it too
-    run python3 -m sermtl.bin.report --exp "${expdir}" --data "${data}" --corpus "${corpus_name}" \
-        --out "${expdir}/report/${corpus_name}"
-    ends
+if ((stage <= 6 && stop_stage >= 6)) && ! skipped 6; then
+    require_current 6 "${made_from[@]}"
+    start_stage 6 "report: ${expdir}/*/scores.json -> ${report}/"
+    wait_for_dir "${report}" # all experiments' report: other run.sh write it too
+    run python3 -m sermtl.bin.report --exp "${expdir}" --data "${data}" --corpus "${corpus_name}" --out "${report}"
 fi
 
-if begins 7 "packs: ${exp}/*/ -> ${exp}/*/pack/"; then
+if ((stage <= 7 && stop_stage >= 7)) && ! skipped 7; then
+    require_current 7 "${made_from[@]}"
+    start_stage 7 "packs: ${exp}/*/ -> ${exp}/*/pack/"
     submit "${train_cmd} JOB=1:${#fold_names[@]}" "${exp}/log/pack.JOB.log" \
-        python3 -m sermtl.bin.pack "${fold_paths[@]}" --folds "${fold_names[@]}" --job JOB --onnx "${onnx}" \
-        --int8 "${int8}" --model_license "${model_license}" --data_license "${data_license}"
-    ends
+        python3 -m sermtl.bin.pack "${paths[@]}" --job JOB --onnx "${onnx}" --int8 "${int8}" \
+        --model_license "${model_license}" --data_license "${data_license}"
 fi
 finish

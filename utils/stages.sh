@@ -1,114 +1,67 @@
-# shellcheck shell=bash disable=SC2154
+# shellcheck shell=bash disable=SC2034,SC2154
 # Sourced by run.sh: what its stages have in common. Uses run.sh's options stage, stop_stage, skip_stages and dry_run,
-# and its arrays `arguments`, the command line, and `made_from`, which tells where all stages' outputs are.
+# and its array `arguments`, the command line.
 
 . utils/lock.sh
 
-stage_times=()
-current_stage=
-_done_stage=
+_stage= # the last one that began here
+_stage_times=()
 _runner=
 
-# whole_numbers NAME...: stops where one of these options is set to something else.
-whole_numbers() {
-    local name
-    for name in "$@"; do
-        if [[ ! ${!name} =~ ^-?[0-9]*$ ]]; then die 2 "--${name} takes a whole number, not '${!name}'"; fi
-    done
-}
-
-# no_job_words WORD...: stops where one holds the word that runners replace by the number of a job.
-no_job_words() {
-    local word
-    for word in "$@"; do
+# check_options: stops where run.sh's options cannot be worked with; sets stop_stage's default.
+check_options() {
+    local name word
+    for word in ${arguments[@]+"${arguments[@]}"}; do
         if [[ ${word} =~ (^|[^A-Za-z0-9_])JOB([^A-Za-z0-9_]|$) ]]; then
             die 2 "'${word}': JOB stands for the number of a job in the commands of jobs; use another name"
         fi
     done
-}
-
-# begins N TITLE: whether stage N is to run; if so, says that it begins. Where the stage before it does not run, looks
-# whether what there is was made from what there is now.
-begins() {
-    local status=0
-    if ((stage > $1 || stop_stage < $1)) || [[ " ${skip_stages} " == *[[:space:]]"$1"[[:space:]]* ]]; then return 1; fi
-    if (($1 > 1)) && [[ ${_done_stage} != "$(($1 - 1))" ]] && ! ${dry_run}; then
-        python3 -m sermtl.bin.stamp require --stage "$1" "${made_from[@]}" || status=$?
-        if ((status > 100)); then die 2 "stage $((status - 100)) makes it anew:$(rerun_from "$((status - 100))")"; fi
-        if ((status)); then exit "${status}"; fi
+    if [[ ! ${skip_stages} =~ ^[0-9[:space:]]*$ ]]; then
+        die 2 "--skip_stages takes numbers, as '2 4', not '${skip_stages}'"
     fi
-    current_stage=$1 stage_started=${SECONDS}
-    log "Stage $1: $2"
-}
-
-ends() {
-    stage_times+=("stage ${current_stage} $((SECONDS - stage_started)) s")
-    _done_stage=${current_stage} current_stage=
-}
-
-# run WORD...: a command here and now; --dry_run true prints it.
-run() {
-    if ${dry_run}; then
-        printf '  %s\n' "$(printf '%q ' "$@")"
-    else
-        (without_locks "$@")
-    fi
-}
-
-# submit "COMMAND OPTION..." LOG WORD...: a command as jobs, by run.pl, queue.pl or slurm.pl, which take their
-# jobs back when a signal comes.
-submit() {
-    local words word job logs=$2 jobs=${1##*JOB=1:}
-    read -ra words <<<"$1"
-    log "log: ${logs}"
-    words+=("${logs}")
-    shift 2
-    for word in "$@"; do words+=("$(job_word "${word}")"); done
-    if ${dry_run}; then
-        run "${words[@]}"
-        return
-    fi
-    supervise "${words[@]}" || return
-    for ((job = 1; job <= jobs; job++)); do sed -n 's/^.*\(nothing changed: \)/\1/p' "${logs/JOB/${job}}"; done
-}
-
-# supervise WORD...: a command in the background, so that a signal to this script reaches it at once.
-supervise() {
-    local status=0
-    SERMTL_CALLER=$$ without_locks "$@" &
-    _runner=$!
-    wait "${_runner}" || status=$?
-    _runner=
-    return "${status}"
-}
-
-_interrupted() {
-    trap '' INT TERM HUP
-    log "interrupted by SIG$1" >&2
-    if [[ -n ${_runner} ]]; then
-        kill -TERM "${_runner}" 2>/dev/null || true
-        wait "${_runner}" || true
-    fi
-    exit $((128 + $(kill -l "$1")))
-}
-
-# needs FILE N: stops where FILE is missing, before anything starts; stage N makes it.
-needs() {
-    if [[ ! -e $1 ]] && ! ${dry_run}; then die 2 "$1 is missing; stage $2 makes it:$(rerun_from "$2")"; fi
-}
-
-# The command line again, beginning at stage $1.
-rerun_from() {
-    local i
-    printf ' ./run.sh'
-    for ((i = 0; i < ${#arguments[@]}; i += 2)); do
-        if [[ ${arguments[i]} != --stage ]]; then printf ' %q' "${arguments[@]:i:2}"; fi
+    for name in stage stop_stage nj ngpu jobs_per_gpu num_nodes num_threads nbpe; do
+        if [[ ! ${!name} =~ ^-?[0-9]*$ ]]; then die 2 "--${name} takes a whole number, not '${!name}'"; fi
     done
-    printf ' --stage %s' "$1"
+    stop_stage=${stop_stage:-$((stage > 6 ? stage : 6))}
+    if ((stage > stop_stage)); then die 2 "nothing to do: --stage ${stage} is after --stop_stage ${stop_stage}"; fi
 }
 
-# choose_folds "NAME..." FILE: the names of FILE, or those of them that are asked for, in the array fold_names.
-choose_folds() {
+# set_job_options: cores; defaults of nj, ngpu and num_threads; dump_cmd, fold_cmd and infer_cmd, the commands of
+# conf/cmd.sh with their options, for stage 2, training and decoding.
+set_job_options() {
+    cores=$(env -u OMP_NUM_THREADS nproc)
+    if [[ ${cmd_backend} == local ]]; then
+        nj=${nj:-${cores}}
+        if [[ -z ${ngpu} ]]; then ngpu=$([[ $(nvidia-smi -L 2>/dev/null) == GPU* ]] && echo 1 || echo 0); fi
+    else
+        # The head node's cores and GPUs say nothing about the cluster's.
+        nj=${nj:-8} ngpu=${ngpu:-1} num_threads=${num_threads:-$((ngpu > 1 ? ngpu : 1))}
+    fi
+    dump_cmd=${train_cmd} fold_cmd=${train_cmd} infer_cmd=${decode_cmd}
+    if ((ngpu)); then
+        fold_cmd="${cuda_cmd} --gpu ${ngpu}" infer_cmd="${cuda_cmd} --gpu 1"
+        if [[ ${feats_type} == conv ]]; then dump_cmd=${infer_cmd}; fi
+    fi
+    if ((ngpu && jobs_per_gpu > 1)); then
+        if [[ ${cmd_backend} != local ]]; then die 2 "--jobs_per_gpu ${jobs_per_gpu}: only with --cmd_backend local"; fi
+        fold_cmd+=" --jobs_per_gpu ${jobs_per_gpu}" infer_cmd+=" --jobs_per_gpu ${jobs_per_gpu}"
+    fi
+    if ((num_nodes > 1)); then
+        if [[ ${cmd_backend} != slurm ]]; then die 2 "--num_nodes ${num_nodes}: only with --cmd_backend slurm"; fi
+        fold_cmd+=" --num_nodes ${num_nodes}"
+    fi
+}
+
+# read_values NAME...: sets these variables from lines name=value on stdin. Values are stored, never evaluated.
+read_values() {
+    local _line
+    while IFS= read -r _line; do
+        if [[ " $* " == *" ${_line%%=*} "* ]]; then printf -v "${_line%%=*}" '%s' "${_line#*=}"; fi
+    done
+}
+
+# select_folds "NAME..." FILE: the array fold_names: all names in FILE, or those of them that are asked for.
+select_folds() {
     local known name
     read -rd '' -a fold_names <<<"$1" || true # over all lines
     if [[ ! -f $2 ]]; then return; fi         # only in a dry run
@@ -121,54 +74,142 @@ choose_folds() {
     done
 }
 
-# The last lines: seconds of each stage, and success.
-finish() {
-    local line
-    for line in ${stage_times[@]+"${stage_times[@]}"}; do log "${line}"; done
-    log "Successfully finished. [elapsed=${SECONDS}s]"
-    exit 0
+# skipped N: whether --skip_stages names stage N.
+skipped() {
+    [[ " ${skip_stages} " == *[[:space:]]"$1"[[:space:]]* ]]
 }
 
-# own DIRECTORY...: keeps other run.sh out of them until this one ends.
-own() {
+# require_file FILE N: stops where FILE is missing, before anything starts; stage N makes it.
+require_file() {
+    if [[ ! -e $1 ]] && ! ${dry_run}; then die 2 "$1 is missing; stage $2 makes it:$(rerun_from "$2")"; fi
+}
+
+# require_current N OPTION...: where stage N-1 did not run just now, stops unless all that the stages before N made was
+# made from what is there now. The options of sermtl.bin.stamp name the places.
+require_current() {
+    local status=0
+    if [[ ${_stage} == "$(($1 - 1))" ]] || ${dry_run}; then return; fi
+    python3 -m sermtl.bin.stamp require --stage "$@" || status=$?
+    if ((status > 100)); then die 2 "stage $((status - 100)) makes it anew:$(rerun_from "$((status - 100))")"; fi
+    if ((status)); then exit "${status}"; fi
+}
+
+# start_stage N TITLE
+start_stage() {
+    _note_time
+    _stage=$1 _started=${SECONDS}
+    log "Stage $1: $2"
+}
+
+_note_time() {
+    if [[ -n ${_stage} ]]; then _stage_times+=("stage ${_stage} $((SECONDS - _started)) s"); fi
+}
+
+# run WORD...: a command here and now; --dry_run true prints it.
+run() {
+    if ${dry_run}; then
+        printf '  %s\n' "$(printf '%q ' "$@")"
+    else
+        (without_locks "$@") || _fail $?
+    fi
+}
+
+# submit "COMMAND OPTION..." LOG WORD...: a command as jobs, by run.pl, queue.pl or slurm.pl, which end their jobs, or
+# take them back from the queue, when a signal comes.
+submit() {
+    local words word job logs=$2 jobs=${1##*JOB=1:}
+    read -ra words <<<"$1"
+    log "log: ${logs}"
+    words+=("${logs}")
+    shift 2
+    for word in "$@"; do words+=("$(job_word "${word}")"); done
+    if ${dry_run}; then
+        run "${words[@]}"
+        return
+    fi
+    run_in_background "${words[@]}" || _fail $?
+    for ((job = 1; job <= jobs; job++)); do sed -n 's/^.*\(nothing changed: \)/\1/p' "${logs/JOB/${job}}"; done
+}
+
+# run_in_background WORD...: waits for the command, so that a signal to this script reaches it at once.
+run_in_background() {
+    local status=0
+    SERMTL_CALLER=$$ without_locks "$@" &
+    _runner=$!
+    wait "${_runner}" || status=$?
+    _runner=
+    return "${status}"
+}
+
+# lock_dirs DIRECTORY...: keeps other run.sh out of them until this one ends; stops where one works there.
+lock_dirs() {
     local directory
-    if ${dry_run}; then return; fi
-    for directory in "$@"; do
-        mkdir -p "${directory}"
-        take_lock "${directory}/.lock" _owned_by_other || exit 2
-        python3 -m sermtl.bin.stamp clean "${directory}"
-    done
+    for directory in "$@"; do _lock "${directory}" _stop_for_other; done
 }
 
-# await DIRECTORY: keeps other run.sh out of it, waiting for one that works there.
-await() {
+# wait_for_dir DIRECTORY: keeps other run.sh out of it, waiting for one that works there.
+wait_for_dir() {
+    _lock "$1" _wait_for_other
+}
+
+# _lock DIRECTORY BUSY: also removes what killed programs have left there.
+_lock() {
     if ${dry_run}; then return; fi
     mkdir -p "$1"
-    take_lock "$1/.lock" _waiting_for_other || exit 2
+    take_lock "$1/.lock" "$2" || exit 2
     python3 -m sermtl.bin.stamp clean "$1"
 }
 
-_waiting_for_other() {
-    if [[ -z ${_waited:-} ]]; then log "waiting for another run.sh: $1"; fi
-    _waited=true
-}
-
-_owned_by_other() {
-    local host pid since _
-    read -r host pid since _ <<<"$1"
+_stop_for_other() {
+    local host pid since
+    read -r host pid since <<<"$1"
     die 2 "another run.sh works on ${directory} (host ${host}, process ${pid}, since ${since});" \
         "wait for it, or use another --tag or --expdir"
 }
 
-_report_failure() {
-    local status=$? how='did not finish.'
-    if ((status == 75)); then how='was told to stop, and has saved: the same command goes on.'; fi
-    if ((status)) && [[ -n ${current_stage} ]]; then
-        log "Stage ${current_stage} ${how} To go on from there:$(rerun_from "${current_stage}")" >&2
-    fi
+_wait_for_other() {
+    if [[ -z ${_waited:-} ]]; then log "waiting for another run.sh: $1"; fi
+    _waited=true
 }
-trap _report_failure EXIT
+
+# finish: the last lines, seconds of each stage and success.
+finish() {
+    local line
+    _note_time
+    for line in ${_stage_times[@]+"${_stage_times[@]}"}; do log "${line}"; done
+    log "Successfully finished. [elapsed=${SECONDS}s]"
+    exit 0
+}
+
+# rerun_from N: the command line again, beginning at stage N.
+rerun_from() {
+    local i
+    printf ' ./run.sh'
+    for ((i = 0; i < ${#arguments[@]}; i += 2)); do
+        if [[ ${arguments[i]} != --stage ]]; then printf ' %q' "${arguments[@]:i:2}"; fi
+    done
+    printf ' --stage %s' "$1"
+}
+
+# _fail STATUS: the end of this script where a command failed.
+_fail() {
+    local how='did not finish.'
+    if (($1 == 75)); then how='was stopped by SIGTERM and has saved; the same command continues.'; fi
+    if [[ -n ${_stage} ]]; then log "Stage ${_stage} ${how} To go on from there:$(rerun_from "${_stage}")" >&2; fi
+    exit "$1"
+}
+
+_stop_at_signal() {
+    trap '' INT TERM HUP
+    log "interrupted by SIG$1" >&2
+    if [[ -n ${_runner} ]]; then
+        kill -TERM "${_runner}" 2>/dev/null || true
+        wait "${_runner}" || true
+    fi
+    _fail $((128 + $(kill -l "$1")))
+}
+
 for _signal in INT TERM HUP; do
     # shellcheck disable=SC2064 # each trap names its own signal
-    trap "_interrupted ${_signal}" "${_signal}"
+    trap "_stop_at_signal ${_signal}" "${_signal}"
 done

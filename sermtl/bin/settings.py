@@ -1,6 +1,4 @@
-"""Check an experiment's settings and print what run.sh needs of them, a line each.
-
-Tag, feats_type, speeds of perturbed copies, token_type, nbpe, name of the dump directory, upstream, seed.
+"""Check an experiment's settings and print what run.sh needs of them, in lines `name=value`.
 
 python -m sermtl.bin.settings --config conf/mini.yaml --set beta=1 --corpus mini --protocol speaker
 """
@@ -31,14 +29,18 @@ def main() -> int:
     load_config(DecodeConfig, args.inference_config)
     check_protocol(args.protocol)
     check_feats_type(config)
-    print(experiment_tag(args.corpus, args.protocol, args.config.stem, config, args.set))
-    print(config.feats_type)
-    print(*(f"{speed:g}" for speed in config.speed_perturb if speed != 1.0))
-    print(config.token_type)
-    print(config.nbpe)
-    print(name_of_dump(config))
-    print(config.upstream)
-    print(config.seed)
+    values = {
+        "auto_tag": experiment_tag(args.corpus, args.protocol, args.config.stem, config, args.set),
+        "feats_type": config.feats_type,
+        "speeds": " ".join(f"{speed:g}" for speed in config.speed_perturb if speed != 1.0),
+        "token_type": config.token_type,
+        "nbpe": config.nbpe,
+        "dump_name": name_of_dump(config),
+        "upstream": config.upstream,
+        "seed": config.seed,
+    }
+    for name, value in values.items():
+        print(f"{name}={value}")
     return 0
 
 

@@ -1,3 +1,6 @@
+import os
+import subprocess
+
 import pytest
 import yaml
 from small_corpus import run_program
@@ -7,7 +10,7 @@ from sermtl.bin import settings as program
 
 @pytest.fixture
 def resolve(tmp_path, recipe, capsys):
-    """Run the program on a settings file; gives its exit status, the lines it printed and its message."""
+    """Run the program on a settings file; gives its exit status, the values it printed and its message."""
 
     def resolve(text="", *overrides, config=None, inference="batch_size: 4\n", corpus="mini", protocol="speaker"):
         path = tmp_path / "own.yaml"
@@ -16,41 +19,49 @@ def resolve(tmp_path, recipe, capsys):
         words = ["--config", config or path, "--inference_config", tmp_path / "decode.yaml"]
         code = run_program(program.main, *words, "--corpus", corpus, "--protocol", protocol, "--set", *overrides)
         out, err = capsys.readouterr()
-        return code, out.split("\n")[:-1], err
+        return code, dict(line.split("=", 1) for line in out.split("\n")[:-1]), err
 
     return resolve
 
 
-def test_prints_a_line_each_for_the_recipe_script(resolve):
-    code, lines, _ = resolve("upstream: tiny\nspeed_perturb: [0.9, 1.0, 1.1]\n", "beta=1", "token_type=bpe", "nbpe=50")
+def test_prints_names_and_values_for_the_recipe_script(resolve):
+    code, values, _ = resolve("upstream: tiny\nspeed_perturb: [0.9, 1.0, 1.1]\n", "beta=1", "token_type=bpe", "nbpe=50")
     assert code == 0
-    assert lines == [
-        "mini_speaker_tiny_own_alpha0.1_beta1_reverse_seed0_nbpe-50_token-type-bpe",
-        "raw",
-        "0.9 1.1",
-        "bpe",
-        "50",
-        "raw",
-        "tiny",
-        "0",
-    ]
+    assert values == {
+        "auto_tag": "mini_speaker_tiny_own_alpha0.1_beta1_reverse_seed0_nbpe-50_token-type-bpe",
+        "feats_type": "raw",
+        "speeds": "0.9 1.1",
+        "token_type": "bpe",
+        "nbpe": "50",
+        "dump_name": "raw",
+        "upstream": "tiny",
+        "seed": "0",
+    }
 
 
-def test_no_speeds_is_an_empty_line(resolve):
-    assert resolve("upstream: tiny\n")[1][1:5] == ["raw", "", "char", "100"]
+def test_no_speeds_is_an_empty_value(resolve):
+    assert resolve("upstream: tiny\n")[1]["speeds"] == ""
+
+
+def test_the_recipe_script_stores_the_values_it_asks_for_and_evaluates_none(recipe, tmp_path):
+    """Of the lines of the same name the last counts; others set nothing."""
+    lines = f"a=$(touch {tmp_path}/evil)\nb=x=y=\nPATH=/none\na[$(touch {tmp_path}/evil)]=1\nc=\nc= \\t *\n"
+    code = '. utils/log.sh; . utils/stages.sh; read_values a b c <<<"$1"; printf "%s\\n" "$a" "$b" "$c" "$PATH"'
+    done = subprocess.run(["bash", "-euc", code, "-", lines], cwd=recipe, capture_output=True, text=True, timeout=10)
+    assert done.stdout.splitlines() == [f"$(touch {tmp_path}/evil)", "x=y=", " \\t *", os.environ["PATH"]]
+    assert not (tmp_path / "evil").exists()
 
 
 @pytest.mark.parametrize("name", ["train", "mini", "emodb"])
 def test_shipped_settings_resolve(resolve, recipe, name):
-    code, lines, message = resolve(config=recipe / "conf" / f"{name}.yaml")
+    code, values, message = resolve(config=recipe / "conf" / f"{name}.yaml")
     assert code == 0, message
-    assert lines[0].startswith("mini_speaker_") and lines[1] in ("raw", "fbank") and len(lines) == 8
+    assert values["auto_tag"].startswith("mini_speaker_") and values["feats_type"] in ("raw", "fbank")
 
 
 def test_another_corpus_or_protocol_is_another_tag(resolve):
-    assert (
-        len({resolve("upstream: tiny\n", corpus=c, protocol=p)[1][0] for c in "ab" for p in ("speaker", "kfold5")}) == 4
-    )
+    pairs = [(corpus, protocol) for corpus in "ab" for protocol in ("speaker", "kfold5")]
+    assert len({resolve("upstream: tiny\n", corpus=c, protocol=p)[1]["auto_tag"] for c, p in pairs}) == 4
 
 
 @pytest.mark.parametrize(
@@ -66,8 +77,8 @@ def test_another_corpus_or_protocol_is_another_tag(resolve):
     ],
 )
 def test_a_wrong_setting_stops_before_anything_starts(resolve, text, overrides, told):
-    code, lines, message = resolve(text, *overrides)
-    assert code == 2 and lines == [] and message.startswith("error: ")
+    code, values, message = resolve(text, *overrides)
+    assert code == 2 and values == {} and message.startswith("error: ")
     assert [word for word in told if word not in message] == [], message
 
 
@@ -79,5 +90,5 @@ def test_decoding_settings_are_checked_too(resolve):
 def test_an_own_geometry_is_read_where_it_lies(resolve, tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text(yaml.safe_dump({"input_bands": 80}))
-    code, lines, _ = resolve(f"upstream: {path}\nfeats_type: fbank\n")
-    assert code == 0 and lines[0].startswith("mini_speaker_mine_own_") and lines[1] == "fbank"
+    code, values, _ = resolve(f"upstream: {path}\nfeats_type: fbank\n")
+    assert code == 0 and values["auto_tag"].startswith("mini_speaker_mine_own_") and values["feats_type"] == "fbank"

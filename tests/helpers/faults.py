@@ -40,7 +40,7 @@ KILLED = (1, 2, 3, 5, 2, 4, 5, 6, 1, 2, 5)
 """Stages, as they take turns: those that start in a moment get more kills than those that load a large library first.
 Their number and that of the signals have no common divisor, so that every stage meets every signal."""
 STOPPED = 75
-"""Exit status of run.sh after a training was told to stop, and saved."""
+"""Exit status of run.sh after a training that SIGTERM stopped, and that saved."""
 MARK = "SERMTL_FAULTS"
 DATES = re.compile(rb"\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d)?|(Sun|Mon|Tue|Wed|Thu|Fri|Sat) [A-Z][a-z]{2} .{8,20} \d{4}")
 UNCOMPARED = re.compile(
@@ -49,10 +49,10 @@ UNCOMPARED = re.compile(
 """Not compared: logs; stamps, which hold the times of files; checkpoints, which hold seconds (what is resumed from them
 is compared); the source files of the corpus (what is made of them is compared)."""
 SAID = re.compile(
-    r"(?m)^\s*error: |\(stages\.sh:\d+:(choose_folds|needs|begins|own)\) "
+    r"(?m)^\s*error: |\(stages\.sh:\d+:(check_options|select_folds|require_file|require_current|_stop_for_other)\) "
     r"|^(bash|mkdir|mv|touch|cp|utils/\S+|\./run\.sh)\b.*(No space left|Read-only|Permission denied)"
     r"|cannot start: |: no such file$|cannot make the lock |interrupted by SIG"
-    r"|another (run\.sh|process) works on |makes it anew:|told to stop \(status 75\)"
+    r"|another (run\.sh|process) works on |makes it anew:|after saving \(status 75\)"
 )
 """What a person is told: a program's own message, or the system's about a file that the shell names."""
 

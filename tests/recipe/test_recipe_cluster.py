@@ -117,25 +117,6 @@ def test_stages_2_to_5_with_an_interrupt_score_as_on_one_machine(
             assert log.startswith("# Running on ") and log.endswith("with status 0\n")
 
 
-def test_the_grid_goes_through_the_clusters_queue(engine: Engine, recipe: Path, work: Path, here: Path) -> None:
-    words = ["--cmd_backend", engine.name, "--settings", "reverse0.1", "--seeds", "0", "--protocols", "speaker"]
-    words += ["--dev_ratio", "0", "--stage", "2", "--every", "1", "--folds", " ".join(FOLDS), "--ngpu", "0"]
-    grid = [recipe / "local" / "reproduce_paper.sh", *words]
-    done = subprocess.run(
-        [*grid, "--train_args", "--set epochs=1", *folders(work, engine.name)],
-        env=engine.env, capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
-    program = {"sge": "queue.pl", "slurm": "slurm.pl"}[engine.name]
-    assert f"2 trainings in 1 experiments: 0 finished, 2 to do by {program}" in done.stdout
-    assert "2 of 2 done, 0 running, 0 failed, 0 left" in done.stdout
-    (exp,) = (work / engine.name / "exp").glob("mini_*_monitor-test-true")
-    for fold in FOLDS:
-        for name in FOLD_TABLES:
-            assert (exp / fold / name).read_bytes() == (here / fold / name).read_bytes()
-    assert (work / engine.name / "exp" / "report" / "mini" / "index.html").is_file()
-
-
 def wait_until(true: Callable[[], object], process: subprocess.Popen[str] | None = None) -> None:
     deadline = time.monotonic() + 90
     while not true():

@@ -141,7 +141,7 @@ def test_a_single_task(cluster: Cluster) -> None:
 def test_tasks_that_were_told_to_stop(cluster: Cluster) -> None:
     status, err = cluster("JOB=1:3", "log/x.JOB.log", "exit", "$((75", "*", "(JOB", "%", "2)))")
     assert status == 75 and "2 / 3 failed" in err
-    assert f"{cluster.program}: task 1: told to stop (status 75); the same command goes on; " in err
+    assert f"{cluster.program}: task 1: stopped by SIGTERM after saving (status 75); " in err
     assert cluster("JOB=1:3", "log/x.JOB.log", "exit", "$((74", "+", "JOB", "%", "2))")[0] == 1
 
 

@@ -290,8 +290,8 @@ def test_forty_tasks_cost_little(run: Runner) -> None:
 
 
 STAGES = """set -eu
-dry_run=false arguments=(--nj 2) stage=3 skip_stages= current_stage=; . utils/log.sh; . utils/stages.sh
-PATH=$PWD/utils:$PATH current_stage=3; cd "$1"; shift; "$@"
+dry_run=false arguments=(--nj 2); . utils/log.sh; . utils/stages.sh
+start_stage 3 training >&2; PATH=$PWD/utils:$PATH; cd "$1"; shift; "$@"
 """
 
 
@@ -302,15 +302,15 @@ def stage_3(recipe: Path, folder: Path, *words: str, start: tuple[str, ...] = ()
 
 
 @pytest.mark.parametrize(("ends", "status"), [((75, 0, 75), 75), ((75, 1, 75), 1), ((0, 1, 0), 1)])
-def test_jobs_that_were_told_to_stop_and_can_be_gone_on_with_give_a_status_of_their_own(
+def test_jobs_that_have_saved_and_can_be_continued_give_a_status_of_their_own(
     recipe: Path, tmp_path: Path, ends: tuple[int, ...], status: int
 ) -> None:
     one = f"ends=({' '.join(map(str, ends))}); exit ${{ends[JOB - 1]}}"
     process = stage_3(recipe, tmp_path, "submit", "run.pl JOB=1:3", "x.JOB.log", "bash", "-c", one)
     err = process.communicate(timeout=30)[1]
     assert process.returncode == status
-    assert ("Stage 3 was told to stop, and has saved: the same command goes on." in err) == (status == 75)
-    assert ("told to stop (status 75); the same command goes on; the last lines of" in err) == (75 in ends)
+    assert ("Stage 3 was stopped by SIGTERM and has saved; the same command continues." in err) == (status == 75)
+    assert ("stopped by SIGTERM after saving (status 75); " in err) == (75 in ends)
     assert err.endswith(" To go on from there: ./run.sh --nj 2 --stage 3\n")
 
 
@@ -344,7 +344,9 @@ def test_an_interrupted_run_sh_ends_with_the_signals_status(
 
 def test_jobs_end_when_run_sh_is_killed_without_a_chance_to_say_so(tmp_path: Path, recipe: Path) -> None:
     """kill -9 of the script that started run.pl: its jobs must not go on beside those of the next start."""
-    caller = stage_3(recipe, tmp_path, "supervise", "run.pl", "JOB=1:2", "JOB.log", "sleep", f"3217{os.getpid()}")
+    caller = stage_3(
+        recipe, tmp_path, "run_in_background", "run.pl", "JOB=1:2", "JOB.log", "sleep", f"3217{os.getpid()}"
+    )
     find = ["pgrep", "-f", f"^sleep 3217{os.getpid()}$"]
     deadline = time.monotonic() + 60
     while len(subprocess.run(find, capture_output=True).stdout.split()) < 2 and time.monotonic() < deadline:

@@ -11,8 +11,8 @@ from jobs.logs import last_lines
 from jobs.request import Request
 
 SHOWN_LINES = 30
-STOPPED = 75  # status (EX_TEMPFAIL) of a program that was told to stop, and can be gone on with
-TOLD_TO_STOP = f"told to stop (status {STOPPED}); the same command goes on"
+STOPPED = 75  # status (EX_TEMPFAIL) of a program that saved when SIGTERM came, and can be continued
+HAS_SAVED = f"stopped by SIGTERM after saving (status {STOPPED}); the same command continues"
 MEMORY_SIGNS = re.compile(
     r"oom[-_ ]?kill|out[- ]of[- ]memory|OutOfMemoryError|\bMemoryError\b|Cannot allocate memory|std::bad_alloc", re.I
 )
@@ -21,7 +21,7 @@ MEMORY_SIGNS = re.compile(
 def describe(status: int, log: str) -> str:
     """Why a task failed, for people, from its exit status and what its log says."""
     if status == STOPPED:
-        return TOLD_TO_STOP
+        return HAS_SAVED
     lines = [line for line in last_lines(log)[-SHOWN_LINES:] if not line.startswith("# ")]
     short = any(MEMORY_SIGNS.search(line) for line in lines)
     if status == 128 + signal.SIGKILL:
@@ -41,7 +41,7 @@ def report(request: Request, failures: dict[int, str], scheduler_log: str = "") 
     """Tell on stderr which tasks failed, show the end of the first one's log, or of the scheduler's where it has none.
 
     Returns:
-        Exit status: 0 where no task failed, 75 where all that failed were told to stop and can be gone on with, else 1.
+        Exit status: 0 where no task failed, 75 where all that failed can be continued, else 1.
     """
     if not failures:
         return 0
@@ -64,7 +64,7 @@ def report(request: Request, failures: dict[int, str], scheduler_log: str = "") 
     if total > 1:
         again = [request.program, "--pick", "failed", *_without_pick(request.words)]
         say(request, "to rerun only what failed: " + " ".join(map(shlex.quote, again)))
-    return STOPPED if set(failures.values()) == {TOLD_TO_STOP} else 1
+    return STOPPED if set(failures.values()) == {HAS_SAVED} else 1
 
 
 def _without_pick(words: list[str]) -> list[str]:
