@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+IN_FRONT = ("env", "--default-signal")  # nohup and `&` leave signals ignored, and these tests may be started so
 DATE = r"[A-Z][a-z]{2} [A-Z][a-z]{2} [ \d]\d \d\d:\d\d:\d\d \S+ \d{4}"
 
 
@@ -25,7 +26,7 @@ class Runner:
     def start(self, *words: str, **env: str) -> subprocess.Popen[str]:
         settings = {k: v for k, v in os.environ.items() if k != "CUDA_VISIBLE_DEVICES"}
         return subprocess.Popen(
-            [*self.program, *words],
+            [*IN_FRONT, *self.program, *words],
             cwd=self.folder,
             env={**settings, **env},
             stdout=subprocess.PIPE,
@@ -315,7 +316,6 @@ def test_jobs_that_have_saved_and_can_be_continued_give_a_status_of_their_own(
 
 
 IN_BACKGROUND = ("env", "--ignore-signal=INT")
-IN_FRONT = ("env", "--default-signal=INT")  # these tests may be in the background themselves
 
 
 @pytest.mark.parametrize(
