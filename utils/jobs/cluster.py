@@ -18,7 +18,7 @@ from jobs.config import Config, option_words, read_config
 from jobs.engines import Engine, GridEngine, Slurm, ask
 from jobs.logs import last_lines, read_lines, status_in
 from jobs.report import describe, report, say
-from jobs.request import JobError, Request, make_folder_of
+from jobs.request import JobError, Request, make_way_for
 from jobs.script import Script, folder_of, stem_of
 from jobs.signals import Signals
 
@@ -96,11 +96,8 @@ class _Job:
 
     def _prepare(self) -> None:
         logs = [self.request.log_of(task) for task in self.tasks]
-        for path in (self.script.path, os.path.join(self.script.marks, "x"), *logs):
-            make_folder_of(path)
-        for path in (self.script.output, *logs):
-            if os.path.lexists(path):
-                os.remove(path)
+        for path in (self.script.path, self.script.output, os.path.join(self.script.marks, "x"), *logs):
+            make_way_for(path)
         self.script.write(self.command)
 
     def _submit(self) -> str:

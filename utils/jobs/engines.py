@@ -20,7 +20,6 @@ class Engine:
     index = ""
     environment = ""
     example = ""
-    backend = ""
 
     def submit_words(self, name: str, output: str, request: Request, array: str) -> list[str]:
         """Words of the submit command that are not the site's business; ``array`` is "" or "first-last"."""
@@ -54,7 +53,6 @@ class GridEngine(Engine):
     submits = "qsub"
     index = "SGE_TASK_ID"
     example = "-l NAME=$0"
-    backend = "sge"
 
     def submit_words(self, name: str, output: str, request: Request, array: str) -> list[str]:
         """-N, -o and -t first-last."""
@@ -124,7 +122,6 @@ class Slurm(Engine):
     index = "SLURM_ARRAY_TASK_ID"
     environment = "SLURM_"
     example = "--NAME $0"
-    backend = "slurm"
 
     # Reasons that only mean that it is not this job's turn.
     turn = "None Priority Resources JobArrayTaskLimit BeginTime Cleaning Prolog ReqNodeNotAvail Licenses".split()

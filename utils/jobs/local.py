@@ -6,11 +6,12 @@ import os
 import signal
 import subprocess
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from jobs.logs import commented, date
 from jobs.report import describe, report, say
-from jobs.request import JobError, Request, make_folder_of
+from jobs.request import JobError, Request, make_way_for
 from jobs.signals import Signals
 
 GRACE = 10.0  # seconds between SIGTERM and SIGKILL
@@ -51,8 +52,7 @@ class _Runner:
     def run(self) -> int:
         waiting = self.request.picked_tasks()
         for number in waiting:
-            make_folder_of(self.request.log_of(number))
-            _remove(self.request.log_of(number))
+            make_way_for(self.request.log_of(number))
         while (waiting or self.running) and self.signals.number is None:
             while waiting and len(self.running) < len(self.slots) and self.signals.number is None:
                 self._start(waiting.pop(0))
@@ -115,18 +115,18 @@ class _Runner:
         shells = {task.shell.pid for task in self.running.values()}
         others = descendants(shells)
         for task in self.running.values():
-            _signal_group(task, signal.SIGTERM)
+            _send(os.killpg, task.shell.pid, signal.SIGTERM)
         for pid in others:
             if _group(pid) not in shells:
-                _signal(pid, signal.SIGTERM)
+                _send(os.kill, pid, signal.SIGTERM)
         deadline = time.monotonic() + GRACE
         while time.monotonic() < deadline and (self.running or any(map(alive, others))) and not self.signals.again:
             self.signals.wait(0.05)
             self._collect()
         for task in self.running.values():
-            _signal_group(task, signal.SIGKILL)
+            _send(os.killpg, task.shell.pid, signal.SIGKILL)
         for pid in filter(alive, others):
-            _signal(pid, signal.SIGKILL)
+            _send(os.kill, pid, signal.SIGKILL)
         while self.running:
             time.sleep(0.02)
             self._collect()
@@ -215,24 +215,8 @@ def _group(pid: int) -> int:
         return 0
 
 
-def _signal(pid: int, number: int) -> None:
+def _send(kill: Callable[[int, int], None], pid: int, number: int) -> None:
     try:
-        os.kill(pid, number)
+        kill(pid, number)
     except OSError:
         pass
-
-
-def _signal_group(task: Task, number: int) -> None:
-    try:
-        os.killpg(task.shell.pid, number)
-    except OSError:
-        pass
-
-
-def _remove(path: str) -> None:
-    try:
-        os.remove(path)
-    except FileNotFoundError:
-        pass
-    except OSError as error:
-        raise JobError(f"cannot write {path}: {error.strerror}") from None

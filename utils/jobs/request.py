@@ -156,8 +156,8 @@ def shell_text(words: list[str]) -> str:
     return " ".join(shlex.quote(word) if not word or re.search(r"\s", word) else word for word in words)
 
 
-def make_folder_of(path: str) -> None:
-    """Make the folder that a file is to stand in.
+def make_way_for(path: str) -> None:
+    """Make the folder that a file is to stand in, and remove an earlier file of that name.
 
     Raises:
         JobError: where that is not possible.
@@ -166,3 +166,9 @@ def make_folder_of(path: str) -> None:
         os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
     except OSError as error:
         raise JobError(f"cannot make the folder of {path}: {error.strerror}") from None
+    try:
+        os.remove(path)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise JobError(f"cannot write {path}: {error.strerror}") from None

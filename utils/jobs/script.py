@@ -56,7 +56,7 @@ class Script:
             "gpu": str(request.number("gpu", 0)),
         }
         lines = [f"job_{name}={shlex.quote(value)}\n" for name, value in values.items()]
-        # Clusters pass little more than PATH; path.sh must know which Python it was told to use.
+        # Clusters pass little more than PATH; path.sh must know which Python to use.
         own = [f"export {k}={shlex.quote(v)}\n" for k, v in sorted(os.environ.items()) if re.match(r"SERMTL_\w+$", k)]
         shown = f"${{!{self.engine.environment}@}}" if self.engine.environment else ""
         return "".join(lines + own) + f"job_shown=({shown})\njob_task={self._task()}\n"
