@@ -1,119 +1,135 @@
 #!/usr/bin/env bash
-# The paper's experiments, whole: every setting, seed and fold in one queue of jobs, then one report that compares them.
+# The paper's experiments: ./run.sh with every protocol, seed and setting, then one report that compares them.
 #
 #   local/reproduce_paper.sh --corpus emodb --corpus_dir EMODB --seeds "0 1 2"
-#   local/reproduce_paper.sh --corpus iemocap --corpus_dir IEMOCAP_full_release --cmd_backend slurm --ngpu 1
-#   local/reproduce_paper.sh --corpus iemocap --dry_run true       what would run, what is finished, hours
+#   local/reproduce_paper.sh --corpus iemocap --corpus_dir IEMOCAP_full_release --cmd_backend slurm --parallel 4
+#   local/reproduce_paper.sh --corpus iemocap --dry_run true       the commands, and which of them are finished
 #
-# Other options are run.sh's. The same command goes on after a kill: finished folds are kept, begun ones resumed.
-# Two things differ from run.sh's defaults, because the report needs them: a tenth of each training list is held out
-# (dev_ratio), for the probe wants unseen utterances of training speakers; and the test fold is scored after each epoch,
-# for the paper's figures 2 and 3 (monitor_test; it selects nothing).
-# shellcheck disable=SC2034 # options are read by name
+# Other options are run.sh's. After a kill or a failure the same command goes on: run.sh keeps what is finished.
+# The report needs two things that run.sh does not do by default: a tenth of each training list becomes dev, for the
+# speaker probe, and the test fold is scored after each epoch, for the paper's figures 2 and 3 (it selects nothing).
+# shellcheck disable=SC2086 # names and options without blanks are kept as lists of words
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-# The grid
 corpus=mini                                                     # mini, iemocap, emodb, manifest or kaldi
-protocols=                                                      # of folds (default: speaker; of iemocap and mini also paper)
-seeds="0 1 2"                                                   # a training each
-folds=all                                                       # "01F 02M" or all
-settings="beta0 reverse0.1 reverse1 forward0.1 forward1 alpha0" # gradient and beta; alpha0 is beta 0 without the CTC loss
+protocols=                                                      # of folds (default: speaker; of iemocap and mini "speaker paper")
+seeds="0 1 2"                                                   # of all random draws
+settings="beta0 reverse0.1 reverse1 forward0.1 forward1 alpha0" # gradient and beta; alpha0: beta 0 and no CTC loss
 alpha=0.1                                                       # weight of the CTC loss in all settings but alpha0
-dev_ratio=0.1                                                   # share of each training list that is held out; 0 is the paper's setting and leaves the probe out
+folds=all                                                       # "01F 02M" or all
+dev_ratio=0.1                                                   # share of each training list that becomes dev; 0 is the paper's
 train_args=                                                     # training settings to override, "--set epochs=2"
-# Running it
-stage=1       # 3 leaves data and dump as they are
-dry_run=false # print the plan, what is finished, and the estimated hours
-every=60      # seconds between lines of progress
-num_threads=1 # CPU threads of a training
-expdir=exp    # experiments
-python=       # absolute path of an environment's python3 to use as it is
+stage=1                                                         # first stage: 1, 2, or 3 where data and dump are made
+dry_run=false                                                   # print the commands, and which of them are finished
+parallel=1                                                      # experiments at once: for a cluster or a machine of many cores
+expdir=exp                                                      # experiments; the logs are in its folder reproduce/<corpus>
 
 . utils/log.sh
 own=() passed=()
 while (($#)); do
-    name=${1#--} name=${name//-/_}
-    case ${name} in
-        beta | grl | seed | protocol | tag | stop_stage | skip_stages)
-            die 2 "$1 is not for local/reproduce_paper.sh: it goes through all of them; ./run.sh takes it"
+    case ${1//-/_} in
+        __beta | __grl | __seed | __protocol | __tag | __stop_stage | __skip_stages)
+            die 2 "$1 is for ./run.sh; here --settings, --seeds and --protocols say what is run"
             ;;
-        corpus | protocols | seeds | folds | settings | alpha | dev_ratio | train_args | stage | dry_run | every | \
-            num_threads | expdir | python | help | h | -h) own+=("${@:1:2}") ;;
+        __every) die 2 "$1 is gone: progress is printed after each experiment, and --parallel runs several at once" ;;
+        __corpus | __protocols | __seeds | __settings | __alpha | __folds | __dev_ratio | __train_args | __stage | \
+            __dry_run | __parallel | __expdir | __help | _h) own+=("${@:1:2}") ;;
         *) passed+=("${@:1:2}") ;; # run.sh checks them
     esac
     shift $(($# > 1 ? 2 : 1))
 done
-set -- ${own[@]+"${own[@]}"}
+set -f -- ${own[@]+"${own[@]}"} # no word of an option is a pattern of file names
 . utils/parse_options.sh
-. utils/stages.sh
-whole_numbers stage every num_threads
-if [[ -n ${python} ]]; then export SERMTL_PYTHON=${python}; fi
-. ./path.sh
+if [[ ! ${stage} =~ ^[123]$ ]]; then die 2 "--stage takes 1, 2 or 3, not '${stage}'"; fi
+if [[ ! ${parallel} =~ ^[1-9][0-9]*$ ]]; then die 2 "--parallel takes a number from 1, not '${parallel}'"; fi
+if [[ -z ${protocols} && ${corpus} =~ ^(iemocap|mini)$ ]]; then protocols="speaker paper"; fi
+common=(--corpus "${corpus}" --folds "${folds}" --dev_ratio "${dev_ratio}" --expdir "${expdir}"
+    --train_args "--set monitor_test=true ${train_args}" ${passed[@]+"${passed[@]}"})
 
-if [[ -z ${protocols} ]]; then
-    protocols=speaker
-    if [[ ${corpus} == iemocap || ${corpus} == mini ]]; then protocols="speaker paper"; fi
-fi
-common=(--corpus "${corpus}" --folds "${folds}" --dev_ratio "${dev_ratio}" --num_threads "${num_threads}"
-    --expdir "${expdir}" ${passed[@]+"${passed[@]}"})
-grid=${expdir}/grid/${corpus} logs=${expdir}/grid/${corpus}/log.$$
-
-# What run.sh would do in stages 3 to 6, setting by setting, as its dry run tells it.
-list_commands() {
-    local protocol seed setting grl beta weight
-    for protocol in ${protocols}; do
-        for seed in ${seeds}; do
-            for setting in ${settings}; do
-                grl=reverse beta=0 weight=${alpha}
-                case ${setting} in
-                    beta0) ;;
-                    alpha0) weight=0 ;;
-                    reverse*) beta=${setting#reverse} ;;
-                    forward*) grl=forward beta=${setting#forward} ;;
-                    *) die 2 "--settings: '${setting}' is none of beta0, alpha0, reverse0.1, forward1, ..." ;;
-                esac
-                ./run.sh "${common[@]}" --stage 3 --dry_run true --protocol "${protocol}" --seed "${seed}" \
-                    --alpha "${weight}" --beta "${beta}" --grl "${grl}" --train_args "--set monitor_test=true ${train_args}"
-            done
+names=() options=()
+for protocol in ${protocols:=speaker}; do
+    for seed in ${seeds}; do
+        for setting in ${settings}; do
+            case ${setting} in
+                beta0) chosen="--alpha ${alpha} --beta 0 --grl reverse" ;;
+                alpha0) chosen="--alpha 0 --beta 0 --grl reverse" ;;
+                reverse[0-9]* | forward[0-9]*)
+                    chosen="--alpha ${alpha} --beta ${setting#???????} --grl ${setting:0:7}"
+                    ;;
+                *) die 2 "--settings: '${setting}' is none of beta0, alpha0, reverse0.1, forward1, ..." ;;
+            esac
+            names+=("${protocol//\//_}_${setting//\//_}_seed${seed//\//_}")
+            options+=("--protocol ${protocol} --seed ${seed} ${chosen}")
         done
     done
+done
+if ((${#names[@]} == 0)); then die 2 "nothing to train: --seeds or --settings is empty"; fi
+
+# recipe WORD...: run.sh, in the background so that a signal is handled at once; --dry_run true prints it.
+recipe() {
+    if ${dry_run}; then
+        echo "./run.sh$(printf ' %q' "${common[@]}" "$@")"
+    else
+        ./run.sh "${common[@]}" "$@" &
+        wait "$!"
+    fi
 }
 
-plan() {
-    list_commands | python3 local/grid.py plan --grid "${grid}" --logs "${logs}" --dry_run "${dry_run}"
-}
-
-if ${dry_run}; then
-    plan
-    exit
-fi
-own "${grid}"
-if ((stage < 3)); then
-    for protocol in ${protocols}; do
-        supervise ./run.sh "${common[@]}" --stage "${stage}" --stop_stage 2 --protocol "${protocol}" \
-            --train_args "${train_args}"
+# is_finished WORD...: whether an experiment is scored, there where run.sh says that it would put the scores.
+is_finished() {
+    local shown exp fold
+    shown=$(./run.sh "${common[@]}" "$@" --stage 5 --stop_stage 5 --dry_run true) || exit 2
+    shown=${shown##* score folds --exp } shown=${shown%%$'\n'*} exp=${shown%% --data *}
+    exp=${expdir}/${exp##*/}
+    for fold in ${shown##* --folds }; do
+        if [[ ! -f ${exp}/${fold}/score_test/scores.json ]]; then return 1; fi
     done
-fi
-log "Planning"
-rm -rf "${grid}"/log.*
-supervise plan
-{ read -r runner && read -r folds_left && read -r experiments; } <"${grid}/array"
+    [[ -f ${exp}/scores.json ]]
+}
 
-status=0
-if ((folds_left)); then
-    python3 local/grid.py watch --grid "${grid}" --every "${every}" &
-    watcher=$!
-    submit "${runner} JOB=1:${folds_left}" "${logs}/JOB.log" \
-        python3 local/grid.py train --grid "${grid}" --job JOB || status=1
-    kill "${watcher}" || true
-    wait "${watcher}" || true
+# stop STATUS: ends all run.sh that were started; each ends its own jobs.
+stop() {
+    log "interrupted" >&2
+    jobs -rp | xargs -r kill || true
+    wait
+    exit "$1"
+}
+trap 'stop 129' HUP
+trap 'stop 130' INT
+trap 'stop 143' TERM
+
+for protocol in ${protocols}; do
+    if ((stage < 3)); then recipe --protocol "${protocol}" --stage "${stage}" --stop_stage 2; fi
+done
+
+total=${#names[@]} next=0 good=0 bad=0 failures='' last=0 logs=${expdir}/reproduce/${corpus}
+declare -A running=() # process -> number of its experiment
+if ! ${dry_run}; then mkdir -p "${logs}"; fi
+while ((next < total || ${#running[@]})); do
+    if ${dry_run}; then
+        if is_finished ${options[next]}; then echo "# finished:"; else echo "# to do:"; fi
+        recipe ${options[next++]} --stage 3 --stop_stage 5
+    elif ((next < total && ${#running[@]} < parallel)); then
+        log "${names[next]} begins, log: ${logs}/${names[next]}.log"
+        ./run.sh "${common[@]}" ${options[next]} --stage 3 --stop_stage 5 >>"${logs}/${names[next]}.log" 2>&1 &
+        running[$!]=$((next++))
+    else
+        wait -n || true
+        for process in "${!running[@]}"; do
+            if jobs -rp | grep -x "${process}" >/dev/null; then continue; fi
+            number=${running[${process}]} how=finished
+            unset "running[${process}]"
+            if wait "${process}"; then
+                good=$((good + 1)) last=${number}
+            else
+                bad=$((bad + 1)) how=failed failures+="  ${logs}/${names[number]}.log"$'\n'
+            fi
+            log "${names[number]} ${how}: ${good} done, ${bad} failed, $((total - good - bad)) left"
+        done
+    fi
+done
+if ${dry_run} || ((good)); then
+    recipe ${options[last]} --stage 6 --stop_stage 6 || failures+="  the report"$'\n'
 fi
-log "Scoring"
-submit "run.pl JOB=1:${experiments}" "${logs}/score.JOB.log" \
-    python3 local/grid.py score --grid "${grid}" --job JOB || status=1
-log "Report"
-supervise python3 local/grid.py report --grid "${grid}" || status=1
-python3 local/grid.py end --grid "${grid}" || status=1
-if ((status)); then die 1 "not all is there: the same command goes on where it can"; fi
-finish
+if [[ -n ${failures} ]]; then die 1 "failed:"$'\n'"${failures}The same command tries them again."; fi
