@@ -23,7 +23,7 @@ from sermtl.fileio.tables import read_table
 RUN_SH = """#!/usr/bin/env bash
 set -eu
 if [[ $* == *"--dry_run true"* ]]; then
-    alpha=${*#*--alpha } alpha=${alpha%% *}
+    all="$*" alpha=${all#*--alpha } alpha=${alpha%% *}
     echo "  python3 -m sermtl.bin.score folds --exp exp/alpha${alpha} --data d --folds 01F 02M "
     exit
 fi
@@ -203,7 +203,7 @@ def killed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, lis
     for file in ("dump/mini/*/*", "exp/*/*/model.safetensors", "exp/*/*/score_test/scores.json"):
         begun = time.monotonic()
         process = machine.start(words)
-        wait_until(lambda: any(work.glob(file)), process, 300)  # noqa: B023
+        wait_until(lambda: any(work.glob(file)), process, faults.LIMIT)  # noqa: B023
         machine.kill_all(signal.SIGKILL)
         assert machine.wait(process, begun).status == -signal.SIGKILL and machine.settle()
     ended = machine.wait(machine.start(words), time.monotonic())
@@ -218,7 +218,7 @@ def test_killed_in_the_dump_in_training_and_in_scoring_it_ends_with_the_report(k
     report = work / "exp" / "report" / "mini"
     content = json.loads((report / "results.json").read_text())
     names = [
-        f"mini_speaker_tiny_mini_alpha{alpha}_beta0_reverse_seed0_epochs-1_monitor-test-true" for alpha in (0, 0.1)
+        f"mini_speaker_tiny_mini_alpha{alpha}_beta0_reverse_seed0_epochs-1_monitor-test-true" for alpha in (0.1, 0)
     ]
     assert sorted(content["experiments"]) == names
     tables = content["tables"]
