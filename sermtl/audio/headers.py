@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import struct
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from multiprocessing import get_context
 from typing import BinaryIO
@@ -19,7 +19,7 @@ MOST_CHUNKS = 1000
 SLACK = 1024
 """Bytes behind the audio that some programs leave."""
 UNKNOWN_SIZE = 0x7FFF0000
-"""Data sizes from here on are what programs write that do not know the size (a stream's header)."""
+"""Data sizes from here on are written by programs that do not know the size (a stream's header)."""
 TOLERANCE = 0.1
 """Seconds by which utt2dur may miss a header's duration: tables made from frame counts round so."""
 
@@ -37,19 +37,14 @@ def check_all(tasks: list[Task], allow_pipes: bool, nj: int) -> Iterator[str]:
     """
     check = partial(check_recording, allow_pipes=allow_pipes)
     if nj < 2 or len(tasks) < POOL_FROM:
-        yield from told(map(check, tasks))
+        yield from filter(None, map(check, tasks))
         return
     with get_context("fork").Pool(nj) as pool:
-        yield from told(pool.imap(check, tasks, chunksize=500))
-
-
-def told(messages: Iterable[str | None]) -> Iterator[str]:
-    """Leave out the recordings that are right."""
-    return (message for message in messages if message)
+        yield from filter(None, pool.imap(check, tasks, chunksize=500))
 
 
 def check_recording(task: Task, allow_pipes: bool = False) -> str | None:
-    """Say what is wrong with a recording; None where its header can be read and agrees with the tables."""
+    """The error of a recording; None where its header can be read and agrees with the tables."""
     key, entry, duration, end = task
     if not entry:
         return f"{key}: no path"
@@ -119,66 +114,38 @@ def length_flaw(file: BinaryIO, size: int, alone: bool = True) -> str:
 
 
 def _end_of_audio(read: Callable[[int, int], bytes], size: int) -> int | None:
-    """Where the samples end by the header of a WAV, AIFF, SVX, AU, W64, CAF, VOC, AVR or uncompressed NIST file.
+    """Where the samples end by the header of a WAV (RIFF, RIFX, RF64), AIFF or uncompressed NIST file.
 
-    Ogg, MAT, PAF, IRCAM, PVF, WVE, XI and MPC2K are not looked at; of FLAC and MP3 what is missing shows in decoding.
+    Of FLAC and MP3, what is missing shows in decoding; other formats are not checked.
     """
     head = read(0, 1024)
-    if head[:4] == b".snd" and len(head) >= 12:
-        offset, length = struct.unpack_from(">II", head, 4)
-        return None if length >= UNKNOWN_SIZE else offset + length
     if head[:8] == b"NIST_1A\n":
         words = head.decode("ascii", "replace").split()
         known = dict(zip(words, words[2:], strict=False))  # NAME -TYPE VALUE
         counts = [known.get(name, "") for name in ("sample_count", "channel_count", "sample_n_bytes")]
         plain = known.get("sample_coding", "pcm") == "pcm" and all(map(str.isdigit, [words[1], *counts]))
         return int(words[1]) + math.prod(map(int, counts)) if plain else None
-    if head[:4] == b"riff":
-        return _find_chunk(read, size, 40, "<16sQ", b"data", 8)
     if head[:4] in (b"RIFF", b"RIFX", b"RF64") and head[8:12] == b"WAVE":
-        return _find_chunk(read, size, 12, ">4sI" if head[3:4] == b"X" else "<4sI", b"data", 2)
+        return _find_chunk(read, size, ">4sI" if head[3:4] == b"X" else "<4sI", b"data")
     if head[:4] == b"FORM" and head[8:11] == b"AIF":
-        return _find_chunk(read, size, 12, ">4sI", b"SSND", 2)
-    if head[:4] == b"FORM" and head[8:12] in (b"8SVX", b"16SV"):
-        return _find_chunk(read, size, 12, ">4sI", b"BODY", 2)
-    if head[:4] == b"caff":
-        return _find_chunk(read, size, 8, ">4sQ", b"data", 1)
-    if head[:4] == b"2BIT" and len(head) >= 30:
-        stereo, bits, frames = struct.unpack_from(">hH10xI", head, 12)
-        return 128 + frames * (2 if stereo else 1) * bits // 8
-    if head[:20] == b"Creative Voice File\x1a" and len(head) >= 22:
-        return _end_of_blocks(read, int.from_bytes(head[20:22], "little"))
+        return _find_chunk(read, size, ">4sI", b"SSND")
     return None
 
 
-def _end_of_blocks(read: Callable[[int, int], bytes], at: int) -> int:
-    """Where the last block of a VOC file ends; a zero stands behind it."""
+def _find_chunk(read: Callable[[int, int], bytes], size: int, form: str, wanted: bytes) -> int | None:
+    """Where the chunk of samples ends; None where there is none, or its length was not known when it was written."""
+    at, long = 12, None
     for _ in range(MOST_CHUNKS):
-        head = read(at, 4)
-        if not head or not head[0]:
+        if at + 8 > size:
             break
-        at += 4 + int.from_bytes(head[1:], "little")
-    return at
-
-
-def _find_chunk(
-    read: Callable[[int, int], bytes], size: int, at: int, form: str, wanted: bytes, even: int
-) -> int | None:
-    """Where the chunk of samples ends; None where there is none, or its length was not known to who wrote it."""
-    head, long = struct.calcsize(form), None
-    for _ in range(MOST_CHUNKS):
-        if at + head > size:
-            break
-        name, length = struct.unpack(form, read(at, head))
-        if head == 24:
-            length = max(0, length - head)  # W64 counts the head too
-        if name[:4] == b"ds64":
+        name, length = struct.unpack(form, read(at, 8))
+        if name == b"ds64":
             long = struct.unpack("<Q", read(at + 16, 8).ljust(8, b"\0"))[0]  # of RF64
-        if name[:4] == wanted:
-            if length >= (UNKNOWN_SIZE if head == 8 else 1 << 63):
-                return None if long is None else at + head + long
-            return at + head + length
-        at += head + -(-length // even) * even
+        if name == wanted:
+            if length < UNKNOWN_SIZE:
+                return at + 8 + length
+            return None if long is None else at + 8 + long
+        at += 8 + length + length % 2
     return None
 
 

@@ -126,14 +126,13 @@ def test_what_is_no_whole_file_is_refused_by_name_and_nobody_waits(tmp_path: Pat
     assert path.name in str(check_recording(("u", str(path), None, None)))
 
 
-FORMATS = [("WAV", "PCM_16"), ("WAV", "PCM_24"), ("WAVEX", "FLOAT"), ("RF64", "PCM_16"), ("W64", "PCM_16"),
-           ("AIFF", "PCM_16"), ("AU", "PCM_16"), ("NIST", "PCM_16"), ("CAF", "PCM_16"), ("CAF", "FLOAT"),
-           ("SVX", "PCM_16"), ("AVR", "PCM_16"), ("AVR", "PCM_U8"), ("VOC", "PCM_16")]  # fmt: skip
+FORMATS = [("WAV", "PCM_16"), ("WAV", "PCM_24"), ("WAVEX", "FLOAT"), ("RF64", "PCM_16"), ("AIFF", "PCM_16"),
+           ("NIST", "PCM_16")]  # fmt: skip
 
 
 @pytest.mark.parametrize("endian", ["FILE", "BIG"])
 @pytest.mark.parametrize(("kind", "subtype"), FORMATS)
-def test_a_cut_recording_of_any_format_is_refused_and_a_whole_one_read(
+def test_a_cut_recording_is_refused_by_its_header_and_a_whole_one_read(
     tmp_path: Path, kind: str, subtype: str, endian: str
 ) -> None:
     path = tmp_path / "x.audio"
