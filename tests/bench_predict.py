@@ -1,4 +1,4 @@
-"""Time prediction against the plain transformers pipelines, ONNX and int8 on the same model and files, in one call.
+"""Time prediction against the plain transformers pipelines and ONNX on the same model and files, in one call.
 
     python tests/bench_predict.py --model PACK folder/
 
@@ -89,11 +89,10 @@ def make_ways(pack: Path, threads: int) -> dict[str, Callable[[list[np.ndarray]]
             recogniser(floats(recordings), batch_size=16),
         ),
     }
-    for name in ("model.onnx", "model.int8.onnx"):
-        if (pack / "onnx" / name).is_file():
-            session = onnx_session(pack / "onnx" / name, threads)
-            ways[f"{name}, one by one"] = partial(run_onnx, session, 1)
-            ways[f"{name}, batches of 16"] = partial(run_onnx, session, 16)
+    if (file := pack / "onnx" / "model.onnx").is_file():
+        session = onnx_session(file, threads)
+        ways["model.onnx, one by one"] = partial(run_onnx, session, 1)
+        ways["model.onnx, batches of 16"] = partial(run_onnx, session, 16)
     return ways
 
 

@@ -12,7 +12,7 @@ import logging
 import sys
 from pathlib import Path
 
-from sermtl.errors import command
+from sermtl.errors import UserError, command
 
 log = logging.getLogger("sermtl.bin.pack")
 
@@ -31,21 +31,23 @@ def main() -> int:
     from sermtl.pack.write_pack import PackOptions, earlier_options, pack_stamp, write_pack
 
     fold_job.add_arguments(parser)
-    for name, text in (
-        ("--onnx", "add onnx/model.onnx (needs the extra [onnx])"),
-        ("--int8", "add onnx/model.int8.onnx too, and what both score on the test list"),
-    ):
-        parser.add_argument(name, choices=["true", "false"], default="false", help=text)
+    text = "add onnx/model.onnx (needs the extra [onnx])"
+    parser.add_argument("--onnx", choices=["true", "false"], default="false", help=text)
+    parser.add_argument("--int8", help=argparse.SUPPRESS)
     for name, text in (("--model_license", "weights"), ("--data_license", "corpus")):
         parser.add_argument(name, default="", help=f"licence of the {text}, for the card (default: the earlier pack's)")
     args = parser.parse_args()
+    if args.int8 not in (None, "false"):
+        raise UserError(
+            "--int8 is gone; give --onnx true, and quantise the pack's onnx/model.onnx by "
+            "onnxruntime.quantization.quantize_dynamic"
+        )
     fold_job.set_up(args)
     transformers_logging.disable_progress_bar()
     paths = fold_job.fold_paths(args)
     earlier = earlier_options(paths.exp)
     options = PackOptions(
-        onnx="true" in (args.onnx, args.int8),
-        int8=args.int8 == "true",
+        onnx=args.onnx == "true",
         model_license=args.model_license or earlier.model_license,
         data_license=args.data_license or earlier.data_license,
     )

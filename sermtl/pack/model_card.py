@@ -18,12 +18,12 @@ SHOWN = (
 )  # fmt: skip
 SPEAKER_DEPENDENT = (
     "**Speaker-dependent**: speakers of the test list also stand in the training list. These scores say little about "
-    "people whom the model has not heard, and compare only with others of the same protocol."
+    "other people, and compare only with others of the same protocol."
 )
 CMVN_SPEAKER = (
     "**Not of single files**: for these scores, features were normalised by the mean and variance of all recordings of "
-    "each test speaker (`cmvn: speaker`). A file that is heard on its own is normalised by itself, and these scores "
-    "are not to be expected then."
+    "each test speaker (`cmvn: speaker`). A single file is normalised by itself, and lower scores are to be expected "
+    "then."
 )
 SPEAKER_INDEPENDENT = "Speaker-independent: no speaker of the test list stands in the training list."
 CITATION = """\
@@ -35,7 +35,7 @@ Interspeech 2021."""
 
 @dataclass(frozen=True)
 class Facts:
-    """What a card tells."""
+    """What a card states."""
 
     labels: Sequence[str]
     settings: Mapping[str, Any]
@@ -52,8 +52,6 @@ class Facts:
     folders: Sequence[str] = ()
     """What else the pack holds: folders for transformers, ONNX files."""
     notes: Sequence[str] = ()
-    onnx_scores: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
-    """Of `sermtl.pack.onnx_score`, where 8 bits are packed."""
 
 
 def model_card(facts: Facts) -> str:
@@ -63,7 +61,7 @@ def model_card(facts: Facts) -> str:
     parts = [
         f"---\n{yaml.safe_dump(_head(facts), sort_keys=True, allow_unicode=True)}---",
         f"# Emotion and words from speech: {corpus}, protocol {protocol}, fold {fold}",
-        f"Tells {_and(facts.labels)} apart, and writes down what is said; made with the sermtl recipe.",
+        f"Recognises {_and(facts.labels)}, and transcribes the words; made with the sermtl recipe.",
         _usage(facts),
         "## Data and protocol",
         _data(facts, corpus, protocol, fold),
@@ -166,9 +164,6 @@ def _scores(facts: Facts) -> str:
             for label, row in zip(facts.labels, ser["confusion"], strict=True)
         ),
     ]
-    if facts.onnx_scores:
-        told = (f"`onnx/{name}` {s['wa']:.3f} ({s['correct']} of {s['n']})" for name, s in facts.onnx_scores.items())
-        lines += ["", f"WA of the ONNX files on the same list: {', '.join(told)}."]
     if facts.pooled:
         p = facts.pooled
         missing = len(p.get("missing_folds", []))
@@ -198,11 +193,11 @@ def _intervals(facts: Facts) -> dict[str, str]:
 
 def _limits(facts: Facts) -> str:
     lines = [
-        "- For research on speech. It tells how speech sounds to the corpus's labellers, not what a person feels.",
+        "- For research on speech. It predicts how the corpus's labellers would judge speech, not what a person feels.",
         "- Not for decisions about people: hiring, policing, insurance, schooling, medicine. In the European Union, "
         "inferring emotions at work and at school is prohibited with few exceptions (Regulation 2024/1689, art. 5).",
         f"- It knows {_and(facts.labels)} only, and always chooses one of them, for music and silence too.",
-        "- Heard in training: the corpus's language, speakers, recording and kind of speech (acted or not). Elsewhere, "
+        "- Trained on the corpus's language, speakers, recording and kind of speech (acted or not). Elsewhere, "
         "scores are lower, and posteriors are not calibrated.",
     ]
     if facts.lang:

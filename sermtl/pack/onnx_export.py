@@ -112,7 +112,7 @@ def spectrum_kernel() -> np.ndarray:
 
 
 class Graph(nn.Module):
-    """The whole way from waveforms to what the heads say."""
+    """The whole way from waveforms to the heads' outputs."""
 
     def __init__(self, trained: TrainedModel):
         super().__init__()
@@ -133,11 +133,11 @@ class Graph(nn.Module):
         return posteriors_BC, self.model.token_head(hidden_BTD).log_softmax(-1), frames_B, pooled_BD
 
 
-def export_onnx(trained: TrainedModel, directory: Path, int8: bool = False) -> list[str]:
-    """Write ``model.onnx`` and, where asked for, ``model.int8.onnx`` (weights of the linear layers in 8 bits).
+def export_onnx(trained: TrainedModel, directory: Path) -> list[str]:
+    """Write ``model.onnx``.
 
     Returns:
-        The files' names from the pack's root.
+        The file's name from the pack's root, in a list.
 
     Raises:
         UserError: onnx or onnxruntime is not installed.
@@ -151,9 +151,7 @@ def export_onnx(trained: TrainedModel, directory: Path, int8: bool = False) -> l
         ) from error
     directory.mkdir(parents=True, exist_ok=True)
     _trace(trained, directory / "model.onnx")
-    if int8:
-        _quantise(directory / "model.onnx", directory / "model.int8.onnx")
-    return [f"onnx/{file.name}" for file in sorted(directory.glob("*.onnx"))]
+    return ["onnx/model.onnx"]
 
 
 def _trace(trained: TrainedModel, path: Path) -> None:
@@ -191,28 +189,7 @@ def _trace(trained: TrainedModel, path: Path) -> None:
 
 
 def _clean(model: Any) -> None:
-    """Remove what the exporter says of the place where it ran."""
+    """Remove the exporter's notes on where it ran."""
     for node in model.graph.node:
         node.doc_string = ""
         del node.metadata_props[:]
-
-
-def _quantise(source: Path, target: Path) -> None:
-    import onnx
-    from onnxruntime.quantization import QuantType, quantize_dynamic
-
-    # A power spectrum spans more than 8 bits.
-    front_end = [node.name for node in onnx.load(str(source)).graph.node if node.name.startswith("/front_end/")]
-    level = logging.getLogger().level
-    logging.getLogger().setLevel(logging.ERROR)  # it advises a preprocessing that changes nothing here
-    try:
-        quantize_dynamic(
-            source,
-            target,
-            op_types_to_quantize=["MatMul"],
-            weight_type=QuantType.QInt8,
-            per_channel=True,
-            nodes_to_exclude=front_end,
-        )
-    finally:
-        logging.getLogger().setLevel(level)

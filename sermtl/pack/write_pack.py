@@ -5,7 +5,7 @@
     model.json model.safetensors tokens/ labels.txt     what sermtl loads
     config.yaml scores.json audit.json scores_all_folds.json
     audio-classification/ automatic-speech-recognition/ for plain transformers (models over waveforms)
-    onnx/                where asked for; with 8 bits, scores.json says what they lose on the fold's test list
+    onnx/                where asked for
 
 Nothing in it holds a date, a path or a host: two trainings with the same settings give the same bytes.
 """
@@ -51,7 +51,6 @@ class PackOptions:
     """What a pack is to hold besides the model."""
 
     onnx: bool = False
-    int8: bool = False
     model_license: str = ""
     data_license: str = ""
 
@@ -135,12 +134,9 @@ def _fill(target: Path, fold: Path, fold_dir: Path, data: Path, options: PackOpt
     if options.onnx:
         from sermtl.pack.onnx_export import export_onnx
 
-        folders += export_onnx(trained, target / "onnx", options.int8)
-    losses = _losses(target / "onnx", fold, data, trained.labels) if options.int8 else {}
-    if losses:
-        _write(target / "onnx" / "scores.json", _json(losses))
+        folders += export_onnx(trained, target / "onnx")
     notes = [] if expressible(trained) else [ONLY_WAVEFORMS.format(onnx=" or the ONNX file" if options.onnx else "")]
-    facts = _facts(fold, fold_dir, data, trained, options, folders, notes, losses)
+    facts = _facts(fold, fold_dir, data, trained, options, folders, notes)
     _write(target / "config.yaml", yaml.safe_dump(dict(facts.settings), sort_keys=False, allow_unicode=True))
     _write(target / "scores.json", _json(facts.scores))
     _write(target / "audit.json", _json(facts.audit))
@@ -154,7 +150,7 @@ def _fill(target: Path, fold: Path, fold_dir: Path, data: Path, options: PackOpt
 
 def _facts(
     fold: Path, fold_dir: Path, data: Path, trained: TrainedModel, options: PackOptions, folders: list[str],
-    notes: list[str], losses: dict[str, dict[str, float]],
+    notes: list[str],
 ) -> Facts:  # fmt: skip
     lang, audit, pooled = data / "lang", fold_dir / "audit.json", fold.parent / "scores.json"
     return Facts(
@@ -169,7 +165,6 @@ def _facts(
         data_license=options.data_license,
         folders=folders,
         notes=notes,
-        onnx_scores=losses,
     )
 
 
@@ -182,13 +177,6 @@ def _without_folder(settings: dict[str, Any]) -> dict[str, Any]:
     """Settings whose upstream, where it is a file or a folder (so that it has a digest), is only its name."""
     local = settings.get("upstream_digest") is not None
     return settings | {"upstream": Path(settings["upstream"]).name} if local else settings
-
-
-def _losses(directory: Path, fold: Path, data: Path, labels: list[str]) -> dict[str, dict[str, float]]:
-    from sermtl.pack.onnx_score import onnx_scores
-
-    refs = {row.utt: row.ref for row in read_utterances(fold / "score_test" / "per_utt.tsv")}
-    return onnx_scores(sorted(directory.glob("*.onnx")), labels, refs, data)
 
 
 def _manifest(directory: Path, trained: TrainedModel, folders: list[str]) -> dict[str, Any]:

@@ -115,18 +115,16 @@ def test_two_trainings_with_the_same_settings_give_the_same_bytes(scored):
     first = scored.root / "exp" / "raw"
     again = scored.root / "again" / "under another tag"
     make_scored(scored, "raw", again)
-    packs = [pack_of(scored, exp, "--int8", "true") for exp in (first, again)]
+    packs = [pack_of(scored, exp, "--onnx", "true") for exp in (first, again)]
     files = [{str(f.relative_to(pack)): f.read_bytes() for f in pack.rglob("*") if f.is_file()} for pack in packs]
-    assert files[0].keys() == files[1].keys() and "onnx/model.int8.onnx" in files[0]
+    assert files[0].keys() == files[1].keys() and "onnx/model.onnx" in files[0]
     assert [name for name in files[0] if files[0][name] != files[1][name]] == []
-    # What 8 bits lose is told: the file without them scores what stage 5 says.
-    told = json.loads(files[0]["onnx/scores.json"])
-    ser = json.loads(files[0]["scores.json"])["ser"]
-    assert (told["model.onnx"]["n"], told["model.onnx"]["correct"]) == (ser["n"], ser["correct"])
-    eight = told["model.int8.onnx"]
-    assert (
-        f"`onnx/model.int8.onnx` {eight['wa']:.3f} ({eight['correct']} of {ser['n']})" in files[0]["README.md"].decode()
-    )
+
+
+def test_an_option_that_is_gone_names_what_replaces_it(scored, capsys):
+    assert run_program(program.main, *scored.arguments(scored.root / "exp" / "raw"), "--int8", "true") == 2
+    error = capsys.readouterr().err
+    assert "--int8 is gone" in error and "--onnx true" in error and "quantize_dynamic" in error
 
 
 def test_the_card_tells_what_the_scores_are_of(packs):
