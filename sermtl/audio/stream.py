@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import soundfile
@@ -34,6 +35,39 @@ def read_item(path: str) -> np.ndarray:
 
 def _is_ark_entry(path: str) -> bool:
     return bool(re.search(r"\.ark:\d+$", path)) and not Path(path).exists()
+
+
+def as_int16(waveform: Any, sampling_rate: int, name: str) -> np.ndarray:
+    """A waveform of any accepted kind as int16 samples (S,) at 16 kHz.
+
+    Raises:
+        UserError: It is empty, not finite, or of another shape, type or range; the message begins with ``name``.
+    """
+    import torch  # here: listing files needs none
+
+    if isinstance(waveform, torch.Tensor):
+        waveform = waveform.detach().cpu()
+        waveform = waveform.float() if waveform.is_floating_point() else waveform  # NumPy has no bfloat16
+    values = np.asarray(waveform)
+    check_rate(sampling_rate, name)
+    if values.size == 0:
+        raise UserError(f"{name} is empty")
+    if values.ndim == 2 and 1 in values.shape:
+        values = values.reshape(-1)
+    if values.ndim != 1:
+        raise UserError(f"{name} has the shape {values.shape}: average its channels, or give many as a list")
+    if values.dtype == np.int16:
+        if sampling_rate == SAMPLE_RATE:
+            return values
+        values = values.astype(np.float32) / 32768.0
+    if not np.issubdtype(values.dtype, np.floating):
+        raise UserError(f"{name} is of type {values.dtype}: give int16, or floats in [-1, 1]")
+    values = values.astype(np.float32)
+    if not np.isfinite(values).all():
+        raise UserError(f"{name} holds NaN or infinite samples")
+    if (peak := float(np.abs(values).max())) > 2:
+        raise UserError(f"{name} has floats up to {peak:g}: divide by 32768, or give int16")
+    return to_int16(resample(values, int(sampling_rate), SAMPLE_RATE))
 
 
 def audio_blocks(path: str, seconds: float = 10.0) -> Iterator[np.ndarray]:

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+from sermtl.fileio.files import atomic_write
 from sermtl.inference.inputs import Item
-from sermtl.inference.predict import Result, Segment
+from sermtl.inference.windows import Result, Segment
 
 WIDEST_PATH = 48
 """Longer paths keep their ends in the table."""
@@ -116,7 +121,7 @@ class TableLines(Lines):
 
 
 def segment_lines(item: Item, result: Result, labels: Sequence[str]) -> list[str]:
-    """Merged segments as rows ``path start end emotion posteriors``; a recording heard whole is one."""
+    """Merged segments as rows ``path start end emotion posteriors``; a recording in one piece is one."""
     segments = result.segments or (Segment(0.0, result.seconds, result.emotion, result.scores),)
     return [
         "\t".join(
@@ -125,6 +130,21 @@ def segment_lines(item: Item, result: Result, labels: Sequence[str]) -> list[str
         )
         for s in segments
     ]
+
+
+def write_timeline(path: Path, rows: Sequence[str], labels: Sequence[str]) -> None:
+    """Write the rows of `segment_lines` below their head."""
+    with atomic_write(path) as file:
+        file.writelines(f"{row}\n" for row in ["\t".join(["path", "start", "end", "emotion", *labels]), *rows])
+
+
+def print_line(line: str) -> None:
+    """Print a result; where nobody reads them any more, the program ends as others do that SIGPIPE kills."""
+    try:
+        print(line, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what its buffer still holds
+        sys.exit(128 + signal.SIGPIPE)
 
 
 def cell(text: str) -> str:

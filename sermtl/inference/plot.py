@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
-from sermtl.audio.resample import SAMPLE_RATE
+from sermtl.audio.read import SAMPLE_RATE
+from sermtl.audio.stream import audio_blocks
+from sermtl.errors import UserError
 from sermtl.fileio.files import atomic_write
-from sermtl.inference.predict import Result
+from sermtl.inference.inputs import Item
+from sermtl.inference.predict import Speech2Emotion
+from sermtl.inference.windows import Result, Segment
 
 COLUMNS = 1200
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f", "#000000")
-"""Okabe and Ito's, told apart by colour-blind readers too."""
+"""Okabe and Ito's, distinct for colour-blind readers too."""
 STYLES = ("-", "--", "-.", ":")
 
 
@@ -42,10 +45,13 @@ def plot(path: Path, title: str, result: Result, envelope_X2: np.ndarray, note: 
     Args:
         path: The picture.
         title: The recording's name.
-        result: What was heard, with its timeline.
+        result: The prediction, with its timeline.
         envelope_X2: Of `envelope`.
         note: How the posteriors over time were made.
     """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # here: most predictions draw nothing
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(10, 5.6), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
     wave, posteriors, words = figure.subplots(3, 1, height_ratios=[3, 4, 1.3])
@@ -68,3 +74,42 @@ def plot(path: Path, title: str, result: Result, envelope_X2: np.ndarray, note: 
     words.text(0, 1, textwrap.fill(text, 110), va="top", fontsize=9, parse_math=False)
     with atomic_write(path, "wb") as file:
         figure.savefig(file, format="png")
+
+
+def plot_targets(target: Path | None, items: list[Item]) -> list[Path | None]:
+    """Which picture each recording gets: ``--plot`` itself if it ends in ``.png``, else one of its own in that folder.
+
+    Raises:
+        UserError: It has another ending, or is one picture for several recordings.
+    """
+    if target is None:
+        return [None] * len(items)
+    if target.suffix and not target.is_dir():
+        if target.suffix.lower() != ".png":
+            raise UserError(f"--plot {target}: pictures are PNG; give a name that ends in .png, or a folder")
+        if len(items) > 1:
+            raise UserError(f"--plot {target}: there are {len(items)} recordings; name a folder for their pictures")
+        return [target]
+    names: dict[Path, None] = {}
+    for item in items:
+        stem = (item.utterance or Path(item.path).stem).replace("/", "_")
+        name, number = target / f"{stem}.png", 2
+        while name in names:
+            name, number = target / f"{stem}-{number}.png", number + 1
+        names[name] = None
+    return list(names)
+
+
+def draw(model: Speech2Emotion, item: Item, result: Result, target: Path) -> None:
+    """Draw a recording; one that was read in one piece is read again in short windows for the posteriors."""
+    note = "in windows"
+    if not result.timeline:
+        window = max(0.5, result.seconds / 4)
+        note = f"in windows of {window:.1f} s; the whole recording: {result.emotion}"
+        _, again = next(iter(model.files([item.path], window, window / 5)))
+        if isinstance(again, UserError):
+            raise again
+        part = again.timeline or (Segment(0.0, result.seconds, result.emotion, result.scores),)
+        result = replace(result, timeline=part)
+    shown = item.utterance or Path(item.path).name
+    plot(target, shown, result, envelope(audio_blocks(item.path), result.seconds), note)

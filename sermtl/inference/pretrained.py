@@ -56,6 +56,21 @@ def _from_hub(name: str) -> Path:
         ) from error
 
 
+def find_device(name: str | torch.device) -> torch.device:
+    """The device of that name.
+
+    Raises:
+        UserError: PyTorch knows none of that name, or cannot compute on it here.
+    """
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device).cpu()
+    except Exception as error:  # of many types: unknown names, builds without CUDA, no driver
+        reason = str(error).strip().split("\n")[0]
+        raise UserError(f"device {name} cannot be used here ({reason}); use cpu, or cuda on a GPU") from error
+    return device
+
+
 def load(directory: Path, device: torch.device) -> TrainedModel:
     """Load a fold or a pack.
 

@@ -1,6 +1,6 @@
-"""Long recordings: overlapping windows, and what they say put together again.
+"""Long recordings: overlapping windows, and their predictions put together again.
 
-Each window speaks for the part of the recording that lies nearer to its middle than to any other window's.
+Each window stands for the part of the recording that lies nearer to its middle than to any other window's.
 """
 
 from __future__ import annotations
@@ -13,10 +13,13 @@ import numpy as np
 from sermtl.audio.resample import SAMPLE_RATE
 from sermtl.errors import UserError
 
+WINDOW, HOP = 10.0, 5.0
+"""Seconds, where none are asked for."""
+
 
 @dataclass(frozen=True)
-class Heard:
-    """What the models say of one piece of audio (M models, C classes, T frames of the first model, D hidden)."""
+class Prediction:
+    """The models' outputs for one piece of audio (M models, C classes, T frames of the first model, D hidden)."""
 
     posteriors_MC: np.ndarray
     tokens_T: np.ndarray
@@ -34,12 +37,47 @@ class Part:
     posteriors_MC: np.ndarray
 
 
-def check_window(window: float, hop: float) -> tuple[int, int]:
-    """Window and hop in samples.
+@dataclass(frozen=True)
+class Segment:
+    """A stretch of a recording with one emotion; times in seconds."""
+
+    start: float
+    end: float
+    emotion: str
+    scores: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Result:
+    """Emotion, transcript and embedding of a recording."""
+
+    emotion: str
+    """The most probable class."""
+    scores: dict[str, float]
+    """Posterior of each class by name; several models' are averaged."""
+    text: str
+    """The transcript, of the first model."""
+    embedding: np.ndarray = field(repr=False, compare=False)
+    """Mean (D,) of the first model's hidden vectors, float32."""
+    seconds: float
+    """Duration of the audio."""
+    segments: tuple[Segment, ...] = ()
+    """Neighbouring windows of one emotion as one; empty where the recording was encoded in one piece."""
+    timeline: tuple[Segment, ...] = ()
+    """The same before merging: one a window."""
+    spread: dict[str, float] | None = None
+    """Standard deviation of each class's posterior over the models; None with a single one."""
+
+
+def window_and_hop(window: float | None, hop: float | None) -> tuple[int, int]:
+    """Window and hop in samples, of seconds or their defaults.
 
     Raises:
         UserError: One is not above 0, or windows would leave gaps.
     """
+    if window is None:
+        window, hop = WINDOW, HOP if hop is None else hop
+    hop = window / 2 if hop is None else hop
     if not (0.1 <= window < float("inf") and 0 < hop <= window):
         raise UserError(f"--window {window:g} --hop {hop:g}: a window is 0.1 s or more, a hop above 0 and at most that")
     return round(window * SAMPLE_RATE), max(1, round(hop * SAMPLE_RATE))
@@ -71,12 +109,12 @@ def windows(blocks: Iterable[np.ndarray], window: int, hop: int) -> Iterator[tup
 
 @dataclass
 class Timeline:
-    """Puts together what windows say, in order; ``close`` after the last one."""
+    """Puts together the predictions of windows, in order; ``close`` after the last one."""
 
     parts: list[Part] = field(default_factory=list)
     tokens: list[np.ndarray] = field(default_factory=list)
     embedding_D: np.ndarray | None = None
-    _waiting: tuple[int, int, Heard] | None = None
+    _waiting: tuple[int, int, Prediction] | None = None
     _from: float = 0.0
 
     @property
@@ -84,11 +122,11 @@ class Timeline:
         """How much is put together."""
         return self.parts[-1].end if self.parts else 0.0
 
-    def add(self, start: int, samples: int, heard: Heard) -> None:
+    def add(self, start: int, samples: int, prediction: Prediction) -> None:
         """Add a window by its first sample and number of samples."""
         if self._waiting is not None:
             self._settle((start + self._waiting[0] + self._waiting[1]) / 2)
-        self._waiting = (start, samples, heard)
+        self._waiting = (start, samples, prediction)
 
     def close(self) -> None:
         """No more windows come."""
@@ -97,21 +135,21 @@ class Timeline:
             self._waiting = None
 
     def _settle(self, until: float) -> None:
-        """Keep what the waiting window says of the samples from where the one before ended."""
+        """Keep the waiting window's prediction for the samples from where the one before ended."""
         assert self._waiting is not None
-        start, samples, heard = self._waiting
-        frames = len(heard.tokens_T)
+        start, samples, prediction = self._waiting
+        frames = len(prediction.tokens_T)
         middles_T = start + (np.arange(frames) + 0.5) * samples / max(frames, 1)
-        self.tokens.append(heard.tokens_T[(middles_T >= self._from) & (middles_T < until)].astype(np.int32))
-        self.parts.append(Part(self._from / SAMPLE_RATE, until / SAMPLE_RATE, heard.posteriors_MC))
-        weighted_D = heard.embedding_D * (until - self._from)
+        self.tokens.append(prediction.tokens_T[(middles_T >= self._from) & (middles_T < until)].astype(np.int32))
+        self.parts.append(Part(self._from / SAMPLE_RATE, until / SAMPLE_RATE, prediction.posteriors_MC))
+        weighted_D = prediction.embedding_D * (until - self._from)
         self.embedding_D = weighted_D if self.embedding_D is None else self.embedding_D + weighted_D
         self._from = until
 
-    def whole(self) -> Heard:
+    def whole(self) -> Prediction:
         """Posteriors and embedding averaged over time, and the tokens of all frames."""
         assert self.embedding_D is not None
-        return Heard(average(self.parts), np.concatenate(self.tokens), self.embedding_D / self._from)
+        return Prediction(average(self.parts), np.concatenate(self.tokens), self.embedding_D / self._from)
 
 
 def average(parts: list[Part]) -> np.ndarray:

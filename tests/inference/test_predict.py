@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import io
 import json
 import os
@@ -19,15 +20,14 @@ from small_model import DATA2VEC_GEOMETRY, LABELS, copy_of, save_model
 
 from sermtl import Result, Speech2Emotion
 from sermtl.audio.read import read_audio
-from sermtl.bin import demo as demo_program
 from sermtl.bin import predict as program
 from sermtl.data.dataset import FoldDataset
 from sermtl.data.fold_data import read_dump
 from sermtl.errors import UserError
-from sermtl.inference.decode import decode
-from sermtl.inference.inputs import Item, find_audio
+from sermtl.inference import predict
+from sermtl.inference.inputs import Item, as_int16, find_audio
 from sermtl.inference.output import TableLines, TsvLines, segment_lines
-from sermtl.inference.predict import Segment, as_int16
+from sermtl.inference.windows import Segment
 from sermtl.model.trained_model import load_model
 
 CPU = torch.device("cpu")
@@ -77,6 +77,11 @@ def close(a: Result, b: Result, tolerance=1e-5):
 def test_importing_the_package_imports_no_torch():
     code = "import sermtl, sys; assert 'torch' not in sys.modules; sermtl.Speech2Emotion; assert 'torch' in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_example_of_the_class_runs(models):
+    failed, attempted = doctest.testmod(predict, extraglobs={"fold": models["raw"]})
+    assert (failed, attempted) == (0, 4)
 
 
 def test_all_kinds_of_waveforms_mean_the_same(raw):
@@ -347,11 +352,9 @@ def test_a_folder_that_is_no_model_is_told(folder, capsys, words, told):
 
 @pytest.mark.parametrize("device", ["foo", "cuda:99", "meta"])
 def test_a_device_that_is_not_here_is_told_in_one_line(models, folder, capsys, device):
-    for main in (program.main, demo_program.main):
-        audio = [folder] if main is program.main else []
-        assert run_program(main, "--model", models["raw"], "--device", device, *audio) == 2
-        out, err = lines_of(capsys)
-        assert out == [] and len(err) == 1 and err[0].startswith(f"error: device {device} cannot be used here")
+    assert run_program(program.main, "--model", models["raw"], "--device", device, folder) == 2
+    out, err = lines_of(capsys)
+    assert out == [] and len(err) == 1 and err[0].startswith(f"error: device {device} cannot be used here")
 
 
 def test_no_audio_at_all_is_told(models, tmp_path, capsys):

@@ -16,7 +16,7 @@ from small_model import save_model
 from sermtl import Speech2Emotion
 from sermtl.audio.read import read_audio
 from sermtl.audio.stream import Resampler, audio_blocks
-from sermtl.inference.windows import Heard, Timeline, merge, windows
+from sermtl.inference.windows import Prediction, Timeline, merge, windows
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def test_each_window_speaks_for_the_time_nearest_to_its_middle():
     for n, start in enumerate((0, 16000, 32000, 40000)):
         posteriors_MC = np.array([[0.9, 0.1]] if n < 2 else [[0.2, 0.8]])
         tokens_T = np.arange(100) + 1000 * n  # 20 ms a frame
-        timeline.add(start, 32000, Heard(posteriors_MC, tokens_T, np.full(3, float(n))))
+        timeline.add(start, 32000, Prediction(posteriors_MC, tokens_T, np.full(3, float(n))))
     timeline.close()
     assert [(part.start, part.end) for part in timeline.parts] == [(0, 1.5), (1.5, 2.5), (2.5, 3.25), (3.25, 4.5)]
     first, second = merge(timeline.parts)
