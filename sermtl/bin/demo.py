@@ -41,7 +41,7 @@ def main() -> None:
         if signal.getsignal(number) == signal.SIG_DFL:
             signal.signal(number, signal.default_int_handler)  # the end that Ctrl-C makes
     with contextlib.suppress(KeyboardInterrupt), tempfile.TemporaryDirectory(prefix="sermtl-demo-") as folder:
-        os.environ |= {"GRADIO_TEMP_DIR": folder, "GRADIO_ANALYTICS_ENABLED": "False", "NO_PROXY": HOST}
+        os.environ |= {"GRADIO_TEMP_DIR": folder, "GRADIO_ANALYTICS_ENABLED": "False"}
         try:
             import gradio  # noqa: F401 (after the environment is set)
         except ImportError as error:
@@ -96,6 +96,7 @@ def serve(model: Speech2Emotion, args: argparse.Namespace) -> None:
     )  # fmt: skip
     # Names that other sites could give to this address are refused.
     options: dict[str, Any] = {"middleware": [Middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"])]}
+    os.environ["no_proxy"] = HOST  # Gradio asks the page whether it is there
     try:
         with socket.socket() as free:
             free.bind((HOST, args.port))
