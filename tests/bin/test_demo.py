@@ -67,7 +67,7 @@ def gradio_client(port):
 
 
 def silence(path, minutes):
-    soundfile.write(path, np.zeros(16000 * 60 * minutes), 16000)
+    soundfile.write(path, np.zeros(1000 * 60 * minutes, np.int16), 1000)
     return path
 
 
