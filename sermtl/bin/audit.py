@@ -16,11 +16,11 @@ from collections import Counter
 from pathlib import Path
 
 from sermtl.corpus.audit import Audio, audit_fold
-from sermtl.corpus.audit_table import audit_options, audit_table, print_audits, write_audit
+from sermtl.corpus.audit_table import audit_options, audit_table, print_audits
 from sermtl.corpus.corpus import Corpus, load_corpus
 from sermtl.corpus.folds import promises_disjoint_speakers
 from sermtl.errors import UserError, command
-from sermtl.fileio.files import atomic_write
+from sermtl.fileio.files import write_json, write_text
 from sermtl.fileio.tables import read_ids
 
 FILE_NAMES = {
@@ -104,9 +104,8 @@ def main() -> int:
         print(f"{protocol} is speaker-dependent: speakers of test parts are in train or dev")
     if args.out:
         for audit in audits:
-            write_audit(args.out / audit["fold"] / "audit.json", audit)
-        with atomic_write(args.out / "audit.txt") as file:
-            file.write(audit_table(audits) + "\n")
+            write_json(args.out / audit["fold"] / "audit.json", audit, sort_keys=True)
+        write_text(args.out / "audit.txt", audit_table(audits))
     return 0 if kept else 1
 
 

@@ -12,7 +12,6 @@ turns; ratios are medians over rounds. docs/performance.md explains the rows.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 import tempfile
@@ -23,9 +22,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tabulate import tabulate
 
 from sermtl.errors import UserError, command
-from sermtl.fileio.files import atomic_write
+from sermtl.fileio.files import write_json
 
 QUICK_SECONDS = 200.0
 """After which ``--quick`` begins no further round."""
@@ -44,9 +44,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="sermtl-bench-") as name:
         report = measure(args, device, Path(name))
     if args.json:
-        with atomic_write(args.json) as file:
-            json.dump(report, file, indent=1)
-            file.write("\n")
+        write_json(args.json, report)
     return 0
 
 
@@ -168,11 +166,7 @@ def steps(args: argparse.Namespace, device: torch.device, directory: Path, rates
 
 def print_table(rows: list[dict[str, Any]]) -> None:
     """A Markdown table."""
-    cells = [[f"{v:.3g}" if isinstance(v, float) else str(v) for v in row.values()] for row in rows]
-    widths = [max(len(row[n]) for row in [list(rows[0]), *cells]) for n in range(len(rows[0]))]
-    lines = [list(rows[0]), ["-" * width for width in widths], *cells]
-    print("\n".join("| " + " | ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) + " |" for line in lines))
-    print(flush=True)
+    print(tabulate(rows, headers="keys", tablefmt="github", floatfmt=".3g"), end="\n\n", flush=True)
 
 
 def say(text: str) -> None:

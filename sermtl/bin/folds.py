@@ -13,14 +13,15 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from sermtl.corpus.audit import Audio, Audit, audit_fold, plural
-from sermtl.corpus.audit_table import audit_options, audit_table, print_audits, write_audit
+from sermtl.corpus.audit import Audio, Audit, audit_fold
+from sermtl.corpus.audit_table import audit_options, audit_table, print_audits
 from sermtl.corpus.corpus import Corpus, load_corpus
 from sermtl.corpus.folds import Fold, divide, make_folds, promises_disjoint_speakers, without_copies
 from sermtl.errors import UserError, command
-from sermtl.fileio.files import atomic_write, temporary_path
+from sermtl.fileio.files import atomic_write, temporary_path, write_json, write_text
 from sermtl.fileio.stamp import NAME, Stamp, inputs, package_digest
 from sermtl.fileio.tables import write_list
+from sermtl.fileio.text_table import plural
 
 INPUTS = (
     "data:wav.scp*", "data:segments", "data:utt2spk", "data:utt2emo", "data:utt2session", "data:text",
@@ -70,7 +71,7 @@ def write_fold(corpus: Corpus, audio: Audio, args: argparse.Namespace, fold: Fol
         audit["warnings"].append(f"--dev_ratio {args.dev_ratio:g} of so few utterances gives an empty dev")
     for part, ids in lists.items():
         write_list(out / fold.name / part, ids)
-    write_audit(out / fold.name / "audit.json", audit)
+    write_json(out / fold.name / "audit.json", audit, sort_keys=True)
     return audit
 
 
@@ -78,8 +79,7 @@ def write_index(audits: list[Audit], out: Path) -> None:
     """Write the folds' names and their table."""
     with atomic_write(out / "folds") as file:
         file.writelines(f"{audit['fold']}\n" for audit in audits)
-    with atomic_write(out / "audit.txt") as file:
-        file.write(audit_table(audits) + "\n")
+    write_text(out / "audit.txt", audit_table(audits))
 
 
 class BrokenPromise(Exception):

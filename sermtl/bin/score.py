@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from sermtl.errors import UserError, command
-from sermtl.fileio.files import atomic_write
-from sermtl.fileio.stamp import NAME, Stamp, fold_roots, inputs, outdated, package_digest
+from sermtl.fileio.files import write_json, write_text
+from sermtl.fileio.stamp import NAME, Stamp, fold_roots, inputs, package_digest
 from sermtl.fileio.tables import read_list
 from sermtl.score import result_files as results
-from sermtl.score.score_files import read_scores, write_json
-from sermtl.score.score_folds import pool_folds, score_fold
+from sermtl.score.score_files import read_scores
+from sermtl.score.score_folds import pool_folds, refuse_stale_folds, score_fold
 
 INPUTS = (
     "decode:stamp.json", "decode:emb.scp", "decode:utt2emo", "decode:text", "decode:utt2spk",
@@ -38,7 +37,7 @@ def parse() -> argparse.Namespace:
 
 
 def score_folds(args: argparse.Namespace) -> None:
-    """Score each fold; what keeps some from being scored is told together."""
+    """Score each fold; the errors of all folds are reported together."""
     problems = []
     for name in args.folds:
         try:
@@ -58,12 +57,8 @@ def score_one(exp: Path, data: Path, fold_dir: Path) -> None:
         return
     made.begin()
     scores = score_fold(decoded, data, fold_dir, exp, exp / "labels.txt")
-    for name, render in (
-        ("ser", results.result_ser),
-        ("asr", results.result_asr),
-        ("spk", results.result_spk),
-    ):
-        _write(out / f"result_{name}.txt", render(scores))
+    for name, render in (("ser", results.result_ser), ("asr", results.result_asr), ("spk", results.result_spk)):
+        write_text(out / f"result_{name}.txt", render(scores))
     (out / "probe.json").unlink(missing_ok=True)
     if (decoded / "emb.scp").exists():
         write_json(out / "probe.json", probed(decoded.parent, data, fold_dir))
@@ -72,7 +67,7 @@ def score_one(exp: Path, data: Path, fold_dir: Path) -> None:
 
 
 def probed(trained: Path, data: Path, fold_dir: Path) -> dict[str, Any]:
-    """What the fold's embeddings tell; scikit-learn and kaldiio are loaded only for this."""
+    """Speaker information in the fold's embeddings; scikit-learn and kaldiio are loaded only for this."""
     from sermtl.fileio.ark import read_matrix
     from sermtl.score.speaker_probe import probe_fold
 
@@ -94,32 +89,10 @@ def pool(args: argparse.Namespace) -> None:
         return
     made.begin()
     scores = pool_folds(args.exp, folds)
-    _write(args.exp / "RESULTS.md", results.results_md(args.exp.name, scores))
+    write_text(args.exp / "RESULTS.md", results.results_md(args.exp.name, scores))
     write_json(args.exp / "scores.json", scores)
     made.finish([args.exp / "RESULTS.md", args.exp / "scores.json"])
     print(results.summary(args.exp.name, scores))
-
-
-def refuse_stale_folds(exp: Path, folds_dir: Path, folds: Sequence[str]) -> None:
-    """Refuse to pool folds whose scores are not whole, or not of the data and hypotheses that there are now.
-
-    Raises:
-        UserError: There are some; all are named.
-    """
-    stale, problems = [], []
-    for fold in folds:
-        stamp = exp / fold / "score_test" / NAME
-        if messages := outdated(stamp, fold_roots(exp / fold, folds_dir.parents[1], folds_dir / fold)):
-            stale.append(fold)
-            problems += messages
-    if problems:
-        again = f"add to the command: --folds {' '.join(stale)!r} --stage 4"
-        raise UserError("\n  ".join(["folds that would be pooled are out of date:", *problems, again]))
-
-
-def _write(path: Path, text: str) -> None:
-    with atomic_write(path) as file:
-        file.write(text)
 
 
 @command

@@ -30,7 +30,7 @@ import yaml
 from sermtl.config import TrainConfig, as_dict, load_config, read_yaml
 from sermtl.data import fold_data, fold_job
 from sermtl.data.dataset import Example, FoldDataset, feature_stats
-from sermtl.data.fold_data import PARTS, FoldData, load_fold, refuse_cut_arks
+from sermtl.data.fold_data import FoldData, load_fold, refuse_cut_arks
 from sermtl.data.fold_job import from_torchrun
 from sermtl.data.stored_features import dump_name
 from sermtl.errors import UserError, command
@@ -38,7 +38,7 @@ from sermtl.fileio import lock
 from sermtl.fileio.ark import DUMP_DIGESTS
 from sermtl.fileio.files import atomic_write, crc32, sha256
 from sermtl.fileio.stamp import NAME, Stamp, inputs, read_stamp
-from sermtl.fileio.tables import read_table
+from sermtl.fileio.tables import PARTS, read_table
 from sermtl.model.front_end import FrontEnd
 from sermtl.model.geometry import find_geometry
 from sermtl.model.multitask import MultiTaskModel

@@ -46,8 +46,9 @@ import numpy as np
 
 from sermtl.corpus.corpus import Column, Corpus
 from sermtl.corpus.duplicate_audio import same_audio
+from sermtl.fileio.tables import PARTS
+from sermtl.fileio.text_table import plural
 
-PARTS = ("train", "dev", "test")
 PAIRS = (("train", "test"), ("dev", "test"), ("train", "dev"))
 FEW = 20
 """Names listed in a message or in audit.json before it only counts."""
@@ -115,8 +116,8 @@ def audit_fold(
     audit |= corpus_figures(corpus, audio)
     audit["shared_audio_utterances"] = None
     if audio.codes is not None:
-        heard = rows["test"][seen(audio.codes, rows)]
-        audit["shared_audio_utterances"] = [corpus.utts[i] for i in heard[:FEW]]
+        copied = rows["test"][seen(audio.codes, rows)]
+        audit["shared_audio_utterances"] = [corpus.utts[i] for i in copied[:FEW]]
     audit["broken"] = broken_promises(audit)
     audit["warnings"] = warnings(audit)
     audit["ok"] = not audit["broken"]
@@ -201,13 +202,13 @@ def speaker_figures(corpus: Corpus, rows: dict[str, np.ndarray]) -> Audit:
 
 
 def style_figures(corpus: Corpus, rows: dict[str, np.ndarray]) -> Audit:
-    """Tell styles apart in what was heard before: scripted dialogs repeat their words, others do not."""
+    """Count seen transcripts by style: scripted dialogues repeat their words, others do not."""
     if corpus.style is None or corpus.transcript is None:
         return {"test_transcript_seen_by_style": None}
     test = rows["test"]
-    heard = counts(corpus.style, test[seen(corpus.transcript.codes, rows)])
+    known = counts(corpus.style, test[seen(corpus.transcript.codes, rows)])
     every = counts(corpus.style, test)
-    return {"test_transcript_seen_by_style": {style: [heard[style], every[style]] for style in every}}
+    return {"test_transcript_seen_by_style": {style: [known[style], every[style]] for style in every}}
 
 
 def corpus_figures(corpus: Corpus, audio: Audio) -> Audit:
@@ -276,8 +277,3 @@ def warnings(audit: Audit) -> list[str]:
     if n := audit["corpus_duplicate_audio"]:
         found.append(f"{plural(n, 'utterance')} of the corpus share their audio with another")
     return found
-
-
-def plural(n: int, noun: str) -> str:
-    """Write "1 id", "2 ids"."""
-    return f"{n} {noun}" + ("" if n == 1 else "s")

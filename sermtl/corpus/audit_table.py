@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from sermtl.corpus.audit import FEW, PARTS, Audit
-from sermtl.fileio.files import atomic_write
+from sermtl.corpus.audit import FEW, Audit
+from sermtl.fileio.tables import PARTS
+from sermtl.fileio.text_table import aligned
 
 
 def audit_options(description: str | None) -> argparse.ArgumentParser:
@@ -24,19 +24,13 @@ def audit_options(description: str | None) -> argparse.ArgumentParser:
     return parser
 
 
-def write_audit(path: Path, audit: Audit) -> None:
-    """Write an audit as readable JSON in a fixed order of keys."""
-    with atomic_write(path) as file:
-        file.write(json.dumps(audit, indent=1, ensure_ascii=False, sort_keys=True) + "\n")
-
-
 def print_audits(audits: Sequence[Audit]) -> bool:
     """Print the table, then warnings and broken promises on stderr.
 
     Returns:
         All promises are kept.
     """
-    print(audit_table(audits), flush=True)
+    print(audit_table(audits), end="", flush=True)
     for line in gathered(audits, "warnings"):
         print(f"warning: {line}", file=sys.stderr)
     broken = gathered(audits, "broken")
@@ -83,16 +77,6 @@ def audit_table(audits: Sequence[Audit]) -> str:
     tested = str(sum(a["utterances_test"] for a in audits))
     body.append(["all", "", "", tested, "", "", "", "", *sums, *(str(total[name]) for name in classes)])
     return aligned(body)
-
-
-def aligned(rows: Sequence[Sequence[str]]) -> str:
-    """Lay out rows in columns: the first to the left, the others to the right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = []
-    for first, *rest in rows:
-        words = [word.rjust(width) for word, width in zip(rest, widths[1:], strict=True)]
-        lines.append("  ".join([first.ljust(widths[0]), *words]))
-    return "\n".join(lines)
 
 
 def cell(value: int | None) -> str:

@@ -15,11 +15,9 @@ from sermtl.data.dataset import Example, FoldDataset, feature_stats
 from sermtl.errors import UserError
 from sermtl.fileio.ark import DUMP_DIGESTS, DUMP_SAMPLES, DUMP_TABLES
 from sermtl.fileio.stamp import refuse_damaged
-from sermtl.fileio.tables import read_list, read_table
+from sermtl.fileio.tables import PARTS, read_list, read_table
 from sermtl.model.front_end import FrontEnd
 from sermtl.text.tokenizer import Tokenizer, load_tokenizer
-
-PARTS = ("train", "dev", "test")
 
 
 @dataclass(frozen=True)
@@ -102,11 +100,6 @@ def load_fold(
             by_speaker.setdefault(speaker, []).append(dumped[utterance])
     digest = _digest(examples, labels, speakers, tokenizer.tokens)
     return FoldData(examples, labels, speakers, tokenizer, perturbed, by_speaker, digest, dump)
-
-
-def without_targets(examples: Iterable[Example]) -> list[Example]:
-    """The same inputs with every target removed, for decoding."""
-    return [replace(example, emotion=-1, speaker=-1, tokens=()) for example in examples]
 
 
 def read_dump(dump: Path, feats_type: str) -> dict[str, Example]:

@@ -31,6 +31,17 @@ def load_json(path: Path) -> Any:
         raise ValueError("values nested too deep") from error
 
 
+def write_text(path: str | Path, text: str) -> None:
+    """Write a whole text file; see `atomic_write`."""
+    with atomic_write(path) as file:
+        file.write(text)
+
+
+def write_json(path: str | Path, value: Any, sort_keys: bool = False) -> None:
+    """Write JSON for programs and people: indented, non-ASCII characters as they are."""
+    write_text(path, json.dumps(value, indent=1, ensure_ascii=False, sort_keys=sort_keys) + "\n")
+
+
 @contextlib.contextmanager
 def atomic_write(path: str | Path, mode: str = "w", sync: bool = True) -> Iterator[IO[Any]]:
     """Open a temporary file beside ``path`` and rename it onto ``path`` when the block ends well.

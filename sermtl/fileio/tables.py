@@ -8,6 +8,9 @@ from pathlib import Path
 from sermtl.errors import UserError
 from sermtl.fileio.files import atomic_write
 
+PARTS = ("train", "dev", "test")
+"""The lists of a fold."""
+
 Line = tuple[int, bytes]
 """A line's number, from 1, and its bytes without the line feed."""
 

@@ -15,10 +15,10 @@ import torch
 
 from sermtl.audio.features import fbank
 from sermtl.audio.read import SAMPLE_RATE
-from sermtl.audio.stream import audio_blocks, read_item
+from sermtl.audio.stream import as_int16, audio_blocks, read_item
 from sermtl.data.dataset import Example, FoldDataset
 from sermtl.errors import UserError
-from sermtl.inference.inputs import as_int16, seconds_of
+from sermtl.inference.inputs import seconds_of
 from sermtl.inference.pretrained import find_device, load, resolve
 from sermtl.inference.windows import (
     Part,

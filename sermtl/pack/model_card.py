@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import yaml
 
+from sermtl.fileio.tables import PARTS
 from sermtl.score import statistics
 from sermtl.score.score_files import Utterance
 
@@ -126,7 +127,7 @@ def _data(facts: Facts, corpus: str, protocol: str, fold: str) -> str:
     dependent = SPEAKER_DEPENDENT if facts.scores["speaker_dependent"] else SPEAKER_INDEPENDENT
     lines = [f"- corpus `{corpus}`, protocol `{protocol}`, fold `{fold}`", f"- {dependent}"]
     audit = facts.audit
-    for part in ("train", "dev", "test"):
+    for part in PARTS:
         if f"utterances_{part}" in audit:
             speakers = audit.get(f"speakers_{part}")
             lines.append(f"- {part}: {audit[f'utterances_{part}']} utterances of {speakers} speakers")

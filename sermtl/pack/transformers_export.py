@@ -6,7 +6,6 @@ our mean and linear layer; the CTC head is our token head.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +14,8 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 from torch import nn
 from transformers import AutoModelForAudioClassification, AutoModelForCTC, PretrainedConfig
 
-from sermtl.audio.resample import SAMPLE_RATE
-from sermtl.fileio.files import atomic_write
+from sermtl.audio.read import SAMPLE_RATE
+from sermtl.fileio.files import write_json
 from sermtl.model.trained_model import TrainedModel
 from sermtl.model.upstreams.load import OUR_KEYS
 from sermtl.text.tokenizer import BOUNDARY, SPECIALS, BpeTokenizer
@@ -87,7 +86,7 @@ def _copy(source: nn.Linear, target: nn.Linear) -> None:
 def _save(model: Any, trained: TrainedModel, directory: Path) -> None:
     """Weights, configuration and the preprocessing of waveforms."""
     model.save_pretrained(directory)
-    _write_json(
+    write_json(
         directory / "preprocessor_config.json",
         {
             "feature_extractor_type": "Wav2Vec2FeatureExtractor",
@@ -98,6 +97,7 @@ def _save(model: Any, trained: TrainedModel, directory: Path) -> None:
             "padding_value": 0.0,
             "return_attention_mask": True,
         },
+        sort_keys=True,
     )
 
 
@@ -127,7 +127,7 @@ def write_tokenizer(trained: TrainedModel, directory: Path) -> None:
     )
     directory.mkdir(parents=True, exist_ok=True)
     tokenizer.save(str(directory / "tokenizer.json"))
-    _write_json(
+    write_json(
         directory / "tokenizer_config.json",
         {
             "tokenizer_class": "PreTrainedTokenizerFast",
@@ -136,9 +136,5 @@ def write_tokenizer(trained: TrainedModel, directory: Path) -> None:
             "clean_up_tokenization_spaces": False,
             "model_max_length": 1_000_000,
         },
+        sort_keys=True,
     )
-
-
-def _write_json(path: Path, values: dict[str, Any]) -> None:
-    with atomic_write(path) as file:
-        file.write(json.dumps(values, indent=2, sort_keys=True) + "\n")

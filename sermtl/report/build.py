@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import matplotlib.figure
 import numpy as np
+from matplotlib.figure import Figure as Drawing
 
 from sermtl.report import compare, figures, runs, speaker, tables, words
 from sermtl.report import curves as logs
@@ -17,10 +17,10 @@ from sermtl.report.document import Document, Figure, Section
 from sermtl.report.families import Family, group
 from sermtl.report.load import Loaded
 from sermtl.report.speaker import Knowledge
-from sermtl.report.tables import slug
 from sermtl.score.result_files import environment
 
 MOST_CURVES = 12
+INTERVALS = "with 95 % intervals, resampled by speaker (thick) and by utterance (thin)"
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,12 @@ class Sources:
     images: Path
     read_vector: Callable[[str], np.ndarray]
     """Gives the embedding at a location of ``emb.scp``."""
+
+    def draw(self, drawing: Drawing, family: Family, name: str, caption: str) -> Figure:
+        """Save a picture; the caption's first sentence is its alternative text."""
+        name = f"{family.slug}-{name}"
+        figures.save(drawing, self.images, name)
+        return Figure(name, caption, caption.split(". ")[0].rstrip(".") + ".")
 
 
 def build(loaded: Loaded, corpus: str, sources: Sources) -> Document:
@@ -77,21 +83,21 @@ def family_sections(results: Results, known: list[Knowledge], histories: Histori
 
 
 def comparison_section(results: Results, sources: Sources) -> Section:
-    """Paired tests, effect sizes, and what could have been seen."""
+    """Paired tests, effect sizes, and detectable differences."""
     section = Section(f"Compared with β 0{results.family.label}", 3)
     if not results.comparisons:
         section.items.append("Nothing can be compared: " + ("; ".join(results.refused) or "only β 0 was run") + ".")
         return section
     rows = {c.name: (c.difference["speaker"]["wa"], c.difference["utterance"]["wa"]) for c in results.comparisons}
-    drawn = figures.intervals(rows, "difference in WA", zero=True)
     caption = (
-        "Differences in WA from β 0 with 95 % intervals. An interval that holds 0 shows no difference. "
-        "Trust the ones by speaker: the utterances of one speaker are no independent samples."
+        f"Differences in WA from β 0, {INTERVALS}. The intervals by utterance assume independent utterances, which "
+        "those of one speaker are not."
     )
+    drawn = figures.intervals(rows, "difference in WA", zero=True)
     section.items += [
         words.detectable(results),
         tables.comparisons(results),
-        _figure(drawn, f"{slug(results.family)}-differences", caption, sources),
+        sources.draw(drawn, results.family, "differences", caption),
         tables.mcnemar(results),
     ]
     if results.refused:
@@ -106,57 +112,54 @@ def forest(results: Results, sources: Sources) -> Figure:
         for s in results.family.settings
     }
     caption = (
-        "WA of every setting with 95 % intervals. See how far the intervals reach, and whether they grow when whole "
-        "speakers are resampled instead of single utterances. Whether settings differ is not to be read here: they are "
-        "tested on the same utterances, and the paired differences below decide."
+        f"WA of every setting, {INTERVALS}. The settings are tested on the same utterances; the tests of their "
+        "differences are in the section on comparisons."
     )
-    return _figure(figures.intervals(rows, "WA"), f"{slug(results.family)}-wa", caption, sources)
+    return sources.draw(figures.intervals(rows, "WA"), results.family, "wa", caption)
 
 
 def epoch_section(family: Family, histories: Histories, sources: Sources) -> Section:
     """The paper's figures 2 and 3."""
-    section = Section(f"Against the epoch{family.label}", 3)
+    section = Section(f"Scores by epoch{family.label}", 3)
     shown = family.settings[:MOST_CURVES]
     for number, rate, title in ((2, "wer", "WER"), (3, "wa", "emotion accuracy (WA)")):
-        for part, told in logs.PARTS.items():
+        for part, place in logs.SOURCES.items():
             curves = logs.curves(shown, histories, part, rate)
             if not curves:
                 continue
             caption = (
-                f"Figure {number} of the paper: {title} against the epoch, on the {told}. Mean over folds (of the mean "
-                "over seeds); the band is one standard error of it, which the differences between folds make wide. "
-                "Look at where the curves end and whether they still move; the paired differences decide which is "
-                "better."
+                f"Figure {number} of the paper: {title} by epoch, on the {place}. Lines are means over folds (of the "
+                "mean over seeds), bands are one standard error over folds."
             )
             if len(shown) < len(family.settings):
                 caption += f" The first {len(shown)} of {len(family.settings)} settings."
             drawn = figures.against_epoch(curves, title)
-            section.items.append(_figure(drawn, f"{slug(family)}-figure-{number}", caption, sources))
+            section.items.append(sources.draw(drawn, family, f"figure-{number}", caption))
             break
     if not section.items:
         section.items.append(
-            'No training logged scores on test or dev after each epoch; --train_args "--set monitor_test=true" does.'
+            "No training logged scores on its test or dev part after each epoch; "
+            '--train_args "--set monitor_test=true" turns this on.'
         )
     return section
 
 
 def detail_sections(family: Family, sources: Sources) -> list[Section]:
     """Per fold, speaker, class and style, and the confusion matrices."""
-    folds = sorted({fold for setting in family.settings for fold in setting.first.scores["folds"]})
+    folds = sorted({fold for setting in family.settings for fold in setting.first.folds})
     per_fold = Section(f"Per fold{family.label}", 3)
     fold_tables = tables.by_group(family, "fold", folds, lambda s, fold: s.first.fold == fold)
     values = {s.name: [row[2 + i] for row in fold_tables[0].rows[: len(folds)]] for i, s in enumerate(family.settings)}
     drawn = figures.by_fold(values, folds, "WA")  # type: ignore[arg-type]
-    caption = "WA of each fold. Compare the spread between folds with the spread between settings within a fold."
-    per_fold.items += [_figure(drawn, f"{slug(family)}-folds", caption, sources), *fold_tables]
+    per_fold.items += [sources.draw(drawn, family, "folds", "WA of each fold, by setting."), *fold_tables]
 
     per_speaker = Section(f"Per speaker{family.label}", 3)
     first = family.settings[0].first
     pairs = sorted(set(zip(first.fold.tolist(), first.spk.tolist(), strict=True)))
     if len(pairs) == len(set(first.fold)) == len(set(first.spk)):
         named = "; ".join(f"{fold}: {spk}" for fold, spk in pairs if fold != spk)
-        told = f"Each fold tests one speaker{f' ({named})' if named else ''}"
-        per_speaker.items.append(f"{told}: the tables per fold are those per speaker.")
+        speaker_of = f" ({named})" if named else ""
+        per_speaker.items.append(f"Each fold tests one speaker{speaker_of}: the tables per fold are those per speaker.")
     else:
         speakers = sorted({str(spk) for setting in family.settings for spk in setting.first.spk})
         per_speaker.items += tables.by_group(family, "speaker", speakers, lambda s, spk: s.first.spk == spk)
@@ -164,53 +167,50 @@ def detail_sections(family: Family, sources: Sources) -> list[Section]:
     per_class = Section(f"Per class{family.label}", 3, [*tables.by_class(family)])
     matrices = {s.name: np.array(s.rates()["confusion"]) for s in family.settings}
     caption = (
-        "Confusion matrices: rows are references, colour is the share of the row, numbers are counts over folds and "
-        "seeds. The diagonal is what was recognised; look for the pair of classes with the brightest cell beside it."
+        "Confusion matrices: rows are references, columns hypotheses; numbers are counts over folds and seeds, "
+        "percentages and colours are shares of the row."
     )
-    per_class.items.append(
-        _figure(figures.confusions(matrices, first.labels), f"{slug(family)}-confusion", caption, sources)
-    )
+    drawn = figures.confusions(matrices, first.labels)
+    per_class.items.append(sources.draw(drawn, family, "confusion", caption))
     per_class.items += tables.confusions(family)
     return [per_fold, per_speaker, per_class, style_section(family)]
 
 
 def style_section(family: Family) -> Section:
-    """Scripted against improvised, where the corpus knows it."""
+    """Scripted and improvised speech, where the data directory names styles."""
     section = Section(f"By speaking style{family.label}", 3)
     styles = sorted({str(style) for setting in family.settings for style in setting.first.style} - {""})
     if styles:
         section.items += tables.by_group(family, "style", styles, lambda s, style: s.first.style == style)
     else:
-        section.items.append("The corpus names no speaking styles (its data directory has no utt2style).")
+        section.items.append("The data directory names no speaking styles (it has no utt2style).")
     return section
 
 
 def speaker_section(family: Family, known: list[Knowledge], sources: Sources) -> Section:
-    """What speaker normalisation does to the representation."""
-    section = Section(f"What speaker normalisation does{family.label}", 3)
+    """The effect of speaker normalisation on the representation."""
+    section = Section(f"Effect of speaker normalisation{family.label}", 3)
     section.items.append(
-        "A speaker head at chance does not mean that the speaker is gone: the encoder may only have learned to mislead "
-        "that head. A probe fitted anew on the frozen embeddings has not been misled."
+        "A speaker head at chance does not show that the embeddings hold no speaker information: the encoder may have "
+        "learned to mislead this head only. The probe is a classifier trained on the frozen embeddings."
     )
     if (drawn := speaker.figure(known)) is not None:
         caption = (
-            "Speaker accuracy on held-out utterances of training speakers: the model's own head beside a probe fitted "
-            "anew. The black bars are what the probe reaches with shuffled speakers. Where the head has nothing and "
-            "the probe stands above its black bar, the speaker was hidden from the head only."
+            "Speaker accuracy on held-out utterances of training speakers: the model's own head and a probe trained on "
+            "the frozen embeddings. Black bars: range of the probe with shuffled speakers, which is chance."
         )
-        section.items.append(_figure(drawn, f"{slug(family)}-probe", caption, sources))
+        section.items.append(sources.draw(drawn, family, "probe", caption))
     section.items.append(speaker.table(family, known))
     shown = speaker.picture(family, sources.data, sources.read_vector)
     if isinstance(shown, str):
         section.items.append(f"No picture of the embeddings: {shown}.")
     else:
         caption = (
-            f"Pooled embeddings in their two principal directions ({shown[1]}), by speaker on the left and by "
-            "emotion on the right. If normalisation removed the speaker, the colours on the left would mix from the "
-            "first row to the second, and those on the right would not. Two directions show only what varies most; the "
-            "probe looks at all of them."
+            f"Pooled embeddings on their two principal components ({shown[1]}), coloured by speaker on the left and by "
+            "emotion on the right, a setting a row. The components are those of largest variance; the probe uses all "
+            "dimensions."
         )
-        section.items.append(_figure(shown[0], f"{slug(family)}-embeddings", caption, sources))
+        section.items.append(sources.draw(shown[0], family, "embeddings", caption))
     return section
 
 
@@ -223,8 +223,3 @@ def runs_section(loaded: Loaded, families: list[Family], histories: Histories) -
     audits = {family.protocol: runs.audit(family) for family in families}
     section.items += [table for table in audits.values() if table is not None]
     return section
-
-
-def _figure(drawn: matplotlib.figure.Figure, name: str, caption: str, sources: Sources) -> Figure:
-    figures.save(drawn, sources.images, name)
-    return Figure(name, caption, caption.split(". ")[0].rstrip(".") + ".")

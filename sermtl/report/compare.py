@@ -14,7 +14,7 @@ from sermtl.score import statistics
 REPLICATES = 2000
 UNITS = ("speaker", "utterance")
 FEWEST_UNITS = 3
-"""With fewer speakers than these there is no interval by speaker: resampling one says nothing."""
+"""With fewer speakers there is no interval by speaker."""
 
 
 @dataclass
@@ -55,7 +55,7 @@ class Comparison:
     def rates(self) -> tuple[str, ...]:
         """What can be compared: no word errors where one of the two does not read."""
         reads = self.first.first.reads and self.second.first.reads
-        return statistics.RATES if reads else tuple(rate for rate in statistics.RATES if rate != "wer")
+        return ("wa", "ua", "wer") if reads else ("wa", "ua")
 
     @property
     def differing(self) -> float:
@@ -70,8 +70,7 @@ class Comparison:
     @property
     def h(self) -> float:
         """Cohen's h of the two accuracies."""
-        rates = [float(statistics.rates(setting.counts.sum(0))["wa"]) for setting in (self.first, self.second)]
-        return statistics.cohens_h(*rates)
+        return statistics.cohens_h(float(self.first.pooled["wa"]), float(self.second.pooled["wa"]))
 
 
 @dataclass
@@ -98,14 +97,12 @@ def analyse(family: Family) -> Results:
     for unit in UNITS:
         drawn = _replicates(settings, unit)
         for setting in settings:
-            value = statistics.rates(setting.counts.sum(0))
-            estimates[setting][unit] = {rate: _estimate(value[rate], drawn[setting][rate]) for rate in statistics.RATES}
+            estimates[setting][unit] = {rate: _estimate(v, drawn[setting][rate]) for rate, v in setting.pooled.items()}
         for comparison in comparisons:
-            first, second = (statistics.rates(s.counts.sum(0)) for s in (comparison.first, comparison.second))
+            first, second = comparison.first.pooled, comparison.second.pooled
             one, other = drawn[comparison.first], drawn[comparison.second]
             comparison.difference[unit] = {
-                rate: _estimate(second[rate] - first[rate], other[rate] - one[rate], signed=True)
-                for rate in statistics.RATES
+                rate: _estimate(second[rate] - first[rate], other[rate] - one[rate], signed=True) for rate in first
             }
     return Results(family, estimates, comparisons, refused)
 
@@ -175,8 +172,7 @@ def _replicates(settings: Sequence[Setting], unit: str) -> dict[Setting, dict[st
         made = alike[0].first
         units = made.spk if unit == "speaker" else np.arange(len(made.utts))
         if len(np.unique(units)) < FEWEST_UNITS:
-            nothing = {rate: np.full(1, np.nan) for rate in statistics.RATES}
-            drawn |= {setting: nothing for setting in alike}
+            drawn |= {setting: statistics.rates(np.zeros((1, width))) for setting in alike}
             continue
         sums = statistics.bootstrap(np.hstack([setting.counts for setting in alike]), units, REPLICATES)
         for number, setting in enumerate(alike):

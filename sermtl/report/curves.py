@@ -1,8 +1,8 @@
-"""What the trainings' ``history.jsonl`` tell: curves over epochs, hours, the speaker head's last loss."""
+"""What is read from the trainings' ``history.jsonl``: curves over epochs, hours, the speaker head's last loss."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,7 @@ import numpy as np
 from sermtl.report.families import Setting
 from sermtl.report.load import Experiment, read_history
 
-PARTS = {"monitor_test": "test fold (monitoring: it selected nothing)", "dev": "dev part of the fold"}
+SOURCES = {"monitor_test": "test fold (monitoring: nothing is selected by it)", "dev": "dev part of the fold"}
 """Where a curve may come from, the first that exists."""
 
 Histories = dict[tuple[str, str], list[dict[str, Any]]]
@@ -22,7 +22,7 @@ def read_histories(experiments: Sequence[Experiment]) -> Histories:
     return {
         (made.tag, fold): read_history(made.path / fold / "history.jsonl")
         for made in experiments
-        for fold in made.scores["folds"]
+        for fold in made.folds
     }
 
 
@@ -43,7 +43,7 @@ def curves(settings: Sequence[Setting], histories: Histories, part: str, rate: s
     for setting in settings:
         if rate == "wer" and not setting.first.reads:
             continue
-        folds = setting.first.scores["folds"]
+        folds = setting.first.folds
         logs = [[histories[made.tag, fold] for made in setting.experiments] for fold in folds]
         epochs = max((record["epoch"] for seeds in logs for log in seeds for record in log), default=0)
         sums, known = np.zeros((len(folds), epochs)), np.zeros((len(folds), epochs))
@@ -59,40 +59,33 @@ def curves(settings: Sequence[Setting], histories: Histories, part: str, rate: s
     return found
 
 
+def logged(made: Experiment, histories: Histories) -> list[list[dict[str, Any]]]:
+    """Epochs of each fold of an experiment that has a history."""
+    return [log for fold in made.folds if (log := histories[made.tag, fold])]
+
+
 def hours(made: Experiment, histories: Histories) -> float | None:
-    """Training time of an experiment's folds together; None where no history tells it."""
-    return _over_folds(made, histories, lambda log: sum(_seconds(record) for record in log) / 3600, sum)
+    """Training time of an experiment's folds together; None without any history."""
+    logs = logged(made, histories)
+    return sum(_number(record.get("seconds")) or 0.0 for log in logs for record in log) / 3600 if logs else None
 
 
 def epochs(made: Experiment, histories: Histories) -> int | None:
-    """Epochs of its shortest fold."""
-    return _over_folds(made, histories, lambda log: int(log[-1]["epoch"]), min)
+    """Epochs of its shortest fold; None without any history."""
+    return min((int(log[-1]["epoch"]) for log in logged(made, histories)), default=None)
 
 
 def last(setting: Setting, histories: Histories, part: str, key: str) -> float | None:
     """Mean over folds and seeds of a value of the last epoch."""
-    values = [
-        value
-        for made in setting.experiments
-        for fold in made.scores["folds"]
-        if (log := histories[made.tag, fold]) and (value := _get(log[-1], part, key)) is not None
-    ]
+    logs = [log for made in setting.experiments for log in logged(made, histories)]
+    values = [value for log in logs if (value := _get(log[-1], part, key)) is not None]
     return float(np.mean(values)) if values else None
 
 
-def _over_folds(
-    made: Experiment, histories: Histories, value: Callable[[Any], Any], merge: Callable[[Any], Any]
-) -> Any:
-    logs = [log for fold in made.scores["folds"] if (log := histories[made.tag, fold])]
-    return merge([value(log) for log in logs]) if logs else None
-
-
-def _seconds(record: dict[str, Any]) -> float:
-    value = record.get("seconds")
-    return float(value) if isinstance(value, (int, float)) else 0.0
+def _number(value: object) -> float | None:
+    return float(value) if isinstance(value, (int, float)) else None
 
 
 def _get(record: dict[str, Any], part: str, key: str) -> float | None:
     values = record.get(part)
-    value = values.get(key) if isinstance(values, dict) else None
-    return float(value) if isinstance(value, (int, float)) else None
+    return _number(values.get(key)) if isinstance(values, dict) else None

@@ -117,7 +117,7 @@ def raw(cell: Cell) -> Any:
 
 
 def flat(table: Table) -> tuple[list[str], list[list[Any]]]:
-    """Head and rows of the CSV: unrounded, an interval's ends in columns of their own."""
+    """Head and rows of the CSV: unrounded, an interval's ends in two more columns."""
     wide = [any(isinstance(row[c], Estimate) for row in table.rows) for c in range(len(table.head))]
     head: list[str] = []
     for name, split in zip(table.head, wide, strict=True):

@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from sermtl.report.document import Cell, Table
 from sermtl.report.load import Experiment
-from sermtl.score import metrics
+from sermtl.score import metrics, statistics
 
 VARIED = ("alpha", "beta", "grl", "seed")
 """The settings that the paper varies; two experiments of one family differ in nothing else."""
@@ -45,10 +46,10 @@ class Setting:
         """(N, 2C + 2) additive counts, summed over seeds."""
         return np.sum([made.counts for made in self.experiments], axis=0)
 
-    @property
-    def missing_folds(self) -> list[str]:
-        """Folds of the protocol that its numbers lack."""
-        return list(self.first.scores.get("missing_folds", []))
+    @cached_property
+    def pooled(self) -> dict[str, np.ndarray]:
+        """WA, UA and WER over all utterances and seeds."""
+        return statistics.rates(self.counts.sum(0))
 
     def rates(self, rows: np.ndarray | slice = slice(None)) -> dict[str, Any]:
         """Counts and rates of some of the test utterances, summed over seeds.
@@ -77,13 +78,37 @@ class Family:
     settings: list[Setting]
     title: str = ""
     label: str = ""
-    """What tells its headings from those of the other families; empty where there is no other."""
+    """Distinguishes its headings from those of other families; empty where there is no other."""
+
+    @property
+    def experiments(self) -> list[Experiment]:
+        """Those of all its settings."""
+        return [made for setting in self.settings for made in setting.experiments]
 
     @property
     def speaker_dependent(self) -> bool:
-        """Whether any of its tests met speakers of the training set."""
-        made = [experiment for setting in self.settings for experiment in setting.experiments]
-        return any(experiment.scores["speaker_dependent"] for experiment in made)
+        """Whether any test speaker is also in the training set."""
+        return any(made.scores["speaker_dependent"] for made in self.experiments)
+
+    @property
+    def slug(self) -> str:
+        """Its part of file names."""
+        return "".join(c if c.isalnum() or c == "." else "-" for c in self.title.lower()).replace("--", "-").strip("-")
+
+    @property
+    def mark(self) -> str:
+        """What every caption says: the protocol, whether it is speaker-dependent, how many folds are missing."""
+        marks = [f"Protocol {self.protocol}{', SPEAKER-DEPENDENT' if self.speaker_dependent else ''}."]
+        if missing := max((setting.first.missing_folds for setting in self.settings), key=len):
+            total = len(set(missing).union(*(setting.first.folds for setting in self.settings)))
+            marks.append(f"{len(missing)} OF {total} FOLDS MISSING.")
+        return " ".join(marks)
+
+    def table(
+        self, name: str, caption: str, head: Sequence[str], rows: Sequence[Sequence[Cell]], note: str = ""
+    ) -> Table:
+        """A table with the family's name and mark."""
+        return Table(f"{self.slug}-{name}", f"{caption} {self.mark}", head, rows, note)
 
     @property
     def alpha(self) -> float:
@@ -98,6 +123,12 @@ class Family:
             if setting.alpha == wanted and setting.beta == beta and (beta == 0 or setting.grl == grl):
                 return setting
         return None
+
+    @property
+    def most_reversed(self) -> Setting | None:
+        """The setting with the largest reversed beta, at the usual alpha."""
+        found = [s for s in self.settings if s.beta and s.grl == "reverse" and s.alpha == self.alpha]
+        return max(found, key=lambda setting: setting.beta, default=None)
 
     def baseline(self, setting: Setting) -> Setting | None:
         """What a setting is compared with: beta 0 of its alpha; for beta 0 itself, beta 0 of the usual alpha."""
@@ -180,19 +211,16 @@ def subset(setting: Setting, seeds: Sequence[int]) -> Setting:
 
 
 def _setting_of(family: Family, made: Experiment) -> Setting:
-    values = made.settings
-    alpha, beta = float(values.get("alpha", 0)), float(values.get("beta", 0))
-    grl = str(values.get("grl", "reverse"))
-    for setting in family.settings:
-        if (setting.alpha, setting.beta) == (alpha, beta) and (beta == 0 or setting.grl == grl):
-            return setting
-    family.settings.append(Setting(alpha, beta, grl))
-    return family.settings[-1]
+    alpha, beta = float(made.settings.get("alpha", 0)), float(made.settings.get("beta", 0))
+    grl = str(made.settings.get("grl", "reverse"))
+    if (found := family.find(beta, grl, alpha)) is None:
+        family.settings.append(found := Setting(alpha, beta, grl))
+    return found
 
 
 def _settle(setting: Setting) -> None:
     """Keep one experiment a seed, of those with most folds and equal test sets; name the others."""
-    best_first = sorted(setting.experiments, key=lambda made: (-len(made.scores["folds"]), made.seed, made.tag))
+    best_first = sorted(setting.experiments, key=lambda made: (-len(made.folds), made.seed, made.tag))
     setting.experiments = []
     for made in best_first:
         reasons = differences(setting.first, made, ignore=["seed"]) if setting.experiments else []

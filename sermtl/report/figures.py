@@ -1,6 +1,6 @@
 """The report's figures: drawn without a display, saved as PNG and SVG.
 
-Colours are Okabe and Ito's, which colour-blind readers tell apart; line style and marker repeat the
+Colours are Okabe and Ito's, which colour-blind readers can distinguish; line style and marker repeat the
 distinction for print in grey.
 """
 
@@ -51,6 +51,7 @@ def look(index: int) -> dict[str, Any]:
     }
 
 
+@matplotlib.rc_context(STYLE)
 def against_epoch(curves: Mapping[str, np.ndarray], ylabel: str) -> Figure:
     """A curve a setting, mean over folds with a band of one standard error.
 
@@ -58,26 +59,26 @@ def against_epoch(curves: Mapping[str, np.ndarray], ylabel: str) -> Figure:
         curves: Setting -> (folds, epochs), NaN where a fold has no value.
         ylabel: Name of the rate.
     """
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(5.8, 3.8))
-        axes = figure.add_subplot()
-        for index, (name, values) in enumerate(curves.items()):
-            known = np.isfinite(values).sum(axis=0)
-            shown = known > 0
-            mean = np.nansum(values, axis=0)[shown] / known[shown]
-            spread = np.nanstd(values[:, shown], axis=0, ddof=0) / np.sqrt(np.maximum(known[shown] - 1, 1))
-            epochs = np.flatnonzero(shown) + 1
-            style = look(index)
-            every = max(1, len(epochs) // 8)
-            axes.plot(epochs, mean, label=name, markevery=(index % every, every), markersize=5, **style)
-            axes.fill_between(epochs, mean - spread, mean + spread, color=style["color"], alpha=0.15, linewidth=0)
-        axes.set_xlabel("epoch")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.set_ylabel(ylabel)
-        _legend_below(axes, len(curves))
+    figure = Figure(figsize=(5.8, 3.8))
+    axes = figure.add_subplot()
+    for index, (name, values) in enumerate(curves.items()):
+        known = np.isfinite(values).sum(axis=0)
+        shown = known > 0
+        mean = np.nansum(values, axis=0)[shown] / known[shown]
+        spread = np.nanstd(values[:, shown], axis=0, ddof=0) / np.sqrt(np.maximum(known[shown] - 1, 1))
+        epochs = np.flatnonzero(shown) + 1
+        style = look(index)
+        every = max(1, len(epochs) // 8)
+        axes.plot(epochs, mean, label=name, markevery=(index % every, every), markersize=5, **style)
+        axes.fill_between(epochs, mean - spread, mean + spread, color=style["color"], alpha=0.15, linewidth=0)
+    axes.set_xlabel("epoch")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_ylabel(ylabel)
+    _legend_below(axes, len(curves))
     return figure
 
 
+@matplotlib.rc_context(STYLE)
 def intervals(rows: Mapping[str, tuple[Estimate, Estimate]], xlabel: str, zero: bool = False) -> Figure:
     """Estimates with two intervals each: by speaker (thick) and by utterance (thin).
 
@@ -86,121 +87,116 @@ def intervals(rows: Mapping[str, tuple[Estimate, Estimate]], xlabel: str, zero: 
         xlabel: What is estimated.
         zero: Draw a line at 0, for differences.
     """
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(5.2, 0.9 + 0.42 * len(rows)))
-        axes = figure.add_subplot()
-        for y, (by_speaker, by_utterance) in enumerate(rows.values()):
-            for estimate, shift, colour, width, label in (
-                (by_speaker, -0.12, COLOURS[1], 3.0, "resampled by speaker"),
-                (by_utterance, 0.12, COLOURS[4], 1.4, "resampled by utterance"),
-            ):
-                if estimate.value is None or estimate.low is None or estimate.high is None:
-                    continue
-                line = [estimate.low, estimate.high]
-                axes.plot(line, [y + shift] * 2, color=colour, linewidth=width, label=None if y else label)
-                axes.plot(estimate.value, y + shift, "o", color=colour, markersize=5)
-        if zero:
-            axes.axvline(0, color="#000000", linewidth=0.8)
-        axes.set_yticks(range(len(rows)), list(rows))
-        axes.set_ylim(len(rows) - 0.5, -0.5)
-        axes.set_xlabel(xlabel)
-        axes.legend(loc="lower center", bbox_to_anchor=(0.4, 1.0), ncols=2)
+    figure = Figure(figsize=(5.2, 0.9 + 0.42 * len(rows)))
+    axes = figure.add_subplot()
+    for y, (by_speaker, by_utterance) in enumerate(rows.values()):
+        for estimate, shift, colour, width, label in (
+            (by_speaker, -0.12, COLOURS[1], 3.0, "resampled by speaker"),
+            (by_utterance, 0.12, COLOURS[4], 1.4, "resampled by utterance"),
+        ):
+            if estimate.value is None or estimate.low is None or estimate.high is None:
+                continue
+            line = [estimate.low, estimate.high]
+            axes.plot(line, [y + shift] * 2, color=colour, linewidth=width, label=None if y else label)
+            axes.plot(estimate.value, y + shift, "o", color=colour, markersize=5)
+    if zero:
+        axes.axvline(0, color="#000000", linewidth=0.8)
+    axes.set_yticks(range(len(rows)), list(rows))
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.set_xlabel(xlabel)
+    axes.legend(loc="lower center", bbox_to_anchor=(0.4, 1.0), ncols=2)
     return figure
 
 
+@matplotlib.rc_context(STYLE | {"axes.grid": False})
 def confusions(matrices: Mapping[str, np.ndarray], labels: Sequence[str]) -> Figure:
     """Confusion matrices side by side: colour is the share of the row, the number in the cell the count."""
     columns = min(2, len(matrices))
     rows = -(-len(matrices) // columns)
     size = 0.5 * len(labels) + 0.9
-    with matplotlib.rc_context(STYLE | {"axes.grid": False}):
-        figure = Figure(figsize=(columns * size, rows * size + 0.2), layout="constrained")
-        for index, (name, counts) in enumerate(matrices.items()):
-            axes = figure.add_subplot(rows, columns, index + 1)
-            shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-            axes.imshow(shares, cmap="cividis", vmin=0, vmax=1)
-            for (row, column), share in np.ndenumerate(shares):
-                colour = "#000000" if share > 0.55 else "#ffffff"
-                text = f"{counts[row, column]}\n{100 * share:.0f} %"
-                axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=9)
-            axes.set_xticks(range(len(labels)), labels, fontsize=8)
-            axes.set_yticks(range(len(labels)), labels, fontsize=8)
-            axes.set_title(name, fontsize=9)
-            axes.set_ylabel("reference" if index % columns == 0 else "", fontsize=8)
-            axes.set_xlabel("hypothesis" if index >= len(matrices) - columns else "", fontsize=8)
+    figure = Figure(figsize=(columns * size, rows * size + 0.2), layout="constrained")
+    for index, (name, counts) in enumerate(matrices.items()):
+        axes = figure.add_subplot(rows, columns, index + 1)
+        shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+        axes.imshow(shares, cmap="cividis", vmin=0, vmax=1)
+        for (row, column), share in np.ndenumerate(shares):
+            colour = "#000000" if share > 0.55 else "#ffffff"
+            text = f"{counts[row, column]}\n{100 * share:.0f} %"
+            axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=9)
+        axes.set_xticks(range(len(labels)), labels, fontsize=8)
+        axes.set_yticks(range(len(labels)), labels, fontsize=8)
+        axes.set_title(name, fontsize=9)
+        axes.set_ylabel("reference" if index % columns == 0 else "", fontsize=8)
+        axes.set_xlabel("hypothesis" if index >= len(matrices) - columns else "", fontsize=8)
     return figure
 
 
+@matplotlib.rc_context(STYLE)
 def by_fold(values: Mapping[str, Sequence[float | None]], folds: Sequence[str], ylabel: str) -> Figure:
     """One column a fold, one marker a setting."""
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(5.8, 3.6))
-        axes = figure.add_subplot()
-        width = 0.7 / max(len(values), 1)
-        for index, (name, row) in enumerate(values.items()):
-            x = np.arange(len(folds)) - 0.35 + (index + 0.5) * width
-            style = look(index) | {"linestyle": "none"}
-            axes.plot(x, [np.nan if value is None else value for value in row], label=name, markersize=5, **style)
-        axes.set_xticks(range(len(folds)), folds, rotation=0 if len(folds) <= 12 else 90)
-        axes.set_xlabel("fold")
-        axes.set_ylabel(ylabel)
-        axes.grid(axis="x", visible=False)
-        _legend_below(axes, len(values))
+    figure = Figure(figsize=(5.8, 3.6))
+    axes = figure.add_subplot()
+    width = 0.7 / max(len(values), 1)
+    for index, (name, row) in enumerate(values.items()):
+        x = np.arange(len(folds)) - 0.35 + (index + 0.5) * width
+        style = look(index) | {"linestyle": "none"}
+        axes.plot(x, [np.nan if value is None else value for value in row], label=name, markersize=5, **style)
+    axes.set_xticks(range(len(folds)), folds, rotation=0 if len(folds) <= 12 else 90)
+    axes.set_xlabel("fold")
+    axes.set_ylabel(ylabel)
+    axes.grid(axis="x", visible=False)
+    _legend_below(axes, len(values))
     return figure
 
 
-def speaker_knowledge(
-    rows: Mapping[str, Mapping[str, float | None]], chances: Sequence[tuple[float | None, float | None]]
-) -> Figure:
-    """Speaker accuracy of the head and of a fresh probe, a pair of bars a setting.
+@matplotlib.rc_context(STYLE)
+def speaker_knowledge(rows: Mapping[str, Mapping[str, float | None]], chances: Sequence[Estimate]) -> Figure:
+    """Speaker accuracy of the head and of the probe, a pair of bars a setting.
 
     Args:
         rows: Setting -> accuracy of ``head`` and ``probe``; what is None has no bar.
-        chances: A setting's lowest and highest accuracy of a probe with shuffled speakers.
+        chances: Accuracy of each setting's probe with shuffled speakers, from lowest to highest.
     """
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(5.8, 3.4))
-        axes = figure.add_subplot()
-        for shift, key, colour, hatch, label in (
-            (-0.2, "head", COLOURS[4], "", "the model's own speaker head"),
-            (0.2, "probe", COLOURS[1], "//", "probe fitted anew"),
-        ):
-            known = [(at, value) for at, row in enumerate(rows.values()) if (value := row.get(key)) is not None]
-            x = [at + shift for at, _ in known]
-            heights = [value for _, value in known]
-            bars = axes.bar(x, heights, 0.38, color=colour, hatch=hatch, edgecolor="#ffffff", label=label)
-            texts = [f"{value:.2f}" for value in heights]
-            axes.bar_label(
-                bars, texts, fontsize=8, padding=1, bbox={"facecolor": "white", "pad": 0.4, "edgecolor": "none"}
-            )
-        spans = [(at, low, high) for at, (low, high) in enumerate(chances) if low is not None and high is not None]
-        if spans:
-            x, low, high = np.array(spans).T
-            axes.errorbar(
-                x + 0.2, (low + high) / 2, (high - low) / 2, fmt="none", color="#000000", capsize=8,
-                elinewidth=1.6, label="the probe with shuffled speakers",
-            )  # fmt: skip
-        axes.set_xticks(range(len(rows)), list(rows), rotation=0 if len(rows) <= 4 else 20)
-        axes.set_ylim(0, 1.05)
-        axes.set_ylabel("speaker accuracy")
-        axes.grid(axis="x", visible=False)
-        axes.legend(loc="lower center", bbox_to_anchor=(0.45, 1.0), ncols=2)
+    figure = Figure(figsize=(5.8, 3.4))
+    axes = figure.add_subplot()
+    for shift, key, colour, hatch, label in (
+        (-0.2, "head", COLOURS[4], "", "the model's own speaker head"),
+        (0.2, "probe", COLOURS[1], "//", "probe on frozen embeddings"),
+    ):
+        known = [(at, value) for at, row in enumerate(rows.values()) if (value := row.get(key)) is not None]
+        x = [at + shift for at, _ in known]
+        heights = [value for _, value in known]
+        bars = axes.bar(x, heights, 0.38, color=colour, hatch=hatch, edgecolor="#ffffff", label=label)
+        texts = [f"{value:.2f}" for value in heights]
+        axes.bar_label(bars, texts, fontsize=8, padding=1, bbox={"facecolor": "white", "pad": 0.4, "edgecolor": "none"})
+    spans = [(at, chance.low, chance.high) for at, chance in enumerate(chances) if chance.value is not None]
+    if spans:
+        x, low, high = np.array(spans).T
+        axes.errorbar(
+            x + 0.2, (low + high) / 2, (high - low) / 2, fmt="none", color="#000000", capsize=8,
+            elinewidth=1.6, label="the probe with shuffled speakers",
+        )  # fmt: skip
+    axes.set_xticks(range(len(rows)), list(rows), rotation=0 if len(rows) <= 4 else 20)
+    axes.set_ylim(0, 1.05)
+    axes.set_ylabel("speaker accuracy")
+    axes.grid(axis="x", visible=False)
+    axes.legend(loc="lower center", bbox_to_anchor=(0.45, 1.0), ncols=2)
     return figure
 
 
+@matplotlib.rc_context(STYLE | {"axes.grid": False})
 def planes(clouds: Sequence[tuple[str, np.ndarray, Sequence[str], Sequence[str]]]) -> Figure:
     """Embeddings in the plane: a row a setting, coloured by speaker on the left, by emotion on the right.
 
     Args:
         clouds: (title, (N, 2) coordinates, N speakers, N emotions).
     """
-    with matplotlib.rc_context(STYLE | {"axes.grid": False}):
-        figure = Figure(figsize=(6.6, 2.7 * len(clouds)), layout="constrained")
-        for row, (title, points, speakers, emotions) in enumerate(clouds):
-            for column, (what, names) in enumerate((("speaker", speakers), ("emotion", emotions))):
-                axes = figure.add_subplot(len(clouds), 2, 2 * row + column + 1)
-                _scatter(axes, points, names)
-                axes.set_title(f"{title}, by {what}", fontsize=9)
+    figure = Figure(figsize=(6.6, 2.7 * len(clouds)), layout="constrained")
+    for row, (title, points, speakers, emotions) in enumerate(clouds):
+        for column, (what, names) in enumerate((("speaker", speakers), ("emotion", emotions))):
+            axes = figure.add_subplot(len(clouds), 2, 2 * row + column + 1)
+            _scatter(axes, points, names)
+            axes.set_title(f"{title}, by {what}", fontsize=9)
     return figure
 
 

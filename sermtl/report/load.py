@@ -16,7 +16,7 @@ from sermtl.errors import UserError
 from sermtl.fileio.files import load_json
 from sermtl.fileio.stamp import NAME as STAMP
 from sermtl.fileio.stamp import outdated
-from sermtl.fileio.tables import read_list, read_table
+from sermtl.fileio.tables import read_table
 from sermtl.score import metrics, statistics
 from sermtl.score.score_files import Utterance, read_scores, read_utterances
 
@@ -57,6 +57,22 @@ class Experiment:
         return self.scores["settings"]
 
     @property
+    def folds(self) -> list[str]:
+        """Folds that are in its scores."""
+        return self.scores["folds"]
+
+    @property
+    def missing_folds(self) -> list[str]:
+        """Folds of the protocol that its scores lack."""
+        return self.scores.get("missing_folds", [])
+
+    @property
+    def coverage(self) -> str:
+        """How many of the protocol's folds are in its scores: ``3 of 4``, or ``4``."""
+        missing, scored = len(self.missing_folds), len(self.folds)
+        return f"{scored} of {scored + missing}" if missing else str(scored)
+
+    @property
     def labels(self) -> list[str]:
         """Class names in logit order."""
         return self.scores["ser"]["labels"]
@@ -73,7 +89,7 @@ class Experiment:
 
     @cached_property
     def counts(self) -> np.ndarray:
-        """(N, 2C + 2), see `stats.additive_counts`."""
+        """(N, 2C + 2), see `statistics.additive_counts`."""
         words, errors = self.edits[:, 0], self.edits[:, 1]
         return statistics.additive_counts(self.ref, self.hyp, words, errors, len(self.labels))
 
@@ -163,12 +179,6 @@ def read_json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return value if isinstance(value, dict) else {}
-
-
-def protocol_folds(data: Path, protocol: str) -> list[str]:
-    """All folds of a protocol, as far as the data directory knows."""
-    path = data / "folds" / protocol / "folds"
-    return read_list(path) if path.exists() else []
 
 
 def _load(folder: Path, scores: dict[str, Any], styles: dict[str, str]) -> Experiment:

@@ -1,4 +1,4 @@
-"""The numbers that the method's papers print, for a column of their own beside ours."""
+"""The numbers that the method's papers print, for a column beside ours."""
 
 from __future__ import annotations
 

@@ -12,11 +12,10 @@ from typing import Any
 import jinja2
 import numpy as np
 
-from sermtl.fileio.files import atomic_write
+from sermtl.fileio.files import write_json, write_text
 from sermtl.fileio.text_table import markdown
 from sermtl.report.document import Document, Figure, Table, flat, is_number, raw, show
 from sermtl.report.load import Experiment
-from sermtl.score.score_files import write_json
 
 TEMPLATE = "index.html.j2"
 
@@ -29,18 +28,13 @@ def write_report(document: Document, experiments: Iterable[Experiment], out: Pat
     """
     tables = document.tables()
     for table in tables:
-        with atomic_write(out / "tables" / f"{table.name}.csv") as file:
-            file.write(as_csv(table))
-    with atomic_write(out / "RESULTS.md") as file:
-        file.write(as_markdown(document))
+        write_text(out / "tables" / f"{table.name}.csv", as_csv(table))
+    write_text(out / "RESULTS.md", as_markdown(document))
     experiments = list(experiments)
     write_json(out / "results.json", as_json(document, experiments))
     for made in experiments:
-        with atomic_write(out / "scores" / f"{made.tag}.tsv") as file:
-            file.write(as_tsv(made))
-    html = as_html(document, out / "images")
-    with atomic_write(out / "index.html") as file:
-        file.write(html)
+        write_text(out / "scores" / f"{made.tag}.tsv", as_tsv(made))
+    write_text(out / "index.html", as_html(document, out / "images"))
     _remove_others(out / "tables", "csv", {table.name for table in tables})
     _remove_others(out / "scores", "tsv", {made.tag for made in experiments})
     figures = {item.name for section in document.sections for item in section.items if isinstance(item, Figure)}
@@ -71,8 +65,8 @@ def as_markdown(document: Document) -> str:
     """The same as the page, with ESPnet's head and the figures linked."""
     parts = [f"# RESULTS: {document.title}\n", "## Environments\n" + "\n".join(document.head) + "\n"]
     if document.warnings:
-        parts.append("## Read first\n\n" + "".join(f"- **{line}**\n" for line in document.warnings))
-    parts.append("## In short\n\n" + "".join(f"- {line}\n" for line in document.findings))
+        parts.append("## Warnings\n\n" + "".join(f"- **{line}**\n" for line in document.warnings))
+    parts.append("## Summary\n\n" + "".join(f"- {line}\n" for line in document.findings))
     for section in document.sections:
         parts.append(f"{'#' * section.level} {section.title}\n")
         for item in section.items:
@@ -88,7 +82,7 @@ def as_markdown(document: Document) -> str:
 
 
 def as_csv(table: Table) -> str:
-    """A table's unrounded numbers, intervals in columns of their own."""
+    """A table's unrounded numbers, the ends of intervals in further columns."""
     head, rows = flat(table)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")

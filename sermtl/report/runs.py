@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from sermtl.fileio.text_table import plural
 from sermtl.report import curves as logs
 from sermtl.report.curves import Histories
 from sermtl.report.document import Cell, Table
 from sermtl.report.families import Family
 from sermtl.report.load import Experiment, Loaded
-from sermtl.report.tables import mark, slug
 from sermtl.score import metrics
-from sermtl.score.result_files import plural
 
 AUDIT = {
     "utterances_train": "train",
@@ -31,19 +30,19 @@ def settings(families: Sequence[Family]) -> Table:
     rows: list[list[Cell]] = [["protocol", *(family.protocol for family in families)]]
     rows += [[key, *(_text(family.base.get(key)) for family in families)] for key in keys]
     caption = (
-        "Settings that the experiments of a column share; α, β, direction and seed vary. The versions and the "
-        "revision above are this report's; code_version is the trainings'."
+        "Settings shared by the experiments of a column; α, β, direction and seed vary. code_version is that of the "
+        "trainings; the versions under Environment are those of this report."
     )
     return Table("run-settings", caption, ["setting", *(family.title for family in families)], rows)
 
 
 def counted(family: Family) -> str:
-    """How many of the trainings that the family's settings, seeds and folds make have scores."""
+    """How many of all trainings of the family (settings x seeds x folds) have scores."""
     seeds = {seed for setting in family.settings for seed in setting.seeds}
-    first = family.settings[0].first.scores
-    folds = len(first["folds"]) + len(first.get("missing_folds", []))
+    first = family.settings[0].first
+    folds = len(first.folds) + len(first.missing_folds)
     whole = len(family.settings) * len(seeds) * folds
-    scored = sum(len(made.scores["folds"]) for setting in family.settings for made in setting.experiments)
+    scored = sum(len(made.folds) for made in family.experiments)
     parts = f"{plural(len(family.settings), 'setting')}, {plural(len(seeds), 'seed')}, {plural(folds, 'fold')}"
     return f"Protocol {family.title}: {scored} of {whole} trainings ({parts}) have scores."
 
@@ -54,15 +53,14 @@ def experiments(families: Sequence[Family], histories: Histories) -> Table:
     for family in families:
         for setting in family.settings:
             for made in setting.experiments:
-                missing = made.scores.get("missing_folds", [])
-                folds = f"{len(made.scores['folds'])} of {len(made.scores['folds']) + len(missing)}"
-                time = logs.hours(made, histories)
+                missing, time = made.missing_folds, logs.hours(made, histories)
+                folds = f"{len(made.folds)} of {len(made.folds) + len(missing)}"
                 numbers: list[Cell] = [made.scores["ser"]["wa"], made.scores["ser"]["ua"]]
                 numbers.append(made.scores["asr"]["wer"] if made.reads else None)
                 row: list[Cell] = [made.tag, family.title, setting.name, made.seed, folds, " ".join(missing) or "none"]
                 rows.append([*row, logs.epochs(made, histories), time, *numbers])
     head = ["experiment", "family", "setting", "seed", "folds", "missing folds", "epochs", "hours", "WA", "UA", "WER"]
-    caption = "Experiments in this report. Hours: training of all folds together, as their histories tell."
+    caption = "Experiments in this report. Hours: training time of all folds together."
     return Table("run-experiments", caption, head, rows)
 
 
@@ -73,16 +71,15 @@ def audit(family: Family) -> Table | None:
     if not keys:
         return None
     rows: list[list[Cell]] = [[fold, *(found.get(key) for key in keys)] for fold, found in figures.items()]
-    caption = f"Audit of the folds. {mark(family)}"
-    return Table(f"{slug(family)}-audit", caption, ["fold", *(AUDIT[key] for key in keys)], rows)
+    return family.table("audit", "Audit of the folds.", ["fold", *(AUDIT[key] for key in keys)], rows)
 
 
 def unfinished(loaded: Loaded) -> Table | None:
-    """Folds that were begun and have no pooled scores; None where there are none."""
+    """Folds that were started but have no pooled scores; None where there are none."""
     if not loaded.unfinished:
         return None
     rows: list[list[Cell]] = [[run.tag, run.fold, run.state] for run in loaded.unfinished]
-    caption = "Folds that were begun and are in none of the numbers."
+    caption = "Folds that were started but have no pooled scores; they are in none of the numbers."
     return Table("run-unfinished", caption, ["experiment", "fold", "state"], rows)
 
 
@@ -91,7 +88,7 @@ def warnings(loaded: Loaded, families: Sequence[Family], refused: Sequence[str],
     found = [f"LEFT OUT: {message}" for message in [*loaded.left_out, *damaged]]
     concerns: dict[str, list[str]] = {}
     for made in loaded.experiments:
-        for fold in made.scores["folds"]:
+        for fold in made.folds:
             path = made.path / fold / "warnings.txt"
             for message in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
                 # The numbers differ from fold to fold; what they say does not.
@@ -101,28 +98,29 @@ def warnings(loaded: Loaded, families: Sequence[Family], refused: Sequence[str],
     for family in families:
         if family.speaker_dependent:
             found.append(
-                f"Protocol {family.protocol} is SPEAKER-DEPENDENT: its test speakers also stand in the training "
-                "sets. Its numbers only compare with others of the same split."
+                f"Protocol {family.protocol} is SPEAKER-DEPENDENT: its test speakers are also in the training sets. "
+                "Its numbers are comparable only with others of the same split."
             )
         by_folds: dict[str, list[Experiment]] = {}
-        for setting in family.settings:
-            for made in setting.experiments:
-                if missing := made.scores.get("missing_folds"):
-                    by_folds.setdefault(" ".join(missing), []).append(made)
+        for made in family.experiments:
+            if made.missing_folds:
+                by_folds.setdefault(" ".join(made.missing_folds), []).append(made)
         for missing, several in by_folds.items():
-            total = len(several[0].scores["folds"]) + len(missing.split())
-            counted = plural(len(several), "experiment")
+            lacking = len(several[0].missing_folds)
             found.append(
-                f"MISSING: {len(missing.split())} of {total} folds of {counted} ({family.title}) are "
-                f"in none of the numbers: {missing} of {metrics.first([one.tag for one in several], 3)}"
+                f"MISSING: {lacking} of {lacking + len(several[0].folds)} folds of "
+                f"{plural(len(several), 'experiment')} ({family.title}) are in none of the numbers: {missing} of "
+                f"{metrics.first([one.tag for one in several], 3)}"
             )
         seeds = sorted({seed for setting in family.settings for seed in setting.seeds})
         for setting in family.settings:
-            if lacking := [str(seed) for seed in seeds if seed not in setting.seeds]:
-                found.append(f"MISSING: {setting.name} ({family.title}) has no seed {' '.join(lacking)}")
+            if others := [str(seed) for seed in seeds if seed not in setting.seeds]:
+                found.append(f"MISSING: {setting.name} ({family.title}) has no seed {' '.join(others)}")
         found += [f"SET ASIDE: {message}" for setting in family.settings for message in setting.set_aside]
     if loaded.unfinished:
-        found.append(f"UNFINISHED: {len(loaded.unfinished)} folds were begun and have no pooled scores (listed below).")
+        found.append(
+            f"UNFINISHED: {len(loaded.unfinished)} folds were started but have no pooled scores (listed below)."
+        )
     return found + [f"NOT PAIRED: {message}" for message in refused]
 
 

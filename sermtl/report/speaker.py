@@ -1,4 +1,4 @@
-"""What speaker normalisation did to the embeddings: probe, verification, the head itself, a picture."""
+"""Speaker information in the embeddings: probe, verification, the model's own head, a picture."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from sermtl.report.curves import Histories
 from sermtl.report.document import Cell, Estimate, Table
 from sermtl.report.families import Family, Setting
 from sermtl.report.load import read_json
-from sermtl.report.tables import mark, slug, speaker_accuracy
+from sermtl.report.tables import speaker_accuracy
 from sermtl.score import speaker_probe
 from sermtl.score.score_files import is_count
 
@@ -28,18 +28,14 @@ MOST_POINTS = 600
 
 @dataclass(frozen=True)
 class Knowledge:
-    """What a setting's embeddings tell about speakers, pooled over its folds and seeds."""
+    """Speaker information in a setting's embeddings, pooled over its folds and seeds."""
 
-    name: str
+    setting: Setting
     probe: float | None
-    chance: float | None
-    """What the probe reaches with shuffled speakers: the mean of `probe.PERMUTATIONS` times."""
-    chance_low: float | None
-    """Lowest of those times."""
-    chance_high: float | None
-    low: float | None
-    """Lowest probe accuracy of a fold."""
-    high: float | None
+    chance: Estimate
+    """What the probe reaches with shuffled speakers: mean, lowest and highest of `speaker_probe.PERMUTATIONS` times."""
+    by_fold: dict[str, list[float]]
+    """Fold -> probe accuracy of each seed."""
     head: float | None
     """The model's own head on the same utterances."""
     head_loss: float | None
@@ -49,8 +45,6 @@ class Knowledge:
     utterances: int
     eer: float | None
     eer_folds: int
-    by_fold: dict[str, float]
-    """Fold -> probe accuracy, mean over seeds."""
     reasons: tuple[str, ...]
     damaged: tuple[str, ...]
     """Files that are not as stage 5 writes them."""
@@ -64,34 +58,35 @@ def knowledge(family: Family, histories: Histories) -> list[Knowledge]:
 def table(family: Family, rows: Sequence[Knowledge]) -> Table:
     """Probe, head and verification, a row a setting."""
     cells: list[list[Cell]] = []
-    for row, setting in zip(rows, family.settings, strict=True):
-        span = f"{row.low:.2f} to {row.high:.2f}" if row.low is not None and row.high is not None else None
+    for row in rows:
+        accuracies = [value for values in row.by_fold.values() for value in values]
+        span = f"{min(accuracies):.2f} to {max(accuracies):.2f}" if accuracies else None
         uniform = math.log(row.speakers) if row.speakers else None
-        chances = Estimate(row.chance, row.chance_low, row.chance_high)
-        known: list[Cell] = [row.name, row.probe, span, chances, row.head, row.head_loss, uniform]
-        cells.append([*known, row.utterances, row.eer, row.eer_folds, speaker_accuracy(setting)["acc"]])
+        known: list[Cell] = [row.setting.name, row.probe, span, row.chance, row.head, row.head_loss, uniform]
+        cells.append([*known, row.utterances, row.eer, row.eer_folds, speaker_accuracy(row.setting)["acc"]])
     head = ["setting", "probe accuracy", "lowest to highest fold", "chance [of shuffles]", "own head's accuracy"]
     head += ["own head's cross-entropy", "ln(training speakers)", "held-out utterances", "EER, unseen speakers"]
     head += ["folds with EER", "own head on the test folds"]
     note = (
-        "Probe: a logistic regression fitted anew, cross-validated on held-out utterances of training speakers; the "
-        "model's own head on the same utterances; chance: the same probe with the speakers shuffled among utterances "
-        f"of equal emotion, mean [lowest, highest] of {speaker_probe.PERMUTATIONS} times. EER: equal error "
-        "rate of telling unseen test speakers apart by cosine, mean over folds (embeddings of different folds come "
-        "from different models and are never compared); where a fold tests one speaker, it is told apart from "
-        "held-out utterances of training speakers."
+        "Probe: a logistic regression trained on the frozen embeddings, cross-validated on held-out utterances of "
+        "training speakers. Own head: the model's speaker head on the same utterances. Chance: the probe with the "
+        f"speakers shuffled among utterances of equal emotion, mean [lowest, highest] of "
+        f"{speaker_probe.PERMUTATIONS} times. "
+        "EER: equal error rate of speaker verification on unseen test speakers by cosine, mean over folds (each fold "
+        "has its own model, so embeddings of different folds are never compared); where a fold tests one speaker, its "
+        "impostors are held-out utterances of training speakers."
     )
     if reasons := sorted({reason for row in rows for reason in row.reasons}):
         note += f" Undefined: {'; '.join(reasons)}."
-    return Table(f"{slug(family)}-speakers", f"Speakers in the embeddings. {mark(family)}", head, cells, note)
+    return family.table("speakers", "Speakers in the embeddings.", head, cells, note)
 
 
 def figure(rows: Sequence[Knowledge]) -> Figure | None:
-    """Head and probe side by side; None where no probe was fitted."""
+    """Head and probe side by side; None where no probe was trained."""
     if all(row.probe is None for row in rows):
         return None
-    bars = {row.name: {"head": row.head, "probe": row.probe} for row in rows}
-    return figures.speaker_knowledge(bars, [(row.chance_low, row.chance_high) for row in rows])
+    bars = {row.setting.name: {"head": row.head, "probe": row.probe} for row in rows}
+    return figures.speaker_knowledge(bars, [row.chance for row in rows])
 
 
 def picture(family: Family, data: Path, read: Callable[[str], np.ndarray]) -> tuple[Figure, str] | str:
@@ -105,12 +100,10 @@ def picture(family: Family, data: Path, read: Callable[[str], np.ndarray]) -> tu
     Returns:
         The figure and what it shows in words, or why there is none.
     """
-    reversed_ones = [s for s in family.settings if s.beta and s.grl == "reverse" and s.alpha == family.alpha]
-    chosen = [family.find(0.0), max(reversed_ones, key=lambda s: s.beta, default=None)]
-    shown = [setting for setting in chosen if setting is not None]
+    shown = [setting for setting in (family.find(0.0), family.most_reversed) if setting is not None]
     if not shown:
         return "neither β 0 nor a reversed β was run"
-    fold = next((f for f in shown[0].first.scores["folds"] if all(f in s.first.scores["folds"] for s in shown)), None)
+    fold = next((f for f in shown[0].first.folds if all(f in s.first.folds for s in shown)), None)
     if fold is None:
         return f"{' and '.join(s.name for s in shown)} have no fold in common"
     lists = data / "folds" / family.protocol / fold
@@ -120,6 +113,8 @@ def picture(family: Family, data: Path, read: Callable[[str], np.ndarray]) -> tu
         if missing:
             return f"no stored embeddings: {', '.join(missing)}"
         utts = read_list(lists / part)
+        if len(utts) < 2:
+            return f"fold {fold} has fewer than two {part} utterances"
         utts = utts[:: -(-len(utts) // MOST_POINTS)]
         speakers, emotions = read_table(data / "utt2spk"), read_table(data / "utt2emo")
         clouds = []
@@ -142,7 +137,7 @@ def _of(setting: Setting, histories: Histories) -> Knowledge:
     found: list[tuple[str, dict[str, Any]]] = []
     reasons, damaged = set(), []
     for made in setting.experiments:
-        for fold in made.scores["folds"]:
+        for fold in made.folds:
             path = made.path / fold / "score_test" / "probe.json"
             if not path.exists():
                 reasons.add("folds without score_test/probe.json (stage 5 writes it where stage 4 left embeddings)")
@@ -151,44 +146,35 @@ def _of(setting: Setting, histories: Histories) -> Knowledge:
             else:
                 damaged.append(f"{path}: damaged; ./run.sh --tag {made.tag} --stage 5 --stop_stage 5 writes it anew")
     contents = [content for _, content in found]
-    reasons |= {
-        str(part["reason"])
-        for content in contents
-        for part in content.values()
-        if isinstance(part, dict) and "reason" in part
-    }
+    parts = [part for content in contents for part in content.values() if isinstance(part, dict)]
+    reasons |= {str(part["reason"]) for part in parts if "reason" in part}
     probes = [content["probe"] for content in contents if content["probe"].get("acc") is not None]
     heads = [content["head"] for content in contents if content["head"].get("acc") is not None]
     eers = [content["verification"]["eer"] for content in contents if content["verification"].get("eer") is not None]
     n = sum(part["n"] for part in probes)
-    accuracies = [part["acc"] for part in probes]
-    shuffled = np.sum([part["permuted"] for part in probes], axis=0) / n if n else None
-    folds: dict[str, list[float]] = {}
+    shuffled = np.sum([part["permuted"] for part in probes], axis=0) / max(n, 1)
+    by_fold: dict[str, list[float]] = {}
     for fold, content in found:
         if content["probe"].get("acc") is not None:
-            folds.setdefault(fold, []).append(content["probe"]["acc"])
+            by_fold.setdefault(fold, []).append(content["probe"]["acc"])
     return Knowledge(
-        name=setting.name,
+        setting=setting,
         probe=sum(part["correct"] for part in probes) / n if n else None,
-        chance=None if shuffled is None else float(shuffled.mean()),
-        chance_low=None if shuffled is None else float(shuffled.min()),
-        chance_high=None if shuffled is None else float(shuffled.max()),
-        low=min(accuracies, default=None),
-        high=max(accuracies, default=None),
+        chance=Estimate(float(shuffled.mean()), float(shuffled.min()), float(shuffled.max())) if n else Estimate(None),
+        by_fold=by_fold,
         head=sum(h["correct"] for h in heads) / sum(h["n"] for h in heads) if heads else None,
         head_loss=logs.last(setting, histories, "dev", "loss_sid"),
         speakers=max((content["training_speakers"] for content in contents), default=None),
         utterances=n,
         eer=float(np.mean(eers)) if eers else None,
         eer_folds=len(eers),
-        by_fold={fold: float(np.mean(values)) for fold, values in folds.items()},
         reasons=tuple(sorted(reasons)),
         damaged=tuple(damaged),
     )
 
 
 def _is_whole(content: dict[str, Any]) -> bool:
-    """Whether a ``probe.json`` holds what `probing.probe_fold` puts there."""
+    """Whether a ``probe.json`` holds what `probe_fold` puts there."""
     try:
         tested = [content[key] for key in ("probe", "head") if content[key]["acc"] is not None]
         if content["probe"]["acc"] is not None:

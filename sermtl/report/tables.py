@@ -8,48 +8,36 @@ from typing import Any
 import numpy as np
 
 from sermtl.report import paper
-from sermtl.report.compare import Results
+from sermtl.report.compare import UNITS, Results
 from sermtl.report.document import Cell, P, Share, Table
 from sermtl.report.families import Family, Setting
 from sermtl.score import metrics, statistics
+from sermtl.score.metrics import RATES
 
-RATES = {"wa": "WA", "ua": "UA", "macro_f1": "macro F1", "wer": "WER", "cer": "CER"}
 MEAN = "mean over folds"
-BY_SPEAKER = "[95 % by speaker]"
-BY_UTTERANCE = "[95 % by utterance]"
-
-
-def slug(family: Family) -> str:
-    """The family's part of file names."""
-    return "".join(c if c.isalnum() or c == "." else "-" for c in family.title.lower()).replace("--", "-").strip("-")
+INTERVAL = {unit: f"[95 % by {unit}]" for unit in UNITS}
 
 
 def table_2(results: Results) -> Table:
     """The paper's Table II: emotion accuracy against beta, gradient reversed."""
-    family, rows = results.family, []
-    for beta, printed in paper.TABLE_2.items():
-        setting = family.find(beta, "reverse")
-        given: list[Cell] = [f"{beta:g}", printed]
-        rows.append([*given, *_estimates(results, setting, ("wa", "speaker"), ("wa", "utterance"), ("ua", "speaker"))])
-    columns = [f"WA {BY_SPEAKER}", f"WA {BY_UTTERANCE}", f"UA {BY_SPEAKER}", "folds", "seeds", "utterances"]
-    caption = f"Table II. Emotion accuracy, gradient reversed. {mark(family)}"
-    names = ["β", f"accuracy, {paper.COLUMN}", *columns]
-    return Table(f"{slug(family)}-table-2", caption, names, rows, f"Paper: {paper.CITE}.")
+    rows = [(results.family.find(beta, "reverse"), [f"{beta:g}", printed]) for beta, printed in paper.TABLE_2.items()]
+    head, cells = _measured(results, rows, ("wa", "speaker"), ("wa", "utterance"), ("ua", "speaker"))
+    caption, names = "Table II. Emotion accuracy, gradient reversed.", ["β", f"accuracy, {paper.COLUMN}"]
+    return results.family.table("table-2", caption, [*names, *head], cells, f"Paper: {paper.CITE}.")
 
 
 def table_3(results: Results) -> Table:
     """The paper's Table III: WER, emotion and speaker accuracy by direction and beta."""
-    family, rows = results.family, []
-    for (grl, beta), printed in paper.TABLE_3.items():
-        setting = family.find(beta, grl)
-        ours = _estimates(results, setting, ("wer", "speaker"), ("wa", "speaker"))
-        rows.append([f"{grl} {beta:g}", *printed, *ours[:2], speaker_accuracy(setting)["acc"], *ours[2:]])
+    family = results.family
+    rows = [(family.find(beta, grl), [f"{grl} {beta:g}", *given]) for (grl, beta), given in paper.TABLE_3.items()]
+    head, cells = _measured(results, rows, ("wer", "speaker"), ("wa", "speaker"))
+    for row, (setting, _) in zip(cells, rows, strict=True):
+        row.insert(6, speaker_accuracy(setting)["acc"])
     names = [f"{what}, {paper.COLUMN}" for what in ("WER", "emotion accuracy", "speaker accuracy")]
-    columns = [f"WER {BY_SPEAKER}", f"WA {BY_SPEAKER}", "speaker accuracy", "folds", "seeds", "utterances"]
     reasons = {speaker_accuracy(setting).get("reason") for setting in family.settings} - {None}
     note = f"Speaker accuracy undefined: {sorted(map(str, reasons))[0]}." if reasons else ""
-    caption = f"Table III. WER, emotion and speaker accuracy on the test folds. {mark(family)}"
-    return Table(f"{slug(family)}-table-3", caption, ["gradient, β", *names, *columns], rows, note)
+    head = ["gradient, β", *names, *head[:2], "speaker accuracy", *head[2:]]
+    return family.table("table-3", "Table III. WER, emotion and speaker accuracy on the test folds.", head, cells, note)
 
 
 def ablation(results: Results) -> Table | None:
@@ -58,32 +46,25 @@ def ablation(results: Results) -> Table | None:
     without = family.find(0.0, alpha=0.0)
     if without is None or family.alpha == 0:
         return None
-    rows = []
-    for with_asr, setting in ((True, family.find(0.0)), (False, without)):
-        accuracy, wer = paper.ABLATION[with_asr]
-        alpha = family.alpha if with_asr else 0.0
-        ours = _estimates(results, setting, ("wa", "speaker"), ("ua", "speaker"), ("wer", "speaker"))
-        rows.append([f"{alpha:g}", accuracy, wer, *ours])
+    rows = [(family.find(0.0), [f"{family.alpha:g}", *paper.ABLATION[True]]), (without, ["0", *paper.ABLATION[False]])]
+    head, cells = _measured(results, rows, ("wa", "speaker"), ("ua", "speaker"), ("wer", "speaker"))
     names = [f"{what}, {paper.ABLATION_COLUMN}" for what in ("accuracy", "WER")]
-    columns = [f"WA {BY_SPEAKER}", f"UA {BY_SPEAKER}", f"WER {BY_SPEAKER}", "folds", "seeds", "utterances"]
-    caption = f"Multi-task ablation: β 0 with and without the ASR loss. {mark(family)}"
-    note = f"Printed numbers: {paper.ABLATION_CITE}. Without the loss the characters are not trained."
-    return Table(f"{slug(family)}-ablation", caption, ["α", *names, *columns], rows, note)
+    caption = "Multi-task ablation: β 0 with and without the ASR loss."
+    note = f"Published numbers: {paper.ABLATION_CITE}. Without the loss the characters are not trained."
+    return family.table("ablation", caption, ["α", *names, *head], cells, note)
 
 
 def all_settings(results: Results) -> Table:
     """Every setting with its rates, and how much they move from seed to seed."""
-    family, rows = results.family, []
-    for setting in family.settings:
+    rows: list[tuple[Setting | None, list[Any]]] = [(setting, [setting.name]) for setting in results.family.settings]
+    head, cells = _measured(results, rows, ("wa", "speaker"), ("ua", "speaker"), ("wer", "speaker"))
+    for row, setting in zip(cells, results.family.settings, strict=True):
         scores = setting.rates()
         by_seed = [metrics.ratio(int(made.right.sum()), int((made.ref >= 0).sum())) for made in setting.experiments]
         spread = float(np.std([w for w in by_seed if w is not None], ddof=1)) if len(by_seed) > 1 else None
-        wa, ua, wer, *counts = _estimates(results, setting, ("wa", "speaker"), ("ua", "speaker"), ("wer", "speaker"))
-        rows.append([setting.name, wa, spread, ua, scores["macro_f1"], wer, scores["cer"], *counts])
-    head = ["setting", f"WA {BY_SPEAKER}", "WA std over seeds", f"UA {BY_SPEAKER}", "macro F1"]
-    head += [f"WER {BY_SPEAKER}", "CER", "folds", "seeds", "utterances"]
-    caption = f"All settings, counts summed over folds and seeds. {mark(family)}"
-    return Table(f"{slug(family)}-settings", caption, head, rows)
+        row[2:5] = [spread, row[2], scores["macro_f1"], row[3], scores["cer"], row[4]]
+    names = ["setting", head[0], "WA std over seeds", head[1], "macro F1", head[2], "CER", *head[3:]]
+    return results.family.table("settings", "All settings, counts summed over folds and seeds.", names, cells)
 
 
 def comparisons(results: Results) -> Table:
@@ -98,7 +79,7 @@ def comparisons(results: Results) -> Table:
             rows.append(
                 [comparison.name, RATES[rate], by_speaker, by_utterance, *tests, shown, comparison.folds, seeds]
             )
-    head = ["comparison", "rate", f"difference {BY_SPEAKER}", f"difference {BY_UTTERANCE}", "p, folds swapped"]
+    head = ["comparison", "rate", *(f"difference {shown}" for shown in INTERVAL.values()), "p, folds swapped"]
     head += ["p, Holm", "d_z over folds", "detectable at 80 %", "folds", "seeds"]
     note = (
         "p: exact permutation test that swaps the two settings within folds (from 100,000 random swaps above "
@@ -106,8 +87,9 @@ def comparisons(results: Results) -> Table:
         "mean over standard deviation of the folds' differences. Detectable: by a paired t test over folds, two-sided "
         "at .05."
     )
-    caption = f"Differences from β 0 on the same utterances and seeds. {mark(results.family)}"
-    return Table(f"{slug(results.family)}-comparisons", caption, head, rows, note)
+    return results.family.table(
+        "comparisons", "Differences from β 0 on the same utterances and seeds.", head, rows, note
+    )
 
 
 def mcnemar(results: Results) -> Table:
@@ -121,11 +103,11 @@ def mcnemar(results: Results) -> Table:
     head = ["comparison", "seed", "utterances", "only baseline right", "only setting right", "odds ratio"]
     head += ["p, McNemar", "p, Holm", "Cohen's h (all seeds)"]
     note = (
-        "It takes utterances for independent, which those of one speaker are not. Holm's correction is over all "
+        "The test assumes independent utterances, which those of one speaker are not. Holm's correction is over all "
         f"{len(rows)} tests of this table."
     )
-    caption = f"Emotion, utterance by utterance: exact McNemar test of each pair of trainings. {mark(results.family)}"
-    return Table(f"{slug(results.family)}-mcnemar", caption, head, rows, note)
+    caption = "Emotion, utterance by utterance: exact McNemar test of each pair of trainings."
+    return results.family.table("mcnemar", caption, head, rows, note)
 
 
 def by_group(
@@ -153,27 +135,30 @@ def by_group(
             rows.append([MEAN, None, *means])
         rows.append(["pooled", len(family.settings[0].first.utts), *(scores[rate] for scores in pooled)])
         head = [what, "n", *(setting.name for setting in family.settings)]
-        caption = f"{title} per {what}, counts summed over seeds. {mark(family)}"
-        tables.append(Table(f"{slug(family)}-{what}-{rate.replace('_', '-')}", caption, head, rows))
+        caption = f"{title} per {what}, counts summed over seeds."
+        tables.append(family.table(f"{what}-{rate.replace('_', '-')}", caption, head, rows))
     return tables
 
 
 def by_class(family: Family) -> list[Table]:
     """Recall, F1, WER and CER of each class, settings in columns."""
-    settings, first = family.settings, family.settings[0].first
-    pooled = [setting.rates() for setting in settings]
-    tables = []
+    first, tables = family.settings[0].first, []
     for key, title in {"recall": "Recall", "f1": "F1", "wer": "WER", "cer": "CER"}.items():
-        rows: list[list[Cell]] = []
-        for index, label in enumerate(first.labels):
-            if key in ("recall", "f1"):
-                values = [_of(scores, key, label) for scores in pooled]
-            else:
-                values = [setting.rates(setting.first.ref == index)[key] for setting in settings]
-            rows.append([label, int((first.ref == index).sum()), *values])
-        head = ["class", "n", *(setting.name for setting in settings)]
-        tables.append(Table(f"{slug(family)}-class-{key}", f"{title} per class, pooled. {mark(family)}", head, rows))
+        rows: list[list[Cell]] = [
+            [label, int((first.ref == index).sum()), *(_of_class(setting, label, key) for setting in family.settings)]
+            for index, label in enumerate(first.labels)
+        ]
+        head = ["class", "n", *(setting.name for setting in family.settings)]
+        tables.append(family.table(f"class-{key}", f"{title} per class, pooled.", head, rows))
     return tables
+
+
+def _of_class(setting: Setting, label: str, key: str) -> Cell:
+    """A rate of one class; None where the setting does not have the class."""
+    if label not in setting.first.labels:
+        return None
+    index = setting.first.labels.index(label)
+    return setting.rates(setting.first.ref == index)[key] if key in ("wer", "cer") else setting.rates()[key][index]
 
 
 def confusions(family: Family) -> list[Table]:
@@ -186,9 +171,9 @@ def confusions(family: Family) -> list[Table]:
             [label, *(Share(count, sum(counts)) for count in counts), sum(counts)]
             for label, counts in zip(labels, scores["confusion"], strict=True)
         ]
-        caption = f"Confusion, {setting.name}: rows are references; {_seeds(setting)}. {mark(family)}"
-        name = f"{slug(family)}-confusion-{number + 1}"
-        tables.append(Table(name, caption, ["reference", *labels, "all"], rows))
+        seeds = f"seed{'s' if len(setting.seeds) > 1 else ''} {' '.join(map(str, setting.seeds))}"
+        caption = f"Confusion, {setting.name}: rows are references; {seeds}."
+        tables.append(family.table(f"confusion-{number + 1}", caption, ["reference", *labels, "all"], rows))
     return tables
 
 
@@ -201,29 +186,21 @@ def speaker_accuracy(setting: Setting | None) -> dict[str, Any]:
     return metrics.undefined_speakers(undefined) if undefined else metrics.pool_speakers(parts)
 
 
-def _estimates(results: Results, setting: Setting | None, *wanted: tuple[str, str]) -> list[Any]:
-    """The estimates of a setting, then its folds, seeds and utterances; dashes where it was not run."""
-    if setting is None:
-        return [None] * len(wanted) + ["not run", None, None]
-    missing, folds = setting.missing_folds, len(setting.first.scores["folds"])
-    shown = f"{folds} of {folds + len(missing)}" if missing else str(folds)
-    counts = [shown, len(setting.seeds), int((setting.first.ref >= 0).sum())]
-    return [results.estimates[setting][unit][rate] for rate, unit in wanted] + counts
+def _measured(
+    results: Results, rows: Sequence[tuple[Setting | None, list[Any]]], *wanted: tuple[str, str]
+) -> tuple[list[str], list[list[Any]]]:
+    """Head and cells of estimates with folds, seeds and utterances; dashes for a setting that was not run.
 
-
-def mark(family: Family) -> str:
-    """What every caption of a family's tables must say: protocol, speaker-dependent or not, missing folds."""
-    marks = [f"Protocol {family.protocol}{', SPEAKER-DEPENDENT' if family.speaker_dependent else ''}."]
-    missing = max((setting.missing_folds for setting in family.settings), key=len)
-    if missing:
-        total = len(set(missing) | set().union(*(setting.first.scores["folds"] for setting in family.settings)))
-        marks.append(f"{len(missing)} OF {total} FOLDS MISSING.")
-    return " ".join(marks)
-
-
-def _seeds(setting: Setting) -> str:
-    return f"seed{'s' if len(setting.seeds) > 1 else ''} {' '.join(map(str, setting.seeds))}"
-
-
-def _of(scores: dict[str, Any], key: str, label: str) -> Cell:
-    return scores[key][scores["labels"].index(label)] if label in scores["labels"] else None
+    Args:
+        results: Of the settings.
+        rows: A row's setting and its first cells.
+        wanted: Rate and unit of resampling of each estimate.
+    """
+    cells = []
+    for setting, given in rows:
+        if setting is None:
+            cells.append([*given, *[None] * len(wanted), "not run", None, None])
+            continue
+        found = [results.estimates[setting][unit][rate] for rate, unit in wanted]
+        cells.append([*given, *found, setting.first.coverage, len(setting.seeds), int((setting.first.ref >= 0).sum())])
+    return [f"{RATES[rate]} {INTERVAL[unit]}" for rate, unit in wanted] + ["folds", "seeds", "utterances"], cells

@@ -4,32 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from sermtl.report import paper
 from sermtl.report.compare import Comparison, Results
 from sermtl.report.document import P, show
-from sermtl.report.families import Setting
+from sermtl.report.families import Family, Setting
 from sermtl.report.speaker import Knowledge
 from sermtl.score import statistics
+from sermtl.score.metrics import RATES
 from sermtl.score.result_files import plural
 
 LEVEL = 0.05
-RATES = {"wa": "WA", "ua": "UA", "wer": "WER"}
 
 
 def findings(results: Results, known: Sequence[Knowledge]) -> list[str]:
-    """What a hurried reader should take home of a family."""
+    """The summary of a family, a sentence or two an item."""
     family = results.family
     dependent = " (SPEAKER-DEPENDENT)" if family.speaker_dependent else ""
-    told = [f"Protocol {family.protocol}{dependent}, {_where(results)}: {_scores(results)}"]
+    lines = [f"Protocol {family.protocol}{dependent}, {_where(results)}: {_scores(results)}"]
     if results.comparisons:
-        told += [_tests(results), detectable(results)]
-    told += _speakers(known)
+        lines += [_tests(results), detectable(results)]
+    lines += _speakers(family, known)
     mark = f"{family.label.strip()} " if family.label else ""
-    return [mark + sentence for sentence in told]
+    return [mark + line for line in lines]
 
 
 def detectable(results: Results) -> str:
-    """What difference this corpus could have shown at all, for each compared setting."""
+    """The smallest differences that this corpus can show, for each compared setting."""
     comparisons = [c for c in results.comparisons if c.second.beta] or results.comparisons
     n = comparisons[0].mcnemar[0].n
     differing = [100 * comparison.differing for comparison in comparisons]
@@ -39,14 +41,14 @@ def detectable(results: Results) -> str:
         f"{c.second.name}: {_points(c.detectable_by_mcnemar)} and {_points(c.detectable['wa'])}" for c in comparisons
     )
     known = [d for c in comparisons for d in (c.detectable_by_mcnemar, c.detectable["wa"]) if d is not None]
-    verdict = "could" if min(known, default=1.0) <= paper.GAIN else "could not"
+    verdict = "can" if min(known, default=1.0) <= paper.GAIN else "cannot"
     return (
-        f"What could have been seen at all: a training disagrees with that of β 0 and its seed on {span} of the {n} "
-        "test utterances (exactly one of the two is right). The smallest differences in WA that are seen four times in "
-        "five at .05, before Holm's correction, by McNemar's exact test of one seed and by a paired t test over "
-        f"{comparisons[0].folds} folds ({'mean of ' if seeds > 1 else ''}{plural(seeds, 'seed')}): {each}. A gain "
-        f"like the paper's ({100 * paper.GAIN:.1f} points, two or three of its {paper.UTTERANCES} utterances) "
-        f"{verdict} have been seen here."
+        "Smallest detectable differences in WA (power 80 %, two-sided at .05, before Holm's correction), by McNemar's "
+        f"exact test of one seed and by a paired t test over {plural(comparisons[0].folds, 'fold')} "
+        f"({'mean of ' if seeds > 1 else ''}{plural(seeds, 'seed')}): {each}. A training and that of β 0 with its "
+        f"seed disagree (exactly one is right) on {span} of the {n} test utterances. A gain of "
+        f"{100 * paper.GAIN:.1f} points (the paper's: two or three of its {paper.UTTERANCES} utterances) {verdict} be "
+        "detected here."
     )
 
 
@@ -57,9 +59,8 @@ def _points(difference: float | None) -> str:
 def _where(results: Results) -> str:
     shown = _shown(results)
     made = shown.first
-    folds, missing = len(made.scores["folds"]), len(made.scores.get("missing_folds", []))
-    count = f"{folds} of {folds + missing} folds" if missing else plural(folds, "fold")
-    return f"{count}, {len(made.utts)} test utterances, {plural(len(shown.seeds), 'seed')}"
+    folds = f"{made.coverage} folds" if made.missing_folds else plural(len(made.folds), "fold")
+    return f"{folds}, {len(made.utts)} test utterances, {plural(len(shown.seeds), 'seed')}"
 
 
 def _shown(results: Results) -> Setting:
@@ -70,10 +71,9 @@ def _scores(results: Results) -> str:
     shown = _shown(results)
     by_speaker = results.estimates[shown]["speaker"]
     parts = [f"{RATES[rate]} {show(by_speaker[rate])}" for rate in ("wa", "ua", "wer")]
-    told = "95 % intervals, resampled by speaker"
-    if by_speaker["wa"].low is None:
-        told = "too few speakers for intervals by speaker"
-    return f"{shown.name} has {', '.join(parts)} ({told})."
+    few = by_speaker["wa"].low is None
+    note = "too few speakers for intervals by speaker" if few else "95 % intervals, resampled by speaker"
+    return f"{shown.name} has {', '.join(parts)} ({note})."
 
 
 def _tests(results: Results) -> str:
@@ -92,7 +92,7 @@ def _tests(results: Results) -> str:
     if smallest * total > LEVEL:
         text += (
             f" With {plural(comparisons[0].folds, 'fold')} the permutation test cannot give p below {smallest:.3g}, so "
-            f"with {total} tests none could have been."
+            f"no difference can be significant among {total} tests."
         )
     return text
 
@@ -106,25 +106,19 @@ def _difference(comparison: Comparison, rate: str) -> str:
     return show(comparison.difference["speaker"][rate])
 
 
-def _speakers(known: Sequence[Knowledge]) -> list[str]:
-    base = next((row for row in known if row.name == "β 0" and row.probe is not None), None)
-    others = [row for row in known if row.name.startswith("reverse") and row.probe is not None and "α" not in row.name]
-    if base is None or not others or base.probe is None:
+def _speakers(family: Family, known: Sequence[Knowledge]) -> list[str]:
+    rows: dict[Setting | None, Knowledge] = {row.setting: row for row in known if row.probe is not None}
+    base, strongest = rows.get(family.find(0.0)), rows.get(family.most_reversed)
+    if base is None or strongest is None:
         return []
-    strongest = max(others, key=lambda row: float(row.name.split()[1]))
-    if strongest.probe is None or strongest.chance is None:
-        return []
-    moved = strongest.probe - base.probe
     folds = sorted(base.by_fold.keys() & strongest.by_fold.keys())
-    p = statistics.sign_flip([strongest.by_fold[fold] - base.by_fold[fold] for fold in folds])
-    verdict = f"{'easier' if moved > 0 else 'harder'} to find than without normalisation"
-    if p >= LEVEL:
-        verdict = "neither easier nor harder to find than without normalisation, as far as these folds can show"
+    p = statistics.sign_flip([np.mean(strongest.by_fold[fold]) - np.mean(base.by_fold[fold]) for fold in folds])
     heads = ""
     if base.head is not None and strongest.head is not None:
-        heads = f" The model's own head went from {base.head:.2f} to {strongest.head:.2f} on the same utterances."
+        heads = f" The accuracy of the model's own head on them is {base.head:.2f} and {strongest.head:.2f}."
     return [
-        f"A probe fitted anew finds the speaker in {base.probe:.2f} of held-out utterances with β 0 and in "
-        f"{strongest.probe:.2f} with {strongest.name} (chance {strongest.chance:.2f}): the speaker is {verdict} "
-        f"(p {show(P(p))}, {plural(len(folds), 'fold')} swapped).{heads}"
+        f"A probe trained on the frozen embeddings finds the speaker of {base.probe:.2f} of the held-out utterances "
+        f"with β 0 and of {strongest.probe:.2f} with {strongest.setting.name} (chance {strongest.chance.value:.2f}); "
+        f"the difference is {'' if p < LEVEL else 'not '}significant (p {show(P(p))}, {plural(len(folds), 'fold')} "
+        f"swapped).{heads}"
     ]

@@ -15,6 +15,9 @@ import numpy as np
 
 from sermtl.errors import UserError
 
+RATES = {"wa": "WA", "ua": "UA", "macro_f1": "macro F1", "wer": "WER", "cer": "CER"}
+"""Every rate by its key in ``scores.json``, with the name that tables print."""
+
 
 @dataclass(frozen=True)
 class Edits:
@@ -46,6 +49,9 @@ def confusion_matrix(references: Sequence[str], hypotheses: Sequence[str], label
 
     Raises:
         UserError: A class is not one of ``labels``.
+
+    >>> confusion_matrix(["sad", "sad", "neu"], ["sad", "neu", "neu"], ["neu", "sad"]).tolist()
+    [[1, 0], [1, 1]]
     """
     index = {label: number for number, label in enumerate(labels)}
     unknown = sorted((set(references) | set(hypotheses)) - set(index))
@@ -67,6 +73,10 @@ def emotion_scores(confusion: np.ndarray, labels: Sequence[str]) -> dict[str, An
     Args:
         confusion: (C, C) counts, rows are references.
         labels: C class names.
+
+    >>> scores = emotion_scores(np.array([[3, 1], [0, 1]]), ["neu", "sad"])
+    >>> scores["wa"], scores["ua"], round(scores["macro_f1"], 3)
+    (0.8, 0.875, 0.762)
     """
     counts = np.asarray(confusion, dtype=np.int64)
     hits, ref, hyp = np.diag(counts), counts.sum(axis=1), counts.sum(axis=0)
@@ -92,6 +102,9 @@ def count_edits(reference: str, hypothesis: str) -> Edits:
 
     Both are compared as they stand, words being what blanks separate. A reference without words gives
     ``words`` 0 and counts all of the hypothesis as inserted; `asr_scores` then leaves it out.
+
+    >>> count_edits("WE SHALL SEE", "WE SEE")
+    Edits(words=3, substitutions=0, deletions=1, insertions=0, chars=12, char_errors=6)
     """
     ref, hyp = " ".join(reference.split()), " ".join(hypothesis.split())
     if not ref:
@@ -114,6 +127,10 @@ def asr_scores(edits: Sequence[Edits]) -> dict[str, Any]:
     An utterance whose reference is empty has nothing to be wrong about: as for NIST sclite, which is not
     given such utterances (they stand in neither trn file), neither its words nor what was decoded for it
     count. ``no_reference`` is their number, ``no_reference_words`` the words decoded for them.
+
+    >>> scores = asr_scores([count_edits("WE SHALL SEE", "WE SEE"), count_edits("", "OH")])
+    >>> round(scores["wer"], 3), scores["cer"], scores["no_reference"]
+    (0.333, 0.5, 1)
     """
     counted = [e for e in edits if e.words]
     empty = [e for e in edits if not e.words]
@@ -124,7 +141,12 @@ def asr_scores(edits: Sequence[Edits]) -> dict[str, Any]:
 
 
 def pool_asr(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Sum the counts of several `asr_scores` and make the rates anew."""
+    """Sum the counts of several `asr_scores`, and make the rates from the sums.
+
+    >>> folds = [asr_scores([count_edits("YES", "NO")]), asr_scores([count_edits("A B C", "A B C")])]
+    >>> [fold["wer"] for fold in folds], pool_asr(folds)["wer"]
+    ([1.0, 0.0], 0.25)
+    """
     keys = (*_ASR_COUNTS, "utterances", "no_reference", "no_reference_words")
     return _with_asr_rates({key: sum(part[key] for part in parts) for key in keys})
 
@@ -152,6 +174,11 @@ def speaker_scores(
 
     Returns:
         ``{"n", "correct", "acc"}``, or ``{"acc": None, "reason"}``.
+
+    >>> speaker_scores(["anna", "ben"], ["anna", "anna"], {"anna", "ben"})
+    {'n': 2, 'correct': 1, 'acc': 0.5}
+    >>> speaker_scores(["carl"], ["anna"], {"anna", "ben"})
+    {'acc': None, 'reason': '1 of 1 test speakers were not trained on: carl'}
     """
     speakers = sorted(set(references))
     unseen = [speaker for speaker in speakers if speaker not in train_speakers]
@@ -166,12 +193,20 @@ def speaker_scores(
 
 
 def undefined_speakers(reason: str) -> dict[str, Any]:
-    """Speaker accuracy that does not exist, with why."""
+    """Speaker accuracy that does not exist, with the reason.
+
+    >>> undefined_speakers("no utterances")
+    {'acc': None, 'reason': 'no utterances'}
+    """
     return {"acc": None, "reason": reason}
 
 
 def pool_speakers(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Sum several `speaker_scores`; undefined as soon as one of them is."""
+    """Sum several `speaker_scores`; undefined as soon as one of them is.
+
+    >>> pool_speakers([{"n": 2, "correct": 1, "acc": 0.5}, {"n": 6, "correct": 5, "acc": 5 / 6}])
+    {'n': 8, 'correct': 6, 'acc': 0.75}
+    """
     undefined = [part["reason"] for part in parts if part["acc"] is None]
     if undefined:
         return undefined_speakers(f"in {len(undefined)} of {len(parts)} folds: {undefined[0]}")
@@ -180,16 +215,28 @@ def pool_speakers(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def ratio(part: float, whole: float) -> float | None:
-    """``part / whole``, or None where there is nothing to divide by."""
+    """``part / whole``, or None where there is nothing to divide by.
+
+    >>> ratio(1, 4), ratio(0, 0)
+    (0.25, None)
+    """
     return float(part / whole) if whole else None
 
 
 def mean(values: Sequence[float | None]) -> float | None:
-    """Mean of the values that are not None; None where there is none."""
+    """Mean of the values that are not None; None where there is none.
+
+    >>> mean([0.5, None, 1.0]), mean([None])
+    (0.75, None)
+    """
     known = [value for value in values if value is not None]
     return float(np.mean(known)) if known else None
 
 
 def first(names: Sequence[str], most: int = 5) -> str:
-    """The first few of many names, for a message."""
+    """The first few of many names, for a message.
+
+    >>> first(["a", "b", "c"], most=2)
+    'a, b, ...'
+    """
     return ", ".join(names[:most]) + (", ..." if len(names) > most else "")

@@ -1,4 +1,4 @@
-"""What stage 5 tells people: ``result_*.txt`` of a fold, ``RESULTS.md`` of an experiment."""
+"""The result files of stage 5 for people: ``result_*.txt`` of a fold, ``RESULTS.md`` of an experiment."""
 
 from __future__ import annotations
 
@@ -10,16 +10,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from sermtl.fileio.text_table import aligned, class_rows, confusion_rows, markdown, number
+from sermtl.fileio.text_table import aligned, markdown, number, plural
+from sermtl.score import metrics
 
 DEPENDENT = "speaker-dependent: test speakers also stand in the training set"
-RATES = (
-    ("ser", "wa", "WA"),
-    ("ser", "ua", "UA"),
-    ("ser", "macro_f1", "macro F1"),
-    ("asr", "wer", "WER"),
-    ("asr", "cer", "CER"),
-)
 
 
 def protocol_line(scores: Mapping[str, Any]) -> str:
@@ -39,8 +33,8 @@ def result_ser(scores: Mapping[str, Any]) -> str:
     ]
     if ser.get("no_reference"):
         summary.append(["without an emotion, not counted", ser["no_reference"]])
-    parts = [_head("Speech emotion recognition", scores), aligned(summary), aligned(class_rows(ser))]
-    return "\n".join([*parts, "confusion: rows are references, columns hypotheses\n" + aligned(confusion_rows(ser))])
+    parts = [_head("Speech emotion recognition", scores), aligned(summary), aligned(_classes(ser))]
+    return "\n".join([*parts, "confusion: rows are references, columns hypotheses\n" + aligned(_confusion(ser))])
 
 
 def result_asr(scores: Mapping[str, Any]) -> str:
@@ -86,11 +80,11 @@ def results_md(tag: str, scores: Mapping[str, Any]) -> str:
         f"- settings: {', '.join(f'{key} {value}' for key, value in scores['settings'].items())}\n",
         "Pooled: counts summed over folds, then divided. The mean over folds stands beside it.\n",
     ]
-    parts += [_metric(scores, *rate) for rate in RATES]
+    parts += [_metric(scores, rate, name) for rate, name in metrics.RATES.items()]
     parts += [_speaker_head(scores["spk"])]
     ser = scores["ser"]
-    parts += [_section("Per class, pooled", class_rows(ser))]
-    parts += [_section("Confusion, pooled (rows are references, columns hypotheses)", confusion_rows(ser))]
+    parts += [_section("Per class, pooled", _classes(ser))]
+    parts += [_section("Confusion, pooled (rows are references, columns hypotheses)", _confusion(ser))]
     columns = ("n", "correct", "wa", "ua", "words", "errors", "wer")
     speakers: list[list[Any]] = [["speaker", "n", "correct", "WA", "UA", "words", "errors", "WER"]]
     for name, row in scores["per_speaker"].items():
@@ -125,11 +119,6 @@ def environment() -> str:
     return "\n".join([*lines, f"- Git hash: `{revision}`\n"])
 
 
-def plural(number: int, noun: str) -> str:
-    """``1 fold``, ``2 folds``."""
-    return f"{number} {noun}{'' if number == 1 else 's'}"
-
-
 def package_version(name: str) -> str:
     """The installed version, without importing the package."""
     try:
@@ -153,11 +142,31 @@ def _head(title: str, scores: Mapping[str, Any]) -> str:
     return f"{title}, fold {' '.join(scores['folds'])}\nprotocol: {protocol_line(scores)}\n"
 
 
+def _confusion(ser: Mapping[str, Any]) -> list[list[Any]]:
+    """The confusion matrix with its head and margins."""
+    labels, counts = ser["labels"], ser["confusion"]
+    columns = [sum(column) for column in zip(*counts, strict=True)]
+    rows = [[label, *row, sum(row)] for label, row in zip(labels, counts, strict=True)]
+    return [["", *labels, "all"], *rows, ["all", *columns, sum(columns)]]
+
+
+def _classes(ser: Mapping[str, Any]) -> list[list[Any]]:
+    """Counts and rates of each class, with their head."""
+    rows: list[list[Any]] = [["class", "n", "correct", "recall", "precision", "F1"]]
+    for index, label in enumerate(ser["labels"]):
+        counts = ser["confusion"][index]
+        rows.append(
+            [label, sum(counts), counts[index], *(number(ser[k][index]) for k in ("recall", "precision", "f1"))]
+        )
+    return rows
+
+
 def _section(title: str, rows: list[list[Any]]) -> str:
     return f"## {title}\n\n" + markdown(rows[0], rows[1:])
 
 
-def _metric(scores: Mapping[str, Any], head: str, key: str, name: str) -> str:
+def _metric(scores: Mapping[str, Any], key: str, name: str) -> str:
+    head = "ser" if key in scores["ser"] else "asr"
     counts = ("n", "correct") if head == "ser" else ("words", "errors") if key == "wer" else ("chars", "char_errors")
     rows: list[list[Any]] = []
     for fold, part in scores["per_fold"].items():

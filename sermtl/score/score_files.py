@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -166,9 +165,3 @@ def write_utterances(path: Path, rows: Iterable[Utterance]) -> None:
     with atomic_write(path) as file:
         file.write("\t".join(Utterance._fields) + "\n")
         file.writelines("\t".join(map(str, row)) + "\n" for row in rows)
-
-
-def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Write JSON for programs and people: indented, non-ASCII as it is."""
-    with atomic_write(path) as file:
-        file.write(json.dumps(value, indent=1, ensure_ascii=False) + "\n")

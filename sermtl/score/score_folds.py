@@ -12,7 +12,7 @@ import numpy as np
 from sermtl.config import read_yaml
 from sermtl.errors import UserError
 from sermtl.fileio import stamp as stamps
-from sermtl.fileio.files import atomic_write
+from sermtl.fileio.files import write_text
 from sermtl.fileio.stamp import fold_roots
 from sermtl.fileio.tables import read_list, read_table
 from sermtl.score import metrics
@@ -80,8 +80,8 @@ def score_fold(decode: Path, data: Path, fold_dir: Path, exp: Path, labels_file:
     }
     out = exp / fold / "score_test"
     spoken = [row for row in rows if row.words]
-    _write_lines(out / "ref.trn", (_trn(ref["text"][row.utt], row) for row in spoken))
-    _write_lines(out / "hyp.trn", (_trn(hyp["text"][row.utt], row) for row in spoken))
+    write_text(out / "ref.trn", "".join(_trn(ref["text"][row.utt], row) for row in spoken))
+    write_text(out / "hyp.trn", "".join(_trn(hyp["text"][row.utt], row) for row in spoken))
     write_utterances(out / "per_utt.tsv", rows)
     return scores
 
@@ -101,9 +101,9 @@ def pool_folds(exp: Path, folds: Sequence[str]) -> dict[str, Any]:
             or classes; a scored fold is no fold of the protocol; an utterance is tested twice.
     """
     found = {path.parents[1].name for path in exp.glob("*/score_test/scores.json")}
-    if strangers := sorted(found - set(folds)):
+    if unknown := sorted(found - set(folds)):
         raise UserError(
-            f"{exp}: scored folds that the protocol does not have: {' '.join(strangers)}; "
+            f"{exp}: scored folds that the protocol does not have: {' '.join(unknown)}; "
             "move their directories out of the experiment, or give it another --tag"
         )
     scored = [fold for fold in folds if fold in found]
@@ -194,6 +194,23 @@ def _refuse_stale(decode: Path, trained: Path, roots: Mapping[str, Path], again:
             raise UserError(f"{message}; {again}")
 
 
+def refuse_stale_folds(exp: Path, folds_dir: Path, folds: Sequence[str]) -> None:
+    """Refuse to pool folds whose scores are not whole, or not of the data and hypotheses that there are now.
+
+    Raises:
+        UserError: There are some; all are named.
+    """
+    stale, problems = [], []
+    for fold in folds:
+        stamp = exp / fold / "score_test" / stamps.NAME
+        if messages := stamps.outdated(stamp, fold_roots(exp / fold, folds_dir.parents[1], folds_dir / fold)):
+            stale.append(fold)
+            problems += messages
+    if problems:
+        again = f"add to the command: --folds {' '.join(stale)!r} --stage 4"
+        raise UserError("\n  ".join(["folds that would be pooled are out of date:", *problems, again]))
+
+
 def _refuse_mismatch(test: Sequence[str], tables: Mapping[Path, Mapping[str, str]], wanted: Path, again: str) -> None:
     problems = []
     for path, table in tables.items():
@@ -215,12 +232,7 @@ def _lookup(path: Path, ids: Iterable[str]) -> dict[str, str]:
 
 def _trn(words: str, row: Utterance) -> str:
     utt = row.utt if row.utt.startswith(f"{row.spk}-") else f"{row.spk}-{row.utt}"
-    return f"{words} ({utt})".lstrip()
-
-
-def _write_lines(path: Path, lines: Iterable[str]) -> None:
-    with atomic_write(path) as file:
-        file.writelines(line + "\n" for line in lines)
+    return f"{words} ({utt})\n".lstrip()
 
 
 def _read_folds(exp: Path, folds: Sequence[str]) -> tuple[dict[str, dict[str, Any]], dict[str, list[Utterance]]]:
@@ -270,17 +282,10 @@ def _refuse_repeats(exp: Path, rows: Mapping[str, Sequence[Utterance]]) -> None:
 
 def _means(parts: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float | None]]:
     """Mean and sample standard deviation over folds of each rate that is defined there."""
+    rates = [{**part["ser"], **part["asr"], "spk_acc": part["spk"]["acc"]} for part in parts]
     means = {}
-    for head, rate in (
-        ("ser", "wa"),
-        ("ser", "ua"),
-        ("ser", "macro_f1"),
-        ("asr", "wer"),
-        ("asr", "cer"),
-        ("spk", "acc"),
-    ):
-        values = [part[head][rate] for part in parts if part[head].get(rate) is not None]
+    for name in (*metrics.RATES, "spk_acc"):
+        values = [found[name] for found in rates if found[name] is not None]
         deviation = float(np.std(values, ddof=1)) if len(values) > 1 else None
-        name = "spk_acc" if head == "spk" else rate
         means[name] = {"mean": metrics.mean(values), "std": deviation, "folds": len(values)}
     return means

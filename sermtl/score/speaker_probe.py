@@ -1,7 +1,7 @@
-"""What the pooled embeddings still tell about the speaker: a fresh probe, verification, a picture.
+"""Speaker information in the pooled embeddings: a probe, verification, a picture.
 
 The adversarial head's own accuracy proves nothing: it may sit at chance because the encoder learned to
-mislead that one head. A probe fitted anew on the frozen embeddings has not been misled.
+mislead that one head. A probe is a new classifier, trained on the frozen embeddings.
 """
 
 from __future__ import annotations
@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import StratifiedKFold
+from sklearn.metrics import roc_curve
+from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
@@ -45,7 +47,7 @@ def stack_embeddings(table: Mapping[str, str], read: Callable[[str], np.ndarray]
 def speaker_probe(
     embeddings: np.ndarray, speakers: Sequence[str], emotions: Sequence[str], seed: int = 0
 ) -> dict[str, Any]:
-    """Speaker accuracy of a logistic regression fitted anew, cross-validated over the utterances.
+    """Speaker accuracy of a logistic regression on the embeddings, cross-validated over the utterances.
 
     Chance is what the same probe reaches when the speakers are shuffled among utterances of equal emotion. The
     share of the most frequent speaker is no such level: where the embeddings cluster by emotion, a probe with
@@ -87,17 +89,12 @@ def speaker_probe(
 def _correct(values: np.ndarray, names: np.ndarray, seed: int) -> int:
     """Utterances whose speaker a probe finds that was fitted on the other parts."""
     splits = StratifiedKFold(min(FOLDS, max(Counter(names.tolist()).values())), shuffle=True, random_state=seed)
-    correct = 0
-    with (
-        warnings.catch_warnings(),
-        threadpool_limits(1),
-    ):  # threads that wait for each other took four fifths of the time
+    model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000))
+    # Threads that wait for each other took four fifths of the time.
+    with warnings.catch_warnings(), threadpool_limits(1):
         # Some speakers may have fewer utterances than there are parts; each of theirs is still in another one.
         warnings.filterwarnings("ignore", "The least populated class")
-        for fit, held in splits.split(values, names):
-            model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000))
-            correct += int((model.fit(values[fit], names[fit]).predict(values[held]) == names[held]).sum())
-    return correct
+        return int((cross_val_predict(model, values, names, cv=splits) == names).sum())
 
 
 def _shuffled(names: np.ndarray, groups: np.ndarray, random: np.random.Generator) -> np.ndarray:
@@ -110,14 +107,14 @@ def _shuffled(names: np.ndarray, groups: np.ndarray, random: np.random.Generator
 
 
 def verification_eer(
-    embeddings: np.ndarray, speakers: Sequence[str], strangers: np.ndarray | None = None
+    embeddings: np.ndarray, speakers: Sequence[str], held_out: np.ndarray | None = None
 ) -> dict[str, Any]:
     """Equal error rate of telling same from different speakers by the cosine of two utterances.
 
     Args:
-        embeddings: (N, D) of speakers that the encoder never met, all from one encoder.
+        embeddings: (N, D) of speakers that the encoder was not trained on, all from one encoder.
         speakers: N names.
-        strangers: (M, D) held-out utterances of training speakers, from the same encoder: where there is only
+        held_out: (M, D) held-out utterances of training speakers, from the same encoder: where there is only
             one unseen speaker, the pairs of different speakers are its utterances with these.
 
     Returns:
@@ -126,8 +123,8 @@ def verification_eer(
     """
     names = np.asarray(speakers)
     alone = len(set(speakers)) < 2
-    if alone and (strangers is None or not len(strangers)):
-        return {"eer": None, "reason": "one unseen test speaker and no held-out utterances: nobody to tell apart"}
+    if alone and (held_out is None or not len(held_out)):
+        return {"eer": None, "reason": "one unseen test speaker and no held-out utterances: no impostors"}
     values = _unit(embeddings)
     first, second = np.triu_indices(len(values), 1)
     same = names[first] == names[second]
@@ -135,8 +132,8 @@ def verification_eer(
         return {"eer": None, "reason": "no speaker has two utterances"}
     cosines = (values @ values.T)[first, second]
     impostors = cosines[~same]
-    if alone and strangers is not None:
-        impostors = (values @ _unit(strangers).T).ravel()
+    if alone and held_out is not None:
+        impostors = (values @ _unit(held_out).T).ravel()
     return {
         "eer": equal_error_rate(cosines[same], impostors),
         "same": int(same.sum()),
@@ -159,42 +156,31 @@ def equal_error_rate(targets: np.ndarray, impostors: np.ndarray) -> float:
         targets: (P,) scores of pairs that belong together (higher is more alike), P > 0.
         impostors: (Q,) scores of pairs that do not, Q > 0.
     """
-    thresholds = np.unique(np.concatenate([targets, impostors]))
-    miss = np.searchsorted(np.sort(targets), thresholds, side="left") / len(targets)
-    alarm = 1 - np.searchsorted(np.sort(impostors), thresholds, side="left") / len(impostors)
-    miss, alarm = np.append(miss, 1.0), np.append(alarm, 0.0)
-    after = int(np.argmax(miss >= alarm))  # never the first: nothing is missed there
-    before = after - 1
-    gap_before, gap_after = alarm[before] - miss[before], miss[after] - alarm[after]
-    share = gap_before / (gap_before + gap_after)
-    return float(miss[before] + share * (miss[after] - miss[before]))
+    same = np.repeat([1, 0], [len(targets), len(impostors)])
+    alarm, hit, _ = roc_curve(same, np.concatenate([targets, impostors]), drop_intermediate=False)
+    return float(np.interp(0.0, alarm + hit - 1, alarm))
 
 
 def principal_plane(embeddings: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The two directions of largest variance.
 
     Args:
-        embeddings: (N, D).
+        embeddings: (N, D), N and D at least 2.
 
     Returns:
-        (N, 2) coordinates and (2,) shares of the variance. Each axis points where its largest loading is
-        positive, so that the picture does not flip between runs.
+        (N, 2) coordinates and (2,) shares of the variance (0 where there is none). Each axis points where its
+        largest loading is positive, so that the picture does not flip between runs.
     """
-    values = np.asarray(embeddings, dtype=np.float64)
-    centred = values - values.mean(axis=0)
-    _, lengths, axes = np.linalg.svd(centred, full_matrices=False)
-    axes, lengths = axes[:2], lengths**2 / max(float((lengths**2).sum()), np.finfo(float).tiny)
-    if len(axes) < 2:
-        axes = np.vstack([axes, np.zeros((2 - len(axes), axes.shape[1]))])
-    signs = np.sign(axes[np.arange(2), np.abs(axes).argmax(axis=1)])
-    return centred @ (axes * np.where(signs == 0, 1, signs)[:, None]).T, np.append(lengths, 0.0)[:2]
+    plane = PCA(2, svd_solver="full")
+    with np.errstate(invalid="ignore"):
+        return plane.fit_transform(embeddings), np.nan_to_num(plane.explained_variance_ratio_)
 
 
 NO_HELD_OUT = "no held-out utterances of training speakers: make folds with --dev_ratio 0.1, train and decode again"
 
 
 def probe_fold(exp: Path, data: Path, fold_dir: Path, read: Callable[[str], np.ndarray]) -> dict[str, Any]:
-    """What a fold's embeddings tell about the speaker.
+    """Measure the speaker information in a fold's embeddings.
 
     The probe takes the dev utterances, or, where there are none, the test utterances whose speakers are in
     the training list; the speaker head is judged on the same utterances. Verification takes the test
@@ -222,12 +208,12 @@ def probe_fold(exp: Path, data: Path, fold_dir: Path, read: Callable[[str], np.n
         part, held_out = "test", [utt for utt in test if speakers[utt] in trained]
     result: dict[str, Any] = {"utterances": part, "training_speakers": len(trained)}
     names = [speakers[utt] for utt in held_out]
-    strangers = None
+    impostors = None
     if held_out:
         hypotheses = read_table(exp / f"decode_{part}" / "utt2spk")
         vectors = embeddings(exp / f"decode_{part}", held_out, read)
         result["probe"] = speaker_probe(vectors, names, [emotions.get(utt, "") for utt in held_out])
-        strangers = vectors if part == "dev" else None
+        impostors = vectors if part == "dev" else None
         result["head"] = metrics.speaker_scores(names, [hypotheses.get(utt, "") for utt in held_out], trained)
     else:
         result["probe"] = result["head"] = {"acc": None, "reason": NO_HELD_OUT}
@@ -235,7 +221,7 @@ def probe_fold(exp: Path, data: Path, fold_dir: Path, read: Callable[[str], np.n
     result["verification"] = {"eer": None, "reason": "every test speaker was trained on"}
     if unseen:
         vectors = embeddings(exp / "decode_test", unseen, read)
-        result["verification"] = verification_eer(vectors, [speakers[utt] for utt in unseen], strangers)
+        result["verification"] = verification_eer(vectors, [speakers[utt] for utt in unseen], impostors)
     return result
 
 

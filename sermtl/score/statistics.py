@@ -1,4 +1,4 @@
-"""How sure the scores are: intervals, paired tests, effect sizes, and what could have been seen at all.
+"""How sure the scores are: intervals, paired tests, effect sizes, and the smallest differences that can be detected.
 
 Everything starts from additive counts per utterance (`additive_counts`), because WA, UA and WER are ratios
 of sums: resampling and swapping act on the sums, and thousands of replicates become one matrix product.
@@ -10,8 +10,11 @@ from collections.abc import Sequence
 
 import numpy as np
 from scipy import optimize, stats
+from statsmodels.stats import contingency_tables
+from statsmodels.stats.multitest import multipletests
+from statsmodels.stats.power import tt_solve_power
+from statsmodels.stats.proportion import proportion_effectsize
 
-RATES = ("wa", "ua", "wer")
 EXACT_FOLDS = 20
 """Up to so many folds all 2^F sign flips are tried; beyond, 100,000 random ones."""
 
@@ -98,17 +101,13 @@ def interval(values: np.ndarray, level: float = 0.95) -> tuple[float, float] | N
 
 
 def mcnemar(only_first: int, only_second: int) -> float:
-    """Exact two-sided McNemar test.
+    """Exact two-sided McNemar test: its p, 1 where the systems never differ.
 
     Args:
         only_first: Utterances that only the first system has right.
         only_second: Utterances that only the second has right.
-
-    Returns:
-        p of the binomial test with 1/2; 1 where the systems never differ.
     """
-    differing = only_first + only_second
-    return float(stats.binomtest(only_first, differing).pvalue) if differing else 1.0
+    return float(contingency_tables.mcnemar([[0, only_first], [only_second, 0]], exact=True).pvalue)
 
 
 def sign_flip(contributions: Sequence[float] | np.ndarray, draws: int = 100_000, seed: int = 0) -> float:
@@ -169,17 +168,12 @@ def contributions(first: np.ndarray, second: np.ndarray, folds: np.ndarray) -> d
 
 def holm(p_values: Sequence[float]) -> list[float]:
     """Holm's step-down adjustment of a family of p values, in their order."""
-    order = sorted(range(len(p_values)), key=lambda index: p_values[index])
-    adjusted, largest = [0.0] * len(p_values), 0.0
-    for rank, index in enumerate(order):
-        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[index]))
-        adjusted[index] = largest
-    return adjusted
+    return multipletests(p_values, method="holm")[1].tolist()
 
 
 def cohens_h(first: float, second: float) -> float:
     """Effect size of two proportions, second minus first (.2 is called small, .5 medium, .8 large)."""
-    return float(2 * np.arcsin(np.sqrt(second)) - 2 * np.arcsin(np.sqrt(first)))
+    return float(proportion_effectsize(second, first))
 
 
 def cohens_dz(differences: Sequence[float] | np.ndarray) -> float | None:
@@ -189,13 +183,10 @@ def cohens_dz(differences: Sequence[float] | np.ndarray) -> float | None:
     return float(values.mean() / deviation) if deviation > 0 else None
 
 
-def odds_ratio(only_first: int, only_second: int) -> float | None:
-    """McNemar's odds ratio: how often the second system is the one that is right; None without an odds."""
-    return only_second / only_first if only_first else None
-
-
 def detectable_by_mcnemar(utterances: int, differing: float, level: float = 0.05, power: float = 0.8) -> float | None:
     """Smallest difference of accuracies that the exact McNemar test (`mcnemar`) shows with this power.
+
+    statsmodels has no power of this test; the normal approximation calls smaller differences detectable.
 
     Args:
         utterances: n, tested by both systems.
@@ -223,16 +214,6 @@ def detectable_by_mcnemar(utterances: int, differing: float, level: float = 0.05
     return None if lacking(differing) > 0 else float(optimize.brentq(lacking, 0, differing))
 
 
-def _t_power(critical: float, freedom: int, shift: float) -> float:
-    """Chance of a noncentral t beyond +-critical, as the mean of a normal's over the deviation's quantiles.
-
-    For few degrees of freedom scipy's noncentral t is NaN in places.
-    """
-    deviation = np.sqrt(stats.chi2.ppf((np.arange(10000) + 0.5) / 10000, freedom) / freedom)
-    beyond = stats.norm.sf(critical * deviation - shift) + stats.norm.cdf(-critical * deviation - shift)
-    return float(beyond.mean())
-
-
 def detectable_over_folds(
     differences: Sequence[float] | np.ndarray, level: float = 0.05, power: float = 0.8
 ) -> float | None:
@@ -246,18 +227,7 @@ def detectable_over_folds(
     Returns:
         The difference in the unit of ``differences``; None with fewer than two folds or no spread.
     """
-    values = np.asarray(differences, dtype=np.float64)
-    size = len(values)
-    if size < 2 or values.std(ddof=1) == 0:
+    deviation = np.std(differences, ddof=1) if len(differences) > 1 else 0.0
+    if deviation == 0:
         return None
-    critical = stats.t.ppf(1 - level / 2, size - 1)
-
-    def lacking(shift: float) -> float:
-        seen = stats.nct.sf(critical, size - 1, shift) + stats.nct.cdf(-critical, size - 1, shift)
-        return power - float(seen if np.isfinite(seen) else _t_power(critical, size - 1, shift))
-
-    high = critical + 1.0
-    while lacking(high) > 0:
-        high *= 2
-    shift = optimize.brentq(lacking, 0, high)
-    return float(shift * values.std(ddof=1) / np.sqrt(size))
+    return float(deviation * tt_solve_power(nobs=len(differences), alpha=level, power=power))

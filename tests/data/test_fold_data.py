@@ -6,7 +6,7 @@ from small_corpus import make_small_corpus
 
 from sermtl.config import TrainConfig
 from sermtl.data.dataset import Example
-from sermtl.data.fold_data import load_fold, read_dump, without_targets
+from sermtl.data.fold_data import load_fold, read_dump
 from sermtl.errors import UserError
 from sermtl.fileio.tables import read_list, read_table, write_list, write_table
 
@@ -51,11 +51,6 @@ def test_features_have_their_own_lengths(made):
     fold = load(made, feats_type="fbank")
     frames = read_table(made.dump / "fbank" / "utt2num_frames")
     assert [e.length for e in fold.examples["test"]] == [int(frames[e.utterance]) for e in fold.examples["test"]]
-
-
-def test_decoding_sees_no_target(made):
-    bare = without_targets(load(made).examples["dev"])
-    assert {(e.emotion, e.speaker, e.tokens) for e in bare} == {(-1, -1, ())} and bare[0].length > 0
 
 
 def test_the_digest_is_of_what_training_depends_on(corpus):

@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 
 from sermtl.fileio.ark import read_matrix, write_ark
+from sermtl.fileio.files import write_json
 from sermtl.fileio.tables import write_list, write_table
 from sermtl.score import metrics, score_folds
 from sermtl.score import result_files as results
-from sermtl.score.score_files import Utterance, write_json, write_utterances
+from sermtl.score.score_files import Utterance, write_utterances
 from sermtl.score.speaker_probe import probe_fold
 
 LABELS = ["ang", "hap", "neu", "sad"]

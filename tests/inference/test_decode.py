@@ -1,5 +1,6 @@
 import json
 import shutil
+from dataclasses import replace
 
 import kaldiio
 import numpy as np
@@ -11,7 +12,7 @@ from sermtl.bin import decode as program
 from sermtl.bin import train as training
 from sermtl.config import DecodeConfig, TrainConfig
 from sermtl.data import fold_data
-from sermtl.data.fold_data import load_fold, without_targets
+from sermtl.data.fold_data import load_fold
 from sermtl.errors import UserError
 from sermtl.fileio.files import sha256
 from sermtl.fileio.stamp import NAME
@@ -123,7 +124,7 @@ def test_targets_are_not_looked_at(corpus, exp):
     paths = (corpus.data, corpus.folds_dir / "s0", corpus.dump, corpus.tokens / "s0")
     dataset = fold_data.evaluation_set(model.front_end, config, load_fold(*paths, config), "test")
     seen = {d.utterance: d for d in decode(model, dataset, 4, CPU)}
-    dataset.examples = without_targets(dataset.examples)
+    dataset.examples = [replace(e, emotion=-1, speaker=-1, tokens=()) for e in dataset.examples]
     for blind in decode(model, dataset, 4, CPU):
         assert np.array_equal(blind.posteriors_C, seen[blind.utterance].posteriors_C)
         assert blind.text == seen[blind.utterance].text

@@ -25,6 +25,7 @@ from sermtl.data.dataset import FoldDataset
 from sermtl.data.fold_data import read_dump
 from sermtl.errors import UserError
 from sermtl.inference import predict
+from sermtl.inference.decode import decode
 from sermtl.inference.inputs import Item, as_int16, find_audio
 from sermtl.inference.output import TableLines, TsvLines, segment_lines
 from sermtl.inference.windows import Segment

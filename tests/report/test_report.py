@@ -159,7 +159,7 @@ def test_holm_covers_the_whole_table(made):
 
 def test_the_sentence_on_what_could_be_seen_says_what_the_tables_say(made):
     content = json.loads((made / "out/results.json").read_text())
-    told = next(line for line in content["findings"] if line.startswith("What could have been seen"))
+    told = next(line for line in content["findings"] if line.startswith("Smallest detectable differences"))
     tests = content["tables"]["speaker-mcnemar"]["rows"]
     rows = {r[0]: r for r in content["tables"]["speaker-comparisons"]["rows"] if r[1] == "WA"}
     detectable = content["tables"]["speaker-comparisons"]["head"].index("detectable at 80 %")
@@ -225,8 +225,8 @@ def test_probe_and_head_stand_side_by_side(made):
     chance, low, high = map(float, re.findall(r"[\d.]+", rows["β 0"][3]))
     assert low < chance < high and chance == pytest.approx(1 / 3, abs=0.1) and 0 < float(rows["β 0"][8]) < 0.5
     page = page_of(made)
-    assert "A probe fitted anew finds the speaker" in page and "(p 0.125, 4 folds swapped)" in page
-    assert "it is told apart from held-out utterances of training speakers" in page
+    assert "A probe trained on the frozen embeddings finds the speaker" in page and "(p 0.125, 4 folds swapped)" in page
+    assert "impostors are held-out utterances of training speakers" in page
 
 
 def test_the_same_scores_give_the_same_report(made):
@@ -274,7 +274,7 @@ def test_what_trainings_warned_of_stands_first_and_an_unchanged_report_is_left_a
         text = f"the emotion head stayed at chance: UA 0.2{number} at best, for 4 classes\n"
         (exp / "01F" / "warnings.txt").write_text(text if number else "")
     assert run_report(tmp_path) == 0
-    lines = (tmp_path / "out/RESULTS.md").read_text().partition("## In short")[0].splitlines()
+    lines = (tmp_path / "out/RESULTS.md").read_text().partition("## Summary")[0].splitlines()
     (told,) = [line for line in lines if "TRAINING" in line]
     assert "the emotion head stayed at chance, in " in told and "/01F (UA 0.21 at best" in told
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")}

@@ -1,4 +1,4 @@
-"""Statistics against scipy, statsmodels where it is installed, enumeration and simulation."""
+"""Statistics against scipy, enumeration and simulation."""
 
 from __future__ import annotations
 
@@ -121,24 +121,6 @@ def test_holm_by_hand_and_monotone():
     assert statistics.holm([0.6, 0.7]) == [1.0, 1.0]
 
 
-def test_statsmodels_agrees():
-    tests = pytest.importorskip("statsmodels.stats.multitest", reason="statsmodels is not installed")
-    from statsmodels.stats.contingency_tables import mcnemar
-    from statsmodels.stats.power import TTestPower
-    from statsmodels.stats.proportion import proportion_effectsize
-
-    random = np.random.default_rng(9)
-    for _ in range(20):
-        p = random.random(7) ** 3
-        assert statistics.holm(list(p)) == pytest.approx(tests.multipletests(p, method="holm")[1])
-        b, c = (int(value) for value in random.integers(40, size=2))
-        assert statistics.mcnemar(b, c) == pytest.approx(mcnemar([[50, b], [c, 50]], exact=True).pvalue)
-    d = random.normal(size=10)
-    shift = TTestPower().solve_power(nobs=10, alpha=0.05, power=0.8) * d.std(ddof=1)
-    assert statistics.detectable_over_folds(d) == pytest.approx(shift, rel=1e-4)
-    assert statistics.cohens_h(0.5, 0.6) == pytest.approx(proportion_effectsize(0.6, 0.5))
-
-
 def test_the_detectable_difference_is_seen_four_times_in_five():
     random, n, differing = np.random.default_rng(10), 500, 0.2
     d = statistics.detectable_by_mcnemar(n, differing)
@@ -173,14 +155,13 @@ def test_more_utterances_show_smaller_differences():
 
 def test_effect_sizes():
     assert statistics.cohens_h(0.5, 0.5) == 0
-    assert statistics.odds_ratio(10, 15) == 1.5 and statistics.odds_ratio(0, 3) is None
+    assert statistics.cohens_h(0.5, 1.0) == pytest.approx(np.pi / 2) == -statistics.cohens_h(1.0, 0.5)
     assert statistics.cohens_dz([1, 2, 3]) == 2.0 and statistics.cohens_dz([1, 1]) is None
 
 
 def test_two_folds_have_a_detectable_difference_too() -> None:
     """scipy's noncentral t with one degree of freedom is NaN at some shifts."""
-    critical = oracle.t.ppf(0.975, 1)
-    for shift in (1.0, 5.0, 9.0):
-        expected = oracle.nct.sf(critical, 1, shift) + oracle.nct.cdf(-critical, 1, shift)
-        assert statistics._t_power(critical, 1, shift) == pytest.approx(expected, abs=2e-4)
-    assert statistics.detectable_over_folds([0.04, -0.04]) > 0.5
+    random = np.random.default_rng(12)
+    d = statistics.detectable_over_folds([0.04, -0.04])
+    samples = random.normal(d, np.std([0.04, -0.04], ddof=1), size=(4000, 2))
+    assert (oracle.ttest_1samp(samples, 0, axis=1).pvalue < 0.05).mean() == pytest.approx(0.8, abs=0.03)
