@@ -1,6 +1,6 @@
 """What safety costs: checkpoints as a share of an epoch, and digests as a share of a stage, of the made-up corpus.
 
-    python tests/bench_reliability.py
+    python tests/benchmarks/bench_reliability.py
 
 Every stage runs twice: by run.sh, for its time as its user has it (programs started, libraries loaded), and in this
 process, for what the functions that make and compare digests spend in it. All are CPU seconds, which do not depend on
@@ -23,9 +23,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
-from small_corpus import run_program
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "tests"))
+from small_corpus import run_program  # noqa: E402
 
 
 class Clock:

@@ -1,6 +1,6 @@
 """Compare what is heard of each file alone with what is heard in bulk, by plain transformers and by ONNX.
 
-    python tests/compare_predict.py --model PACK folder/
+    python tests/benchmarks/compare_predict.py --model PACK folder/
 
 Prints, over all files, the greatest difference of a posterior and how many transcripts differ.
 """

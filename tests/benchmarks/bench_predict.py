@@ -1,6 +1,6 @@
 """Time prediction against the plain transformers pipelines and ONNX on the same model and files, in one call.
 
-    python tests/bench_predict.py --model PACK folder/
+    python tests/benchmarks/bench_predict.py --model PACK folder/
 
 The pack must hold the folders for transformers (a model over waveforms); ONNX files are timed where it holds some.
 Both pipelines are timed, since sermtl gives emotion and transcript from one pass. Ways are timed in turn, several

@@ -1,6 +1,6 @@
 """Stages 1 and 2 over a manifest of many one-second utterances, and reading from the dump.
 
-    python tests/bench_data.py 1000 10000 100000
+    python tests/benchmarks/bench_data.py 1000 10000 100000
 
 Prints utterances and bytes a second of each step, its peak memory, and the cost of reading an entry.
 """
@@ -21,7 +21,7 @@ import soundfile
 from sermtl.fileio.ark import read_audio_entry
 from sermtl.fileio.tables import read_table
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 SPEAKERS = 100
 BYTES = 32044
 """Of a one-second file: 16 kHz, mono, 16 bit."""
