@@ -1,7 +1,7 @@
 """Faults done to real runs of run.sh: kills at random instants, full and read-only disks, damaged files, moves.
 
     python tests/helpers/faults.py                         a hundred kills and every other fault once
-    python tests/helpers/faults.py --minutes 120 --seed 3  as long as there is time
+    python tests/helpers/faults.py --seed 3                the same at other instants
     python tests/helpers/faults.py --only kill --kills 10
 
 A run of the made-up corpus with two epochs goes through stages 1 to 6 undisturbed; what each stage leaves is kept. Each
@@ -25,7 +25,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -111,7 +111,7 @@ class Recipe:
     def words(self, first: int, last: int, here: Path | None = None, train_args: str = "") -> list[str]:
         """The command line of some stages."""
         folders = [w for name in ("data", "dump", "exp") for w in (f"--{name}dir", str((here or self.here) / name))]
-        args = f"--set epochs={self.epochs} num_workers=0 {train_args}".rstrip()
+        args = f"--set upstream=tiny feats_type=raw epochs={self.epochs} num_workers=0 {train_args}".rstrip()
         machine = ["--nj", "2", "--num_threads", "1", "--ngpu", "0", "--tag", "T", "--train_args", args]
         return ["./run.sh", "--stage", str(first), "--stop_stage", str(last), *folders, *machine]
 
@@ -122,11 +122,11 @@ class Recipe:
         log = open(self.base / "run.log", "w", encoding="utf-8")  # noqa: SIM115
         return subprocess.Popen(words, cwd=ROOT, env=env, stdout=log, stderr=log, text=True, start_new_session=True)
 
-    def wait(self, process: subprocess.Popen[str], begun: float, limit: float = LIMIT) -> Ended:
+    def wait(self, process: subprocess.Popen[str], begun: float) -> Ended:
         """Wait for the end; what takes longer than the limit is killed."""
+        hung = False
         try:
-            process.wait(limit)
-            hung = False
+            process.wait(LIMIT)
         except subprocess.TimeoutExpired:
             hung = True
             self.kill_all(signal.SIGKILL)
@@ -167,7 +167,7 @@ class Recipe:
 
     def undisturbed(self) -> None:
         """Run each stage and keep what it leaves."""
-        shutil.copytree(self.here, self.base / "state0") if self.here.exists() else (self.base / "state0").mkdir()
+        (self.base / "state0").mkdir()
         for stage in STAGES:
             ended = self.run(stage, stage)
             if ended.status:
@@ -208,30 +208,23 @@ def check(
     recipe: Recipe, found: Found, kind: str, stage: int, told: bool, ended: Ended | None = None, times: int = 1
 ) -> None:
     """Rerun a stage, compare, and count so many faults."""
-    outcome, detail = outcome_of(recipe, stage, told, ended)
-    for _ in range(times):
-        found.add(kind, stage, outcome, detail)
-
-
-def outcome_of(recipe: Recipe, stage: int, told: bool, ended: Ended | None) -> tuple[str, str]:
-    """Rerun a stage; how that compares, and what was said."""
     again = recipe.run(stage, stage)
     if again.status and recipe.members():
         # A job that its run.sh did not survive still works; the message says so.
         told = "another process works on" in again.out or "error: " in again.out
         if not recipe.settle():
-            return "a process stays", again.out
+            return found.add(kind, stage, "a process stays", again.out)
         again = recipe.run(stage, stage)
     if again.status and (named := re.search(r"stage (\d) makes it anew", again.out)):
         told, again = True, recipe.run(int(named[1]), stage)
-    detail = f"{ended.out if ended else ''}\n--- again:\n{again.out}"
+    different = recipe.differences(stage)[:20]
+    outcome = "told, then same result" if told else "same result"
+    if again.status or different:
+        outcome = "the rerun fails" if again.status else "ANOTHER RESULT"
     if again.hung or (ended and ended.hung):
-        return "HANGS", detail
-    if again.status:
-        return "the rerun fails", detail
-    if different := recipe.differences(stage):
-        return "ANOTHER RESULT", f"{different[:20]}\n{detail}"
-    return "told, then same result" if told else "same result", detail
+        outcome = "HANGS"
+    for _ in range(times):
+        found.add(kind, stage, outcome, f"{different}\n{ended.out if ended else ''}\n--- again:\n{again.out}")
 
 
 def dealt(number: int) -> tuple[int, int]:
@@ -309,9 +302,8 @@ def full_disk(recipe: Recipe, found: Found, stage: int, rng: random.Random) -> N
     grows = max(0, size(stage) - size(stage - 1))
     room = int(rng.uniform(0.0, 0.7) * grows) if grows > 1 << 17 else 0
     with small_disk(recipe, stage, room) as place:
-        disk = os.statvfs(place)
         filler = place / "filler"
-        filler.write_bytes(b"\0" * max(0, disk.f_bavail * disk.f_frsize - room))
+        filler.write_bytes(b"\0" * max(0, shutil.disk_usage(place).free - room))
         ended = recipe.run(stage, stage)
         subprocess.run(["mount", "-o", "remount,size=2g", place], check=True)
         filler.unlink()
@@ -339,29 +331,21 @@ def told_of(kind: str, recipe: Recipe, found: Found, stage: int, ended: Ended) -
         check(recipe, found, kind, stage, ended.status != 0, ended)
 
 
-def truncate(path: Path, rng: random.Random) -> None:
-    """Cut a file off."""
-    os.truncate(path, rng.randrange(max(1, path.stat().st_size)))
+DAMAGES = ("truncate", "empty", "flip", "remove")
 
 
-def empty(path: Path, rng: random.Random) -> None:
-    """Leave nothing in it."""
-    os.truncate(path, 0)
-
-
-def flip(path: Path, rng: random.Random) -> None:
-    """Turn one bit."""
+def spoil(path: Path, damage: str, rng: random.Random) -> None:
+    """Cut a file off, leave nothing in it, turn one bit, or take it away."""
     content = bytearray(path.read_bytes())
-    content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
-    path.write_bytes(content)
+    if damage == "remove":
+        path.unlink()
+    elif damage == "flip":
+        content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
+        path.write_bytes(content)
+    else:
+        os.truncate(path, 0 if damage == "empty" else rng.randrange(max(1, len(content))))
 
 
-def remove(path: Path, rng: random.Random) -> None:
-    """Take it away."""
-    path.unlink()
-
-
-DAMAGES: tuple[Callable[[Path, random.Random], None], ...] = (truncate, empty, flip, remove)
 FILES = {
     1: ("data/mini/wav.scp", "data/mini/text", "data/mini/utt2emo", "data/mini/utt2spk", "data/mini/stamp.json",
         "data/mini/folds/speaker/01F/train", "data/mini/folds/speaker/01F/test", "data/mini/folds/speaker/folds",
@@ -381,13 +365,11 @@ FILES = {
 """What is damaged, by the stage that made it."""
 
 
-def damaged_file(
-    recipe: Recipe, found: Found, stage: int, name: str, damage: Callable[..., None], rng: random.Random
-) -> None:
+def damaged_file(recipe: Recipe, found: Found, stage: int, name: str, damage: str, rng: random.Random) -> None:
     """Damage a stage's output; the next stage must refuse it or be right; the stage itself must make it again."""
     recipe.restore(stage)
-    damage(recipe.here / name, rng)
-    kind = f"{name.rpartition('/')[2]}: {damage.__name__}"
+    spoil(recipe.here / name, damage, rng)
+    kind = f"{name.rpartition('/')[2]}: {damage}"
     ended = recipe.run(stage + 1, stage + 1) if stage < 6 else Ended(0, "", 0)
     if ended.status and not ended.clear:
         found.add(kind, stage, "no clear message", ended.out)
@@ -395,11 +377,11 @@ def damaged_file(
         found.add(kind, stage, "A WRONG RESULT", f"{wrong[:10]}\n{ended.out}")
     else:
         recipe.restore(stage)
-        damage(recipe.here / name, rng)
+        spoil(recipe.here / name, damage, rng)
         check(recipe, found, kind, stage, ended.status != 0, ended)
 
 
-def damaged_checkpoint(recipe: Recipe, found: Found, damage: Callable[..., None], rng: random.Random) -> None:
+def damaged_checkpoint(recipe: Recipe, found: Found, damage: str, rng: random.Random) -> None:
     """A training that stopped after its first epoch finds its checkpoint damaged; the one before is taken, or none."""
     recipe.restore(2)
     process, begun = recipe.start(recipe.words(3, 3)), time.monotonic()
@@ -408,27 +390,26 @@ def damaged_checkpoint(recipe: Recipe, found: Found, damage: Callable[..., None]
         time.sleep(0.05)
     recipe.kill_all(signal.SIGKILL)
     recipe.wait(process, begun)
-    damage(exp / "checkpoint.pth", rng)
-    kind = f"checkpoint.pth: {damage.__name__}"
+    spoil(exp / "checkpoint.pth", damage, rng)
+    kind = f"checkpoint.pth: {damage}"
     ended = recipe.run(3, 3)
     if ended.status and ended.clear and "remove" in ended.out:
         shutil.rmtree(exp)  # as the message says: there was only this one
-    elif ended.status:
-        found.add(kind, 3, "no clear message", ended.out)
-        return
-    check(recipe, found, kind, 3, ended.status != 0, ended)
+    told_of(kind, recipe, found, 3, ended)
 
 
 def dead_loader(recipe: Recipe, found: Found, rng: random.Random) -> None:
     """A process that loads data dies."""
     recipe.restore(2)
     process, begun = recipe.start(recipe.words(3, 3, train_args="num_workers=1")), time.monotonic()
-    trainer = loader = None
+    loader = None
     while loader is None and process.poll() is None and time.monotonic() - begun < LIMIT:
-        python = [pid for pid in recipe.members() if cmdline(pid).split(b"\0")[1:3] == [b"-m", b"sermtl.bin.train"]]
-        trainers = [pid for pid in python if parent(pid) not in python]
-        trainer = trainers[-1] if trainers else None
-        loader = next((pid for pid in python if trainer and parent(pid) == trainer), None)
+        parents = {}
+        for pid in recipe.members():
+            with contextlib.suppress(OSError):
+                if Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[1:3] == [b"-m", b"sermtl.bin.train"]:
+                    parents[pid] = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+        loader = next((pid for pid, parent in parents.items() if parent in parents), None)
         time.sleep(0.02)
     if loader is None:
         recipe.wait(process, begun)
@@ -436,20 +417,6 @@ def dead_loader(recipe: Recipe, found: Found, rng: random.Random) -> None:
         return
     os.kill(loader, signal.SIGKILL)
     told_of("dead loader process", recipe, found, 3, recipe.wait(process, begun))
-
-
-def cmdline(pid: int) -> bytes:
-    """A process's command line; empty where it has ended."""
-    with contextlib.suppress(OSError):
-        return Path(f"/proc/{pid}/cmdline").read_bytes()
-    return b""
-
-
-def parent(pid: int) -> int:
-    """A process's parent; 0 where it has ended."""
-    with contextlib.suppress(OSError):
-        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-    return 0
 
 
 def other_clock(recipe: Recipe, found: Found, stage: int, rng: random.Random) -> None:
@@ -481,63 +448,48 @@ def moved(recipe: Recipe, found: Found, stage: int, rng: random.Random) -> None:
     shutil.rmtree(there, ignore_errors=True)
 
 
-def faults(recipe: Recipe, found: Found, rng: random.Random, only: set[str]) -> Iterator[Callable[[], object]]:
+def every_fault(recipe: Recipe, found: Found, rng: random.Random, only: set[str]) -> None:
     """Every fault but kills once."""
-    if "disk" in only:
-        if mountable():
-            for stage in STAGES:
-                yield lambda stage=stage: full_disk(recipe, found, stage, rng)
-                yield lambda stage=stage: read_only(recipe, found, stage, rng)
-        else:
-            print("skipped: disks, for this user may not mount")
+    if "disk" in only and not mountable():
+        print("skipped: disks, for this user may not mount")
+    elif "disk" in only:
+        for stage in STAGES:
+            full_disk(recipe, found, stage, rng)
+            read_only(recipe, found, stage, rng)
     if "files" in only:
         for number, (stage, name) in enumerate((made_by, one) for made_by, files in FILES.items() for one in files):
-            damage = DAMAGES[(number + rng.randrange(4)) % 4]
-            yield lambda stage=stage, name=name, damage=damage: damaged_file(recipe, found, stage, name, damage, rng)
+            damaged_file(recipe, found, stage, name, DAMAGES[(number + rng.randrange(4)) % 4], rng)
         for damage in DAMAGES:
-            yield lambda damage=damage: damaged_checkpoint(recipe, found, damage, rng)
+            damaged_checkpoint(recipe, found, damage, rng)
     if "rest" in only:
-        yield lambda: dead_loader(recipe, found, rng)
+        dead_loader(recipe, found, rng)
         for stage in STAGES:
-            yield lambda stage=stage: other_clock(recipe, found, stage, rng)
+            other_clock(recipe, found, stage, rng)
         for stage in (1, 2, 3, 4, 5):
-            yield lambda stage=stage: moved(recipe, found, stage, rng)
+            moved(recipe, found, stage, rng)
 
 
 def main() -> int:
     """Run the faults that are asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--minutes", type=float, default=0.0, help="go on for so long (default: everything once)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--kills", type=int, default=102, help="at least, over all stages")
     parser.add_argument("--only", nargs="+", default=["kill", "disk", "files", "rest"], metavar="KIND")
-    parser.add_argument("--base", type=Path, help="an empty folder to work in (default: a temporary one)")
     args = parser.parse_args()
-    rng, found, begun, killed = random.Random(args.seed), Found(), time.monotonic(), 0
-    base = args.base or Path(tempfile.mkdtemp(prefix="faults."))
-    base.mkdir(parents=True, exist_ok=True)
-    recipe = Recipe(base)
+    rng, found, begun, killed, number = random.Random(args.seed), Found(), time.monotonic(), 0, 0
+    recipe = Recipe(Path(tempfile.mkdtemp(prefix="faults.")))
     try:
         recipe.undisturbed()
         print("undisturbed:", ", ".join(f"stage {n} {s:.1f} s" for n, s in recipe.seconds.items()), flush=True)
-        while True:
-            number = 0
-            while "kill" in args.only and killed < args.kills:
-                killed += kill(recipe, found, *dealt(number), rng)
-                number += 1
-            for fault in faults(recipe, found, rng, set(args.only)):
-                fault()
-            if time.monotonic() - begun > 60 * args.minutes:
-                break
-            args.kills += 100
+        while "kill" in args.only and killed < args.kills:
+            killed += kill(recipe, found, *dealt(number), rng)
+            number += 1
+        every_fault(recipe, found, rng, set(args.only))
     finally:
         recipe.kill_all(signal.SIGKILL)
-        if args.base is None:
-            shutil.rmtree(base, ignore_errors=True)
-    total = sum(sum(counts.values()) for counts in found.counts.values())
-    print(
-        f"\n{found.table()}\n\n{total} faults, {killed} of them kills, in {(time.monotonic() - begun) / 60:.0f} minutes"
-    )
+        shutil.rmtree(recipe.base, ignore_errors=True)
+    total, minutes = sum(map(sum, (c.values() for c in found.counts.values()))), (time.monotonic() - begun) / 60
+    print(f"\n{found.table()}\n\n{total} faults, {killed} of them kills, in {minutes:.0f} minutes")
     print(*(f"\nBAD: {message}" for message in found.bad))
     return bool(found.bad)
 
