@@ -2,13 +2,12 @@
 
 import pytest
 import torch
-from test_upstream import FAMILIES, transformers_model, wave
+from test_upstream import FAMILIES, SMALL, transformers_model, wave
 from torch import nn
 
 from sermtl.errors import UserError
-from sermtl.model.batch import Batch
 from sermtl.model.multitask import MultiTaskModel, task_losses
-from sermtl.model.packed import _drop, _Spectrum, convolve_positions
+from sermtl.model.packed import _drop, convolve_positions
 from sermtl.model.padded import convolve_channels_last, enough_bits
 from sermtl.model.upstreams.load import config_from
 from sermtl.model.upstreams.wav2vec2 import Upstream
@@ -134,12 +133,6 @@ def test_fourier_positions_are_the_convolution(taps, groups, frames):
         torch.testing.assert_close(gradient, expected, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("length", [6, 10])
-def test_the_gradient_of_a_spectrum_is_its_adjoint(length):
-    values = torch.randn(2, 6, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda v: _Spectrum.apply(v, length), values)
-
-
 @pytest.mark.parametrize(
     "channels, taps, stride", [(8, 8, 8), (16, 8, 4), (24, 4, 4), (4, 128, 1), (32, 8, 8), (64, 3, 2)]
 )
@@ -164,9 +157,7 @@ def test_dropout_keeps_the_mean_and_drops_its_share():
 
 def test_training_draws_dropout_and_evaluation_none():
     model_type, values = FAMILIES["wav2vec2-base"]
-    small = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 40}
-    conv = {"conv_dim": [12] * 7, "num_conv_pos_embeddings": 16, "num_conv_pos_embedding_groups": 4}
-    upstream = Upstream(config_from(model_type, {**conv, **small, **values}, "test"))
+    upstream = Upstream(config_from(model_type, SMALL | values, "test"))
     upstream.packed = True
     wav_BS, lengths_B = wave(3000, 9000)
     assert not torch.equal(upstream.train()(wav_BS, lengths_B)[0], upstream(wav_BS, lengths_B)[0])
