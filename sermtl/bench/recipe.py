@@ -82,7 +82,8 @@ def stage_seconds(hours: float, upstream: str, directory: Path, say: Callable[[s
     say(f"run.sh over {seconds.sum() / 3600:.2f} hours in {len(seconds)} utterances, one epoch of {upstream}")
     words = ["./run.sh", "--corpus", "manifest", "--manifest", str(manifest), "--lang", "en", "--folds", "s0"]
     words += [word for name in ("data", "dump", "exp") for word in (f"--{name}dir", str(directory / name))]
-    words += ["--train_config", "conf/mini.yaml", "--upstream", upstream, "--train_args", "--set epochs=1"]
+    words += ["--train_config", "conf/mini.yaml", "--upstream", upstream, "--feats_type", "raw"]
+    words += ["--train_args", "--set epochs=1"]
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
     if done.returncode:
         raise UserError(f"run.sh ended with {done.returncode}:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")

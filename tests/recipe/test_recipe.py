@@ -28,8 +28,12 @@ FOLD_FILES = (
 
 def run(recipe: Path, *words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [recipe / "run.sh", *words], capture_output=True, text=True, timeout=580, env={**os.environ, "LC_ALL": "C"}
+        [recipe / "run.sh", *words], capture_output=True, text=True, timeout=1800, env={**os.environ, "LC_ALL": "C"}
     )
+
+
+def folders(place: Path) -> list[str]:
+    return [word for name in ("data", "dump", "exp") for word in (f"--{name}dir", str(place / name))]
 
 
 @pytest.fixture(scope="module")
@@ -39,12 +43,12 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def options(work: Path) -> list[str]:
-    words = [word for name in ("data", "dump", "exp") for word in (f"--{name}dir", str(work / name))]
-    return [*words, "--train_args", "--set epochs=2", "--folds", "01F 02M"]
+    return folders(work)
 
 
 @pytest.fixture(scope="module")
 def finished(recipe: Path, options: list[str]) -> subprocess.CompletedProcess[str]:
+    """The default as a user starts it."""
     return run(recipe, *options)
 
 
@@ -58,28 +62,30 @@ def test_the_default_ends_with_scored_folds(finished: subprocess.CompletedProces
     assert "Successfully finished. [elapsed=" in finished.stdout.splitlines()[-1]
     assert all(f"stage {number} " in finished.stdout for number in range(1, 6))
     (exp,) = experiments(work)
-    for fold in ("01F", "02M"):
-        for name in " ".join(FOLD_FILES).split():
-            assert (exp / fold / name).exists(), name
+    for name in " ".join(FOLD_FILES).split():
+        assert (exp / "01F" / name).exists(), name
     assert read_list(exp / "labels.txt") == ["ang", "hap", "neu", "sad"]
     assert (exp / "RESULTS.md").is_file()
 
 
 @pytest.mark.slow
-def test_scores_agree_with_scikit_learn_and_jiwer(finished: object, work: Path) -> None:
+def test_the_default_recognises_emotions_and_words(finished: object, work: Path) -> None:
     (exp,) = experiments(work)
-    check_scores(exp, work / "data" / "mini", ["01F", "02M"])
+    check_scores(exp, work / "data/mini/folds/speaker", ["01F"])
+    scores = json.loads((exp / "scores.json").read_text())
+    assert scores["ser"]["wa"] >= 0.85 and scores["asr"]["wer"] <= 0.45
 
 
-def check_scores(exp: Path, data: Path, folds: list[str]) -> None:
-    """Recompute the pooled scores from the tables, with other people's code."""
+def check_scores(exp: Path, folds_dir: Path, folds: list[str]) -> None:
+    """Recompute the pooled scores from the tables, by scikit-learn and jiwer."""
+    data = folds_dir.parents[1]
     scores = json.loads((exp / "scores.json").read_text())
     truth, texts = read_table(data / "utt2emo"), read_table(data / "text")
     emotion, words = {}, {}
     for fold in folds:
         emotion |= read_table(exp / fold / "decode_test" / "utt2emo")
         words |= read_table(exp / fold / "decode_test" / "text")
-        tested = read_list(data / "folds" / "speaker" / fold / "test")
+        tested = read_list(folds_dir / fold / "test")
         assert set(tested) <= emotion.keys()
     references, hypotheses = [truth[utt] for utt in emotion], list(emotion.values())
     labels = read_list(exp / "labels.txt")
@@ -97,12 +103,12 @@ def check_scores(exp: Path, data: Path, folds: list[str]) -> None:
 @pytest.mark.slow
 def test_stage_7_packs_a_scored_fold(finished: object, recipe: Path, options: list[str], work: Path) -> None:
     (exp,) = experiments(work)
-    words = ["--stage", "7", "--folds", "01F", "--onnx", "true"]
+    words = ["--stage", "7", "--onnx", "true"]
     packed = run(recipe, *options, *words, "--model_license", "cc-by-nc-4.0", "--data_license", "made up, free")
     assert packed.returncode == 0, packed.stdout + packed.stderr
     assert "Stage 7" in packed.stdout and "Stage 6" not in packed.stdout
     pack = exp / "01F" / "pack"
-    assert (pack / "onnx" / "model.onnx").is_file() and not (exp / "02M" / "pack").exists()
+    assert (pack / "onnx" / "model.onnx").is_file()
     card = (pack / "README.md").read_text()
     assert "license: cc-by-nc-4.0\n" in card and "- training data (mini): made up, free\n" in card
     wav = next(iter(read_table(work / "data" / "mini" / "wav.scp").values()))
@@ -119,7 +125,7 @@ def test_another_beta_reruns_training_to_scoring_only(
     finished: object, recipe: Path, options: list[str], work: Path
 ) -> None:
     stamps = {path: path.stat().st_mtime_ns for path in (work / "dump").rglob("*") if path.is_file()}
-    again = run(recipe, *options, "--stage", "3", "--beta", "0")
+    again = run(recipe, *options, "--stage", "3", "--beta", "0", "--train_args", "--set epochs=1")
     assert again.returncode == 0, again.stdout + again.stderr
     assert "Stage 2" not in again.stdout and "Stage 3" in again.stdout and "Stage 5" in again.stdout
     assert {path: path.stat().st_mtime_ns for path in (work / "dump").rglob("*") if path.is_file()} == stamps
@@ -127,35 +133,20 @@ def test_another_beta_reruns_training_to_scoring_only(
 
 
 @pytest.mark.slow
-def test_a_second_run_trains_nothing_anew(finished: object, recipe: Path, options: list[str], work: Path) -> None:
-    exp = next(exp for exp in experiments(work) if "beta0.1" in exp.name)
-    before = (exp / "01F" / "model.safetensors").stat().st_mtime_ns
-    again = run(recipe, *options)
-    assert again.returncode == 0, again.stdout + again.stderr
-    assert (exp / "01F" / "model.safetensors").stat().st_mtime_ns == before
-    assert "trained already" in (exp / "log" / "train.1.log").read_text()
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("fold", ["01F", "03"], ids=["mini", "emodb"])
-def test_stored_outputs_of_the_frozen_encoder_give_the_scores_of_the_audio(
-    finished: object, recipe: Path, work: Path, tmp_path: Path, request: pytest.FixtureRequest, fold: str
+def test_waveforms_and_the_stored_outputs_of_a_frozen_encoder_give_the_same_scores(
+    finished: object, recipe: Path, work: Path, tmp_path: Path
 ) -> None:
-    words = ["--folds", fold, "--train_config", str(recipe / "conf/mini.yaml")]
-    if fold == "03":
-        words += ["--corpus", "emodb", "--corpus_dir", str(request.getfixturevalue("test_data") / "emodb")]
     geometry = (recipe / "conf/upstream/tiny.yaml").read_text().replace("dropout: 0.1", "dropout: 0.0")
     assert "0.1" not in geometry
     (tmp_path / "quiet.yaml").write_text(geometry)
-    words += ["--datadir", str(work / "data"), "--dumpdir", str(work / "dump"), "--expdir", str(tmp_path / "exp")]
-    words += ["--upstream", str(tmp_path / "quiet.yaml")]
-    words += ["--train_args", "--set freeze_feature_encoder=true epochs=1", "--stop_stage", "5"]
-    for number, feats_type in enumerate(("raw", "conv")):
-        done = run(recipe, *words, "--feats_type", feats_type, "--tag", feats_type, "--stage", str(number + 1))
+    words = [*folders(work), "--expdir", str(tmp_path / "exp"), "--upstream", str(tmp_path / "quiet.yaml")]
+    words += ["--train_args", "--set freeze_feature_encoder=true epochs=1", "--stage", "2", "--stop_stage", "5"]
+    for feats_type in ("raw", "conv"):
+        done = run(recipe, *words, "--feats_type", feats_type, "--tag", feats_type)
         assert done.returncode == 0, done.stdout + done.stderr
     raw, conv = (json.loads((tmp_path / "exp" / name / "scores.json").read_text()) for name in ("raw", "conv"))
     assert raw["ser"] == conv["ser"] and raw["asr"] == conv["asr"]
-    raw, conv = (read_table(tmp_path / "exp" / name / fold / "decode_test/emo_post") for name in ("raw", "conv"))
+    raw, conv = (read_table(tmp_path / "exp" / name / "01F" / "decode_test/emo_post") for name in ("raw", "conv"))
     assert raw.keys() == conv.keys()
     for utterance, posteriors in raw.items():
         assert np.abs(np.array(posteriors.split(), float) - np.array(conv[utterance].split(), float)).max() < 1e-4
@@ -188,7 +179,7 @@ def test_a_failing_job_shows_its_log_and_the_way_on(
         (["--train_args", "--set epochs=many"], "epochs takes a whole number"),
         (["--train_config", "conf/none.yaml"], "conf/none.yaml"),
         (["--beta", "-1"], "beta is -1.0"),
-        (["--feats_type", "fbank"], "--feats_type raw"),
+        (["--feats_type", "raw"], "--feats_type fbank"),
         (["--stage", "3"], "stage 1 makes it"),
         (["--stage", "4", "--stop_stage", "3"], "nothing to do"),
         (["--skip_stages", "2,4"], "--skip_stages takes numbers, as '2 4', not '2,4'"),
@@ -201,8 +192,7 @@ def test_a_failing_job_shows_its_log_and_the_way_on(
 def test_wrong_input_gets_one_clear_message(recipe: Path, tmp_path: Path, words: list[str], says: str) -> None:
     (tmp_path / "empty").mkdir()
     fill = {"{empty}": str(tmp_path / "empty")}
-    elsewhere = [w for name in ("data", "dump", "exp") for w in (f"--{name}dir", str(tmp_path / name))]
-    result = run(recipe, *elsewhere, *(fill.get(word, word) for word in words))
+    result = run(recipe, *folders(tmp_path), *(fill.get(word, word) for word in words))
     assert result.returncode in (1, 2), result.stdout + result.stderr
     assert fill.get(says, says) in result.stderr
     assert "Traceback" not in result.stderr
@@ -224,8 +214,7 @@ def test_stages_are_skipped_however_they_are_written(recipe: Path) -> None:
 
 @pytest.mark.slow
 def test_two_runs_on_the_same_directories_and_an_interrupted_one(recipe: Path, tmp_path: Path) -> None:
-    words = [w for name in ("data", "dump", "exp") for w in (f"--{name}dir", str(tmp_path / name))]
-    words += ["--stop_stage", "1"]
+    words = [*folders(tmp_path), "--stop_stage", "1"]
     first = subprocess.Popen([recipe / "run.sh", *words], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     lock = tmp_path / "data/mini/.lock"
     while not (lock.is_file() and lock.read_text()) and first.poll() is None:
@@ -248,48 +237,41 @@ def test_an_unknown_fold_is_refused(finished: object, recipe: Path, options: lis
 
 @pytest.mark.slow
 def test_real_speech_every_utterance_once(recipe: Path, test_data: Path, tmp_path: Path) -> None:
-    words = [word for name in ("data", "dump", "exp") for word in (f"--{name}dir", str(tmp_path / name))]
-    result = run(
-        recipe,
-        *words,
-        *("--corpus", "emodb", "--corpus_dir", str(test_data / "emodb"), "--folds", "all"),
-        *("--train_args", "--set epochs=1"),
-    )
+    given = ["--corpus", "emodb", "--corpus_dir", str(test_data / "emodb"), "--protocol", "kfold3", "--folds", "all"]
+    result = run(recipe, *folders(tmp_path), *given, "--train_args", "--set epochs=1")
     assert result.returncode == 0, result.stdout + result.stderr
     (exp,) = experiments(tmp_path)
     data = tmp_path / "data" / "emodb"
-    folds = read_list(data / "folds" / "speaker" / "folds")
-    assert len(folds) == 10
+    folds = read_list(data / "folds" / "kfold3" / "folds")
+    assert folds == ["1", "2", "3"] and len(read_list(data / "folds" / "kfold3" / "1" / "test")) < 339 / 2
     tested = [utt for fold in folds for utt in read_table(exp / fold / "decode_test" / "utt2emo")]
     assert sorted(tested) == sorted(read_table(data / "utt2emo")) and len(tested) == 339
-    check_scores(exp, data, folds)
+    check_scores(exp, data / "folds" / "kfold3", folds)
 
 
-def made_up_speech(folder: Path, speakers: int, texts: list[str]) -> list[list[str]]:
-    """Rows of a manifest over one-second tones: every speaker says every text in two emotions."""
-    rows = []
+def made_up_speech(folder: Path, speakers: int, texts: list[str]) -> list[str]:
+    """The options for a manifest of one-second tones: every speaker says every text in three emotions."""
+    rows = [["utt", "path", "speaker", "emotion", "text"]]
     for speaker in range(speakers):
         for number, text in enumerate(texts):
-            for emotion, pitch in (("froh", 400), ("ruhig", 150)):
+            for emotion, pitch in (("froh", 400), ("ruhig", 150), ("wild", 900)):
                 name = f"s{speaker}-{emotion}-{number}"
                 time = np.arange(16000) / 16000
                 tone = 0.3 * np.sin(2 * np.pi * (pitch + 20 * speaker + 5 * number) * time)
                 soundfile.write(folder / f"{name}.wav", tone, 16000, subtype="PCM_16")
                 rows.append([name, f"{name}.wav", f"s{speaker}", emotion, text])
-    return rows
+    manifest = folder / "my.tsv"
+    manifest.write_text("".join("\t".join(row) + "\n" for row in rows), encoding="utf-8")
+    small = ["--train_config", "conf/mini.yaml", "--train_args", "--set epochs=1"]
+    return [*folders(folder), "--corpus", "manifest", "--manifest", str(manifest), *small]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("tokens", [[], ["--token_type", "bpe", "--nbpe", "30"]])
+@pytest.mark.parametrize("tokens", [[], ["--token_type", "bpe", "--nbpe", "30", "--stop_stage", "5"]])
 def test_a_manifest_in_other_scripts_runs_through_to_scores(recipe: Path, tmp_path: Path, tokens: list[str]) -> None:
     texts = ["Schöne Grüße, Köln!", "Добрый вечер", "Straße", ""]
-    rows = made_up_speech(tmp_path, 3, texts)
-    header = ["utt", "path", "speaker", "emotion", "text"]
-    (tmp_path / "my.tsv").write_text("".join("\t".join(row) + "\n" for row in [header, *rows]), encoding="utf-8")
-    words = [word for name in ("data", "dump", "exp") for word in (f"--{name}dir", str(tmp_path / name))]
-    given = ["--corpus", "manifest", "--manifest", str(tmp_path / "my.tsv"), "--corpus_name", "mine", *tokens]
-    small = ["--upstream", "tiny", "--train_config", "conf/mini.yaml", "--train_args", "--set epochs=1"]
-    result = run(recipe, *words, *given, *small, "--protocol", "kfold3", "--folds", "2")
+    words = [*made_up_speech(tmp_path, 3, texts), "--corpus_name", "mine", "--classes", "froh ruhig", *tokens]
+    result = run(recipe, *words, "--protocol", "kfold3", "--folds", "2")
     assert result.returncode == 0, result.stdout + result.stderr
     (exp,) = experiments(tmp_path)
     scores = json.loads((exp / "scores.json").read_text())
@@ -300,35 +282,8 @@ def test_a_manifest_in_other_scripts_runs_through_to_scores(recipe: Path, tmp_pa
 
 
 @pytest.mark.slow
-def test_all_classes_of_emodb(recipe: Path, tmp_path: Path) -> None:
-    (tmp_path / "db" / "wav").mkdir(parents=True)
-    noise = np.random.default_rng(0).normal(0, 0.1, 12000)
-    for speaker in ("03", "08"):
-        for text in ("a01", "b02"):
-            for code in "WLEAFTN":
-                soundfile.write(
-                    tmp_path / "db" / "wav" / f"{speaker}{text}{code}a.wav", noise * np.float64(ord(code)) / 90, 16000
-                )
-                noise = np.roll(noise, 7)
-    words = [word for name in ("data", "dump", "exp") for word in (f"--{name}dir", str(tmp_path / name))]
-    classes = "anger boredom disgust fear happiness neutral sadness"
-    given = ["--corpus", "emodb", "--corpus_dir", str(tmp_path / "db"), "--classes", classes, "--folds", "03"]
-    result = run(recipe, *words, *given, "--train_args", "--set epochs=1 speed_perturb=[]")
-    assert result.returncode == 0, result.stdout + result.stderr
-    (exp,) = experiments(tmp_path)
-    assert read_list(exp / "labels.txt") == classes.split()
-    assert json.loads((exp / "scores.json").read_text())["ser"]["n"] == 14
-
-
-@pytest.mark.slow
 def test_a_corpus_without_transcripts_trains_with_alpha_0_and_says_so(recipe: Path, tmp_path: Path) -> None:
-    rows = made_up_speech(tmp_path, 2, ["", ""])
-    header = ["utt", "path", "speaker", "emotion", "text"]
-    (tmp_path / "my.tsv").write_text("".join("\t".join(row) + "\n" for row in [header, *rows]), encoding="utf-8")
-    words = [word for name in ("data", "dump", "exp") for word in (f"--{name}dir", str(tmp_path / name))]
-    given = ["--corpus", "manifest", "--manifest", str(tmp_path / "my.tsv"), "--folds", "s1"]
-    small = ["--upstream", "tiny", "--train_config", "conf/mini.yaml", "--train_args", "--set epochs=1"]
-    result = run(recipe, *words, *given, *small)
+    result = run(recipe, *made_up_speech(tmp_path, 2, ["", ""]), "--folds", "s1")
     assert result.returncode == 0, result.stdout + result.stderr
     (exp,) = experiments(tmp_path)
     assert "no transcript: training with alpha 0" in (exp / "log" / "train.1.log").read_text()
