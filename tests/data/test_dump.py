@@ -298,9 +298,3 @@ def test_commands_run_only_with_consent(data, tmp_path, capsys):
         assert run_program(program.main, "part", *words(data, tmp_path / "dump", nj=1, allow_pipes="true")) == 2
         told = capsys.readouterr().err
         assert "s0-00" in told and reason in told
-
-
-def test_an_unknown_word_is_refused_by_the_parser(data, tmp_path):
-    with pytest.raises(SystemExit) as stop:
-        run_program(program.main, "part", "--data", data, "--out", tmp_path, "--feats_type", "mfcc")
-    assert stop.value.code == 2

@@ -10,10 +10,8 @@ from small_corpus import make_small_corpus, run_program
 
 from sermtl.bin import decode as program
 from sermtl.bin import train as training
-from sermtl.config import DecodeConfig, TrainConfig
-from sermtl.data import fold_data
+from sermtl.config import TrainConfig
 from sermtl.data.fold_data import load_fold
-from sermtl.errors import UserError
 from sermtl.fileio.files import sha256
 from sermtl.fileio.stamp import NAME
 from sermtl.fileio.tables import read_list, read_table, write_list, write_table
@@ -225,8 +223,3 @@ def test_damaged_dumps_are_told_by_utterance(corpus, done, capsys):
 def test_its_own_settings_are_used_whatever_the_defaults_are(one_trained):
     config = program.training_config(one_trained / "s0")
     assert isinstance(config, TrainConfig) and config.feats_type == "fbank" and config.adam_betas == (0.9, 0.999)
-
-
-def test_a_batch_size_below_1_is_refused():
-    with pytest.raises(UserError, match="batch_size"):
-        DecodeConfig(batch_size=0)
