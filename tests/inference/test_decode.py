@@ -11,6 +11,7 @@ from small_corpus import make_small_corpus, run_program
 from sermtl.bin import decode as program
 from sermtl.bin import train as training
 from sermtl.config import TrainConfig
+from sermtl.data import fold_data
 from sermtl.data.fold_data import load_fold
 from sermtl.fileio.files import sha256
 from sermtl.fileio.stamp import NAME

@@ -6,6 +6,7 @@ from test_upstream import FAMILIES, SMALL, transformers_model, wave
 from torch import nn
 
 from sermtl.errors import UserError
+from sermtl.model.batch import Batch
 from sermtl.model.multitask import MultiTaskModel, task_losses
 from sermtl.model.packed import _drop, convolve_positions
 from sermtl.model.padded import convolve_channels_last, enough_bits

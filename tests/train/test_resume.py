@@ -27,6 +27,7 @@ from small_training import (
 from sermtl.bin import train as program
 from sermtl.config import TrainConfig
 from sermtl.data.dataset import FoldDataset
+from sermtl.fileio.ark import read_entry
 from sermtl.fileio.tables import read_table
 
 
@@ -221,7 +222,7 @@ def test_dev_numbers_are_those_of_the_saved_model(corpus, straight):
     entries = read_table(corpus.dump / "raw" / "wav.scp")
     hits, nll = [], []
     for utterance in (corpus.folds_dir / "s0" / "dev").read_text().split():
-        wav = torch.from_numpy(trained.front_end(entries[utterance], utterance, None))[None]
+        wav = torch.from_numpy(trained.front_end.prepare(read_entry(entries[utterance], utterance, "raw"), None))[None]
         hidden_BTD, _ = trained.model.upstream(wav, torch.tensor([wav.shape[1]]))
         logits_C = trained.model.emotion_head(hidden_BTD.mean(1))[0]
         truth = trained.labels.index(emotions[utterance])
