@@ -79,11 +79,7 @@ def report_broken(broken: Sequence[Dropped], out: Path, skip: bool) -> None:
 
 
 def check_audio(
-    utterances: list[Utterance],
-    out: Path,
-    nj: int = 2,
-    skip: bool = False,
-    broken: Iterable[Dropped] = (),
+    utterances: list[Utterance], out: Path, nj: int = 2, skip: bool = False, broken: Iterable[Dropped] = ()
 ) -> tuple[list[Utterance], list[Dropped]]:
     """Read all audio headers and note the durations.
 

@@ -15,15 +15,7 @@ from sermtl.text.normalise import normalise
 
 # Speaker, sentence, emotion, version.
 NAME = re.compile(r"(\d\d)([ab]\d\d)([WLEAFTN])([a-z]?)")
-EMOTIONS = {
-    "W": "anger",
-    "L": "boredom",
-    "E": "disgust",
-    "A": "fear",
-    "F": "happiness",
-    "N": "neutral",
-    "T": "sadness",
-}
+EMOTIONS = {"W": "anger", "L": "boredom", "E": "disgust", "A": "fear", "F": "happiness", "N": "neutral", "T": "sadness"}
 SENTENCES = {
     "a01": "Der Lappen liegt auf dem Eisschrank.",
     "a02": "Das will sie am Mittwoch abgeben.",

@@ -12,11 +12,7 @@ import numpy as np
 import soundfile
 
 from sermtl.audio.headers import length_flaw
-from sermtl.audio.resample import (
-    SAMPLE_RATE,
-    resample,
-    to_int16,
-)
+from sermtl.audio.resample import SAMPLE_RATE, resample, to_int16
 from sermtl.errors import UserError
 from sermtl.fileio.wav_scp import is_pipe, locate
 

@@ -24,15 +24,7 @@ from sermtl.audio.features import fbank
 from sermtl.audio.resample import change_speed
 from sermtl.audio.segments import Utterance, read_all, utterances
 from sermtl.errors import UserError, command
-from sermtl.fileio.ark import (
-    DUMP_DIGESTS,
-    DUMP_SAMPLES,
-    DUMP_TABLES,
-    ArkWriter,
-    checksum,
-    read_entry,
-    write_ark,
-)
+from sermtl.fileio.ark import DUMP_DIGESTS, DUMP_SAMPLES, DUMP_TABLES, ArkWriter, checksum, read_entry, write_ark
 from sermtl.fileio.stamp import NAME, Stamp, inputs
 from sermtl.fileio.tables import read_table, write_table
 from sermtl.fileio.wav_scp import stat_of

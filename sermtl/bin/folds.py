@@ -127,10 +127,7 @@ def main() -> int:
     folds = make_folds(corpus, args.protocol, args.dev_ratio, args.seed)
     count = len(divide(corpus, args.protocol)[1])
     if count * len(corpus.utts) > MANY_LINES:
-        print(
-            f"warning: {count} folds of {len(corpus.utts)} utterances each; kfold10 would be 10",
-            file=sys.stderr,
-        )
+        print(f"warning: {count} folds of {len(corpus.utts)} utterances each; kfold10 would be 10", file=sys.stderr)
     out = args.data / "folds" / args.protocol
     names = ("protocol", "dev_ratio", "seed", "audio", "copies")
     settings = {name: getattr(args, name) for name in names}

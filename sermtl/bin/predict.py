@@ -34,15 +34,7 @@ def main() -> int:
     from tqdm import tqdm
 
     from sermtl.inference.inputs import find_audio
-    from sermtl.inference.output import (
-        JsonLines,
-        TableLines,
-        TsvLines,
-        cell,
-        print_line,
-        segment_lines,
-        write_timeline,
-    )
+    from sermtl.inference.output import JsonLines, TableLines, TsvLines, cell, print_line, segment_lines, write_timeline
     from sermtl.inference.plot import draw, plot_targets
     from sermtl.inference.predict import Speech2Emotion
     from sermtl.inference.windows import window_and_hop

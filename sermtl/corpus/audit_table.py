@@ -61,12 +61,7 @@ def audit_table(audits: Sequence[Audit]) -> str:
     body = [head]
     for a in audits:
         shown = [f"utterances_{part}" for part in PARTS]
-        shown += [
-            "speakers_train",
-            "speakers_test",
-            "speakers_shared_train_test",
-            "sessions_shared_train_test",
-        ]
+        shown += ["speakers_train", "speakers_test", "speakers_shared_train_test", "sessions_shared_train_test"]
         shown += ["test_utterances_transcript_seen", "test_utterances_audio_seen"]
         numbers = [str(a["class_counts_test"][name]) for name in classes]
         body.append([a["fold"], *(cell(a[key]) for key in shown), *numbers])

@@ -169,12 +169,7 @@ def refuse_cut_arks(examples: Iterable[Example]) -> None:
         refuse_damaged(Path(ark).with_suffix(".json"), "rerun ./run.sh --stage 2", contents=False)
 
 
-def _digest(
-    examples: Mapping[str, list[Example]],
-    labels: list[str],
-    speakers: list[str],
-    tokens: list[str],
-) -> str:
+def _digest(examples: Mapping[str, list[Example]], labels: list[str], speakers: list[str], tokens: list[str]) -> str:
     digest = hashlib.sha256(repr((labels, speakers, tokens)).encode())
     for part in PARTS:
         for e in examples[part]:

@@ -20,16 +20,7 @@ from sermtl.data.dataset import Example, FoldDataset
 from sermtl.errors import UserError
 from sermtl.inference.inputs import seconds_of
 from sermtl.inference.pretrained import find_device, load, resolve
-from sermtl.inference.windows import (
-    Part,
-    Prediction,
-    Result,
-    Segment,
-    Timeline,
-    merge,
-    window_and_hop,
-    windows,
-)
+from sermtl.inference.windows import Part, Prediction, Result, Segment, Timeline, merge, window_and_hop, windows
 from sermtl.model.ctc import collapse
 from sermtl.model.trained_model import TrainedModel
 

@@ -16,14 +16,7 @@ from sermtl.fileio.files import write_text
 from sermtl.fileio.stamp import fold_roots
 from sermtl.fileio.tables import read_list, read_table
 from sermtl.score import metrics
-from sermtl.score.score_files import (
-    Utterance,
-    read_audit,
-    read_labels,
-    read_scores,
-    read_utterances,
-    write_utterances,
-)
+from sermtl.score.score_files import Utterance, read_audit, read_labels, read_scores, read_utterances, write_utterances
 
 # Settings that may differ from fold to fold without making the folds another experiment.
 FOLD_OWN = frozenset({"fold", "inputs", "num_workers", "in_memory", "accum_grad", "computed_in"})

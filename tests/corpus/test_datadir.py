@@ -14,12 +14,7 @@ from sermtl.corpus.corpus import load_corpus
 from sermtl.corpus.fix import fix
 from sermtl.corpus.validate import Options, validate
 from sermtl.errors import UserError
-from sermtl.fileio.tables import (
-    read_list,
-    read_table,
-    write_list,
-    write_table,
-)
+from sermtl.fileio.tables import read_list, read_table, write_list, write_table
 
 ROOT = Path(__file__).parents[2]
 NO_WAV = Options(wav=False)

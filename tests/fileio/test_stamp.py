@@ -19,16 +19,7 @@ from sermtl.bin import stamp as program
 from sermtl.data.fold_job import FoldPaths
 from sermtl.errors import UserError
 from sermtl.fileio.files import remove_leftovers, temporary_path
-from sermtl.fileio.stamp import (
-    NAME,
-    Stamp,
-    digest,
-    inputs,
-    outdated,
-    package_digest,
-    read_stamp,
-    refuse_damaged,
-)
+from sermtl.fileio.stamp import NAME, Stamp, digest, inputs, outdated, package_digest, read_stamp, refuse_damaged
 
 
 @pytest.fixture

@@ -45,11 +45,7 @@ def make_data(root: Path, speakers: int = 4, utterances: int = 24, seed: int = 0
         held_out = [utt for utt in others if int(utt[-4:]) < dev]
         write_list(folds / fold / "dev", held_out)
         write_list(folds / fold / "train", set(others) - set(held_out))
-        audit = {
-            "speaker_dependent": False,
-            "speakers_shared_train_test": 0,
-            "transcripts_shared_train_test": 3,
-        }
+        audit = {"speaker_dependent": False, "speakers_shared_train_test": 0, "transcripts_shared_train_test": 3}
         (folds / fold / "audit.json").write_text(json.dumps(audit))
     return data
 
@@ -76,12 +72,7 @@ def make_history(path: Path, epochs: int, seed: int = 0, test: bool = True) -> N
     random = np.random.default_rng(seed)
     lines = []
     for epoch in range(1, epochs + 1):
-        line: dict[str, Any] = {
-            "epoch": epoch,
-            "lr": 1e-3 / epoch,
-            "seconds": 60.0,
-            "train": {"loss": 9.0 / epoch},
-        }
+        line: dict[str, Any] = {"epoch": epoch, "lr": 1e-3 / epoch, "seconds": 60.0, "train": {"loss": 9.0 / epoch}}
         if test:
             wa = 0.75 - 0.5 / epoch + 0.01 * random.standard_normal()
             line["monitor_test"] = {"wa": wa, "wer": 0.24 + 0.7 / epoch}
@@ -91,11 +82,7 @@ def make_history(path: Path, epochs: int, seed: int = 0, test: bool = True) -> N
 
 
 def make_scored(
-    data: Path,
-    exp: Path,
-    settings: Mapping[str, Any],
-    folds: Sequence[str],
-    rows: Mapping[str, Sequence[Utterance]],
+    data: Path, exp: Path, settings: Mapping[str, Any], folds: Sequence[str], rows: Mapping[str, Sequence[Utterance]]
 ) -> None:
     """``exp``: stage 5's files for given utterances, by the pooling that the recipe uses."""
     for fold in folds:

@@ -339,11 +339,7 @@ def test_a_target_that_cannot_be_written_is_told_before_the_work(folder, tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
-    [
-        (["AUDIO"], "is no model: it holds neither"),
-        (["/no/such/dir"], "no such directory"),
-    ],
+    ("words", "told"), [(["AUDIO"], "is no model: it holds neither"), (["/no/such/dir"], "no such directory")]
 )
 def test_a_folder_that_is_no_model_is_told(folder, capsys, words, told):
     model = [folder if word == "AUDIO" else word for word in words]

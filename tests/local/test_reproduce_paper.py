@@ -157,7 +157,7 @@ def test_a_dry_run_prints_commands_and_what_is_finished_and_makes_nothing(loop: 
         assert status == 0, err
         assert re.findall("^# (.*):", out, re.MULTILINE) == states
         assert [line.partition(" --stage ")[2] for line in out.splitlines() if line.startswith("./run.sh ")] == [
-            *("1 --stop_stage 2", "3 --stop_stage 5", "3 --stop_stage 5", "6 --stop_stage 6"),
+            *("1 --stop_stage 2", "3 --stop_stage 5", "3 --stop_stage 5", "6 --stop_stage 6")
         ]
         assert sorted(loop.root.rglob("*")) == before
         (scored / "02M/score_test/scores.json").unlink(missing_ok=True)

@@ -141,10 +141,7 @@ def test_order_of_lines_is_no_matter_of_joining(score):
 
 
 def test_an_empty_reference_is_counted_and_stands_in_no_trn(score):
-    texts, first = (
-        read_table(score.data / "text"),
-        (score.data / "folds/speaker/01F/test").read_text().split()[0],
-    )
+    texts, first = (read_table(score.data / "text"), (score.data / "folds/speaker/01F/test").read_text().split()[0])
     write_table(score.data / "text", texts | {first: ""})
     assert score.fold()[0] == 0
     asr = score.json("01F/score_test/scores.json")["asr"]
@@ -158,13 +155,7 @@ def test_a_corpus_without_text_has_no_wer(score):
     write_table(score.data / "text", dict.fromkeys(read_table(score.data / "text"), ""))
     assert score.fold()[0] == 0
     asr = score.json("01F/score_test/scores.json")["asr"]
-    assert (asr["utterances"], asr["words"], asr["errors"], asr["wer"], asr["no_reference"]) == (
-        0,
-        0,
-        0,
-        None,
-        6,
-    )
+    assert (asr["utterances"], asr["words"], asr["errors"], asr["wer"], asr["no_reference"]) == (0, 0, 0, None, 6)
 
 
 def test_utterance_ids_get_their_speaker_in_trn(score):

@@ -55,10 +55,7 @@ def test_all_processes_take_part_and_nothing_is_left(recipe: Path, tmp_path: Pat
 
 @pytest.mark.parametrize(
     ("what", "status", "told"),
-    [
-        ("kill", 137, "error: process 1 was killed by signal 9 (SIGKILL)"),
-        ("raise", 2, "error: this one's own error"),
-    ],
+    [("kill", 137, "error: process 1 was killed by signal 9 (SIGKILL)"), ("raise", 2, "error: this one's own error")],
 )
 def test_a_process_that_ends_badly_ends_the_job(
     recipe: Path, tmp_path: Path, what: str, status: int, told: str

@@ -10,16 +10,7 @@ import pytest
 import torch
 import yaml
 from small_corpus import SETTINGS, make_small_corpus, run_program
-from small_training import (
-    Killed,
-    kill_in,
-    make_trainer,
-    make_training_corpus,
-    records,
-    same,
-    train,
-    weights,
-)
+from small_training import Killed, kill_in, make_trainer, make_training_corpus, records, same, train, weights
 
 from sermtl.bin import train as program
 from sermtl.config import TrainConfig, as_dict, experiment_tag

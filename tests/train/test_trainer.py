@@ -8,14 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from sklearn.metrics import accuracy_score, recall_score
-from small_training import (
-    Killed,
-    kill_in,
-    make_trainer,
-    make_training_corpus,
-    records,
-    same,
-)
+from small_training import Killed, kill_in, make_trainer, make_training_corpus, records, same
 
 from sermtl.config import TrainConfig
 from sermtl.data.dataset import FoldDataset

@@ -56,19 +56,7 @@ def test_dashes_and_underscores_are_equal(script: Script, option: str) -> None:
 
 @pytest.mark.parametrize(
     "value",
-    [
-        "",
-        "two words",
-        "-1",
-        "--stage",
-        "--help",
-        "$(touch evil)",
-        "`touch evil`",
-        "a'b\"c",
-        "a\\tb",
-        "*",
-        "x;y|z&",
-    ],
+    ["", "two words", "-1", "--stage", "--help", "$(touch evil)", "`touch evil`", "a'b\"c", "a\\tb", "*", "x;y|z&"],
 )
 def test_values_are_stored_as_they_are(script: Script, value: str) -> None:
     status, got, err = script("--tag", value, "--stage", "-1")
@@ -84,13 +72,7 @@ def test_equals_sign_is_refused_with_the_form_wanted(script: Script) -> None:
 
 @pytest.mark.parametrize(
     ("option", "nearest"),
-    [
-        ("--foo_bra", "foo_bar"),
-        ("--stge", "stage"),
-        ("--dry", "dry_run"),
-        ("--hlep", "help"),
-        ("--confg", "config"),
-    ],
+    [("--foo_bra", "foo_bar"), ("--stge", "stage"), ("--dry", "dry_run"), ("--hlep", "help"), ("--confg", "config")],
 )
 def test_unknown_option_names_the_nearest(script: Script, option: str, nearest: str) -> None:
     status, _, err = script(option, "3")

@@ -255,10 +255,6 @@ def test_a_site_file_is_sourced_last(shell: Recipe) -> None:
 
 def test_elsewhere_than_in_the_root(shell: Recipe) -> None:
     done = subprocess.run(
-        ["bash", "-c", f"set -e; . {shell.folder}/path.sh"],
-        cwd="/",
-        capture_output=True,
-        text=True,
-        timeout=10,
+        ["bash", "-c", f"set -e; . {shell.folder}/path.sh"], cwd="/", capture_output=True, text=True, timeout=10
     )
     assert (done.returncode, f"cd '{shell.folder}' && . ./path.sh" in done.stderr) == (1, True)
