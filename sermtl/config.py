@@ -23,7 +23,7 @@ DEEPEST = 20
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Settings of one training; the defaults are the paper's (``conf/train.yaml`` gives sources)."""
+    """Settings of one training; the defaults are those of ``conf/train.yaml``, which gives their sources."""
 
     upstream: str = "facebook/wav2vec2-base"
     """A transformers model id or folder, or a geometry ``conf/upstream/<name>.yaml`` (from scratch)."""
@@ -33,18 +33,18 @@ class TrainConfig:
     alpha: float = 0.1
     """Weight of the CTC loss; 0 trains without characters."""
     beta: float = 0.1
-    """Scale of the speaker head's gradient at the encoder; 0 trains the head on a deaf encoder."""
+    """Scale of the speaker head's gradient at the encoder; at 0 the encoder gets no gradient of the speaker loss."""
     grl: str = "reverse"
     """``reverse`` multiplies that gradient by -beta (adversarial), ``forward`` by +beta."""
     grl_schedule: str = "constant"
     """``constant``, or ``dann``: beta times 2 / (1 + exp(-10 p)) - 1 over training progress p."""
-    freeze_feature_encoder: bool = True
+    freeze_feature_encoder: bool = False
     """Whether the convolutional encoder of a pretrained upstream keeps its weights."""
     epochs: int = 100
     """Passes over the training list."""
     batch_size: int = 8
     """Utterances an update."""
-    bucket_batches: int = 1
+    bucket_batches: int = 16
     """This many shuffled batches are sorted by length together and cut anew; 1 shuffles only."""
     accum_grad: int = 1
     """Parts into which an update's utterances are split to save memory; the update is the same."""
@@ -84,7 +84,7 @@ class TrainConfig:
     """Every random draw is a function of (seed, epoch, utterance or update)."""
     precision: str = "auto"
     """``float32``, ``bf16`` (autocast), or ``auto``: bf16 on a GPU that has it, and for a pretrained upstream on a CPU
-    that is found to be faster in it, else float32."""
+    with AMX or AVX512-BF16, else float32; the same for all folds of an experiment."""
     layout: str = "auto"
     """Batches: utterances ``padded`` to the longest, ``packed`` end to end, or ``auto``: packed on a CPU where the
     upstream is wide enough to gain by it (256). The outputs are the same; dropout draws other numbers."""
@@ -99,7 +99,7 @@ class TrainConfig:
     """A checkpoint is written each epoch, and within one when so many minutes have passed since the last."""
     deterministic: bool = False
     """Whether a GPU takes only algorithms that give the same bits each time, as a CPU always does; slower."""
-    num_workers: int = 0
+    num_workers: int = 2
     """Loader processes."""
     in_memory: bool = False
     """Whether the training set is read once and kept, for file systems that are slow to read it each epoch."""

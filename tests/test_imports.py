@@ -30,7 +30,7 @@ MAY_IMPORT = {
     "pack": {"inference", "model", "score", "audio", "text", "fileio"},
 }
 """Package -> the packages it may import, beside the root modules and itself; bench and bin may import all others."""
-MAY_IMPORT["demo"] = MAY_IMPORT["bench"] = set(MAY_IMPORT)
+MAY_IMPORT["bench"] = set(MAY_IMPORT)
 MAY_IMPORT["bin"] = set(MAY_IMPORT)
 ROOT_MODULES = {"sermtl", "sermtl.config", "sermtl.errors", "sermtl.seeding", "sermtl.torchaudio_compat"}
 CORPORA = re.compile(r"iemocap|emo-?db|\bses\d\d[fm]|ravdess|crema|meld\b|msp-", re.IGNORECASE)

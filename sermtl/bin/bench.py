@@ -94,7 +94,7 @@ def steps(args: argparse.Namespace, device: torch.device, directory: Path, rates
     from sermtl.bench.material import make_material
     from sermtl.bench.measure import Row, run_rounds, summarise, timed
     from sermtl.bench.ours import Ours, build_model, convolution_flops, decoders, transformer_flops
-    from sermtl.model.precision import bf16_pays
+    from sermtl.model.precision import has_bf16
 
     torch.manual_seed(0)
     trained = build_model(device)
@@ -121,7 +121,7 @@ def steps(args: argparse.Namespace, device: torch.device, directory: Path, rates
     weights = sum(parameter.numel() for parameter in baseline.parameters())
     convolutions = sum(parameter.numel() for parameter in baseline.wav2vec2.feature_extractor.parameters())
     resident_mb = 12 * weights / 2**20
-    bf16 = bf16_pays(device)
+    bf16 = has_bf16(device)
     rows = [
         Row("published", partial(plain, False), partial(flops, 3), lambda: resident_mb, trained=weights),
         Row(

@@ -4,14 +4,17 @@
        emotion head   mean over the utterance's own frames -> linear -> C logits
        ASR head       linear on every frame -> V tokens, CTC
        speaker head   the same mean -> gradient scaled by -beta or +beta -> linear -> S logits
-    L = L_ser + alpha L_asr + L_sid, where beta acts on L_sid's gradient at the encoder
+    L = L_ser + alpha L_asr + L_sid, where beta scales only the gradient that L_sid sends into the encoder (reversed
+    -beta, forward +beta); the speaker head itself learns at full strength
 
 Shape suffixes: B batch, T frames, D hidden, C classes, V tokens, S speakers, N target tokens.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -23,10 +26,12 @@ from sermtl.model.packed import Dropout
 from sermtl.model.padded import own_frames
 from sermtl.model.upstreams.wav2vec2 import Upstream
 
+TASKS = ("ser", "asr", "sid")
+
 
 @dataclass
 class Output:
-    """What the heads say of a batch."""
+    """The heads' outputs for a batch."""
 
     emotion_BC: Tensor
     """Emotion logits."""
@@ -110,6 +115,12 @@ def task_losses(output: Output, batch: Batch, utterances: int) -> dict[str, Tens
     speaker = F.cross_entropy(output.speaker_BS, batch.speakers_B, ignore_index=-1, reduction="sum")
     asr = ctc_losses(output.tokens_BTV, output.frames_B, batch).sum()
     return {"ser": emotion / utterances, "asr": asr / utterances, "sid": speaker / utterances}
+
+
+def total_loss(losses: Mapping[str, Any], alpha: float) -> Any:
+    """L of the module's docstring, of those tasks that have a loss."""
+    weights = {"ser": 1.0, "asr": alpha, "sid": 1.0}
+    return sum(weights[task] * losses[task] for task in TASKS if task in losses)
 
 
 def ctc_losses(tokens_BTV: Tensor, frames_B: Tensor, batch: Batch) -> Tensor:

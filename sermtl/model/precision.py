@@ -1,4 +1,4 @@
-"""What this machine computes fastest in, and how exactly."""
+"""What a device computes in, at which rate, and how exactly."""
 
 from __future__ import annotations
 
@@ -7,13 +7,11 @@ import time
 import torch
 
 
-def bf16_pays(device: torch.device) -> bool:
-    """Whether matrix products in bf16 are faster than in float32; some CPUs have the instructions at half the rate."""
+def has_bf16(device: torch.device) -> bool:
+    """Whether a device has instructions for matrix products in bf16: a GPU, or a CPU with AMX or AVX512-BF16."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    if not (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()):
-        return False
-    return matmul_rate(torch.bfloat16, device, 512) > 1.2 * matmul_rate(torch.float32, device, 512)
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
 def matmul_rate(dtype: torch.dtype, device: torch.device, rows: int = 2048) -> float:

@@ -19,7 +19,7 @@ from sermtl.score import metrics
 from sermtl.score.score_files import Utterance, read_audit, read_labels, read_scores, read_utterances, write_utterances
 
 # Settings that may differ from fold to fold without making the folds another experiment.
-FOLD_OWN = frozenset({"fold", "inputs", "num_workers", "in_memory", "accum_grad", "computed_in"})
+FOLD_OWN = frozenset({"fold", "inputs", "num_workers", "in_memory", "accum_grad"})
 
 
 def score_fold(decode: Path, data: Path, fold_dir: Path, exp: Path, labels_file: Path) -> dict[str, Any]:

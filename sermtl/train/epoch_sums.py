@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,9 +11,10 @@ from torch import Tensor
 
 from sermtl.model.batch import Batch
 from sermtl.model.ctc import greedy_texts
-from sermtl.model.multitask import Output
+from sermtl.model.multitask import TASKS, Output, total_loss
 from sermtl.score.metrics import count_edits
 from sermtl.text.tokenizer import Tokenizer
+from sermtl.train.processes import Ranks
 
 
 class Tally:
@@ -25,6 +27,19 @@ class Tally:
     def add(self, name: str, value: float) -> None:
         """Add to one sum."""
         self.sums[name] = self.sums.get(name, 0.0) + value
+
+    def add_all(self, other: Tally) -> None:
+        """Add all sums of another."""
+        for name, value in other.sums.items():
+            self.add(name, value)
+
+    def add_update(self, losses: Sequence[float], squared_norms: Sequence[float], utterances: int) -> None:
+        """Add an update's losses (means over its utterances) and gradient norms, in the order of the tasks."""
+        self.add("updates", 1)
+        self.add("utterances", utterances)
+        for task, loss, square in zip(TASKS, losses, squared_norms, strict=True):
+            self.add(f"loss_{task}", loss * utterances)
+            self.add(f"grad_{task}", math.sqrt(square))
 
     def add_outputs(self, output: Output, batch: Batch, references: list[str], tokenizer: Tokenizer) -> None:
         """Count hits of the emotion and speaker heads and word errors of the greedy transcript."""
@@ -54,9 +69,27 @@ class Tally:
             "acc_sid": self.ratio("speaker_hits", "speakers"),
         }
 
+    def averages(self, alpha: float) -> dict[str, Any]:
+        """Means over the utterances (losses) and updates (gradient norms), and rates; None of nothing."""
+        losses = {f"loss_{task}": self.ratio(f"loss_{task}", "utterances") for task in TASKS}
+        if not self.sums.get("speakers"):
+            losses["loss_sid"] = None  # of speakers that the head does not know there is no loss
+        known = {task: value for task in TASKS if (value := losses[f"loss_{task}"]) is not None}
+        gradients = {name: self.ratio(name, "updates") for name in self.sums if name.startswith("grad_")}
+        counts = {name: int(self.sums.get(name, 0)) for name in ("no_ctc", "nonfinite")}
+        return {"loss": total_loss(known, alpha) if known else None, **losses, **self.rates(), **gradients, **counts}
+
     def ratio(self, part: str, whole: str) -> float | None:
         """One sum over another; None where the other is 0."""
         return self.sums.get(part, 0.0) / self.sums[whole] if self.sums.get(whole) else None
+
+
+def total_over_processes(tally: Tally, ranks: Ranks) -> Tally:
+    """The sums of all processes."""
+    total = Tally(tally.labels)
+    for part in ranks.gather(tally):
+        total.add_all(part)
+    return total
 
 
 def sum_losses(losses: dict[str, Tensor]) -> dict[str, float]:

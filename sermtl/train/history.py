@@ -60,10 +60,11 @@ def summary(record: dict[str, Any]) -> str:
     return "; ".join(parts)
 
 
-def write_warnings(exp: Path, messages: Sequence[str]) -> None:
-    """Write ``warnings.txt``, which the report repeats, a warning a line."""
+def write_warnings(exp: Path, history: Sequence[Mapping[str, Any]], dead: Sequence[str]) -> None:
+    """Write ``warnings.txt``, which the report repeats: exploded losses of any epoch, then dead heads, one a line."""
+    messages = [message for end in range(1, len(history) + 1) for message in exploded(history[:end])]
     with atomic_write(exp / WARNINGS) as file:
-        file.writelines(f"{message}\n" for message in messages)
+        file.writelines(f"{message}\n" for message in [*messages, *dead])
 
 
 def exploded(history: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import logging
 import math
-import signal
 import sys
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,26 +27,17 @@ from sermtl.model.out_of_memory import in_parts, is_exhausted, release, smaller
 from sermtl.model.trained_model import WEIGHTS, TrainedModel, save_weights
 from sermtl.seeding import derive_seed
 from sermtl.train.checkpoint import load_checkpoint, save_checkpoint
-from sermtl.train.epoch_sums import Tally, plain, sum_losses
+from sermtl.train.epoch_sums import Tally, plain, sum_losses, total_over_processes
 from sermtl.train.history import TensorBoard, dead_heads, exploded, summary, write_history, write_warnings
+from sermtl.train.loader import Sets, batch_loader
 from sermtl.train.optimizer import learning_rate, make_optimizer
 from sermtl.train.processes import Ranks
+from sermtl.train.update import accumulate_gradients, clip_gradients, nonfinite_utterances
 
 log = logging.getLogger(__name__)
 EVALUATION_BATCH = 16
-TASKS = ("ser", "asr", "sid")
-WORKER_GRACE = 120
-"""Seconds after which a loader process that got SIGTERM ends."""
-
-
-@dataclass(frozen=True)
-class Sets:
-    """Training examples, and the sets that are scored after each epoch, by their name in the history."""
-
-    train: FoldDataset
-    evaluated: Mapping[str, FoldDataset]
-    texts: Mapping[str, str]
-    """Utterance -> normalised transcript."""
+STATE = ("epoch", "batch", "history", "best_ua", "best_digest", "nonfinite")
+"""What a checkpoint holds beside the model, the optimizer and the sums of the epoch."""
 
 
 class Interrupted(Exception):
@@ -76,12 +65,10 @@ class Trainer:
         self.optimizer = make_optimizer(self.model, config)
         batches = -(-len(sets.train) // config.batch_size)
         self.total_updates = batches * config.epochs
-        self.epoch = 0
-        self.batch = 0
+        self.epoch, self.batch = 0, 0
         self.tally = Tally(len(trained.labels))
         self.history: list[dict[str, Any]] = []
-        self.best_ua = -1.0
-        self.best_digest = ""
+        self.best_ua, self.best_digest = -1.0, ""
         self.nonfinite: list[str] = []
         self.stopping = False
         self.saved = time.monotonic()
@@ -99,16 +86,15 @@ class Trainer:
             return
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.epoch, self.batch, self.best_ua = state["epoch"], state["batch"], state["best_ua"]
-        self.history, self.best_digest = state["history"], state["best_digest"]
-        self.nonfinite = state["nonfinite"]
+        for name in STATE:
+            setattr(self, name, state[name])
         if self.ranks.first:
             self.tally = Tally(len(self.trained.labels), state["tally"])
         log.info("resumed after %d updates of epoch %d of %d", self.batch, self.epoch + 1, self.config.epochs)
 
     def save(self) -> None:
         """Make the training safe as it stands between two updates; all processes wait until it is."""
-        tally = self.total(self.tally)
+        tally = total_over_processes(self.tally, self.ranks)
         with self.ranks.first_alone():
             if self.ranks.first:
                 self.write_checkpoint(tally)
@@ -116,23 +102,14 @@ class Trainer:
 
     def write_checkpoint(self, tally: Tally) -> None:
         """Write ``checkpoint.pth``; ``tally`` is that of all processes."""
-        state = {
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "epoch": self.epoch,
-            "batch": self.batch,
-            "tally": tally.sums,
-            "history": self.history,
-            "best_ua": self.best_ua,
-            "best_digest": self.best_digest,
-            "nonfinite": self.nonfinite,
-        }
+        state = {name: getattr(self, name) for name in STATE} | {"tally": tally.sums}
+        state |= {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
         save_checkpoint(self.exp, state)
 
     def stop_soon(self, *_signal: object) -> None:
         """Save after the update that is being computed, and raise `Interrupted` (a handler of SIGTERM).
 
-        One process that is told suffices.
+        It suffices that one of several processes gets the signal.
         """
         self.stopping = True
 
@@ -172,8 +149,7 @@ class Trainer:
         dead = dead_heads(self.history, len(self.trained.labels), len(self.trained.speakers), self.config.alpha)
         for message in dead:
             log.warning("%s", message)
-        ends = range(1, len(self.history) + 1)
-        write_warnings(self.exp, [message for end in ends for message in exploded(self.history[:end])] + dead)
+        write_warnings(self.exp, self.history, dead)
         # Its last line says that the training is finished, so it comes after the weights.
         write_history(self.exp / "history.jsonl", self.history)
 
@@ -205,7 +181,8 @@ class Trainer:
         left = [(self.parts_of(batch), len(batch)) for batch in batches[self.batch :]]
         loader = iter(self.load(train, [part for parts, _ in left for part in parts]))
         self.model.train()
-        for parts, utterances in progress(left, f"epoch {self.epoch + 1}"):
+        quiet = not sys.stderr.isatty()
+        for parts, utterances in tqdm(left, desc=f"epoch {self.epoch + 1}", leave=False, disable=quiet):
             number = self.epoch * len(batches) + self.batch
             self.update(number, [next(loader) for _ in parts], utterances, self.tally)
             self.batch += 1
@@ -216,7 +193,7 @@ class Trainer:
                 raise Interrupted
             if overdue:
                 self.save()
-        return self.averages(self.total(self.tally))
+        return total_over_processes(self.tally, self.ranks).averages(self.config.alpha)
 
     def parts_of(self, batch: list[int]) -> list[list[int]]:
         """A process's own share of an update's utterances, in ``accum_grad`` parts that follow one another."""
@@ -252,60 +229,27 @@ class Trainer:
                 release(self.device)  # only now that the error no longer holds what was computed
         sums, counted = done
         self.ranks.add_gradients(self.parameters)
-        measured = self.ranks.add(sums).tolist()
-        finite = self.clip_gradients() and all(map(math.isfinite, [*measured[0], *measured[1]]))
+        losses, squared_norms = self.ranks.add(sums).tolist()
+        finite = clip_gradients(self.model, self.config.grad_clip) and all(
+            map(math.isfinite, [*losses, *squared_norms])
+        )
         if not finite:
-            self.report_nonfinite(tally, self.offenders(parts))
+            self.report_nonfinite(tally, nonfinite_utterances(self.model, (part.to(self.device) for part in parts)))
             return
         self.optimizer.step()
-        for name, value in counted.sums.items():
-            tally.add(name, value)
-        if not self.ranks.first:
-            return
-        tally.add("updates", 1)
-        for task, loss, square in zip(TASKS, *measured, strict=True):
-            tally.add(f"loss_{task}", loss * utterances)
-            tally.add(f"grad_{task}", math.sqrt(square))
-        tally.add("utterances", utterances)
+        tally.add_all(counted)
+        if self.ranks.first:
+            tally.add_update(losses, squared_norms, utterances)
 
     def compute(self, parts: list[Batch], utterances: int, scale: float) -> tuple[torch.Tensor, Tally]:
-        """Gradients of the parts, added up in the parameters; losses and squared norms (2, tasks), and counts."""
+        """Gradients of the parts in the parameters; losses and squared norms (2, tasks), and counts."""
         counted = Tally(len(self.trained.labels))
         self.optimizer.zero_grad(set_to_none=True)
-        sums = torch.zeros(2, len(TASKS), dtype=torch.float64, device=self.device)
-        for host_part in parts:
-            part = host_part.to(self.device)
-            output = self.model(part, scale)
-            losses = task_losses(output, part, utterances)
-            (losses["ser"] + self.config.alpha * losses["asr"] + losses["sid"]).backward()
-            # Squares of the norms, because those of the parts add up.
-            norms = [self.model.gradient_norms[task].square() for task in TASKS]
-            sums += torch.stack([*(losses[task].detach() for task in TASKS), *norms]).view_as(sums)
-            self.count(counted, output, part)
+        on_device = (part.to(self.device) for part in parts)
+        sums = accumulate_gradients(
+            self.model, on_device, utterances, scale, self.config.alpha, partial(self.count, counted)
+        )
         return sums, counted
-
-    def clip_gradients(self) -> bool:
-        """Clip the gradient's norm; returns whether it is finite.
-
-        The speaker head is clipped by itself: in a common norm its gradient would scale the encoder's, which must not
-        feel the speaker labels where beta is 0.
-        """
-        head = list(self.model.speaker_head.parameters())
-        inside = {id(parameter) for parameter in head}
-        rest = [parameter for parameter in self.model.parameters() if id(parameter) not in inside]
-        largest = self.config.grad_clip or float("inf")
-        norms = [torch.nn.utils.clip_grad_norm_(parameters, largest) for parameters in (rest, head)]
-        return bool(torch.isfinite(torch.stack(norms)).all())
-
-    @torch.no_grad()
-    def offenders(self, parts: list[Batch]) -> list[str]:
-        """The utterances whose losses are not finite by themselves, or all where it takes their gradients to see it."""
-        found = []
-        for one in (one for part in parts for one in singles(part)):
-            losses = task_losses(self.model(one.to(self.device)), one.to(self.device), 1)
-            if not all(math.isfinite(loss) for loss in losses.values()):
-                found += one.utterances
-        return found or [utterance for part in parts for utterance in part.utterances]
 
     def report_nonfinite(self, tally: Tally, utterances: list[str]) -> None:
         """Count a skipped update; stop where they pass the configured share of an epoch.
@@ -320,7 +264,7 @@ class Trainer:
         self.nonfinite += names.split()
         batches = self.total_updates // self.config.epochs
         allowed = max(1.0, self.config.max_nonfinite * batches) if self.config.max_nonfinite else 0.0
-        skipped = int(self.total(tally).sums["nonfinite"])
+        skipped = int(total_over_processes(tally, self.ranks).sums["nonfinite"])
         if skipped > allowed:
             listed = self.exp / "nonfinite.txt"
             if self.ranks.first:
@@ -337,27 +281,6 @@ class Trainer:
         tally.add_outputs(output, part, texts, self.trained.tokenizer)
         tally.add("no_ctc", int((part.token_lengths_B == 0).sum()))
 
-    def total(self, tally: Tally) -> Tally:
-        """The sums of all processes."""
-        total = Tally(tally.labels)
-        for sums in self.ranks.gather(tally.sums):
-            for name, value in sums.items():
-                total.add(name, value)
-        return total
-
-    def averages(self, tally: Tally) -> dict[str, Any]:
-        """Means over an epoch's utterances (losses) and updates (gradient norms), and rates; None of nothing."""
-        sums = tally.sums
-        weights = {"loss_ser": 1.0, "loss_asr": self.config.alpha, "loss_sid": self.config.beta}
-        losses = {name: tally.ratio(name, "utterances") for name in weights}
-        if not sums.get("speakers"):
-            losses["loss_sid"] = None  # of speakers that the head does not know there is no loss
-        known = [weights[name] * value for name, value in losses.items() if value is not None]
-        total = sum(known) if known else None
-        gradients = {name: tally.ratio(name, "updates") for name in sums if name.startswith("grad_")}
-        counts = {"no_ctc": int(sums.get("no_ctc", 0)), "nonfinite": int(sums.get("nonfinite", 0))}
-        return {"loss": total, **losses, **tally.rates(), **gradients, **counts}
-
     @torch.no_grad()
     def evaluate(self, dataset: FoldDataset) -> dict[str, Any]:
         """Losses and rates of a set, without dropout or augmentation."""
@@ -370,37 +293,8 @@ class Trainer:
                     tally.add(f"loss_{task}", loss)
                 tally.add("utterances", len(batch.utterances))
                 self.count(tally, output, batch)
-        return self.averages(self.total(tally))
+        return total_over_processes(tally, self.ranks).averages(self.config.alpha)
 
     def load(self, dataset: FoldDataset, batches: list[list[int]]) -> DataLoader:
         """A loader of given batches."""
-        return DataLoader(
-            dataset,
-            batch_sampler=batches,
-            collate_fn=dataset.collate,
-            num_workers=self.config.num_workers,
-            pin_memory=self.device.type == "cuda",
-            worker_init_fn=outlive_a_stop,
-        )
-
-
-def outlive_a_stop(_worker: int) -> None:
-    """Let a loader process work on after SIGTERM, which queues send to all processes, until the update is saved."""
-    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(WORKER_GRACE))
-
-
-def singles(part: Batch) -> list[Batch]:
-    """The utterances of a batch, each by itself."""
-    halves = part.halves()
-    return halves if len(halves) == 1 else [one for half in halves for one in singles(half)]
-
-
-def progress(batches: list[Any], name: str) -> Iterator[Any]:
-    """The batches, with a progress bar where somebody watches."""
-    return iter(tqdm(batches, desc=name, leave=False, disable=not sys.stderr.isatty()))
-
-
-def total_parameters(model: torch.nn.Module) -> tuple[int, int]:
-    """Number of parameters, and of those that are trained."""
-    sizes: list[tuple[int, bool]] = [(p.numel(), p.requires_grad) for p in model.parameters()]
-    return sum(size for size, _ in sizes), sum(size for size, trained in sizes if trained)
+        return batch_loader(dataset, batches, self.config.num_workers, self.device.type == "cuda")

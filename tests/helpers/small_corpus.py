@@ -121,7 +121,8 @@ class SmallCorpus:
     def config(self, feats_type: str = "raw", **settings: object) -> Path:
         """A training configuration over a geometry of a few hundred parameters, written as YAML."""
         geometry = self.root / f"{feats_type}_geometry.yaml"
-        values = {"upstream": str(geometry), "epochs": 2, "learning_rate": 5e-3} | SETTINGS[feats_type] | settings
+        values = {"upstream": str(geometry), "epochs": 2, "learning_rate": 5e-3, "bucket_batches": 1, "num_workers": 0}
+        values |= SETTINGS[feats_type] | settings
         path = self.root / f"train{abs(hash(tuple(sorted(map(str, values.items())))))}.yaml"
         path.write_text(yaml.safe_dump(values), encoding="utf-8")
         return path

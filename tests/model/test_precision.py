@@ -1,4 +1,4 @@
-"""bf16 is for machines that gain by it."""
+"""The fixed rule for bf16."""
 
 import pytest
 import torch
@@ -8,12 +8,12 @@ from sermtl.model import precision
 CPU = torch.device("cpu")
 
 
-@pytest.mark.parametrize(("has_it", "faster", "pays"), [(True, 2.0, True), (True, 0.5, False), (False, 2.0, False)])
-def test_a_cpu_takes_bf16_where_it_has_it_and_is_faster_in_it(monkeypatch, has_it, faster, pays):
-    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: has_it)
-    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
-    monkeypatch.setattr(precision, "matmul_rate", lambda dtype, *_: faster if dtype == torch.bfloat16 else 1.0)
-    assert precision.bf16_pays(CPU) == pays
+@pytest.mark.parametrize("avx512_bf16", [True, False])
+@pytest.mark.parametrize("amx", [True, False])
+def test_a_cpu_has_bf16_with_either_set_of_instructions(monkeypatch, avx512_bf16, amx):
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512_bf16)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+    assert precision.has_bf16(CPU) == (avx512_bf16 or amx)
 
 
 def test_the_rate_is_one_that_a_machine_can_have():

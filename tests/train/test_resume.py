@@ -24,11 +24,11 @@ from small_training import (
     weights,
 )
 
-from sermtl.bin import train as program
 from sermtl.config import TrainConfig
 from sermtl.data.dataset import FoldDataset
 from sermtl.fileio.ark import read_entry
 from sermtl.fileio.tables import read_table
+from sermtl.train import settings_file
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +63,7 @@ def test_an_interrupted_training_ends_with_the_same_bits(
 ):
     kill_in(monkeypatch, method, call, how)
     if how == "sigterm":
-        assert train(corpus, tmp_path, **EVERYTHING_RANDOM, **settings) == program.STOPPED
+        assert train(corpus, tmp_path, **EVERYTHING_RANDOM, **settings) == settings_file.STOPPED
     else:
         with pytest.raises(Killed):
             train(corpus, tmp_path, **EVERYTHING_RANDOM, **settings)
@@ -98,7 +98,7 @@ def test_sigterm_to_every_process_of_a_training_saves_it(corpus, straight, tmp_p
             time.sleep(0.01)
         os.killpg(process.pid, signal.SIGTERM)
         status = process.wait(100)
-    assert status == program.STOPPED, log.read_text()
+    assert status == settings_file.STOPPED, log.read_text()
     assert "stopped by SIGTERM after saving" in log.read_text()
     assert train(corpus, tmp_path, **settings) == 0
     assert same(weights(tmp_path), weights(straight))
@@ -205,7 +205,7 @@ def test_the_history_has_every_number_of_every_epoch(corpus, straight):
         assert record["updates"] == record["epoch"] * -(-train_size // 4)
         for part in ("train", "dev"):
             v = record[part]
-            assert v["loss"] == pytest.approx(v["loss_ser"] + 0.2 * v["loss_asr"] + 0.1 * v["loss_sid"])
+            assert v["loss"] == pytest.approx(v["loss_ser"] + 0.2 * v["loss_asr"] + v["loss_sid"])
             assert 0 <= v["wa"] <= 1 and 0 <= v["ua"] <= 1 and 0 <= v["acc_sid"] <= 1 and v["wer"] >= 0
         # One utterance has no transcript and one has too long a one.
         assert record["train"]["no_ctc"] == 2

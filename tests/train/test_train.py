@@ -18,6 +18,7 @@ from sermtl.errors import UserError
 from sermtl.fileio import lock
 from sermtl.fileio.ark import DUMP_TABLES
 from sermtl.fileio.tables import read_table, write_table
+from sermtl.train import settings_file
 from sermtl.train.optimizer import learning_rate
 from sermtl.train.trainer import Trainer
 
@@ -57,11 +58,15 @@ def test_a_training_goes_on_in_the_precision_that_it_began_in(corpus, tmp_path, 
     assert train(corpus, tmp_path, epochs=1) == 0
     monkeypatch.undo()
     assert train(corpus, tmp_path, epochs=2) == 0
-    told = capsys.readouterr().out
-    assert "was begun in bf16, and goes on so (a new training would take float32 here)" in told and "bf16 True" in told
+    log = capsys.readouterr().out
+    assert f"computing in bf16, as {tmp_path}/s0" in log and "bf16 True" in log
     settings = yaml.safe_load((tmp_path / "s0" / "config.yaml").read_text())
     assert (settings["precision"], settings["computed_in"]) == ("auto", "bf16")
     assert train(corpus, tmp_path, epochs=2, precision="float32") == 2
+    # The other folds of the experiment follow.
+    assert train(corpus, tmp_path, fold="s1", epochs=1) == 0
+    assert f"computing in bf16, as {tmp_path}/s0" in capsys.readouterr().out
+    assert yaml.safe_load((tmp_path / "s1" / "config.yaml").read_text())["computed_in"] == "bf16"
 
 
 def test_settings_of_a_training_that_never_began_do_not_stand_in_the_way(corpus, tmp_path, capsys):
@@ -142,22 +147,22 @@ def test_jobs_of_several_folds_each_train_their_own(corpus, tmp_path):
 def test_upstreams_of_one_name_share_a_tag_and_the_second_is_refused_by_name(tmp_path):
     first, second = (TrainConfig(upstream=f"{place}/wav2vec2-base") for place in ("a", "b"))
     assert experiment_tag("x", "speaker", "train", first, []) == experiment_tag("x", "speaker", "train", second, [])
-    program.write_config_once(tmp_path, as_dict(first))
+    settings_file.write_config_once(tmp_path, as_dict(first))
     (tmp_path / "checkpoint.pth").touch()
     with pytest.raises(UserError, match="'a/wav2vec2-base' there, 'b/wav2vec2-base' now") as error:
-        program.write_config_once(tmp_path, as_dict(second))
+        settings_file.write_config_once(tmp_path, as_dict(second))
     assert "give another --tag" in str(error.value)
 
 
 def test_settings_or_weights_replaced_in_an_upstreams_folder_are_another_upstream(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "model.safetensors").write_bytes(b"weights")
-    before = program.upstream_digest(str(tmp_path))
+    before = settings_file.upstream_digest(str(tmp_path))
     for name in ("config.json", "model.safetensors"):
         (tmp_path / name).write_bytes(b"other 1")
-        program.upstream_digest.cache_clear()
-        assert program.upstream_digest(str(tmp_path)) not in (None, before)
-        before = program.upstream_digest(str(tmp_path))
+        settings_file.upstream_digest.cache_clear()
+        assert settings_file.upstream_digest(str(tmp_path)) not in (None, before)
+        before = settings_file.upstream_digest(str(tmp_path))
 
 
 def test_another_commit_of_a_model_of_the_hub_is_another_upstream(tmp_path, monkeypatch):
@@ -170,19 +175,19 @@ def test_another_commit_of_a_model_of_the_hub_is_another_upstream(tmp_path, monk
         (hub / "snapshots" / commit).mkdir(parents=True)
         (hub / "snapshots" / commit / "config.json").write_text('{"model_type": "wav2vec2"}')
         (hub / "refs" / "main").write_text(commit)
-        program.hub_commit.cache_clear()
-        commits.append(program.hub_commit("some/model"))
+        settings_file.hub_commit.cache_clear()
+        commits.append(settings_file.hub_commit("some/model"))
     assert commits == ["a" * 40, "b" * 40]
-    assert program.hub_commit("some/other") is None and program.upstream_digest("some/model") is None
+    assert settings_file.hub_commit("some/other") is None and settings_file.upstream_digest("some/model") is None
 
     settings = as_dict(TrainConfig(upstream="some/model"))
     exp = tmp_path / "exp"
-    program.write_config_once(exp, settings | {"upstream_commit": commits[0]})
+    settings_file.write_config_once(exp, settings | {"upstream_commit": commits[0]})
     (exp / "checkpoint.pth").touch()
     with pytest.raises(UserError, match=f"upstream_commit: '{commits[0]}' there, '{commits[1]}' now"):
-        program.write_config_once(exp, settings | {"upstream_commit": commits[1]})
+        settings_file.write_config_once(exp, settings | {"upstream_commit": commits[1]})
     # A cache that was emptied where the hub cannot be reached.
-    program.write_config_once(exp, settings | {"upstream_commit": None})
+    settings_file.write_config_once(exp, settings | {"upstream_commit": None})
     assert yaml.safe_load((exp / "config.yaml").read_text())["upstream_commit"] == commits[0]
 
 

@@ -20,6 +20,7 @@ from sermtl.model.multitask import Output
 from sermtl.text.tokenizer import ENGLISH_TOKENS, CharTokenizer
 from sermtl.train.epoch_sums import Tally
 from sermtl.train.optimizer import learning_rate, make_optimizer
+from sermtl.train.update import nonfinite_utterances
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +43,7 @@ def one_update(corpus, exp, **settings):
     tally = Tally(4)
     trainer.update(0, parts, 8, tally)
     gradients = {name: p.grad.clone() for name, p in trainer.model.named_parameters() if p.grad is not None}
-    return gradients, trainer.averages(tally), len(parts)
+    return gradients, tally.averages(trainer.config.alpha), len(parts)
 
 
 @pytest.mark.parametrize("feats_type", ["raw", "fbank"])
@@ -226,7 +227,7 @@ def test_utterances_that_were_not_finite_are_remembered_over_a_kill(corpus, tmp_
 def test_a_batch_that_is_not_finite_only_as_a_whole_is_named_whole(corpus, tmp_path):
     trainer = make_trainer(corpus, tmp_path / "s0")
     part = trainer.sets.train.collate([trainer.sets.train[0], trainer.sets.train[1], trainer.sets.train[2]])
-    assert trainer.offenders([part]) == part.utterances
+    assert nonfinite_utterances(trainer.model, [part]) == part.utterances
 
 
 def test_max_nonfinite_0_stops_at_the_first(corpus, tmp_path):

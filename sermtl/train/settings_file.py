@@ -1,0 +1,148 @@
+"""``config.yaml`` of a fold: the settings that it was trained with, written once and compared on every rerun."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import logging
+import zlib
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from sermtl.config import TrainConfig, as_dict, read_yaml
+from sermtl.data import fold_job
+from sermtl.data.fold_data import FoldData
+from sermtl.errors import UserError
+from sermtl.fileio import lock
+from sermtl.fileio.files import atomic_write, crc32, sha256
+from sermtl.fileio.stamp import NAME, read_stamp
+from sermtl.model.geometry import find_geometry
+from sermtl.model.precision import has_bf16
+from sermtl.model.upstreams.load import hub_commit
+from sermtl.train import checkpoint
+
+log = logging.getLogger(__name__)
+
+CODE_VERSION = 2
+"""Raised when the same settings and data would give another model."""
+CONFIG, LABELS, COMMIT = "config.yaml", "labels.txt", "upstream_commit"
+FILES = (
+    CONFIG, "history.jsonl", "warnings.txt", "model.json", "model.safetensors", "tokens/tokens.txt",
+    "tokens/bpe.model", f"../{LABELS}",
+)  # fmt: skip
+STOPPED = 75
+"""Exit status after a saved stop (EX_TEMPFAIL): a queue may start the job again."""
+HARMLESS = ("save_minutes", "num_workers", "in_memory")
+RESUMABLE = ("epochs", *HARMLESS)
+"""Settings that a resumed training may change: more epochs (whose learning rates are those of the new total), and what
+changes no result."""
+
+
+def choose_precision(config: TrainConfig, exp: Path, device: torch.device) -> str:
+    """What the upstream computes in: ``float32`` or ``bf16``, the same for all folds of an experiment.
+
+    ``auto`` is decided by a fixed rule when the first fold begins: bf16 where the device has instructions for it,
+    except for models from scratch on a CPU, which are small. Later folds and resumed ones keep what ``config.yaml``
+    of the first says.
+    """
+    if config.precision != "auto":
+        return config.precision
+    large = device.type == "cuda" or find_geometry(config.upstream) is None
+    here = "bf16" if large and has_bf16(device) else "float32"
+    own = [exp] if was_trained(exp) and not config_is_damaged(exp) else []
+    others = sorted(path.parent for path in exp.parent.glob(f"*/{CONFIG}") if path.parent != exp)
+    for fold in [*own, *(other for other in others if was_trained(other) and not config_is_damaged(other))]:
+        if kept := read_yaml(fold / CONFIG).get("computed_in"):
+            if kept != here:
+                log.warning("computing in %s, as %s (a new experiment would take %s on this machine)", kept, fold, here)
+            return kept
+    return here
+
+
+def resolved_settings(paths: fold_job.FoldPaths, config: TrainConfig, fold: FoldData) -> dict[str, Any]:
+    """Everything that decides what the training computes, and where it read."""
+    digest = upstream_digest(config.upstream)
+    return {
+        "corpus": paths.data.name,
+        "protocol": paths.fold_dir.parent.name,
+        "fold": paths.fold_dir.name,
+        "code_version": CODE_VERSION,
+        **as_dict(config),
+        "upstream_digest": digest,
+        COMMIT: hub_commit(config.upstream) if digest is None else None,
+        "inputs": fold.digest,
+    }
+
+
+@functools.cache
+def upstream_digest(upstream: str) -> str | None:
+    """Of what a geometry's file says, or of the settings and weights in a folder; None for a model of the hub."""
+    path = find_geometry(upstream)
+    if path is not None:
+        return hashlib.sha256(repr(sorted(read_yaml(path).items())).encode()).hexdigest()[:16]
+    if not Path(upstream).is_dir():
+        return None
+    files = sorted(file for file in Path(upstream).iterdir() if file.suffix in (".json", ".safetensors", ".bin"))
+    return hashlib.sha256("".join(f"{file.name} {sha256(file)}\n" for file in files).encode()).hexdigest()[:16]
+
+
+def was_trained(exp: Path) -> bool:
+    """Whether something was trained with the settings in ``config.yaml``."""
+    results = (checkpoint.NAME, checkpoint.PREVIOUS, "model.safetensors")
+    return (exp / "config.yaml").is_file() and any((exp / name).exists() for name in results)
+
+
+def finished_config(exp: Path) -> str:
+    """Checksum of ``config.yaml`` at the end of the training; empty before."""
+    stamp = read_stamp(exp / NAME) or {"outputs": {}}
+    return stamp["outputs"].get(CONFIG, [0, ""])[1]
+
+
+def config_is_damaged(exp: Path) -> bool:
+    """Whether ``config.yaml`` is not as it was at the end of the training."""
+    wanted = finished_config(exp)
+    return bool(wanted) and not ((exp / CONFIG).is_file() and crc32(exp / CONFIG) == wanted)
+
+
+def write_config_once(exp: Path, settings: dict[str, Any]) -> None:
+    """Write ``config.yaml``, or check that it says the same where something was trained with it.
+
+    Raises:
+        UserError: The directory was trained with other settings; the message lists them.
+    """
+    path = exp / CONFIG
+    if was_trained(exp) and not config_is_damaged(exp):
+        commits = [read_yaml(path).get(COMMIT), settings.get(COMMIT)]
+        if None in commits:  # what is not known is not compared, and not forgotten
+            settings = settings | {COMMIT: commits[0]}
+    text = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
+    finished_with_these = f"{zlib.crc32(text.encode()):08x}" == finished_config(exp)
+    if config_is_damaged(exp) and not finished_with_these:
+        raise UserError(
+            f"{path} is missing or damaged, and these are not the settings that it had: run with those to have it "
+            f"written again, or remove {exp} to train anew"
+        )
+    if was_trained(exp) and not finished_with_these:
+        old = read_yaml(path)
+        differences = [
+            f"  {key}: {old.get(key)!r} there, {value!r} now"
+            for key, value in settings.items()
+            if old.get(key) != value and not (key in RESUMABLE and (key != "epochs" or old.get(key, 0) <= value))
+        ]
+        if differences:
+            raise UserError(
+                f"{exp} was trained with other settings; remove it to train anew, or give another --tag:\n"
+                + "\n".join(differences)
+            )
+        unlike = {key for key, value in settings.items() if old.get(key) != value}
+        if not unlike or (finished_config(exp) and unlike <= set(HARMLESS)):
+            return
+    if not path.is_file() or path.read_bytes() != text.encode():
+        if not finished_with_these:
+            lock.hold(exp)  # whoever trains it now does so with what is written there
+            (exp / NAME).unlink(missing_ok=True)  # more epochs: it is not finished any more
+        with atomic_write(path) as file:
+            file.write(text)

@@ -1,0 +1,75 @@
+"""The parts of one update: accumulated gradients, clipping, and the utterances whose loss is not finite."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor
+
+from sermtl.model.batch import Batch
+from sermtl.model.multitask import TASKS, MultiTaskModel, Output, task_losses, total_loss
+
+
+def accumulate_gradients(
+    model: MultiTaskModel,
+    parts: Iterable[Batch],
+    utterances: int,
+    speaker_gradient: float,
+    alpha: float,
+    count: Callable[[Output, Batch], None],
+) -> Tensor:
+    """Add the gradients of an update's parts up in the parameters.
+
+    Args:
+        model: The model in training mode.
+        parts: Batches on the model's device; together they are the update's utterances, or one process's share.
+        utterances: Number of the update's utterances over all processes.
+        speaker_gradient: Factor of the speaker head's gradient at the encoder.
+        alpha: Weight of the CTC loss.
+        count: Called with each part's output.
+
+    Returns:
+        (2, tasks) float64: the losses, and the squared norms of each task's gradient at the encoder's output.
+    """
+    sums = torch.zeros(2, len(TASKS), dtype=torch.float64, device=next(model.parameters()).device)
+    for part in parts:
+        output = model(part, speaker_gradient)
+        losses = task_losses(output, part, utterances)
+        total_loss(losses, alpha).backward()
+        # Squares of the norms, because those of the parts add up.
+        norms = [model.gradient_norms[task].square() for task in TASKS]
+        sums += torch.stack([*(losses[task].detach() for task in TASKS), *norms]).view_as(sums)
+        count(output, part)
+    return sums
+
+
+def clip_gradients(model: MultiTaskModel, max_norm: float) -> bool:
+    """Clip the gradient's norm (0: do not clip); returns whether it is finite.
+
+    The speaker head is clipped separately: in a common norm its gradient would scale the encoder's, which must not
+    depend on the speaker labels where beta is 0.
+    """
+    head = list(model.speaker_head.parameters())
+    inside = {id(parameter) for parameter in head}
+    rest = [parameter for parameter in model.parameters() if id(parameter) not in inside]
+    norms = [torch.nn.utils.clip_grad_norm_(parameters, max_norm or float("inf")) for parameters in (rest, head)]
+    return bool(torch.isfinite(torch.stack(norms)).all())
+
+
+@torch.no_grad()
+def nonfinite_utterances(model: MultiTaskModel, parts: Iterable[Batch]) -> list[str]:
+    """The utterances whose losses alone are not finite; all of them where only their gradients are not."""
+    parts = list(parts)
+    found = []
+    for one in (one for part in parts for one in _single_utterances(part)):
+        losses = task_losses(model(one), one, 1)
+        if not all(math.isfinite(loss) for loss in losses.values()):
+            found += one.utterances
+    return found or [utterance for part in parts for utterance in part.utterances]
+
+
+def _single_utterances(part: Batch) -> list[Batch]:
+    halves = part.halves()
+    return halves if len(halves) == 1 else [one for half in halves for one in _single_utterances(half)]
