@@ -96,7 +96,7 @@ class TrainConfig:
     """Share of an epoch's updates whose loss or gradient may be non-finite (and one may) before training stops;
     0 stops at the first."""
     save_minutes: float = 10.0
-    """A checkpoint is written each epoch, and within one when so many minutes have passed since the last."""
+    """A checkpoint is written after each epoch, and within an epoch this many minutes after the last one."""
     deterministic: bool = False
     """Whether a GPU takes only algorithms that give the same bits each time, as a CPU always does; slower."""
     num_workers: int = 2

@@ -1,4 +1,4 @@
-"""What to do when a batch does not fit the memory: the same in smaller parts, where that gives the same."""
+"""Computing a batch in smaller parts where it does not fit the memory."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 
 def is_exhausted(error: RuntimeError) -> bool:
-    """Whether an error tells that the memory is used up; of a CPU's, PyTorch tells in words only."""
+    """Whether an error means that the memory is used up; PyTorch has no class of errors for a CPU's memory."""
     return isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error)
 
 

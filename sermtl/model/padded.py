@@ -28,7 +28,7 @@ def is_padded(frames_B: Tensor, total: int) -> bool:
 
 @contextmanager
 def enough_bits(hidden_BCT: Tensor, channels: int) -> Iterator[Tensor]:
-    """The input of a convolution over so many channels a group, out of autocast where bf16 cannot be relied on."""
+    """The input of a convolution with ``channels`` channels a group, outside autocast where bf16 gives wrong values."""
     if torch.is_autocast_enabled("cpu") and hidden_BCT.device.type == "cpu" and 1 < channels < BF16_CHANNELS:
         with torch.autocast("cpu", enabled=False):
             yield hidden_BCT.float()

@@ -20,7 +20,7 @@ from sermtl.train.processes import PeerLost
 
 
 def launch(module: str, words: list[str], processes: int, nodes: int, stopped: int) -> int:
-    """Run ``python -m module words`` in so many processes on each of so many nodes, to the end.
+    """Run ``python -m module words`` in several processes on each node, to the end.
 
     Args:
         module: What every process runs.
@@ -59,21 +59,21 @@ def _become_srun(module: str, words: list[str], processes: int, nodes: int, stop
 
 
 def _run(meet: list[str], module: str, words: list[str], processes: int, stopped: int) -> int:
-    # Its default is a line on stderr that tells everybody to set this.
+    # Without it, torchrun prints a warning.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     try:
         with tempfile.TemporaryDirectory() as logs:
             meet = [*meet, "--nproc_per_node", str(processes), "--log_dir", logs]
             torchrun.run(torchrun.parse_args([*meet, "-m", module, *words]))
     except ChildFailedError as error:
-        return _tell(error.failures, stopped)
+        return _exit_status(error.failures, stopped)
     except SignalException as error:
         return stopped if error.sigval == signal.SIGTERM else 128 + error.sigval
     return 0
 
 
-def _tell(failures: dict[int, ProcessFailure], stopped: int) -> int:
-    """Say which process failed of itself, before those that it took with it."""
+def _exit_status(failures: dict[int, ProcessFailure], stopped: int) -> int:
+    """Print which process failed first, not those that ended because of it; gives the exit status."""
     if all(failure.exitcode == stopped for failure in failures.values()):
         return stopped
     # The launcher ends what is left by SIGTERM.

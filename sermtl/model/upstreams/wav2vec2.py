@@ -31,7 +31,7 @@ from sermtl.model.padded import (
 
 PACKED_FROM = 256
 """Hidden size from which arithmetic on padding costs more than many small operations."""
-_in_hand = threading.local()
+_current = threading.local()
 
 
 class Upstream(nn.Module):
@@ -231,12 +231,12 @@ class Upstream(nn.Module):
 
     @property
     def _own_BT(self) -> Tensor:
-        """Own frames of the batch in hand: each thread has its own."""
-        return _in_hand.own_BT
+        """Mask of the current batch's frames; each thread has its own batch."""
+        return _current.own_BT
 
     @_own_BT.setter
     def _own_BT(self, own_BT: Tensor) -> None:
-        _in_hand.own_BT = own_BT
+        _current.own_BT = own_BT
 
     def _keep_padding_out_of_positions(self) -> None:
         """Silence what fills the padding before a positional convolution sees it.
