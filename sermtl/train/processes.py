@@ -139,7 +139,7 @@ def exit_with(main: Callable[[], int]) -> NoReturn:
 
 @contextlib.contextmanager
 def _peers() -> Iterator[None]:
-    """Tell a broken exchange as what it is: the error that matters is another process's."""
+    """Raise `PeerLost` for a broken exchange: the error that matters is another process's."""
     try:
         yield
     except RuntimeError as error:

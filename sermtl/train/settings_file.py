@@ -52,10 +52,8 @@ def choose_precision(config: TrainConfig, exp: Path, device: torch.device) -> st
         return config.precision
     large = device.type == "cuda" or find_geometry(config.upstream) is None
     here = "bf16" if large and has_bf16(device) else "float32"
-    own = [exp] if was_trained(exp) and not config_is_damaged(exp) else []
-    others = sorted(path.parent for path in exp.parent.glob(f"*/{CONFIG}") if path.parent != exp)
-    for fold in [*own, *(other for other in others if was_trained(other) and not config_is_damaged(other))]:
-        if kept := read_yaml(fold / CONFIG).get("computed_in"):
+    for fold in [exp, *sorted(path.parent for path in exp.parent.glob(f"*/{CONFIG}"))]:
+        if was_trained(fold) and not config_is_damaged(fold) and (kept := read_yaml(fold / CONFIG).get("computed_in")):
             if kept != here:
                 log.warning("computing in %s, as %s (a new experiment would take %s on this machine)", kept, fold, here)
             return kept
