@@ -176,12 +176,8 @@ class Upstream(nn.Module):
         """Projection and transformer: hidden_BTD, 0 beyond an utterance's own frames."""
         if self.packed:
             return self._contextualise_packed(conv_BTC, frames_B, time_mask_BT, feature_mask_BD)
-        hidden_BTD = self._project(conv_BTC)
-        if time_mask_BT is not None:
-            mask_vector_D = self.model.masked_spec_embed.to(hidden_BTD.dtype)
-            hidden_BTD = torch.where(time_mask_BT[:, :, None], mask_vector_D, hidden_BTD)
-        if feature_mask_BD is not None:
-            hidden_BTD = hidden_BTD.masked_fill(feature_mask_BD[:, None], 0.0)
+        feature_mask_B1D = None if feature_mask_BD is None else feature_mask_BD[:, None]
+        hidden_BTD = self._mask(self._project(conv_BTC), time_mask_BT, feature_mask_B1D)
         own_BT = own_frames(frames_B, hidden_BTD.shape[1])
         self._own_BT = own_BT
         if not is_padded(frames_B, hidden_BTD.shape[1]):
@@ -198,11 +194,9 @@ class Upstream(nn.Module):
         places_N = own_BT.flatten().nonzero()[:, 0]
         frames = frames_B.tolist()
         hidden_ND = self._project(conv_BTC.flatten(0, 1).index_select(0, places_N))
-        if time_mask_BT is not None:
-            mask_vector_D = self.model.masked_spec_embed.to(hidden_ND.dtype)
-            hidden_ND = torch.where(time_mask_BT.flatten()[places_N, None], mask_vector_D, hidden_ND)
-        if feature_mask_BD is not None:
-            hidden_ND = hidden_ND.masked_fill(feature_mask_BD.repeat_interleave(frames_B, 0), 0.0)
+        time_mask_N = None if time_mask_BT is None else time_mask_BT.flatten()[places_N]
+        feature_mask_ND = None if feature_mask_BD is None else feature_mask_BD.repeat_interleave(frames_B, 0)
+        hidden_ND = self._mask(hidden_ND, time_mask_N, feature_mask_ND)
         # Residuals in float32 under autocast too: the sums over layers are where bf16 would lose most.
         hidden_ND = hidden_ND.float()
         encoder = self.model.encoder
@@ -220,6 +214,12 @@ class Upstream(nn.Module):
         self._own_BT = own_BT
         hidden_BTD = hidden_ND.new_zeros((*own_BT.shape, self.hidden_size))
         return positions(hidden_BTD.masked_scatter(own_BT[:, :, None], hidden_ND))[own_BT]
+
+    def _mask(self, hidden: Tensor, time_mask: Tensor | None, feature_mask: Tensor | None) -> Tensor:
+        """SpecAugment: the mask vector in the place of masked frames, 0 in masked channels."""
+        if time_mask is not None:
+            hidden = torch.where(time_mask[..., None], self.model.masked_spec_embed.to(hidden.dtype), hidden)
+        return hidden if feature_mask is None else hidden.masked_fill(feature_mask, 0.0)
 
     def _project(self, conv: Tensor) -> Tensor:
         projected = self.model.feature_projection(conv)
