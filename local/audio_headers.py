@@ -7,7 +7,7 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import soundfile
-from corpus import Dropped, Utterance, clean, listed, warn
+from prepare_common import Dropped, Utterance, clean, listed, warn
 
 from sermtl.audio.headers import header_seconds
 from sermtl.corpus.duplicate_audio import locate

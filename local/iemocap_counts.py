@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 
-from corpus import Utterance
+from prepare_common import Utterance
 
 CLASSES = ("neu", "hap", "ang", "sad")
 # Utterances of each class by real speaker.

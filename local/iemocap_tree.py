@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from corpus import Dropped, entries
+from prepare_common import Dropped, entries
 
 from sermtl.errors import UserError
 

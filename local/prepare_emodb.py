@@ -7,8 +7,8 @@ import re
 from pathlib import Path
 
 from audio_headers import check_audio
-from corpus import Dropped, Utterance, entries, leave_out_lone_speakers, listed, options, warn
-from tables import summarise, write_data
+from prepare_common import Dropped, Utterance, entries, leave_out_lone_speakers, listed, options, warn
+from write_data import summarise, write_data
 
 from sermtl.errors import UserError, command
 from sermtl.text.normalise import normalise

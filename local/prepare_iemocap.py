@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from audio_headers import check_audio
-from corpus import Dropped, Utterance, boolean, entries, leave_out_lone_speakers, listed, options, warn
 from iemocap_counts import differences
 from iemocap_tree import CODES, TURN, Dialog, read_labels, read_transcript, read_tree
-from tables import summarise, write_data
+from prepare_common import Dropped, Utterance, boolean, entries, leave_out_lone_speakers, listed, options, warn
+from write_data import summarise, write_data
 
 from sermtl.errors import UserError, command
 from sermtl.text.normalise import normalise

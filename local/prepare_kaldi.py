@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from audio_headers import all_seconds, report_broken
-from corpus import (
+from prepare_common import (
     Dropped,
     Utterance,
     boolean,
@@ -20,7 +20,7 @@ from corpus import (
     options,
     warn,
 )
-from tables import summarise, write_data
+from write_data import summarise, write_data
 
 from sermtl.audio.read import read_recording
 from sermtl.audio.resample import SAMPLE_RATE

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from audio_headers import check_audio
-from corpus import (
+from prepare_common import (
     Dropped,
     Utterance,
     clean,
@@ -22,7 +22,7 @@ from corpus import (
     options,
     warn,
 )
-from tables import path_problem, summarise, write_data
+from write_data import path_problem, summarise, write_data
 
 from sermtl.errors import UserError, command
 from sermtl.fileio.tables import raw_lines

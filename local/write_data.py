@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from corpus import Dropped, Utterance, clean, listed
+from prepare_common import Dropped, Utterance, clean, listed
 
 from sermtl.errors import UserError
 from sermtl.fileio.files import atomic_write
