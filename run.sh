@@ -55,7 +55,6 @@ dumpdir=dump   # Kaldi arks
 expdir=exp     # experiments
 # Packs
 onnx=false     # add an ONNX file to each
-int8=false     # and one of 8-bit weights, with its scores
 model_license= # licence of the weights, for the card, e.g. cc-by-nc-4.0 (default: what the earlier pack says)
 data_license=  # licence of the corpus, for the card (likewise)
 
@@ -164,7 +163,7 @@ if ((stage <= 7 && stop_stage >= 7)) && ! skipped 7; then
     require_current 7 "${made_from[@]}"
     start_stage 7 "packs: ${exp}/*/ -> ${exp}/*/pack/"
     submit "${train_cmd} JOB=1:${#fold_names[@]}" "${exp}/log/pack.JOB.log" \
-        python3 -m sermtl.bin.pack "${paths[@]}" --job JOB --onnx "${onnx}" --int8 "${int8}" \
+        python3 -m sermtl.bin.pack "${paths[@]}" --job JOB --onnx "${onnx}" \
         --model_license "${model_license}" --data_license "${data_license}"
 fi
 finish

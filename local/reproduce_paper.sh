@@ -8,7 +8,7 @@
 # Other options are run.sh's. After a kill or a failure the same command goes on: run.sh keeps what is finished.
 # The report needs two things that run.sh does not do by default: a tenth of each training list becomes dev, for the
 # speaker probe, and the test fold is scored after each epoch, for the paper's figures 2 and 3 (it selects nothing).
-# shellcheck disable=SC2086 # names and options without blanks are kept as lists of words
+# shellcheck disable=SC2086,SC2206 # names and options without blanks are kept as lists of words
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -25,46 +25,33 @@ dry_run=false                                                   # print the comm
 parallel=1                                                      # experiments at once: for a cluster or a machine of many cores
 expdir=exp                                                      # experiments; the logs are in its folder reproduce/<corpus>
 
+other_options=() # run.sh's
+set -f           # no word of an option is a pattern of file names
 . utils/log.sh
-own=() passed=()
-while (($#)); do
-    case ${1//-/_} in
-        __beta | __grl | __seed | __protocol | __tag | __stop_stage | __skip_stages)
-            die 2 "$1 is for ./run.sh; here --settings, --seeds and --protocols say what is run"
-            ;;
-        __every) die 2 "$1 is gone: progress is printed after each experiment, and --parallel runs several at once" ;;
-        __corpus | __protocols | __seeds | __settings | __alpha | __folds | __dev_ratio | __train_args | __stage | \
-            __dry_run | __parallel | __expdir | __help | _h) own+=("${@:1:2}") ;;
-        *) passed+=("${@:1:2}") ;; # run.sh checks them
-    esac
-    shift $(($# > 1 ? 2 : 1))
-done
-set -f -- ${own[@]+"${own[@]}"} # no word of an option is a pattern of file names
 . utils/parse_options.sh
+if (($#)); then die 2 "takes no positional arguments, but got '$1'; see --help"; fi
 if [[ ! ${stage} =~ ^[123]$ ]]; then die 2 "--stage takes 1, 2 or 3, not '${stage}'"; fi
 if [[ ! ${parallel} =~ ^[1-9][0-9]*$ ]]; then die 2 "--parallel takes a number from 1, not '${parallel}'"; fi
 if [[ -z ${protocols} && ${corpus} =~ ^(iemocap|mini)$ ]]; then protocols="speaker paper"; fi
 common=(--corpus "${corpus}" --folds "${folds}" --dev_ratio "${dev_ratio}" --expdir "${expdir}"
-    --train_args "--set monitor_test=true ${train_args}" ${passed[@]+"${passed[@]}"})
+    --train_args "--set monitor_test=true ${train_args}" ${other_options[@]+"${other_options[@]}"})
 
-names=() options=()
+experiments=() # protocol_setting_seed, then the options
 for protocol in ${protocols:=speaker}; do
     for seed in ${seeds}; do
         for setting in ${settings}; do
             case ${setting} in
                 beta0) chosen="--alpha ${alpha} --beta 0 --grl reverse" ;;
                 alpha0) chosen="--alpha 0 --beta 0 --grl reverse" ;;
-                reverse[0-9]* | forward[0-9]*)
-                    chosen="--alpha ${alpha} --beta ${setting#???????} --grl ${setting:0:7}"
-                    ;;
+                reverse[0-9]* | forward[0-9]*) chosen="--alpha ${alpha} --beta ${setting#???????} --grl ${setting:0:7}" ;;
                 *) die 2 "--settings: '${setting}' is none of beta0, alpha0, reverse0.1, forward1, ..." ;;
             esac
-            names+=("${protocol//\//_}_${setting//\//_}_seed${seed//\//_}")
-            options+=("--protocol ${protocol} --seed ${seed} ${chosen}")
+            name=${protocol}_${setting}_seed${seed}
+            experiments+=("${name//\//_} --protocol ${protocol} --seed ${seed} ${chosen}")
         done
     done
 done
-if ((${#names[@]} == 0)); then die 2 "nothing to train: --seeds or --settings is empty"; fi
+if ((${#experiments[@]} == 0)); then die 2 "nothing to train: --seeds or --settings is empty"; fi
 
 # recipe WORD...: run.sh, in the background so that a signal is handled at once; --dry_run true prints it.
 recipe() {
@@ -99,37 +86,47 @@ trap 'stop 129' HUP
 trap 'stop 130' INT
 trap 'stop 143' TERM
 
+declare -A running=() # process -> experiment
+good=0 failures=() scored=${experiments[0]#* } logs=${expdir}/reproduce/${corpus}
+
+# collect: waits until an experiment ends, and notes how.
+collect() {
+    local process name how
+    wait -n || true
+    for process in "${!running[@]}"; do
+        if jobs -rp | grep -x "${process}" >/dev/null; then continue; fi
+        name=${running[${process}]%% *} how=finished
+        if wait "${process}"; then
+            good=$((good + 1)) scored=${running[${process}]#* }
+        else
+            how=failed failures+=("${logs}/${name}.log")
+        fi
+        unset "running[${process}]"
+        log "${name} ${how}: ${good} done, ${#failures[@]} failed, $((${#experiments[@]} - good - ${#failures[@]})) left"
+    done
+}
+
 for protocol in ${protocols}; do
     if ((stage < 3)); then recipe --protocol "${protocol}" --stage "${stage}" --stop_stage 2; fi
 done
-
-total=${#names[@]} next=0 good=0 bad=0 failures='' last=0 logs=${expdir}/reproduce/${corpus}
-declare -A running=() # process -> number of its experiment
-if ! ${dry_run}; then mkdir -p "${logs}"; fi
-while ((next < total || ${#running[@]})); do
+for experiment in "${experiments[@]}"; do
+    name=${experiment%% *} options=(${experiment#* } --stage 3 --stop_stage 5)
     if ${dry_run}; then
-        if is_finished ${options[next]}; then echo "# finished:"; else echo "# to do:"; fi
-        recipe ${options[next++]} --stage 3 --stop_stage 5
-    elif ((next < total && ${#running[@]} < parallel)); then
-        log "${names[next]} begins, log: ${logs}/${names[next]}.log"
-        ./run.sh "${common[@]}" ${options[next]} --stage 3 --stop_stage 5 >>"${logs}/${names[next]}.log" 2>&1 &
-        running[$!]=$((next++))
-    else
-        wait -n || true
-        for process in "${!running[@]}"; do
-            if jobs -rp | grep -x "${process}" >/dev/null; then continue; fi
-            number=${running[${process}]} how=finished
-            unset "running[${process}]"
-            if wait "${process}"; then
-                good=$((good + 1)) last=${number}
-            else
-                bad=$((bad + 1)) how=failed failures+="  ${logs}/${names[number]}.log"$'\n'
-            fi
-            log "${names[number]} ${how}: ${good} done, ${bad} failed, $((total - good - bad)) left"
-        done
+        if is_finished ${experiment#* }; then echo "# finished:"; else echo "# to do:"; fi
+        recipe "${options[@]}"
+        continue
     fi
+    if ((${#running[@]} == parallel)); then collect; fi
+    mkdir -p "${logs}"
+    log "${name} begins, log: ${logs}/${name}.log"
+    ./run.sh "${common[@]}" "${options[@]}" >>"${logs}/${name}.log" 2>&1 &
+    running[$!]=${experiment}
 done
+while ((${#running[@]})); do collect; done
+
 if ${dry_run} || ((good)); then
-    recipe ${options[last]} --stage 6 --stop_stage 6 || failures+="  the report"$'\n'
+    recipe ${scored} --stage 6 --stop_stage 6 || failures+=("the report")
 fi
-if [[ -n ${failures} ]]; then die 1 "failed:"$'\n'"${failures}The same command tries them again."; fi
+if ((${#failures[@]})); then
+    die 1 "failed:"$'\n'"$(printf '  %s\n' "${failures[@]}")"$'\n'"The same command tries them again."
+fi

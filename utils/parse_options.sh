@@ -6,7 +6,7 @@
 #
 # Legal options are the script's plain lower-case variables. An exported variable counts only where the script itself
 # assigns it, so that `http_proxy` and its like in a user's environment are no options.
-# Values are stored, never evaluated.
+# Values are stored, never evaluated. A script that hands other options on declares an array other_options=() for them.
 
 _po_fail() {
     printf '%s: %s\n' "${0##*/}" "$*" >&2
@@ -51,6 +51,22 @@ _po_hint() {
         "${1:0:40}" ${_po_known[@]+"${_po_known[@]}"} config help 2>/dev/null || true
 }
 
+# Script, option, and why it is refused: options that are gone, and those that belong to another script.
+_po_refused="
+run.sh int8 is gone: give --onnx true, and quantise the pack's onnx/model.onnx by onnxruntime.quantization.quantize_dynamic
+reproduce_paper.sh every is gone: progress is printed after each experiment, and --parallel runs several at once
+reproduce_paper.sh beta|grl|seed|protocol|tag|stop_stage|skip_stages is for ./run.sh; here --settings, --seeds and \
+--protocols say what is run"
+
+# _po_refuse NAME SHOWN [WHERE]: exits, unless the script hands unknown options on.
+_po_refuse() {
+    local script option why
+    while read -r script option why; do
+        if [[ ${_po_script##*/} == "${script}" && $1 =~ ^(${option})$ ]]; then _po_fail "${3:-}$2 ${why}"; fi
+    done <<<"${_po_refused}"
+    if ! ${_po_passes_on}; then _po_fail "${3:-}invalid option $2$(_po_hint "$1")"; fi
+}
+
 # _po_check NAME VALUE SHOWN: exits where a true/false option would become something else.
 _po_check() {
     if [[ ${_po_booleans} != *" $1 "* || $2 == true || $2 == false ]]; then return 0; fi
@@ -75,7 +91,7 @@ _po_read_config() {
             if [[ ${value} =~ ^(.*[^[:space:]]|)[[:space:]]+#.*$ || ${value} =~ ^()#.*$ ]]; then value=${BASH_REMATCH[1]}; fi
             value=${value%"${value##*[![:space:]]}"}
         fi
-        _po_is_known "${name}" || _po_fail "${file}:${number}: invalid option ${name}$(_po_hint "${name}")"
+        _po_is_known "${name}" || _po_refuse "${name}" "${name}" "${file}:${number}: "
         _po_check "${name}" "${value}" "${file}:${number}: ${name}"
         printf -v "${name}" '%s' "${value}"
     done <"${file}"
@@ -131,14 +147,17 @@ _po_parse() {
             --*) shown=$1 name=${1#--} name=${name//-/_} ;;
             *) break ;;
         esac
-        if [[ ${name} != config ]] && ! _po_is_known "${name}"; then
-            _po_fail "invalid option ${shown}$(_po_hint "${name}")"
+        if ! _po_is_known "${name}" && { [[ ${name} != config ]] || ${_po_passes_on}; }; then
+            _po_refuse "${name}" "${shown}"
         fi
         if (($# < 2)); then _po_fail "option ${shown} needs a value"; fi
-        if [[ ${name} == config ]]; then _po_read_config "$2"; fi
         if _po_is_known "${name}"; then
             _po_check "${name}" "$2" "${shown}"
             names+=("${name}") values+=("$2")
+        elif ${_po_passes_on}; then
+            other_options+=("$1" "$2")
+        else
+            _po_read_config "$2"
         fi
         _po_used=$((_po_used + 2))
         shift 2
@@ -147,8 +166,10 @@ _po_parse() {
 }
 
 _po_script=${BASH_SOURCE[1]:-$0}
+_po_passes_on=false
+if declare -p other_options &>/dev/null; then _po_passes_on=true; fi
 _po_list
 _po_parse "$@"
 shift "${_po_used}"
-unset _po_script _po_used _po_known _po_booleans
-unset -f _po_fail _po_list _po_is_known _po_hint _po_check _po_read_config _po_help _po_parse
+unset _po_script _po_used _po_passes_on _po_refused _po_known _po_booleans
+unset -f _po_fail _po_list _po_is_known _po_hint _po_refuse _po_check _po_read_config _po_help _po_parse

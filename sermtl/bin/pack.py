@@ -12,7 +12,7 @@ import logging
 import sys
 from pathlib import Path
 
-from sermtl.errors import UserError, command
+from sermtl.errors import command
 
 log = logging.getLogger("sermtl.bin.pack")
 
@@ -33,15 +33,9 @@ def main() -> int:
     fold_job.add_arguments(parser)
     text = "add onnx/model.onnx (needs the extra [onnx])"
     parser.add_argument("--onnx", choices=["true", "false"], default="false", help=text)
-    parser.add_argument("--int8", help=argparse.SUPPRESS)
     for name, text in (("--model_license", "weights"), ("--data_license", "corpus")):
         parser.add_argument(name, default="", help=f"licence of the {text}, for the card (default: the earlier pack's)")
     args = parser.parse_args()
-    if args.int8 not in (None, "false"):
-        raise UserError(
-            "--int8 is gone; give --onnx true, and quantise the pack's onnx/model.onnx by "
-            "onnxruntime.quantization.quantize_dynamic"
-        )
     fold_job.set_up(args)
     transformers_logging.disable_progress_bar()
     paths = fold_job.fold_paths(args)

@@ -121,12 +121,6 @@ def test_two_trainings_with_the_same_settings_give_the_same_bytes(scored):
     assert [name for name in files[0] if files[0][name] != files[1][name]] == []
 
 
-def test_an_option_that_is_gone_names_what_replaces_it(scored, capsys):
-    assert run_program(program.main, *scored.arguments(scored.root / "exp" / "raw"), "--int8", "true") == 2
-    error = capsys.readouterr().err
-    assert "--int8 is gone" in error and "--onnx true" in error and "quantize_dynamic" in error
-
-
 def test_the_card_tells_what_the_scores_are_of(packs):
     card = (packs / "raw" / "README.md").read_text()
     scores = json.loads((packs / "raw" / "scores.json").read_text())

@@ -197,3 +197,11 @@ def test_job_word_survives_the_job_shell(tmp_path: Path, recipe: Path, value: st
     )
     assert done.returncode == 0
     assert f"\n<{value}># Accounting" in (tmp_path / "x.log").read_text()
+
+
+def test_an_option_that_is_gone_names_what_replaces_it(script: Script) -> None:
+    (script.folder / "old.conf").write_text("int8=true\n")
+    for words, where in ((["--int8", "true"], "--int8"), (["--config", "old.conf"], "old.conf:1: int8")):
+        status, _, error = script(*words)
+        assert status == 1 and len(error.splitlines()) == 1
+        assert f"{where} is gone" in error and "--onnx true" in error and "quantize_dynamic" in error
