@@ -88,7 +88,7 @@ def check_audio(
         out: The data directory, for the list of broken files.
         nj: Processes.
         skip: Leave broken files out instead of raising.
-        broken: What was already found broken, to be told in the same message.
+        broken: What was already found broken, to be reported in the same message.
 
     Returns:
         The sound utterances, and the broken ones with their reasons.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from prepare_common import Utterance
 
@@ -37,7 +37,7 @@ BY_PREFIX = {
 HAPPY_ALONE = {"hap": 595, "exc": 1041}
 
 
-def differences(utterances: Iterable[Utterance], classes: Iterable[str], merged: bool) -> list[str]:
+def differences(utterances: Iterable[Utterance], classes: Collection[str], merged: bool) -> list[str]:
     """List every count that differs from the published one, for the sessions that the copy holds.
 
     Args:
@@ -49,22 +49,18 @@ def differences(utterances: Iterable[Utterance], classes: Iterable[str], merged:
     for u in utterances:
         counts.update([("speaker", u.fold, u.emotion), ("prefix", u.paper, u.emotion), ("class", "", u.emotion)])
     present = {name[:2] for _, name, _ in counts if name}
-    compared = [c for c in CLASSES if c in set(classes) and (c != "hap" or merged)]
-    result = []
-
-    def compare(what: str, name: str, label: str, known: int) -> None:
-        if counts[what, name, label] != known:
-            found = counts[what, name, label]
-            result.append(f"{what} {name} {label}: {found} utterances, published {known}".replace("  ", " "))
-
-    for what, table in (("speaker", BY_SPEAKER), ("prefix", BY_PREFIX)):
-        for name, row in table.items():
-            for label, known in zip(CLASSES, row, strict=True):
-                if label in compared and name[:2] in present:
-                    compare(what, name, label, known)
-    for label in compared:
-        compare("class", "", label, sum(row[CLASSES.index(label)] for row in BY_SPEAKER.values()))
-    if not merged:
-        for label in HAPPY_ALONE.keys() & set(classes):
-            compare("class", "", label, HAPPY_ALONE[label])
-    return result
+    compared = [c for c in CLASSES if c in classes and (c != "hap" or merged)]
+    known = {
+        (what, name, label): row[CLASSES.index(label)]
+        for what, table in (("speaker", BY_SPEAKER), ("prefix", BY_PREFIX))
+        for name, row in table.items()
+        for label in compared
+        if name[:2] in present
+    }
+    known |= {("class", "", label): sum(row[CLASSES.index(label)] for row in BY_SPEAKER.values()) for label in compared}
+    known |= {("class", "", label): HAPPY_ALONE[label] for label in HAPPY_ALONE if not merged and label in classes}
+    return [
+        f"{' '.join(filter(None, key))}: {counts[key]} utterances, published {number}"
+        for key, number in known.items()
+        if counts[key] != number
+    ]

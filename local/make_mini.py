@@ -12,13 +12,13 @@ import os
 import random
 import re
 import shutil
-import wave
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from espeak import SAMPLE_RATE, Synthesizer
 from mini_plan import VOICES, Dialog, Turn, dialogs
+from scipy.io import wavfile
 from scipy.signal import lfilter, resample_poly
 
 from sermtl.errors import UserError, command
@@ -98,20 +98,10 @@ def synthesize(espeak: Synthesizer, turn: Turn) -> np.ndarray:
     wav = lfilter([1.0, -brighter], [1.0, -duller], wav)
     level = 10 ** (-(style.level + rng.uniform(-1.5, 1.5)) / 20) * 32768 / wav.std()
     wav *= min(level, 32000 / np.abs(wav).max())
-    (heard,) = np.nonzero(np.abs(wav) > 0.02 * np.abs(wav).max())
+    (loud,) = np.nonzero(np.abs(wav) > 0.02 * np.abs(wav).max())
     margin = RATE // 33
-    wav = wav[max(0, heard[0] - margin) : heard[-1] + margin]
+    wav = wav[max(0, loud[0] - margin) : loud[-1] + margin]
     return np.clip(np.round(wav), -32768, 32767).astype("<i2")
-
-
-def write_wav(path: Path, samples: np.ndarray) -> None:
-    """Write int16 samples as a 16 kHz mono wav file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with wave.open(str(path), "wb") as file:
-        file.setnchannels(1)
-        file.setsampwidth(2)
-        file.setframerate(RATE)
-        file.writeframes(samples.tobytes())
 
 
 def label_block(turn: Turn, start: float, end: float) -> str:
@@ -134,6 +124,7 @@ def write_dialog(root: Path, dialog: Dialog, espeak: Synthesizer, number: int) -
     """Write a dialog's wavs, labels and transcript, with the litter that stands between them."""
     session = root / f"Session{dialog.session}"
     wavs = session / "sentences" / "wav" / dialog.name
+    wavs.mkdir(parents=True)
     labels = "% [START_TIME - END_TIME] TURN_NAME EMOTION [V, A, D]\n\n"
     transcript = b""
     clock = 6.2901
@@ -143,7 +134,7 @@ def write_dialog(root: Path, dialog: Dialog, espeak: Synthesizer, number: int) -
             samples = synthesize(espeak, turn)
             end = clock + len(samples) / RATE
             suffix = ".WAV" if (number, place) == (1, 3) else ".wav"
-            write_wav(wavs / f"{turn.name}{suffix}", samples)
+            wavfile.write(wavs / f"{turn.name}{suffix}", RATE, samples)
             labels += label_block(turn, clock, end)
         transcript += transcript_line(turn, place, clock, end)
         clock = end + 0.35

@@ -7,7 +7,7 @@ import os
 import re
 import sys
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -151,6 +151,25 @@ def keep_classes(utterances: list[Utterance], classes: str, source: Path) -> tup
     kept = [u for u in utterances if not u.emotion or u.emotion in wanted]
     others = (u for u in utterances if u.emotion and u.emotion not in wanted)
     return kept, [Dropped(u.utt, f"class {u.emotion} is not asked for", u.where) for u in others]
+
+
+def read_classes(words: str, known: Collection[str]) -> list[str]:
+    """Read --classes of a corpus whose classes are known.
+
+    Raises:
+        UserError: One is unknown or named twice, or there is none.
+    """
+    classes = words.split()
+    if not classes or set(classes) - set(known) or len(set(classes)) < len(classes):
+        raise UserError(f"--classes {words!r}: name each once, out of {' '.join(known)}")
+    return classes
+
+
+def refuse_absent(classes: Sequence[str], utterances: Iterable[Utterance], source: Path) -> None:
+    """Raise UserError where a class that is asked for has no utterance."""
+    present = {u.emotion for u in utterances}
+    if absent := [name for name in classes if name not in present]:
+        raise UserError(f"{source} has no utterance of {' '.join(absent)}: leave it out of --classes")
 
 
 def leave_out_lone_speakers(utterances: list[Utterance], skip: bool) -> tuple[list[Utterance], list[Dropped]]:

@@ -7,8 +7,18 @@ import re
 from pathlib import Path
 
 from audio_headers import check_audio
-from prepare_common import Dropped, Utterance, entries, leave_out_lone_speakers, listed, options, warn
-from write_data import summarise, write_data
+from prepare_common import (
+    Dropped,
+    Utterance,
+    entries,
+    leave_out_lone_speakers,
+    listed,
+    options,
+    read_classes,
+    refuse_absent,
+    warn,
+)
+from write_data import write_data
 
 from sermtl.errors import UserError, command
 from sermtl.text.normalise import normalise
@@ -84,22 +94,15 @@ def prepare(args: argparse.Namespace) -> None:
     Raises:
         UserError: The folder is no such corpus, a class is unknown, or audio is broken.
     """
-    classes = args.classes.split()
-    unknown = [name for name in classes if name not in EMOTIONS.values()]
-    if unknown or not classes or len(set(classes)) < len(classes):
-        raise UserError(f"--classes {args.classes!r}: name each once, out of {' '.join(EMOTIONS.values())}")
+    classes = read_classes(args.classes, EMOTIONS.values())
     utterances, dropped = scan(wav_folder(args.corpus_dir), classes)
-    absent = [name for name in classes if name not in {u.emotion for u in utterances}]
-    if absent:
-        raise UserError(f"{args.corpus_dir} has no utterance of {' '.join(absent)}: leave it out of --classes")
+    refuse_absent(classes, utterances, args.corpus_dir)
     speakers = sorted(GENDERS.keys() - {u.speaker for u in utterances})
     if speakers:
         warn(f"{args.corpus_dir} is a partial copy; speakers without an utterance:{listed(speakers)}")
     utterances, broken = check_audio(utterances, args.out, args.nj, args.skip_broken)
     utterances, alone = leave_out_lone_speakers(utterances, args.skip_broken)
-    dropped += broken + alone
-    write_data(args.out, utterances, "de", dropped)
-    summarise(args.out, utterances, dropped)
+    write_data(args.out, utterances, "de", dropped + broken + alone)
 
 
 @command

@@ -10,8 +10,19 @@ from pathlib import Path
 from audio_headers import check_audio
 from iemocap_counts import differences
 from iemocap_tree import CODES, TURN, Dialog, read_labels, read_transcript, read_tree
-from prepare_common import Dropped, Utterance, boolean, entries, leave_out_lone_speakers, listed, options, warn
-from write_data import summarise, write_data
+from prepare_common import (
+    Dropped,
+    Utterance,
+    boolean,
+    entries,
+    leave_out_lone_speakers,
+    listed,
+    options,
+    read_classes,
+    refuse_absent,
+    warn,
+)
+from write_data import write_data
 
 from sermtl.errors import UserError, command
 from sermtl.text.normalise import normalise
@@ -27,20 +38,15 @@ class Scan:
     without_text: list[str] = field(default_factory=list)
 
 
-def real_speaker(turn: str) -> str:
-    """Speaker of a turn: its session and the letter of the last part, not the file name's prefix.
+def make_utterance(turn: str, path: Path, emotion: str, text: str, where: str) -> Utterance:
+    """Derive all that an utterance's id says of it.
 
-    >>> real_speaker("Ses01F_impro01_M000")
-    'Ses01M'
+    The speaker is the session and the letter of the last part, not the file name's prefix: Ses01F_impro01_M000 is
+    spoken by Ses01M.
     """
     match = TURN.fullmatch(turn)
     assert match, turn
-    return f"Ses{match[1]}{match[4]}"
-
-
-def make_utterance(turn: str, path: Path, emotion: str, text: str, where: str) -> Utterance:
-    """Derive all that an utterance's id says of it."""
-    speaker = real_speaker(turn)
+    speaker = f"Ses{match[1]}{match[4]}"
     return Utterance(
         utt=f"{speaker}-{turn}",
         path=str(path),
@@ -88,23 +94,15 @@ def scan_dialog(dialog: Dialog, classes: Sequence[str], merge: bool, scan: Scan)
             scan.dropped.append(Dropped(turn, "transcript line without label and audio", where))
 
 
-def check_classes(classes: Sequence[str], merge: bool) -> None:
-    """Refuse classes that the corpus does not have."""
-    unknown = [name for name in classes if name not in CODES]
-    if unknown or not classes or len(set(classes)) < len(classes):
-        raise UserError(f"--classes {' '.join(classes)!r}: name each once, out of {' '.join(CODES)}")
-    if merge and "exc" in classes:
-        raise UserError("--classes names exc, which is merged into hap: add --merge_excited false")
-
-
 def prepare(args: argparse.Namespace) -> None:
     """Scan, check, write, and say how the copy differs from the published corpus.
 
     Raises:
         UserError: The folder is no such corpus, or audio or labels are broken.
     """
-    classes = args.classes.split()
-    check_classes(classes, args.merge_excited)
+    classes = read_classes(args.classes, CODES)
+    if args.merge_excited and "exc" in classes:
+        raise UserError("--classes names exc, which is merged into hap: add --merge_excited false")
     tree = read_tree(args.corpus_dir)
     if tree.missing:
         warn(f"{args.corpus_dir} is a partial copy; missing are:{listed(tree.missing)}")
@@ -115,13 +113,10 @@ def prepare(args: argparse.Namespace) -> None:
         count = len(scan.without_text)
         warn(f"{count} utterances have no transcript line, first {scan.without_text[0]}; their text is empty")
     utterances, broken = check_audio(scan.utterances, args.out, args.nj, args.skip_broken, scan.broken)
-    absent = [name for name in classes if name not in {u.emotion for u in utterances}]
-    if utterances and absent:
-        raise UserError(f"{args.corpus_dir} has no utterance of {' '.join(absent)}: leave it out of --classes")
+    if utterances:
+        refuse_absent(classes, utterances, args.corpus_dir)
     utterances, alone = leave_out_lone_speakers(utterances, args.skip_broken)
-    dropped = scan.dropped + broken + alone
-    write_data(args.out, utterances, "en", dropped)
-    summarise(args.out, utterances, dropped)
+    write_data(args.out, utterances, "en", scan.dropped + broken + alone)
     if args.known_counts:
         found = differences(utterances, classes, args.merge_excited)
         if found:

@@ -20,7 +20,7 @@ from prepare_common import (
     options,
     warn,
 )
-from write_data import summarise, write_data
+from write_data import write_data
 
 from sermtl.audio.read import read_recording
 from sermtl.audio.resample import SAMPLE_RATE
@@ -94,25 +94,16 @@ def durations(folder: Path, wav_scp: dict[str, str], nj: int) -> dict[str, float
     seconds: dict[str, float | str] = dict(zip(files, all_seconds([wav_scp[key] for key in files], nj), strict=True))
     known = optional(folder / "utt2dur") | optional(folder / "reco2dur")
     for key, entry in wav_scp.items():
-        if key not in seconds:
-            seconds[key] = number(known[key]) if key in known else output_seconds(entry)
+        try:
+            if key in known and key not in seconds:
+                seconds[key] = float(known[key])
+            elif key not in seconds:
+                seconds[key] = len(read_recording(entry, allow_pipes=True)) / SAMPLE_RATE
+        except UserError as error:
+            seconds[key] = str(error)
+        except ValueError:
+            seconds[key] = f"{known[key]!r} are no seconds"
     return seconds
-
-
-def number(value: str) -> float | str:
-    """Seconds that a table gives, or what is wrong with them."""
-    try:
-        return float(value)
-    except ValueError:
-        return f"{value!r} are no seconds"
-
-
-def output_seconds(entry: str) -> float | str:
-    """Seconds of what a shell command writes, or what is wrong with it."""
-    try:
-        return len(read_recording(entry, allow_pipes=True)) / SAMPLE_RATE
-    except UserError as error:
-        return str(error)
 
 
 def set_duration(utterance: Utterance, segment: str | None, seconds: dict[str, float | str]) -> str | None:
@@ -179,12 +170,10 @@ def prepare(args: argparse.Namespace) -> None:
     lang_file = folder / "lang"
     given = args.lang or (lang_file.read_text(encoding="utf-8").strip() if lang_file.exists() else "")
     lang = normalise_texts(utterances, given, folder)
-    dropped = broken + others + alone
     used = {u.path for u in utterances}
     wav_scp = {key: entry for key, entry in wav_scp.items() if key in used}
     kept = {u.utt: segments[u.utt] for u in utterances} if cut else None
-    write_data(args.out, utterances, lang, dropped, wav_scp, kept)
-    summarise(args.out, utterances, dropped)
+    write_data(args.out, utterances, lang, broken + others + alone, wav_scp, kept)
 
 
 @command

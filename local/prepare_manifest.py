@@ -22,7 +22,7 @@ from prepare_common import (
     options,
     warn,
 )
-from write_data import path_problem, summarise, write_data
+from write_data import path_problem, write_data
 
 from sermtl.errors import UserError, command
 from sermtl.fileio.tables import raw_lines
@@ -158,9 +158,7 @@ def prepare(args: argparse.Namespace) -> None:
     utterances, others = keep_classes(utterances, args.classes, args.manifest)
     utterances, alone = leave_out_lone_speakers(utterances, args.skip_broken)
     lang = normalise_texts(utterances, args.lang, args.manifest)
-    dropped = broken + others + alone
-    write_data(args.out, utterances, lang, dropped)
-    summarise(args.out, utterances, dropped)
+    write_data(args.out, utterances, lang, broken + others + alone)
 
 
 @command

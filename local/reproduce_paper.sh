@@ -75,16 +75,10 @@ is_finished() {
     [[ -f ${exp}/scores.json ]]
 }
 
-# stop STATUS: ends all run.sh that were started; each ends its own jobs.
-stop() {
-    log "interrupted" >&2
-    jobs -rp | xargs -r kill || true
-    wait
-    exit "$1"
-}
-trap 'stop 129' HUP
-trap 'stop 130' INT
-trap 'stop 143' TERM
+for signal in 1 2 15; do # HUP INT TERM; each run.sh ends its own jobs
+    # shellcheck disable=SC2064 # each trap has its own status
+    trap "log interrupted >&2; jobs -rp | xargs -r kill || true; wait; exit $((128 + signal))" "${signal}"
+done
 
 declare -A running=() # process -> experiment
 good=0 failures=() scored=${experiments[0]#* } logs=${expdir}/reproduce/${corpus}

@@ -52,18 +52,18 @@ def write_data(
     out: Path,
     utterances: list[Utterance],
     lang: str,
-    dropped: Iterable[Dropped],
+    dropped: Sequence[Dropped],
     wav_scp: dict[str, str] | None = None,
     segments: dict[str, str] | None = None,
 ) -> None:
     """Write all tables of a data directory; optional tables that have no values are removed.
 
     ``wav_scp`` and ``segments`` are those of a corpus that comes with them; else every utterance is a file.
+    Prints what was written and what was dropped, by reason.
 
     Raises:
         UserError: No utterance is left, an id or path cannot stand in a table, or nothing can be written.
     """
-    dropped = list(dropped)
     if not utterances:
         reasons = Counter(item.reason for item in dropped).most_common(5)
         why = listed([f"{count} x {reason}" for reason, count in reasons])
@@ -79,11 +79,6 @@ def write_data(
     write_table(out / "wav.scp", wav_scp)
     if segments:
         write_table(out / "segments", segments)
-    write_utterance_tables(out, utterances, lang, dropped)
-
-
-def write_utterance_tables(out: Path, utterances: list[Utterance], lang: str, dropped: Iterable[Dropped]) -> None:
-    """Write all tables but ``wav.scp``."""
     by_speaker: dict[str, list[str]] = {}
     for u in sorted(utterances, key=lambda u: u.utt.encode()):
         by_speaker.setdefault(u.speaker, []).append(u.utt)
@@ -103,10 +98,10 @@ def write_utterance_tables(out: Path, utterances: list[Utterance], lang: str, dr
     with atomic_write(out / "dropped.tsv") as file:
         for item in dropped:
             file.write("\t".join(clean(field) for field in (item.utt, item.reason, item.where)) + "\n")
+    _summarise(out, utterances, dropped)
 
 
-def summarise(out: Path, utterances: list[Utterance], dropped: Sequence[Dropped]) -> None:
-    """Print what was prepared and what was dropped, by reason."""
+def _summarise(out: Path, utterances: list[Utterance], dropped: Sequence[Dropped]) -> None:
     hours = sum(u.seconds for u in utterances) / 3600
     speakers = len({u.speaker for u in utterances})
     classes = Counter(u.emotion or "(no emotion)" for u in utterances)

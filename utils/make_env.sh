@@ -110,7 +110,7 @@ else
     logged "${python}" -m venv .venv || show_log_and_fail "${python} -m venv failed"
 fi
 if ! logged .venv/bin/python -m pip --disable-pip-version-check --no-input install -c constraints.txt -e '.[test]'; then
-    # pip that gives up by itself leaves a working environment as it was.
+    # pip that gives up leaves a working environment as it was.
     if [[ -n ${before} ]]; then printf '%s\n' "${before}" >"${mark}"; fi
     show_log_and_fail "pip could not install what the recipe needs"
 fi

@@ -18,9 +18,6 @@ from sermtl.inference.predict import Speech2Emotion
 from sermtl.inference.windows import Result, Segment
 
 COLUMNS = 1200
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f", "#000000")
-"""Okabe and Ito's, distinct for colour-blind readers too."""
-STYLES = ("-", "--", "-.", ":")
 
 
 def envelope(blocks: Iterable[np.ndarray], seconds: float, columns: int = COLUMNS) -> np.ndarray:
@@ -49,6 +46,7 @@ def plot(path: Path, title: str, result: Result, envelope_X2: np.ndarray, note: 
         envelope_X2: Of `envelope`.
         note: How the posteriors over time were made.
     """
+    from matplotlib import color_sequences
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # here: most predictions draw nothing
     from matplotlib.figure import Figure
 
@@ -60,12 +58,13 @@ def plot(path: Path, title: str, result: Result, envelope_X2: np.ndarray, note: 
     times = np.linspace(0, result.seconds, len(envelope_X2))
     wave.fill_between(times, envelope_X2[:, 0], envelope_X2[:, 1], color="#444444", linewidth=0)
     wave.set(xlim=(0, result.seconds), ylim=(-1, 1), ylabel="amplitude", xticklabels=[])
+    colours = color_sequences["petroff10"]  # distinct for colour-blind readers too
     edges = [part.start for part in result.timeline] + [result.seconds]
     for number, label in enumerate(result.scores):
         heights = [part.scores[label] for part in result.timeline]
         posteriors.step(
             edges, [*heights, heights[-1]], where="post", label=label, linewidth=1.8,
-            color=COLOURS[number % len(COLOURS)], linestyle=STYLES[number % len(STYLES)],
+            color=colours[number % len(colours)], linestyle=("-", "--", "-.", ":")[number % 4],
         )  # fmt: skip
     posteriors.set(xlim=(0, result.seconds), ylim=(0, 1.02), ylabel="posterior", xlabel=f"seconds ({note})")
     posteriors.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False)
@@ -77,7 +76,7 @@ def plot(path: Path, title: str, result: Result, envelope_X2: np.ndarray, note: 
 
 
 def plot_targets(target: Path | None, items: list[Item]) -> list[Path | None]:
-    """Which picture each recording gets: ``--plot`` itself if it ends in ``.png``, else one of its own in that folder.
+    """Which picture each recording gets: ``--plot`` itself if it ends in ``.png``, else a file in that folder.
 
     Raises:
         UserError: It has another ending, or is one picture for several recordings.

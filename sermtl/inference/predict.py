@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar, overload
 
@@ -20,7 +21,7 @@ from sermtl.data.dataset import Example, FoldDataset
 from sermtl.errors import UserError
 from sermtl.inference.inputs import seconds_of
 from sermtl.inference.pretrained import find_device, load, resolve
-from sermtl.inference.windows import Part, Prediction, Result, Segment, Timeline, merge, window_and_hop, windows
+from sermtl.inference.windows import Part, Prediction, Result, Segment, join, merge, window_and_hop, windows
 from sermtl.model.ctc import collapse
 from sermtl.model.trained_model import TrainedModel
 
@@ -161,20 +162,14 @@ class Speech2Emotion:
     def _stream(self, blocks: Iterable[np.ndarray], window: float | None, hop: float | None) -> Result:
         """Predict a recording in windows, a few at a time."""
         window_samples, hop_samples = window_and_hop(window, hop)
-        timeline, waiting = Timeline(), []
+        pieces: list[tuple[int, int, Prediction]] = []
         batch = max(1, min(BATCH, int(BATCH_SECONDS * SAMPLE_RATE / window_samples)))
-        for start, samples_S in windows(blocks, window_samples, hop_samples):
-            waiting.append((start, samples_S))
-            if len(waiting) == batch:
-                self._add(timeline, waiting)
-                waiting = []
-        self._add(timeline, waiting)
-        timeline.close()
-        return self._result(timeline.whole(), timeline.seconds, timeline.parts)
-
-    def _add(self, timeline: Timeline, pieces: list[tuple[int, np.ndarray]]) -> None:
-        for (start, samples_S), prediction in zip(pieces, self.run([piece for _, piece in pieces]), strict=True):
-            timeline.add(start, len(samples_S), prediction)
+        cut = windows(blocks, window_samples, hop_samples)
+        while waiting := list(islice(cut, batch)):
+            predicted = self.run([samples_S for _, samples_S in waiting])
+            pieces += [(start, len(wav_S), made) for (start, wav_S), made in zip(waiting, predicted, strict=True)]
+        whole, parts = join(pieces)
+        return self._result(whole, parts[-1].end, parts)
 
     def run(self, recordings: Sequence[np.ndarray]) -> list[Prediction]:
         """Run all models on int16 recordings (S,) at 16 kHz; the result of one does not depend on the others."""
@@ -208,7 +203,7 @@ class Speech2Emotion:
     def _side_by_side(self, run: Callable[[Task], Output], tasks: Sequence[Task]) -> list[Output]:
         """Run tasks; on a CPU at the same time.
 
-        Threads that share every operation wait for each other after each; batches of their own do not.
+        Threads that share every operation wait for each other after each; separate batches do not.
         """
         threads = torch.get_num_threads()
         workers = min(threads, len(tasks))
@@ -264,7 +259,7 @@ def features(trained: TrainedModel, samples_S: np.ndarray) -> np.ndarray:
 
 
 def batches(lengths: Sequence[int], seconds: float) -> list[list[int]]:
-    """Indices in batches of similar length, at most `BATCH` and so many seconds; the longest first."""
+    """Indices in batches of similar length, at most `BATCH` and ``seconds``; the longest first."""
     made: list[list[int]] = []
     for number in sorted(range(len(lengths)), key=lambda number: -lengths[number]):
         # The first of a batch is its longest: the others are padded to it.

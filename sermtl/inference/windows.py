@@ -5,8 +5,9 @@ Each window stands for the part of the recording that lies nearer to its middle 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 
@@ -107,49 +108,27 @@ def windows(blocks: Iterable[np.ndarray], window: int, hop: int) -> Iterator[tup
         yield start, held_S[start - held_from :]
 
 
-@dataclass
-class Timeline:
-    """Puts together the predictions of windows, in order; ``close`` after the last one."""
+def join(pieces: Sequence[tuple[int, int, Prediction]]) -> tuple[Prediction, list[Part]]:
+    """Put the predictions of windows together.
 
-    parts: list[Part] = field(default_factory=list)
-    tokens: list[np.ndarray] = field(default_factory=list)
-    embedding_D: np.ndarray | None = None
-    _waiting: tuple[int, int, Prediction] | None = None
-    _from: float = 0.0
+    Args:
+        pieces: Of each window, in order, its first sample, its number of samples and its prediction.
 
-    @property
-    def seconds(self) -> float:
-        """How much is put together."""
-        return self.parts[-1].end if self.parts else 0.0
-
-    def add(self, start: int, samples: int, prediction: Prediction) -> None:
-        """Add a window by its first sample and number of samples."""
-        if self._waiting is not None:
-            self._settle((start + self._waiting[0] + self._waiting[1]) / 2)
-        self._waiting = (start, samples, prediction)
-
-    def close(self) -> None:
-        """No more windows come."""
-        if self._waiting is not None:
-            self._settle(self._waiting[0] + self._waiting[1])
-            self._waiting = None
-
-    def _settle(self, until: float) -> None:
-        """Keep the waiting window's prediction for the samples from where the one before ended."""
-        assert self._waiting is not None
-        start, samples, prediction = self._waiting
+    Returns:
+        Posteriors and embedding averaged over time with the tokens of all frames; and the part of each window.
+    """
+    ends = [(following[0] + start + samples) / 2 for (start, samples, _), following in pairwise(pieces)]
+    ends.append(pieces[-1][0] + pieces[-1][1])
+    parts, tokens, begin = [], [], 0.0
+    embedding_D = np.zeros_like(pieces[0][2].embedding_D)
+    for (start, samples, prediction), end in zip(pieces, ends, strict=True):
         frames = len(prediction.tokens_T)
         middles_T = start + (np.arange(frames) + 0.5) * samples / max(frames, 1)
-        self.tokens.append(prediction.tokens_T[(middles_T >= self._from) & (middles_T < until)].astype(np.int32))
-        self.parts.append(Part(self._from / SAMPLE_RATE, until / SAMPLE_RATE, prediction.posteriors_MC))
-        weighted_D = prediction.embedding_D * (until - self._from)
-        self.embedding_D = weighted_D if self.embedding_D is None else self.embedding_D + weighted_D
-        self._from = until
-
-    def whole(self) -> Prediction:
-        """Posteriors and embedding averaged over time, and the tokens of all frames."""
-        assert self.embedding_D is not None
-        return Prediction(average(self.parts), np.concatenate(self.tokens), self.embedding_D / self._from)
+        tokens.append(prediction.tokens_T[(middles_T >= begin) & (middles_T < end)])
+        parts.append(Part(begin / SAMPLE_RATE, end / SAMPLE_RATE, prediction.posteriors_MC))
+        embedding_D = embedding_D + prediction.embedding_D * (end - begin)
+        begin = end
+    return Prediction(average(parts), np.concatenate(tokens), embedding_D / begin), parts
 
 
 def average(parts: list[Part]) -> np.ndarray:

@@ -10,6 +10,7 @@ import numpy as np
 import yaml
 
 from sermtl.fileio.tables import PARTS
+from sermtl.fileio.text_table import markdown
 from sermtl.score import statistics
 from sermtl.score.score_files import Utterance
 
@@ -23,8 +24,7 @@ SPEAKER_DEPENDENT = (
 )
 CMVN_SPEAKER = (
     "**Not of single files**: for these scores, features were normalised by the mean and variance of all recordings of "
-    "each test speaker (`cmvn: speaker`). A single file is normalised by itself, and lower scores are to be expected "
-    "then."
+    "each test speaker (`cmvn: speaker`). A single file is normalised by its own statistics: expect lower scores."
 )
 SPEAKER_INDEPENDENT = "Speaker-independent: no speaker of the test list stands in the training list."
 CITATION = """\
@@ -144,26 +144,22 @@ def _scores(facts: Facts) -> str:
     bounds = _intervals(facts)
     by_speaker = (facts.settings.get("feats_type"), facts.settings.get("cmvn")) == ("fbank", "speaker")
     speaker = f"{spk['acc']:.3f}" if spk.get("acc") is not None else f"undefined: {spk.get('reason', 'not measured')}"
+    rows = [
+        ["WA (accuracy)", f"{_number(ser['wa'])}{bounds['wa']}", f"{ser['n']} utterances"],
+        ["UA (mean recall)", f"{_number(ser['ua'])}{bounds['ua']}", f"{len(facts.labels)} classes"],
+        ["WER", f"{_number(asr['wer'])}{bounds['wer']}", f"{asr['words']} words"],
+        ["speaker accuracy", speaker, "training speakers"],
+    ]
+    confusions = [[label, *row] for label, row in zip(facts.labels, ser["confusion"], strict=True)]
     lines = [
         "On this fold's test list; in brackets 95 % bootstrap intervals over its utterances, which do not show how the "
         "scores vary from speaker to speaker.",
         *(["", CMVN_SPEAKER] if by_speaker else []),
         "",
-        "| measure | value | of |",
-        "|---|---|---|",
-        f"| WA (accuracy) | {_number(ser['wa'])}{bounds['wa']} | {ser['n']} utterances |",
-        f"| UA (mean recall) | {_number(ser['ua'])}{bounds['ua']} | {len(facts.labels)} classes |",
-        f"| WER | {_number(asr['wer'])}{bounds['wer']} | {asr['words']} words |",
-        f"| speaker accuracy | {speaker} | training speakers |",
-        "",
+        markdown(["measure", "value", "of"], rows),
         "Confusions (rows: truth):",
         "",
-        "| | " + " | ".join(facts.labels) + " |",
-        "|---" * (len(facts.labels) + 1) + "|",
-        *(
-            f"| {label} | " + " | ".join(map(str, row)) + " |"
-            for label, row in zip(facts.labels, ser["confusion"], strict=True)
-        ),
+        markdown(["", *facts.labels], confusions).rstrip(),
     ]
     if facts.pooled:
         p = facts.pooled

@@ -14,7 +14,6 @@ from __future__ import annotations
 import logging
 import warnings
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -176,20 +175,12 @@ def _trace(trained: TrainedModel, path: Path) -> None:
             dynamo=False,
         )
     model = onnx.load(str(path))
-    _clean(model)
-    for name, value in (
-        ("labels", " ".join(trained.labels)),
-        ("sampling_rate", str(SAMPLE_RATE)),
-        ("format", "sermtl 1"),
-    ):
+    for node in model.graph.node:  # the exporter's notes on where it ran
+        node.doc_string = ""
+        del node.metadata_props[:]
+    properties = {"labels": " ".join(trained.labels), "sampling_rate": str(SAMPLE_RATE), "format": "sermtl 1"}
+    for name, value in properties.items():
         entry = model.metadata_props.add()
         entry.key, entry.value = name, value
     onnx.checker.check_model(model)
     onnx.save(model, str(path))
-
-
-def _clean(model: Any) -> None:
-    """Remove the exporter's notes on where it ran."""
-    for node in model.graph.node:
-        node.doc_string = ""
-        del node.metadata_props[:]

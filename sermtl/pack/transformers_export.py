@@ -30,14 +30,9 @@ def expressible(trained: TrainedModel) -> bool:
 
 
 def export_transformers(trained: TrainedModel, directory: Path) -> list[str]:
-    """Write the folders ``audio-classification/`` and ``automatic-speech-recognition/``.
+    """Write the folders ``audio-classification/`` and ``automatic-speech-recognition/``; returns their names.
 
-    Args:
-        trained: A model over waveforms (see `expressible`).
-        directory: Where the folders are made.
-
-    Returns:
-        Their names.
+    The model is one over waveforms (see `expressible`).
     """
     _save(_classifier(trained), trained, directory / CLASSIFIER)
     recogniser = directory / RECOGNISER
@@ -62,7 +57,7 @@ def _classifier(trained: TrainedModel) -> nn.Module:
     with torch.no_grad():
         model.projector.weight.copy_(torch.eye(size))
         model.projector.bias.zero_()
-    _copy(trained.model.emotion_head, model.classifier)
+    model.classifier.load_state_dict(trained.model.emotion_head.state_dict())
     return model
 
 
@@ -70,17 +65,13 @@ def _recogniser(trained: TrainedModel) -> nn.Module:
     tokens = len(trained.tokenizer.tokens)
     ids = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
     model = _with_encoder(AutoModelForCTC.from_config(_config(trained, vocab_size=tokens, **ids)), trained)
-    _copy(trained.model.token_head, model.lm_head)
+    model.lm_head.load_state_dict(trained.model.token_head.state_dict())
     return model
 
 
 def _with_encoder(model: Any, trained: TrainedModel) -> Any:
     getattr(model, model.base_model_prefix).load_state_dict(trained.model.upstream.model.state_dict())
     return model.eval()
-
-
-def _copy(source: nn.Linear, target: nn.Linear) -> None:
-    target.load_state_dict(source.state_dict())
 
 
 def _save(model: Any, trained: TrainedModel, directory: Path) -> None:

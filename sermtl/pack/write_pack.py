@@ -12,7 +12,6 @@ Nothing in it holds a date, a path or a host: two trainings with the same settin
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from dataclasses import asdict, dataclass
@@ -26,7 +25,7 @@ import yaml
 from sermtl.audio.resample import SAMPLE_RATE
 from sermtl.config import read_yaml
 from sermtl.errors import UserError
-from sermtl.fileio.files import atomic_write, sha256, temporary_path
+from sermtl.fileio.files import sha256, temporary_path, write_json, write_text
 from sermtl.fileio.stamp import NAME, Stamp, fold_roots, inputs, outdated, package_digest, read_stamp
 from sermtl.inference.pretrained import NEEDED, PACK_FORMAT, check_files, read_manifest
 from sermtl.model.trained_model import TrainedModel, load_model
@@ -56,13 +55,9 @@ class PackOptions:
 
 
 def write_pack(fold: Path, fold_dir: Path, data: Path, options: PackOptions) -> Path:
-    """Write ``fold/pack``, in place of an earlier one.
+    """Write ``fold/pack`` of a trained and scored ``exp/<tag>/<fold>``, in place of an earlier one.
 
-    Args:
-        fold: ``exp/<tag>/<fold>``, trained and scored.
-        fold_dir: The fold's lists and audit.
-        data: Data directory, for its language.
-        options: What else to put into it.
+    ``fold_dir`` has the fold's lists and audit, ``data`` the language.
 
     Raises:
         UserError: Something is missing (naming the stage that makes it), or ``fold/pack`` is no pack.
@@ -129,7 +124,7 @@ def _fill(target: Path, fold: Path, fold_dir: Path, data: Path, options: PackOpt
         if (fold / name).is_file():
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(fold / name, target / name)
-    _write(target / "labels.txt", "".join(f"{label}\n" for label in trained.labels))
+    write_text(target / "labels.txt", "".join(f"{label}\n" for label in trained.labels))
     folders: list[str] = export_transformers(trained, target) if expressible(trained) else []
     if options.onnx:
         from sermtl.pack.onnx_export import export_onnx
@@ -137,15 +132,15 @@ def _fill(target: Path, fold: Path, fold_dir: Path, data: Path, options: PackOpt
         folders += export_onnx(trained, target / "onnx")
     notes = [] if expressible(trained) else [ONLY_WAVEFORMS.format(onnx=" or the ONNX file" if options.onnx else "")]
     facts = _facts(fold, fold_dir, data, trained, options, folders, notes)
-    _write(target / "config.yaml", yaml.safe_dump(dict(facts.settings), sort_keys=False, allow_unicode=True))
-    _write(target / "scores.json", _json(facts.scores))
-    _write(target / "audit.json", _json(facts.audit))
+    write_text(target / "config.yaml", yaml.safe_dump(dict(facts.settings), sort_keys=False, allow_unicode=True))
+    write_json(target / "scores.json", facts.scores, sort_keys=True)
+    write_json(target / "audit.json", facts.audit, sort_keys=True)
     if facts.pooled:
-        _write(target / "scores_all_folds.json", _json(facts.pooled))
-    _write(target / "README.md", model_card(facts))
+        write_json(target / "scores_all_folds.json", facts.pooled, sort_keys=True)
+    write_text(target / "README.md", model_card(facts))
     for path in target.rglob("*"):
         path.chmod(0o755 if path.is_dir() else 0o644)  # transformers' weights are readable by their owner only
-    _write(target / "pack.json", _json(_manifest(target, trained, folders)))
+    write_json(target / "pack.json", _manifest(target, trained, folders), sort_keys=True)
 
 
 def _facts(
@@ -196,12 +191,3 @@ def _manifest(directory: Path, trained: TrainedModel, folders: list[str]) -> dic
 
 def _files(directory: Path) -> list[str]:
     return sorted(str(path.relative_to(directory)) for path in directory.rglob("*") if path.is_file())
-
-
-def _json(values: Any) -> str:
-    return json.dumps(values, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
-
-
-def _write(path: Path, text: str) -> None:
-    with atomic_write(path) as file:
-        file.write(text)

@@ -173,18 +173,14 @@ def detail_sections(family: Family, sources: Sources) -> list[Section]:
     drawn = figures.confusions(matrices, first.labels)
     per_class.items.append(sources.draw(drawn, family, "confusion", caption))
     per_class.items += tables.confusions(family)
-    return [per_fold, per_speaker, per_class, style_section(family)]
 
-
-def style_section(family: Family) -> Section:
-    """Scripted and improvised speech, where the data directory names styles."""
-    section = Section(f"By speaking style{family.label}", 3)
+    per_style = Section(f"By speaking style{family.label}", 3)
     styles = sorted({str(style) for setting in family.settings for style in setting.first.style} - {""})
     if styles:
-        section.items += tables.by_group(family, "style", styles, lambda s, style: s.first.style == style)
+        per_style.items += tables.by_group(family, "style", styles, lambda s, style: s.first.style == style)
     else:
-        section.items.append("The data directory names no speaking styles (it has no utt2style).")
-    return section
+        per_style.items.append("The data directory names no speaking styles (it has no utt2style).")
+    return [per_fold, per_speaker, per_class, per_style]
 
 
 def speaker_section(family: Family, known: list[Knowledge], sources: Sources) -> Section:
@@ -194,7 +190,9 @@ def speaker_section(family: Family, known: list[Knowledge], sources: Sources) ->
         "A speaker head at chance does not show that the embeddings hold no speaker information: the encoder may have "
         "learned to mislead this head only. The probe is a classifier trained on the frozen embeddings."
     )
-    if (drawn := speaker.figure(known)) is not None:
+    if any(row.probe is not None for row in known):
+        bars = {row.setting.name: {"head": row.head, "probe": row.probe} for row in known}
+        drawn = figures.speaker_knowledge(bars, [row.chance for row in known])
         caption = (
             "Speaker accuracy on held-out utterances of training speakers: the model's own head and a probe trained on "
             "the frozen embeddings. Black bars: range of the probe with shuffled speakers, which is chance."

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -143,7 +143,11 @@ def group(experiments: Sequence[Experiment]) -> list[Family]:
         base = {key: value for key, value in made.settings.items() if key not in VARIED}
         key = json.dumps([made.scores["protocol"], base], sort_keys=True, default=str)
         family = families.setdefault(key, Family(made.scores["protocol"], base, []))
-        _setting_of(family, made).experiments.append(made)
+        alpha, beta = float(made.settings.get("alpha", 0)), float(made.settings.get("beta", 0))
+        grl = str(made.settings.get("grl", "reverse"))
+        if (setting := family.find(beta, grl, alpha)) is None:
+            family.settings.append(setting := Setting(alpha, beta, grl))
+        setting.experiments.append(made)
     ordered = sorted(families.values(), key=lambda family: family.protocol != "speaker")
     for family in ordered:
         for setting in family.settings:
@@ -151,27 +155,17 @@ def group(experiments: Sequence[Experiment]) -> list[Family]:
         usual = family.alpha
         family.settings.sort(key=lambda s: (s.alpha != usual, s.alpha, s.beta != 0, s.grl != "reverse", s.beta))
         for setting in family.settings:
-            setting.name = setting_name(setting, usual)
+            setting.name = "β 0" if setting.beta == 0 else f"{setting.grl} {setting.beta:g}"
+            if setting.alpha != usual:
+                setting.name += f", α {setting.alpha:g}"
     _name_families(ordered)
     return ordered
-
-
-def setting_name(setting: Setting, usual_alpha: float) -> str:
-    """A short name: ``beta 0``, ``reverse 0.1``, and alpha where it is not the usual one."""
-    name = "β 0" if setting.beta == 0 else f"{setting.grl} {setting.beta:g}"
-    return name if setting.alpha == usual_alpha else f"{name}, α {setting.alpha:g}"
 
 
 def differences(first: Experiment, second: Experiment, ignore: Sequence[str] = ()) -> list[str]:
     """Why two experiments must not be paired: other test sets, references, labels, training lists or seeds.
 
-    Args:
-        first: One experiment.
-        second: The other.
-        ignore: May hold ``"seed"``.
-
-    Returns:
-        What differs, in words; empty where they may be paired.
+    Empty where they may be paired; ``ignore`` may hold ``"seed"``.
     """
     found = []
     if first.labels != second.labels:
@@ -202,20 +196,6 @@ def _training_lists(first: Experiment, second: Experiment) -> list[str]:
         if None not in sizes and sizes[0] != sizes[1]:
             return [f"training lists: {sizes[0]} against {sizes[1]} utterances in fold {fold}"]
     return []
-
-
-def subset(setting: Setting, seeds: Sequence[int]) -> Setting:
-    """The same setting with some of its seeds."""
-    kept = [made for made in setting.experiments if made.seed in seeds]
-    return replace(setting, experiments=kept)
-
-
-def _setting_of(family: Family, made: Experiment) -> Setting:
-    alpha, beta = float(made.settings.get("alpha", 0)), float(made.settings.get("beta", 0))
-    grl = str(made.settings.get("grl", "reverse"))
-    if (found := family.find(beta, grl, alpha)) is None:
-        family.settings.append(found := Setting(alpha, beta, grl))
-    return found
 
 
 def _settle(setting: Setting) -> None:

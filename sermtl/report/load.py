@@ -13,7 +13,6 @@ import numpy as np
 
 from sermtl.config import read_yaml
 from sermtl.errors import UserError
-from sermtl.fileio.files import load_json
 from sermtl.fileio.stamp import NAME as STAMP
 from sermtl.fileio.stamp import outdated
 from sermtl.fileio.tables import read_table
@@ -170,15 +169,6 @@ def read_history(path: Path) -> list[dict[str, Any]]:
         except (ValueError, KeyError, TypeError, RecursionError):
             continue
     return [epochs[number] for number in sorted(epochs)]
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A mapping from a JSON file; empty where the file is absent or damaged."""
-    try:
-        value = load_json(path)
-    except (OSError, ValueError):
-        return {}
-    return value if isinstance(value, dict) else {}
 
 
 def _load(folder: Path, scores: dict[str, Any], styles: dict[str, str]) -> Experiment:

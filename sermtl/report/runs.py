@@ -53,12 +53,12 @@ def experiments(families: Sequence[Family], histories: Histories) -> Table:
     for family in families:
         for setting in family.settings:
             for made in setting.experiments:
-                missing, time = made.missing_folds, logs.hours(made, histories)
+                missing, ser = made.missing_folds, made.scores["ser"]
                 folds = f"{len(made.folds)} of {len(made.folds) + len(missing)}"
-                numbers: list[Cell] = [made.scores["ser"]["wa"], made.scores["ser"]["ua"]]
-                numbers.append(made.scores["asr"]["wer"] if made.reads else None)
+                wer = made.scores["asr"]["wer"] if made.reads else None
                 row: list[Cell] = [made.tag, family.title, setting.name, made.seed, folds, " ".join(missing) or "none"]
-                rows.append([*row, logs.epochs(made, histories), time, *numbers])
+                times = [logs.epochs(made, histories), logs.hours(made, histories)]
+                rows.append([*row, *times, ser["wa"], ser["ua"], wer])
     head = ["experiment", "family", "setting", "seed", "folds", "missing folds", "epochs", "hours", "WA", "UA", "WER"]
     caption = "Experiments in this report. Hours: training time of all folds together."
     return Table("run-experiments", caption, head, rows)

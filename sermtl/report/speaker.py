@@ -12,13 +12,13 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from sermtl.errors import UserError
+from sermtl.fileio.files import load_json
 from sermtl.fileio.tables import read_list, read_table
 from sermtl.report import curves as logs
 from sermtl.report import figures
 from sermtl.report.curves import Histories
 from sermtl.report.document import Cell, Estimate, Table
 from sermtl.report.families import Family, Setting
-from sermtl.report.load import read_json
 from sermtl.report.tables import speaker_accuracy
 from sermtl.score import speaker_probe
 from sermtl.score.score_files import is_count
@@ -81,14 +81,6 @@ def table(family: Family, rows: Sequence[Knowledge]) -> Table:
     return family.table("speakers", "Speakers in the embeddings.", head, cells, note)
 
 
-def figure(rows: Sequence[Knowledge]) -> Figure | None:
-    """Head and probe side by side; None where no probe was trained."""
-    if all(row.probe is None for row in rows):
-        return None
-    bars = {row.setting.name: {"head": row.head, "probe": row.probe} for row in rows}
-    return figures.speaker_knowledge(bars, [row.chance for row in rows])
-
-
 def picture(family: Family, data: Path, read: Callable[[str], np.ndarray]) -> tuple[Figure, str] | str:
     """The embeddings of one fold in the plane, beta 0 above the largest reversed beta.
 
@@ -141,7 +133,7 @@ def _of(setting: Setting, histories: Histories) -> Knowledge:
             path = made.path / fold / "score_test" / "probe.json"
             if not path.exists():
                 reasons.add("folds without score_test/probe.json (stage 5 writes it where stage 4 left embeddings)")
-            elif _is_whole(content := read_json(path)):
+            elif content := _read_probe(path):
                 found.append((fold, content))
             else:
                 damaged.append(f"{path}: damaged; ./run.sh --tag {made.tag} --stage 5 --stop_stage 5 writes it anew")
@@ -173,20 +165,22 @@ def _of(setting: Setting, histories: Histories) -> Knowledge:
     )
 
 
-def _is_whole(content: dict[str, Any]) -> bool:
-    """Whether a ``probe.json`` holds what `probe_fold` puts there."""
+def _read_probe(path: Path) -> dict[str, Any] | None:
+    """A ``probe.json``; None where it does not hold what `probe_fold` puts there."""
     try:
+        content = load_json(path)
         tested = [content[key] for key in ("probe", "head") if content[key]["acc"] is not None]
         if content["probe"]["acc"] is not None:
             shuffled = content["probe"]["permuted"]
             if len(shuffled) != speaker_probe.PERMUTATIONS or not all(map(is_count, shuffled)):
-                return False
+                return None
         eer = content["verification"]["eer"]
-        return (
+        whole = (
             is_count(content["training_speakers"])
             and all(is_count(part["n"]) and part["n"] and is_count(part["correct"]) for part in tested)
             and all(abs(part["acc"] - part["correct"] / part["n"]) < 1e-9 for part in tested)
             and (eer is None or 0 <= eer <= 1)
         )
-    except (KeyError, TypeError):
-        return False
+        return content if whole else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

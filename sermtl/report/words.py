@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from sermtl.report import paper
-from sermtl.report.compare import Comparison, Results
+from sermtl.report.compare import Results
 from sermtl.report.document import P, show
 from sermtl.report.families import Family, Setting
 from sermtl.report.speaker import Knowledge
@@ -22,7 +22,7 @@ def findings(results: Results, known: Sequence[Knowledge]) -> list[str]:
     """The summary of a family, a sentence or two an item."""
     family = results.family
     dependent = " (SPEAKER-DEPENDENT)" if family.speaker_dependent else ""
-    lines = [f"Protocol {family.protocol}{dependent}, {_where(results)}: {_scores(results)}"]
+    lines = [f"Protocol {family.protocol}{dependent}, {_scores(results)}"]
     if results.comparisons:
         lines += [_tests(results), detectable(results)]
     lines += _speakers(family, known)
@@ -56,24 +56,17 @@ def _points(difference: float | None) -> str:
     return "none" if difference is None else f"{100 * difference:.1f} points"
 
 
-def _where(results: Results) -> str:
-    shown = _shown(results)
+def _scores(results: Results) -> str:
+    """Size and rates of beta 0, or of the first setting where beta 0 was not run."""
+    shown = results.family.find(0.0) or results.family.settings[0]
     made = shown.first
     folds = f"{made.coverage} folds" if made.missing_folds else plural(len(made.folds), "fold")
-    return f"{folds}, {len(made.utts)} test utterances, {plural(len(shown.seeds), 'seed')}"
-
-
-def _shown(results: Results) -> Setting:
-    return results.family.find(0.0) or results.family.settings[0]
-
-
-def _scores(results: Results) -> str:
-    shown = _shown(results)
+    where = f"{folds}, {len(made.utts)} test utterances, {plural(len(shown.seeds), 'seed')}"
     by_speaker = results.estimates[shown]["speaker"]
     parts = [f"{RATES[rate]} {show(by_speaker[rate])}" for rate in ("wa", "ua", "wer")]
     few = by_speaker["wa"].low is None
     note = "too few speakers for intervals by speaker" if few else "95 % intervals, resampled by speaker"
-    return f"{shown.name} has {', '.join(parts)} ({note})."
+    return f"{where}: {shown.name} has {', '.join(parts)} ({note})."
 
 
 def _tests(results: Results) -> str:
@@ -82,28 +75,20 @@ def _tests(results: Results) -> str:
     found = [(c, rate) for c in comparisons for rate in c.rates if c.p_holm[rate] < LEVEL]
     smallest = 2 / 2 ** comparisons[0].folds
     if found:
-        named = "; ".join(f"{c.name}: {RATES[rate]} {_difference(c, rate)}" for c, rate in found)
+        named = "; ".join(f"{c.name}: {RATES[rate]} {show(c.difference['speaker'][rate])}" for c, rate in found)
         are = "is" if len(found) == 1 else "are"
         return (
             f"{len(found)} of {total} differences from β 0 {are} significant at .05 after Holm's correction: {named}."
         )
     text = f"None of {total} differences from β 0 is significant at .05 after Holm's correction; "
-    text += f"the largest in WA is {_largest(comparisons)}."
+    top = max(comparisons, key=lambda c: abs(c.difference["speaker"]["wa"].value or 0.0))
+    text += f"the largest in WA is {show(top.difference['speaker']['wa'])} ({top.name})."
     if smallest * total > LEVEL:
         text += (
             f" With {plural(comparisons[0].folds, 'fold')} the permutation test cannot give p below {smallest:.3g}, so "
             f"no difference can be significant among {total} tests."
         )
     return text
-
-
-def _largest(comparisons: Sequence[Comparison]) -> str:
-    top = max(comparisons, key=lambda c: abs(c.difference["speaker"]["wa"].value or 0.0))
-    return f"{_difference(top, 'wa')} ({top.name})"
-
-
-def _difference(comparison: Comparison, rate: str) -> str:
-    return show(comparison.difference["speaker"][rate])
 
 
 def _speakers(family: Family, known: Sequence[Knowledge]) -> list[str]:

@@ -85,8 +85,8 @@ def read_scores(path: Path) -> dict[str, Any]:
             and (confusion >= 0).all()
             and np.trace(confusion) == ser["correct"]
             and all(is_count(asr[key]) for key in ("utterances", "words", "errors", "no_reference"))
-            and all(_is_rate(ser[key], 1.0) for key in ("wa", "ua", "macro_f1"))
-            and all(_is_rate(asr[key]) for key in ("wer", "cer"))
+            and all(_is_rate(ser[key], ser["n"], 1.0) for key in ("wa", "ua", "macro_f1"))
+            and all(_is_rate(asr[key], asr["words"]) for key in ("wer", "cer"))
             and all(map(_are_names, (ser["labels"], scores["folds"], scores.get("missing_folds", []))))
             and not any("/" in fold or fold in (".", "..") for fold in scores["folds"])
             and isinstance(scores["settings"], dict)
@@ -116,9 +116,9 @@ def _is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < float("inf")
 
 
-def _is_rate(value: object, most: float = float("inf")) -> bool:
-    """Whether it is a rate, or None, which is that of nothing."""
-    return value is None or (isinstance(value, (int, float)) and 0 <= value <= most)
+def _is_rate(value: object, counted: int, most: float = float("inf")) -> bool:
+    """Whether it is a rate, or None where nothing was counted."""
+    return value is None if not counted else isinstance(value, (int, float)) and 0 <= value <= most
 
 
 def _is_speaker_score(part: Any) -> bool:
@@ -141,15 +141,13 @@ def read_utterances(path: Path) -> list[Utterance]:
     Raises:
         UserError: The file is unreadable, or a line is not as `write_utterances` wrote it.
     """
-    head, rows = "\t".join(Utterance._fields), []
+    rows = []
     try:
         with open(path, encoding="utf-8") as file:
-            for number, line in enumerate(file, 1):
+            if file.readline().rstrip("\n") != "\t".join(Utterance._fields):
+                raise UserError(f"{path}:1: expected the columns {' '.join(Utterance._fields)}")
+            for number, line in enumerate(file, 2):
                 values = line.rstrip("\n").split("\t")
-                if number == 1 and line.rstrip("\n") != head:
-                    raise UserError(f"{path}:1: expected the columns {' '.join(Utterance._fields)}")
-                if number == 1:
-                    continue
                 if len(values) != len(Utterance._fields) or not line.endswith("\n"):
                     raise UserError(f"{path}:{number}: damaged or half-written")
                 utt, spk, ref, hyp, *counts, spk_hyp = values

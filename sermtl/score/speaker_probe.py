@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,20 +28,6 @@ from sermtl.score import metrics
 FOLDS = 5
 PERMUTATIONS = 20
 """Times that the speakers are shuffled to learn what chance is."""
-
-
-def stack_embeddings(table: Mapping[str, str], read: Callable[[str], np.ndarray], utts: Sequence[str]) -> np.ndarray:
-    """Read the embeddings of some utterances.
-
-    Args:
-        table: Utterance -> location, as in ``emb.scp``.
-        read: Gives the vector at a location.
-        utts: N utterances.
-
-    Returns:
-        (N, D) float64.
-    """
-    return np.stack([np.asarray(read(table[utt]), dtype=np.float64).reshape(-1) for utt in utts])
 
 
 def speaker_probe(
@@ -226,7 +212,7 @@ def probe_fold(exp: Path, data: Path, fold_dir: Path, read: Callable[[str], np.n
 
 
 def embeddings(decoded: Path, utts: Sequence[str], read: Callable[[str], np.ndarray]) -> np.ndarray:
-    """(N, D) pooled embeddings of some decoded utterances.
+    """(N, D) float64 pooled embeddings of some decoded utterances; ``read`` gives the vector at a location.
 
     Raises:
         UserError: ``emb.scp`` lacks one of them.
@@ -234,4 +220,4 @@ def embeddings(decoded: Path, utts: Sequence[str], read: Callable[[str], np.ndar
     table = read_own_scp(decoded / "emb.scp")
     if missing := [utt for utt in utts if utt not in table]:
         raise UserError(f"{decoded / 'emb.scp'} lacks {len(missing)} utterances: {metrics.first(missing)}")
-    return stack_embeddings(table, read, utts)
+    return np.stack([np.asarray(read(table[utt]), dtype=np.float64).reshape(-1) for utt in utts])

@@ -16,7 +16,7 @@ from statsmodels.stats.power import tt_solve_power
 from statsmodels.stats.proportion import proportion_effectsize
 
 EXACT_FOLDS = 20
-"""Up to so many folds all 2^F sign flips are tried; beyond, 100,000 random ones."""
+"""Up to this number of folds all 2^F sign flips are tried; beyond, 100,000 random ones."""
 
 
 def additive_counts(

@@ -16,7 +16,7 @@ from small_model import save_model
 from sermtl import Speech2Emotion
 from sermtl.audio.read import read_audio
 from sermtl.audio.stream import Resampler, audio_blocks
-from sermtl.inference.windows import Prediction, Timeline, merge, windows
+from sermtl.inference.windows import Prediction, join, merge, windows
 
 
 @pytest.fixture(scope="module")
@@ -44,16 +44,15 @@ def test_windows_cover_a_stream_however_it_is_cut(sizes, window, data):
 
 
 def test_each_window_speaks_for_the_time_nearest_to_its_middle():
-    timeline = Timeline()
+    pieces = []
     for n, start in enumerate((0, 16000, 32000, 40000)):
         posteriors_MC = np.array([[0.9, 0.1]] if n < 2 else [[0.2, 0.8]])
         tokens_T = np.arange(100) + 1000 * n  # 20 ms a frame
-        timeline.add(start, 32000, Prediction(posteriors_MC, tokens_T, np.full(3, float(n))))
-    timeline.close()
-    assert [(part.start, part.end) for part in timeline.parts] == [(0, 1.5), (1.5, 2.5), (2.5, 3.25), (3.25, 4.5)]
-    first, second = merge(timeline.parts)
+        pieces.append((start, 32000, Prediction(posteriors_MC, tokens_T, np.full(3, float(n)))))
+    whole, parts = join(pieces)
+    assert [(part.start, part.end) for part in parts] == [(0, 1.5), (1.5, 2.5), (2.5, 3.25), (3.25, 4.5)]
+    first, second = merge(parts)
     assert (first.start, first.end, second.start, second.end) == (0, 2.5, 2.5, 4.5)
-    whole = timeline.whole()
     np.testing.assert_allclose(whole.posteriors_MC[0], [(2.5 * 0.9 + 2 * 0.2) / 4.5, (2.5 * 0.1 + 2 * 0.8) / 4.5])
     np.testing.assert_allclose(whole.embedding_D, (1 + 2 * 0.75 + 3 * 1.25) / 4.5)
     assert len(whole.tokens_T) == 225 and list(whole.tokens_T[74:77]) == [74, 1025, 1026]

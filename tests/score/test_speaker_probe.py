@@ -130,9 +130,10 @@ def test_the_plane_of_equal_embeddings_is_a_point():
     assert (points == 0).all() and (shares == 0).all()
 
 
-def test_embeddings_are_read_in_the_order_asked_for():
-    vectors = {"a:1": np.array([1.0, 2.0]), "a:2": np.array([[3.0, 4.0]])}
-    found = speaker_probe.stack_embeddings({"u1": "a:1", "u2": "a:2"}, vectors.__getitem__, ["u2", "u1"])
+def test_embeddings_are_read_in_the_order_asked_for(tmp_path):
+    (tmp_path / "emb.scp").write_text("u1 a.ark:1\nu2 a.ark:2\n")
+    vectors = {"1": np.array([1.0, 2.0]), "2": np.array([[3.0, 4.0]])}
+    found = speaker_probe.embeddings(tmp_path, ["u2", "u1"], lambda location: vectors[location[-1]])
     assert found.tolist() == [[3, 4], [1, 2]]
 
 

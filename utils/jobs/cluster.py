@@ -24,7 +24,7 @@ from jobs.signals import Signals
 
 ASK_EVERY = float(os.environ.get("SERMTL_ASK_EVERY", "10"))  # seconds between questions to the engine
 LATE_FILES = float(os.environ.get("SERMTL_LATE_FILES", "30"))  # seconds that a file may take from host to host
-PATIENCE = float(os.environ.get("SERMTL_QUEUE_PATIENCE", "30"))  # seconds before waiting, or silence, is told
+PATIENCE = float(os.environ.get("SERMTL_QUEUE_PATIENCE", "30"))  # seconds before waiting, or silence, is reported
 RETRIES = 3  # submissions after one that failed for a reason that passes
 PASSING = re.compile(
     r"unable to contact|temporarily unable|timed out|gdi request|connection refused|communication", re.I
@@ -76,7 +76,7 @@ class _Job:
         self.terminated: set[int] = set()
         self.missing: dict[int, float] = {}  # task -> since when it is in neither the queue nor the marks
         self.silent_since: float | None = None
-        self.told: set[str] = set()
+        self.said: set[str] = set()
         self.has_run = False
 
     def run(self) -> int:
@@ -117,20 +117,16 @@ class _Job:
     def _call(self) -> tuple[int, str]:
         try:
             # Out of reach of Ctrl-C: a submission that is cut off may have been made, with no number to cancel it by.
-            process = subprocess.Popen(
-                self.command,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
+            pipe, null = subprocess.PIPE, subprocess.DEVNULL
+            done = subprocess.run(
+                self.command, stdin=null, stdout=pipe, stderr=subprocess.STDOUT, start_new_session=True
             )
         except OSError as error:
             raise JobError(
                 f"cannot start {self.command[0]} ({error.strerror}): jobs go out from a host where "
                 f"{self.engine.submits} is on PATH; --cmd_backend local runs them here"
             ) from None
-        said, _ = process.communicate()
-        return process.returncode, said.decode(errors="replace")
+        return done.returncode, done.stdout.decode(errors="replace")
 
     def _wait(self) -> None:
         self.begun = time.monotonic()
@@ -221,9 +217,9 @@ class _Job:
         self.failures[task] = reason
 
     def _tell(self, message: str) -> None:
-        if message not in self.told:
+        if message not in self.said:
             say(self.request, message)
-            self.told.add(message)
+            self.said.add(message)
 
     def _explain(self) -> None:
         """Replace "killed by signal" by the engine's own reason, where it has one; leave nothing in the queue."""
@@ -254,10 +250,10 @@ class _Job:
         done = len(self.tasks) - len(self.open)
         shown = " ".join(words)
         if status == 0:
-            told = f"cancelled job {self.id} ({done} of {len(self.tasks)} tasks had ended)"
+            ending = f"cancelled job {self.id} ({done} of {len(self.tasks)} tasks had ended)"
         else:
-            told = f"job {self.id} could NOT be cancelled: {(err or out).strip()}; do it by hand: {shown}"
-        say(self.request, f"interrupted by {self.signals.name()}: {told}")
+            ending = f"job {self.id} could NOT be cancelled: {(err or out).strip()}; do it by hand: {shown}"
+        say(self.request, f"interrupted by {self.signals.name()}: {ending}")
         return self.signals.status()
 
 

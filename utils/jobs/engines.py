@@ -6,56 +6,24 @@ import os
 import pwd
 import re
 import subprocess
+from typing import Any
 
 from jobs.request import Request
 
 ALONE = 1  # index of the only task of a job that is no array
 
 
-class Engine:
-    """What queue.pl and slurm.pl need of a scheduler. Every question may go unanswered: None then."""
-
-    config = ""
-    submits = ""
-    index = ""
-    environment = ""
-    example = ""
-
-    def submit_words(self, name: str, output: str, request: Request, array: str) -> list[str]:
-        """Words of the submit command that are not the site's business; ``array`` is "" or "first-last"."""
-        raise NotImplementedError
-
-    def job_id(self, said: str) -> str:
-        """Job number out of what the submit command said; "" if there is none."""
-        raise NotImplementedError
-
-    def queued(self, job: str) -> dict[int, str] | None:
-        """Tasks that wait or run, each with "waiting", "running", or why it will never run."""
-        raise NotImplementedError
-
-    def ended(self, job: str) -> dict[int, str]:
-        """Tasks that have left the queue badly, each with the reason; those of which nothing is known are absent."""
-        raise NotImplementedError
-
-    def why_waiting(self, job: str) -> str:
-        """Why a job waits, where that is more than other people's jobs; "" else."""
-        raise NotImplementedError
-
-    def cancel_words(self, job: str) -> list[str]:
-        """Command that cancels a job."""
-        raise NotImplementedError
-
-
-class GridEngine(Engine):
-    """qsub, qstat, qacct, qalter, qdel."""
+class GridEngine:
+    """qsub, qstat, qacct, qalter, qdel. Every question may go unanswered: None then, or nothing."""
 
     config = "conf/queue.conf"
     submits = "qsub"
     index = "SGE_TASK_ID"
+    environment = ""
     example = "-l NAME=$0"
 
     def submit_words(self, name: str, output: str, request: Request, array: str) -> list[str]:
-        """-N, -o and -t first-last."""
+        """-N, -o and, where ``array`` is "first-last" and not "", -t."""
         return ["-N", name, "-o", output, *(["-t", array] if array else [])]
 
     def job_id(self, said: str) -> str:
@@ -64,7 +32,7 @@ class GridEngine(Engine):
         return (match[1] or match[2]) if match else ""
 
     def queued(self, job: str) -> dict[int, str] | None:
-        """By `qstat -g d`, which has a line for each task; tasks in error state tell why."""
+        """Tasks that are "waiting", "running", or why one will never run, by `qstat -g d`: a line for each task."""
         status, out, _ = ask(["qstat", "-u", pwd.getpwuid(os.geteuid()).pw_name, "-g", "d"])
         if status != 0:
             return None
@@ -85,7 +53,7 @@ class GridEngine(Engine):
         return f"Grid Engine could not start it: {said[0]}"
 
     def ended(self, job: str) -> dict[int, str]:
-        """By `qacct`, which some sites switch off, and which lags by some seconds."""
+        """Why tasks left the queue badly, by `qacct`, which some sites switch off, and which lags by some seconds."""
         _, out, _ = ask(["qacct", "-j", job])
         ended = {}
         for record in re.split(r"^=+$", out, flags=re.M):
@@ -114,7 +82,7 @@ class GridEngine(Engine):
         return ["qdel", job]
 
 
-class Slurm(Engine):
+class Slurm:
     """sbatch, squeue, scontrol, sacct, scancel."""
 
     config = "conf/slurm.conf"
@@ -196,6 +164,9 @@ class Slurm(Engine):
         return ["scancel", job]
 
 
+Engine = GridEngine | Slurm
+
+
 def expand(tasks: str) -> list[int]:
     """Numbers of an array expression such as 3-7:2,9%4; of "" or N/A the only task."""
     numbers: list[int] = []
@@ -207,14 +178,8 @@ def expand(tasks: str) -> list[int]:
 def ask(words: list[str], seconds: float = 20) -> tuple[int, str, str]:
     """Exit status, output and messages of a scheduler's command; status 127 where it does not answer."""
     try:
-        done = subprocess.run(
-            words,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=seconds,
-            env={**os.environ, "LC_ALL": "C"},
-            start_new_session=True,
-        )
+        options: dict[str, Any] = {"stdin": subprocess.DEVNULL, "capture_output": True, "start_new_session": True}
+        done = subprocess.run(words, timeout=seconds, env={**os.environ, "LC_ALL": "C"}, **options)
     except (OSError, subprocess.TimeoutExpired) as error:
         return 127, "", str(error)
     return done.returncode, done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import platform
 import signal
 import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import metadata
 
 from jobs.logs import commented, date
 from jobs.report import describe, report, say
@@ -19,7 +21,7 @@ GRACE = 10.0  # seconds between SIGTERM and SIGKILL
 
 @dataclass
 class Task:
-    """A running task: its shell leads a session and a process group of its own."""
+    """A running task: its shell leads its own session and process group."""
 
     number: int
     slot: int
@@ -71,24 +73,15 @@ class _Runner:
             env["OMP_NUM_THREADS"] = str(self.threads)
         try:
             with open(log, "a", encoding="utf-8", errors="surrogateescape") as file:
-                file.write(f"{commented(command)}\n# Started at {date()}\n#\n{self._about(slot)}")
+                file.write(f"{commented(command)}\n# Started at {date()}\n#\n")
+                file.write(f"# Running on {os.uname().nodename}, GPU {self.slots[slot] or 'none'}, {self.versions}\n")
                 file.flush()
-                shell = subprocess.Popen(
-                    ["bash", "-o", "pipefail", "-c", command],
-                    stdin=subprocess.DEVNULL,
-                    stdout=file,
-                    stderr=file,
-                    env=env,
-                    start_new_session=True,
-                )
+                words, null = ["bash", "-o", "pipefail", "-c", command], subprocess.DEVNULL
+                shell = subprocess.Popen(words, stdin=null, stdout=file, stderr=file, env=env, start_new_session=True)
         except OSError as error:
             self.failures[number] = f"cannot start: {error}"
             return
         self.running[slot] = Task(number, slot, log, shell, time.time())
-
-    def _about(self, slot: int) -> str:
-        gpu = self.slots[slot] or "none"
-        return f"# Running on {os.uname().nodename}, GPU {gpu}, {self.versions}\n"
 
     def _collect(self) -> None:
         for task in list(self.running.values()):
@@ -110,7 +103,7 @@ class _Runner:
             self.failures[task.number] = describe(status, task.log)
 
     def _stop(self, not_begun: int) -> int:
-        """End what runs, with all that it started, even in sessions of its own (as torchrun's workers are)."""
+        """End what runs, with all that it started, even in other sessions (as torchrun's workers are)."""
         killed = len(self.running)
         shells = {task.shell.pid for task in self.running.values()}
         others = descendants(shells)
@@ -169,9 +162,6 @@ def visible_gpus() -> list[str]:
 
 def versions() -> str:
     """Python and torch of the environment that tasks are started in, which is this program's own."""
-    import platform
-    from importlib import metadata
-
     try:
         torch = metadata.version("torch")
     except metadata.PackageNotFoundError:

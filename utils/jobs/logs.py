@@ -37,7 +37,7 @@ def last_lines(path: str) -> list[str]:
 
 
 def status_in(lines: list[str]) -> int | None:
-    """Exit status that a log's last line tells; None where it has no such line."""
+    """Exit status that a log's last line gives; None where it has no such line."""
     for line in reversed([line for line in lines[-3:] if line]):
         match = re.match(r"# Ended \(code (\d+)|# Finished at .* with status (\d+)$", line)
         if match:

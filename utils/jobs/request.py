@@ -37,15 +37,10 @@ class Request:
     first: int = 1
     last: int = 1
 
-    def all_tasks(self) -> list[int]:
-        """Task numbers of the range."""
-        return list(range(self.first, self.last + 1))
-
     def picked_tasks(self) -> list[int]:
         """Tasks to run: all, or with `--pick failed` those whose log does not end in success."""
-        if self.options.get("pick", "all") == "all":
-            return self.all_tasks()
-        return [task for task in self.all_tasks() if not self._is_done(task)]
+        tasks = range(self.first, self.last + 1)
+        return [task for task in tasks if self.options.get("pick", "all") == "all" or not self._is_done(task)]
 
     def log_of(self, task: int) -> str:
         """Path of a task's log."""

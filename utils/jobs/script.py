@@ -70,7 +70,7 @@ class Script:
 
 
 def folder_of(request: Request) -> str:
-    """Folder of the logs; where each task has one of its own, the one above these."""
+    """Folder of the logs; where each task has another, the one above these."""
     parts = os.path.dirname(request.log).split("/")
     for i, part in enumerate(parts):
         if request.job and re.search(rf"\b{request.job}\b", part):

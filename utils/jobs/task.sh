@@ -1,7 +1,7 @@
 # shellcheck shell=bash disable=SC2154
 # The body of a cluster task's script; queue.pl and slurm.pl write the variables that it reads above it:
 # job_root job_log job_mark job_name job_task job_command job_threads job_set_threads job_gpu job_shown.
-# It starts few processes of its own, for it is run once for each task.
+# It starts few processes, for it is run once for each task.
 
 job_log=${job_log//"${job_name}"/${job_task}}
 job_command=${job_command//"${job_name}"/${job_task}}
@@ -13,7 +13,7 @@ job_date() {
     printf -v job_now '%(%a %b %e %H:%M:%S %Z %Y)T' -1
 }
 
-# Whatever ends the task: its log's last lines, then the mark that tells the head node, whole with its line's end.
+# Whatever ends the task: its log's last lines, then the mark for the head node, whole with its line's end.
 job_finish() {
     trap - EXIT
     job_date
