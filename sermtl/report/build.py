@@ -48,7 +48,7 @@ def build(loaded: Loaded, corpus: str, sources: Sources) -> Document:
     everything: list[Knowledge] = []
     sections: list[Section] = []
     for results in analysed:
-        known = speaker.knowledge(results.family, histories)
+        known = [speaker.knowledge(setting, histories) for setting in results.family.settings]
         everything += known
         findings += words.findings(results, known)
         sections += family_sections(results, known, histories, sources)

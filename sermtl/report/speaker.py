@@ -50,11 +50,6 @@ class Knowledge:
     """Files that are not as stage 5 writes them."""
 
 
-def knowledge(family: Family, histories: Histories) -> list[Knowledge]:
-    """Pool ``score_test/probe.json`` of all folds and seeds of each setting."""
-    return [_of(setting, histories) for setting in family.settings]
-
-
 def table(family: Family, rows: Sequence[Knowledge]) -> Table:
     """Probe, head and verification, a row a setting."""
     cells: list[list[Cell]] = []
@@ -125,7 +120,8 @@ def _has(setting: Setting, fold: str, part: str) -> bool:
     return (setting.first.path / fold / f"decode_{part}" / "emb.scp").exists()
 
 
-def _of(setting: Setting, histories: Histories) -> Knowledge:
+def knowledge(setting: Setting, histories: Histories) -> Knowledge:
+    """Pool ``score_test/probe.json`` of all folds and seeds."""
     found: list[tuple[str, dict[str, Any]]] = []
     reasons, damaged = set(), []
     for made in setting.experiments:

@@ -81,10 +81,16 @@ def results_md(tag: str, scores: Mapping[str, Any]) -> str:
         "Pooled: counts summed over folds, then divided. The mean over folds stands beside it.\n",
     ]
     parts += [_metric(scores, rate, name) for rate, name in metrics.RATES.items()]
-    parts += [_speaker_head(scores["spk"])]
-    ser = scores["ser"]
-    parts += [_section("Per class, pooled", _classes(ser))]
-    parts += [_section("Confusion, pooled (rows are references, columns hypotheses)", _confusion(ser))]
+    ser, spk = scores["ser"], scores["spk"]
+    if spk["acc"] is None:
+        parts.append(f"## Speaker head\n\nAccuracy undefined: {spk['reason']}.\n")
+    else:
+        counts = [spk["n"], spk["correct"], number(spk["acc"])]
+        parts.append(_section("Speaker head", [["n", "correct", "accuracy"], counts]))
+    parts += [
+        _section("Per class, pooled", _classes(ser)),
+        _section("Confusion, pooled (rows are references, columns hypotheses)", _confusion(ser)),
+    ]
     columns = ("n", "correct", "wa", "ua", "words", "errors", "wer")
     speakers: list[list[Any]] = [["speaker", "n", "correct", "WA", "UA", "words", "errors", "WER"]]
     for name, row in scores["per_speaker"].items():
@@ -112,19 +118,14 @@ def summary(tag: str, scores: Mapping[str, Any]) -> str:
 def environment() -> str:
     """ESPnet's list of what made the numbers: date, versions, git revision."""
     date = datetime.now().astimezone().strftime("%a %b %d %H:%M:%S %Z %Y")
-    revision = git_revision()
-    lines = [f"- date: `{date}`", f"- python version: `{platform.python_version()}`"]
+    versions = {"python": platform.python_version()}
     for package in ("sermtl", "torch", "torchaudio", "transformers", "numpy", "scikit-learn"):
-        lines.append(f"- {package} version: `{package_version(package)}`")
-    return "\n".join([*lines, f"- Git hash: `{revision}`\n"])
-
-
-def package_version(name: str) -> str:
-    """The installed version, without importing the package."""
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return "not installed"
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            versions[package] = "not installed"
+    lines = [f"- {name} version: `{version}`" for name, version in versions.items()]
+    return "\n".join([f"- date: `{date}`", *lines, f"- Git hash: `{git_revision()}`\n"])
 
 
 def git_revision() -> str:
@@ -177,11 +178,3 @@ def _metric(scores: Mapping[str, Any], key: str, name: str) -> str:
         [f"mean over {plural(spread['folds'], 'fold')} (std {number(spread['std'])})", "", "", number(spread["mean"])]
     )
     return f"## {name}\n\n" + markdown(["fold", *counts, name], rows)
-
-
-def _speaker_head(spk: Mapping[str, Any]) -> str:
-    if spk["acc"] is None:
-        return f"## Speaker head\n\nAccuracy undefined: {spk['reason']}.\n"
-    return "## Speaker head\n\n" + markdown(
-        ["n", "correct", "accuracy"], [[spk["n"], spk["correct"], number(spk["acc"])]]
-    )

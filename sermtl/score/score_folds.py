@@ -61,12 +61,16 @@ def score_fold(decode: Path, data: Path, fold_dir: Path, exp: Path, labels_file:
     ]  # fmt: skip
     train = set(_lookup(data / "utt2spk", read_list(fold_dir / "train")).values())
     audit = read_audit(fold_dir / "audit.json")
+    try:
+        ser = _emotion(rows, labels)
+    except UserError as error:
+        raise UserError(f"{decode / 'utt2emo'} against the data's utt2emo: {error}") from None
     scores: dict[str, Any] = {
         "protocol": protocol,
         "speaker_dependent": bool(audit.pop("speaker_dependent", train & {row.spk for row in rows})),
         "folds": [fold],
         "settings": settings,
-        "ser": _emotion(rows, labels, decode),
+        "ser": ser,
         "asr": metrics.asr_scores([edits[utt] for utt in test]),
         "spk": metrics.speaker_scores([row.spk for row in rows], [row.spk_hyp for row in rows], train),
         "audit": audit,
@@ -104,7 +108,8 @@ def pool_folds(exp: Path, folds: Sequence[str]) -> dict[str, Any]:
         raise UserError(f"{exp}: no scored fold; ./run.sh --tag {exp.name} --stage 3 makes them")
     per_fold, rows = _read_folds(exp, scored)
     _refuse_differences(exp, per_fold)
-    _refuse_repeats(exp, rows)
+    tested = [row for part_rows in rows.values() for row in part_rows]
+    _refuse_repeats(exp, tested)
 
     parts = list(per_fold.values())
     labels = parts[0]["ser"]["labels"]
@@ -121,7 +126,10 @@ def pool_folds(exp: Path, folds: Sequence[str]) -> dict[str, Any]:
         "spk": metrics.pool_speakers([part["spk"] for part in parts]),
         "per_fold": {fold: {key: part[key] for key in ("ser", "asr", "spk")} for fold, part in per_fold.items()},
         "mean_over_folds": _means(parts),
-        "per_speaker": per_speaker([row for part_rows in rows.values() for row in part_rows], labels),
+        "per_speaker": {
+            speaker: group_scores([row for row in tested if row.spk == speaker], labels)
+            for speaker in sorted({row.spk for row in tested})
+        },
         "audit": {fold: part["audit"] for fold, part in per_fold.items() if part.get("audit")},
     }
 
@@ -141,19 +149,9 @@ def common_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {key: shared(value) for key, value in settings.items() if key not in FOLD_OWN}
 
 
-def per_speaker(rows: Sequence[Utterance], labels: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Emotion and word scores of each test speaker, by name."""
-    by_speaker: dict[str, list[Utterance]] = {}
-    for row in rows:
-        by_speaker.setdefault(row.spk, []).append(row)
-    return {speaker: group_scores(by_speaker[speaker], labels) for speaker in sorted(by_speaker)}
-
-
 def group_scores(rows: Sequence[Utterance], labels: Sequence[str]) -> dict[str, Any]:
     """Counts and rates of any group of utterances: WA, UA, macro F1, WER, CER."""
-    emotional = [row for row in rows if row.ref]
-    confusion = metrics.confusion_matrix([r.ref for r in emotional], [r.hyp for r in emotional], labels)
-    ser = metrics.emotion_scores(confusion, labels)
+    ser = _emotion(rows, labels)
     spoken = [row for row in rows if row.words]
     sums = {key: sum(getattr(row, key) for row in spoken) for key in ("words", "errors", "chars", "char_errors")}
     return {
@@ -164,12 +162,9 @@ def group_scores(rows: Sequence[Utterance], labels: Sequence[str]) -> dict[str, 
     }
 
 
-def _emotion(rows: Sequence[Utterance], labels: Sequence[str], decode: Path) -> dict[str, Any]:
+def _emotion(rows: Sequence[Utterance], labels: Sequence[str]) -> dict[str, Any]:
     counted = [row for row in rows if row.ref]
-    try:
-        confusion = metrics.confusion_matrix([r.ref for r in counted], [r.hyp for r in counted], labels)
-    except UserError as error:
-        raise UserError(f"{decode / 'utt2emo'} against the data's utt2emo: {error}") from None
+    confusion = metrics.confusion_matrix([row.ref for row in counted], [row.hyp for row in counted], labels)
     return metrics.emotion_scores(confusion, labels) | {"no_reference": len(rows) - len(counted)}
 
 
@@ -264,9 +259,8 @@ def _refuse_differences(exp: Path, per_fold: Mapping[str, Mapping[str, Any]]) ->
         raise UserError("\n  ".join([head, *problems, "train them again alike, or under another --tag"]))
 
 
-def _refuse_repeats(exp: Path, rows: Mapping[str, Sequence[Utterance]]) -> None:
-    tested = Counter(row.utt for part in rows.values() for row in part)
-    if repeated := sorted(utt for utt, times in tested.items() if times > 1):
+def _refuse_repeats(exp: Path, tested: Sequence[Utterance]) -> None:
+    if repeated := sorted(utt for utt, times in Counter(row.utt for row in tested).items() if times > 1):
         raise UserError(
             f"{exp}: {len(repeated)} utterances are tested in more than one fold: {metrics.first(repeated)}; "
             "the fold lists overlap: make them anew with ./run.sh --stage 1"

@@ -20,13 +20,14 @@ from small_model import DATA2VEC_GEOMETRY, LABELS, copy_of, save_model
 
 from sermtl import Result, Speech2Emotion
 from sermtl.audio.read import read_audio
+from sermtl.audio.stream import as_int16
 from sermtl.bin import predict as program
 from sermtl.data.dataset import FoldDataset
 from sermtl.data.fold_data import read_dump
 from sermtl.errors import UserError
 from sermtl.inference import predict
 from sermtl.inference.decode import decode
-from sermtl.inference.inputs import Item, as_int16, find_audio
+from sermtl.inference.inputs import Item, find_audio
 from sermtl.inference.output import TableLines, TsvLines, segment_lines
 from sermtl.inference.windows import Segment
 from sermtl.model.trained_model import load_model
