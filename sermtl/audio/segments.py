@@ -14,7 +14,7 @@ from sermtl.fileio.tables import read_table
 from sermtl.fileio.wav_scp import read_segments
 
 
-class Utterance(NamedTuple):
+class AudioSpan(NamedTuple):
     """Where an utterance's audio is: a recording, or from ``start`` to ``end`` seconds of one."""
 
     name: str
@@ -23,11 +23,11 @@ class Utterance(NamedTuple):
     end: float | None = None
 
 
-def utterances(data: Path) -> list[Utterance]:
+def audio_spans(data: Path) -> list[AudioSpan]:
     """What a data directory holds, by ``wav.scp`` and, where there is one, ``segments``."""
     wav_scp, segments = read_table(data / "wav.scp"), read_segments(data / "segments")
     if not segments:
-        return [Utterance(name, entry) for name, entry in wav_scp.items()]
+        return [AudioSpan(name, entry) for name, entry in wav_scp.items()]
     spans = []
     for name, (recording, times) in segments.items():
         if recording not in wav_scp:
@@ -36,11 +36,11 @@ def utterances(data: Path) -> list[Utterance]:
             start, end = map(float, times.split())
         except ValueError:
             raise UserError(f"{data}/segments: {name}: {times!r} are not two times in seconds") from None
-        spans.append(Utterance(name, wav_scp[recording], start, end))
+        spans.append(AudioSpan(name, wav_scp[recording], start, end))
     return spans
 
 
-def read_all(part: Iterable[Utterance], allow_pipes: bool) -> Iterator[tuple[str, np.ndarray | UserError]]:
+def read_all(part: Iterable[AudioSpan], allow_pipes: bool) -> Iterator[tuple[str, np.ndarray | UserError]]:
     """Each utterance's samples (S,), or why it has none; a recording of several segments is read once."""
     current = ""
     recording: np.ndarray | UserError = np.zeros(0, dtype=np.int16)

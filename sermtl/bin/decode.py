@@ -10,27 +10,21 @@ import argparse
 import logging
 import sys
 import time
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from sermtl.config import DecodeConfig, TrainConfig, load_config, read_yaml
+from sermtl.config import DecodeConfig, load_config, read_yaml
 from sermtl.data import fold_data, fold_job
 from sermtl.data.fold_data import load_fold, refuse_cut_arks
 from sermtl.data.stored_features import dump_name
 from sermtl.errors import UserError, command
 from sermtl.fileio import lock
-from sermtl.fileio.ark import DUMP_DIGESTS, write_ark
-from sermtl.fileio.stamp import NAME, Stamp, inputs, refuse_damaged
-from sermtl.fileio.tables import write_table
-from sermtl.inference.decode import Decoded, decode
+from sermtl.fileio.stamp import NAME, refuse_damaged
+from sermtl.inference.decode import FILES, decode, decode_stamp, training_config, write_decoded
 from sermtl.model.trained_model import load_model
 from sermtl.train import history
 
 log = logging.getLogger("sermtl.bin.decode")
-CODE_VERSION = 2
-"""Raised when the same model would give other files."""
-FILES = ("utt2emo", "emo_post", "text", "utt2spk", "emb.scp", "emb.ark")
 
 
 @command
@@ -74,36 +68,6 @@ def main() -> int:
         made.finish(directory / name for name in FILES)
         log.info("%s: %d utterances in %.1f s", directory, len(decoded), time.monotonic() - started)
     return 0
-
-
-def training_config(exp: Path) -> TrainConfig:
-    """The settings that a fold was trained with, from its ``config.yaml``."""
-    known = {field.name for field in fields(TrainConfig)}
-    saved = read_yaml(exp / "config.yaml")
-    values: Any = {key: tuple(v) if isinstance(v, list) else v for key, v in saved.items() if key in known}
-    return TrainConfig(**values)
-
-
-def decode_stamp(paths: fold_job.FoldPaths, part: str, dumped: str) -> Stamp:
-    """The stamp of ``decode_test/`` or ``decode_dev/``."""
-    roots = {"exp": paths.exp, "data": paths.data, "fold": paths.fold_dir, "dump": paths.dump}
-    names = ("exp:model.safetensors", "exp:model.json", "data:text", "data:utt2spk", "data:utt2emo")
-    lists, contents = (f"fold:{part}" for part in ("train", part)), f"dump:{dumped}/{DUMP_DIGESTS}"
-    directory = paths.exp / f"decode_{part}"
-    return Stamp(directory / NAME, CODE_VERSION, {}, inputs(roots, *names, *lists, contents))
-
-
-def write_decoded(directory: Path, decoded: list[Decoded], labels: list[str]) -> None:
-    """Write the files of ``decode_test/`` or ``decode_dev/``."""
-    with write_ark(directory / "emb.ark") as writer:
-        for item in decoded:
-            writer.write_array(item.utterance, item.embedding_D)
-    write_table(directory / "emb.scp", writer.scp)
-    posteriors = {item.utterance: " ".join(f"{p:.6f}" for p in item.posteriors_C) for item in decoded}
-    write_table(directory / "emo_post", posteriors)
-    write_table(directory / "text", {item.utterance: item.text for item in decoded})
-    write_table(directory / "utt2spk", {item.utterance: item.speaker for item in decoded})
-    write_table(directory / "utt2emo", {item.utterance: labels[item.posteriors_C.argmax()] for item in decoded})
 
 
 if __name__ == "__main__":

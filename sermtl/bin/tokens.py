@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import io
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from sermtl.errors import UserError, command
 from sermtl.fileio.files import atomic_write
 from sermtl.fileio.stamp import NAME, Stamp, inputs
 from sermtl.fileio.tables import read_list, read_table
-from sermtl.text.tokenizer import BOUNDARY, BPE_MODEL, SPECIALS, BpeTokenizer, char_tokens
+from sermtl.text.tokenizer import BOUNDARY, BPE_MODEL, SPECIALS, BpeTokenizer, char_tokens, train_bpe
 
 CODE_VERSION = 1
 """Raised when the same text would give other tokens."""
@@ -28,45 +27,6 @@ def train_texts(train: Path, text: dict[str, str]) -> Iterator[str]:
         if utt not in text:
             raise UserError(f"{train}: {utt} is not in the data directory's text; make the folds again (stage 1)")
         yield text[utt]
-
-
-def train_bpe(texts: Iterator[str], nbpe: int, where: Path) -> bytes:
-    """Train a sentencepiece BPE model of ``nbpe`` pieces whose ids 0 to 3 are the specials.
-
-    Raises:
-        UserError: There is no text, or not enough of it for so many pieces.
-    """
-    import sentencepiece
-
-    model = io.BytesIO()
-    pad, begin, end, unknown = SPECIALS
-    sentences = [text for text in texts if text]
-    if not sentences:
-        raise UserError(f"{where}: no transcript to train subwords on; use --token_type char with alpha 0")
-    try:
-        sentencepiece.SentencePieceTrainer.Train(
-            sentence_iterator=iter(sentences),
-            model_writer=model,
-            model_type="bpe",
-            vocab_size=nbpe,
-            character_coverage=1.0,
-            # The text is normalised already; sentencepiece's own rules would change it again.
-            normalization_rule_name="identity",
-            pad_id=0,
-            bos_id=1,
-            eos_id=2,
-            unk_id=3,
-            pad_piece=pad,
-            bos_piece=begin,
-            eos_piece=end,
-            unk_piece=unknown,
-            num_threads=1,
-            minloglevel=2,
-        )
-    except (RuntimeError, OSError) as error:
-        reason = str(error).rpartition("] ")[2] or str(error)
-        raise UserError(f"{where}: no {nbpe} subwords from this text ({reason}); change --nbpe") from error
-    return model.getvalue()
 
 
 def write_tokens(out: Path, text: dict[str, str], train: Path, token_type: str, nbpe: int, lang: str) -> list[str]:

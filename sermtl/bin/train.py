@@ -24,6 +24,7 @@ from sermtl.data.fold_job import from_torchrun
 from sermtl.errors import UserError, command
 from sermtl.fileio import lock
 from sermtl.fileio.files import atomic_write
+from sermtl.model.geometry import check_feats_type
 from sermtl.model.trained_model import save_description
 from sermtl.model.upstreams.load import load_upstream
 from sermtl.seeding import derive_seed
@@ -31,7 +32,7 @@ from sermtl.train import history
 from sermtl.train.launch import launch
 from sermtl.train.processes import Ranks, exit_with
 from sermtl.train.settings_file import FILES, LABELS, STOPPED, choose_precision, resolved_settings, write_config_once
-from sermtl.train.setup import build, check_input, log_summary, make_sets, read_by_training, resolve, train_stamp
+from sermtl.train.setup import build, log_summary, make_sets, read_by_training, resolve, train_stamp
 from sermtl.train.trainer import Interrupted, Trainer
 
 log = logging.getLogger("sermtl.bin.train")
@@ -67,7 +68,7 @@ def main() -> int:
         torch.use_deterministic_algorithms(True)
     torch.manual_seed(derive_seed(config.seed, "weights"))
     upstream = load_upstream(config.upstream)
-    check_input(config, upstream)
+    check_feats_type(config.upstream, config.feats_type, upstream.input_bands)
     trained = build(config, fold, upstream)
     trained.model.bf16 = precision == "bf16"
     upstream.lay_out(config.layout, device)

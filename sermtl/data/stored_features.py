@@ -17,10 +17,12 @@ import torch
 
 from sermtl.audio.resample import SAMPLE_RATE
 from sermtl.config import TrainConfig
+from sermtl.data.fold_job import check_gpus
 from sermtl.errors import UserError
 from sermtl.fileio.tables import read_table
 from sermtl.model.front_end import FrontEnd
 from sermtl.model.out_of_memory import is_exhausted
+from sermtl.model.precision import use_whole_float32
 from sermtl.model.upstreams.load import load_upstream
 from sermtl.model.upstreams.wav2vec2 import Upstream
 from sermtl.seeding import derive_seed
@@ -76,6 +78,22 @@ class ConvFeatures:
         return sum(4 * channels * frames(round(s / speed * SAMPLE_RATE)) + 64 for s in seconds)
 
 
+def conv_features(upstream: str, seed: int, ngpu: int, data: Path, out: Path, speed: float) -> ConvFeatures:
+    """The convolutional encoder of ``--upstream``, where its outputs fit the name and the disk of ``out``.
+
+    Raises:
+        UserError: They do not, or PyTorch sees no GPU and one is asked for.
+    """
+    check_gpus(ngpu)
+    use_whole_float32()
+    features = ConvFeatures(upstream, seed, torch.device("cuda" if ngpu else "cpu"))
+    wanted = features.digest if speed == 1.0 else f"{features.digest}_sp{speed:g}"
+    if out.name != wanted:
+        raise UserError(f"{out}: this upstream's outputs belong in {out.parent / wanted}")
+    check_space(out, features.bytes_of(data, speed))
+    return features
+
+
 def conv_digest(upstream: Upstream) -> str:
     """Digest of all that decides a convolutional encoder's outputs: weights, shapes, and how waveforms come in."""
     config = upstream.config
@@ -99,17 +117,6 @@ def dump_name(config: TrainConfig, trained: Upstream | None = None) -> str:
         return config.feats_type
     digest = conv_digest(trained) if trained else ConvFeatures(config.upstream, config.seed, torch.device("cpu")).digest
     return f"conv/{digest}"
-
-
-def check_name(out: Path, digest: str, speed: float) -> None:
-    """Refuse a dump directory that is named for another encoder.
-
-    Raises:
-        UserError: It is.
-    """
-    wanted = digest if speed == 1.0 else f"{digest}_sp{speed:g}"
-    if out.name != wanted:
-        raise UserError(f"{out}: this upstream's outputs belong in {out.parent / wanted}")
 
 
 def check_space(out: Path, needed: int) -> None:

@@ -72,6 +72,28 @@ def atomic_write(path: str | Path, mode: str = "w", sync: bool = True) -> Iterat
             temporary.unlink()
 
 
+@contextlib.contextmanager
+def replaced_directory(path: Path) -> Iterator[Path]:
+    """Give a new directory that takes the place of ``path`` when the block ends well, whole or not at all."""
+    staging = temporary_path(path)
+    previous = temporary_path(path.with_name(f"{path.name}.old"))
+    try:
+        shutil.rmtree(staging, ignore_errors=True)
+        staging.mkdir(parents=True)
+        yield staging
+        if path.exists():
+            path.rename(previous)
+        staging.rename(path)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+        # Interrupted between the two renames: the earlier folds come back.
+        if previous.exists() and not path.exists():
+            previous.rename(path)
+        shutil.rmtree(previous, ignore_errors=True)
+
+
 def check_writable(path: Path) -> None:
     """Find out before the work whether `atomic_write` could make ``path``; makes its directory.
 

@@ -11,6 +11,16 @@ from sermtl.errors import UserError
 GEOMETRIES = Path(__file__).parents[2] / "conf" / "upstream"
 
 
+def check_feats_type(upstream: str, feats_type: str, input_bands: int) -> None:
+    """Refuse an upstream whose input (``input_bands`` of log-mel features; 0: waveforms) is not the ``feats_type``."""
+    reads = "fbank" if input_bands else "raw"
+    if reads != feats_type.replace("conv", "raw"):
+        raise UserError(
+            f"upstream {upstream} reads {reads}, but feats_type is {feats_type}; use --feats_type {reads}, "
+            "or a --train_config made for this upstream"
+        )
+
+
 @dataclass(frozen=True)
 class ConvGeometry:
     """Kernels and strides of the convolutional encoder, first layer first."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -93,6 +94,45 @@ def char_tokens(texts: Iterable[str], lang: str) -> list[str]:
         return list(ENGLISH_TOKENS)
     characters = {char for text in texts for char in text} - {" "}
     return [*SPECIALS, BOUNDARY, *sorted(characters)]
+
+
+def train_bpe(texts: Iterable[str], nbpe: int, where: Path) -> bytes:
+    """Train a sentencepiece BPE model of ``nbpe`` pieces whose ids 0 to 3 are the specials.
+
+    Raises:
+        UserError: There is no text, or too little of it for this size.
+    """
+    import sentencepiece
+
+    model = io.BytesIO()
+    pad, begin, end, unknown = SPECIALS
+    sentences = [text for text in texts if text]
+    if not sentences:
+        raise UserError(f"{where}: no transcript to train subwords on; use --token_type char with alpha 0")
+    try:
+        sentencepiece.SentencePieceTrainer.Train(
+            sentence_iterator=iter(sentences),
+            model_writer=model,
+            model_type="bpe",
+            vocab_size=nbpe,
+            character_coverage=1.0,
+            # The text is normalised already; sentencepiece's own rules would change it again.
+            normalization_rule_name="identity",
+            pad_id=0,
+            bos_id=1,
+            eos_id=2,
+            unk_id=3,
+            pad_piece=pad,
+            bos_piece=begin,
+            eos_piece=end,
+            unk_piece=unknown,
+            num_threads=1,
+            minloglevel=2,
+        )
+    except (RuntimeError, OSError) as error:
+        reason = str(error).rpartition("] ")[2] or str(error)
+        raise UserError(f"{where}: no {nbpe} subwords from this text ({reason}); change --nbpe") from error
+    return model.getvalue()
 
 
 def load_tokenizer(path: str | Path) -> Tokenizer:

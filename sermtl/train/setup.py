@@ -77,15 +77,6 @@ def check_fold(config: TrainConfig, fold: FoldData, fold_dir: Path) -> None:
         )
 
 
-def check_input(config: TrainConfig, upstream: Upstream) -> None:
-    """Refuse an upstream that reads other features than the configured ones."""
-    reads = "fbank" if upstream.input_bands else "raw"
-    if reads != config.feats_type.replace("conv", "raw"):
-        raise UserError(
-            f"upstream {config.upstream} reads {reads}, but feats_type is {config.feats_type}; use --feats_type {reads}"
-        )
-
-
 def build(config: TrainConfig, fold: FoldData, upstream: Upstream) -> TrainedModel:
     """The untrained model with its front end."""
     model = MultiTaskModel(upstream, len(fold.labels), len(fold.tokenizer.tokens), len(fold.speakers))

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from sklearn.model_selection import LeaveOneGroupOut
 
 from sermtl.bin import folds as program
+from sermtl.corpus import write_folds as writing
 from sermtl.corpus.corpus import load_corpus
 from sermtl.corpus.folds import make_folds
 from sermtl.errors import UserError
@@ -232,14 +233,14 @@ def test_an_interrupted_run_leaves_the_earlier_folds_whole(tmp_path, monkeypatch
     data = make_data(tmp_path, rows_of())
     assert run(monkeypatch, "--data", data) == 0
     before = contents(data / "folds")
-    written = program.write_list
+    written = writing.write_list
 
     def interrupted(path, ids):
         if path.parent.name == "s2":
             raise KeyboardInterrupt
         written(path, ids)
 
-    monkeypatch.setattr(program, "write_list", interrupted)
+    monkeypatch.setattr(writing, "write_list", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run(monkeypatch, "--data", data, "--dev_ratio", "0.25")
     assert contents(data / "folds") == before

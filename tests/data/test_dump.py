@@ -10,6 +10,7 @@ from small_corpus import run_program
 
 from sermtl.audio import features, read, resample
 from sermtl.bin import dump as program
+from sermtl.data import dump as parts
 from sermtl.fileio.ark import read_audio_entry
 from sermtl.fileio.tables import read_table, write_table
 
@@ -138,12 +139,12 @@ def test_audio_that_changed_after_its_part_is_noticed_at_the_merge(data, tmp_pat
 
 @pytest.mark.parametrize("damage", [lambda values: values + 1, lambda values: values[:-1]])
 def test_what_was_written_is_read_back(data, tmp_path, monkeypatch, capsys, damage):
-    write = program.write_one
+    write = parts.write_one
 
     def faulty(writer, key, values):
         write(writer, key, damage(values) if key == "s0-03" else values)
 
-    monkeypatch.setattr(program, "write_one", faulty)
+    monkeypatch.setattr(parts, "write_one", faulty)
     assert dump(data, tmp_path / "dump", nj=1) == [2, 2]
     assert "s0-03 is not what was written there" in capsys.readouterr().err
     monkeypatch.undo()

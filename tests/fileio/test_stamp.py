@@ -16,6 +16,7 @@ from small_corpus import run_program
 
 from sermtl.bin import dump, tokens
 from sermtl.bin import stamp as program
+from sermtl.data import dump as dumping
 from sermtl.data.fold_job import FoldPaths
 from sermtl.errors import UserError
 from sermtl.fileio.files import remove_leftovers, temporary_path
@@ -72,14 +73,14 @@ def test_every_change_is_told(made):
     ]
 
 
-@pytest.mark.parametrize("stage", ["train", "decode"])
+@pytest.mark.parametrize("stage", ["bin.train", "inference.decode"])
 def test_a_trained_or_decoded_fold_is_stale_under_another_code_version(tmp_path, monkeypatch, stage):
-    made_by = importlib.import_module(f"sermtl.bin.{stage}")
+    made_by = importlib.import_module(f"sermtl.{stage}")
     paths = FoldPaths(*[tmp_path] * 5)
     fold = SimpleNamespace(dump=tmp_path / "raw")
 
     def stamp():
-        if stage == "train":
+        if stage == "bin.train":
             return made_by.train_stamp(paths, fold)
         return made_by.decode_stamp(paths, "test", "raw")
 
@@ -96,7 +97,7 @@ def test_arks_and_token_lists_are_made_again_under_another_code_version(tmp_path
     (tmp_path / "folds/1").mkdir(parents=True)
     (tmp_path / "folds/1/train").write_text("".join(f"{row['utt']}\n" for row in rows))
     for kept, newer in ((0, 0), (3, 0), (0, 1), (3, 0)):
-        for made_by in (dump, tokens):
+        for made_by in (dumping, tokens):
             monkeypatch.setattr(made_by, "CODE_VERSION", made_by.CODE_VERSION + newer)
         for verb in ("part", "merge"):
             words = ["--data", data, "--out", tmp_path / "dump", "--feats_type", "raw"]

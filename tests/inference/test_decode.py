@@ -16,7 +16,7 @@ from sermtl.data.fold_data import load_fold
 from sermtl.fileio.files import sha256
 from sermtl.fileio.stamp import NAME
 from sermtl.fileio.tables import read_list, read_table, write_list, write_table
-from sermtl.inference.decode import decode
+from sermtl.inference.decode import FILES, decode, training_config
 from sermtl.model.ctc import collapse
 from sermtl.model.trained_model import load_model
 from sermtl.text.tokenizer import ENGLISH_TOKENS
@@ -77,7 +77,7 @@ def test_the_files_are_as_documented(corpus, exp):
     labels = (exp / "labels.txt").read_text().split()
     for part in ("test", "dev"):
         folder = exp / "s0" / f"decode_{part}"
-        assert {path.name for path in folder.iterdir()} == {*program.FILES, NAME}
+        assert {path.name for path in folder.iterdir()} == {*FILES, NAME}
         utterances = read_list(corpus.folds_dir / "s0" / part)
         tables, posteriors, embeddings = read(folder)
         assert all(list(table) == utterances for table in tables.values())
@@ -95,7 +95,7 @@ def test_outputs_are_the_models_on_each_utterance_alone(corpus, exp):
     assert run(corpus, exp) == 0
     tables, posteriors, embeddings = read(exp / "s0" / "decode_test")
     model = load_model(exp / "s0", CPU)
-    config = program.training_config(exp / "s0")
+    config = training_config(exp / "s0")
     paths = (corpus.data, corpus.folds_dir / "s0", corpus.dump, corpus.tokens / "s0")
     dataset = fold_data.evaluation_set(model.front_end, config, load_fold(*paths, config), "test")
     for number, (utterance, hypothesis) in enumerate(tables["text"].items()):
@@ -119,7 +119,7 @@ def test_a_path_is_read_as_ctc_does(path, ids):
 
 def test_targets_are_not_looked_at(corpus, exp):
     model = load_model(exp / "s0", CPU)
-    config = program.training_config(exp / "s0")
+    config = training_config(exp / "s0")
     paths = (corpus.data, corpus.folds_dir / "s0", corpus.dump, corpus.tokens / "s0")
     dataset = fold_data.evaluation_set(model.front_end, config, load_fold(*paths, config), "test")
     seen = {d.utterance: d for d in decode(model, dataset, 4, CPU)}
@@ -158,7 +158,7 @@ def test_what_this_model_decoded_already_is_kept(corpus, done, capsys):
     assert stamps(done / "s0" / "decode_test") == before
 
 
-@pytest.mark.parametrize("name", [*program.FILES, NAME])
+@pytest.mark.parametrize("name", [*FILES, NAME])
 def test_a_folder_that_lacks_a_file_is_decoded_again(corpus, done, name):
     folder = done / "s0" / "decode_test"
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
@@ -222,5 +222,5 @@ def test_damaged_dumps_are_told_by_utterance(corpus, done, capsys):
 
 
 def test_its_own_settings_are_used_whatever_the_defaults_are(one_trained):
-    config = program.training_config(one_trained / "s0")
+    config = training_config(one_trained / "s0")
     assert isinstance(config, TrainConfig) and config.feats_type == "fbank" and config.adam_betas == (0.9, 0.999)
