@@ -13,8 +13,8 @@ import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from sermtl.errors import UserError, command
-from sermtl.fileio.files import load_json, remove_leftovers
+from sermtl.errors import command
+from sermtl.fileio.files import remove_leftovers
 from sermtl.fileio.stamp import NAME, Stamp, damaged_outputs, fold_roots, outdated, package_digest, read_stamp
 
 ROOTS = ("data", "folds_dir", "dump", "tokens", "exp")
@@ -52,7 +52,7 @@ def stamp_of(args: argparse.Namespace) -> Stamp:
 
 
 def is_current(args: argparse.Namespace) -> int:
-    """Say that nothing changed, or begin."""
+    """Print that nothing changed, or begin."""
     stamp = stamp_of(args)
     if not stamp.changed():
         print(f"nothing changed: {stamp.path.parent}")
@@ -63,51 +63,36 @@ def is_current(args: argparse.Namespace) -> int:
 
 
 def finish(args: argparse.Namespace) -> int:
-    """Write the stamp, with the inputs as they were when it was emptied, but for those that were made since."""
+    """Write the stamp, with the inputs as they were when it was emptied, except those that were made since."""
     stamp, folder = stamp_of(args), args.stamp.parent
-    if args.stamp.exists():
-        try:
-            begun = load_json(args.stamp).get("begun", {})
-            stamp.digests.update({name: old for name, old in begun.items() if stamp.inputs[name].parent != folder})
-        except (ValueError, AttributeError, LookupError) as error:
-            raise UserError(
-                f"{args.stamp}: damaged while its stage worked ({type(error).__name__}: {error}); run it again"
-            ) from error
+    stamp.take_begun()
     stamp.finish(sorted(p for p in folder.iterdir() if p.is_file() and p.name[0] != "." and p != stamp.path))
     return 0
 
 
 def require_current(args: argparse.Namespace) -> int:
-    """Say which of the stages before ``--stage`` made something from other inputs than there are now."""
+    """Print what a stage before ``--stage`` made from other inputs than there are now, or what has changed since."""
     for stage, path, roots in made_before(args):
-        for message in (outdated(path, roots) or not_as_made(path))[:1]:
+        damaged = damaged_outputs(path, read_stamp(path) or {"outputs": {}})
+        changed = [
+            f"{path.parent / name} is not as it was made; if you changed it on purpose, remove {path}"
+            for name in damaged
+        ]
+        for message in (outdated(path, roots) or changed)[:1]:
             print(f"error: {message}", file=sys.stderr)
             return 100 + stage
     return 0
 
 
-def not_as_made(path: Path) -> list[str]:
-    """Outputs of a stamp that somebody, or a disk, has changed."""
-    stamp = read_stamp(path)
-    return [
-        f"{path.parent / name} is not as it was made; if you changed it on purpose, remove {path}"
-        for name in (damaged_outputs(path, stamp) if stamp else [])
-    ]
-
-
 def made_before(args: argparse.Namespace) -> Iterator[tuple[int, Path, Mapping[str, Path]]]:
     """Stamps of the stages before ``--stage``, in their order, each with the places of its inputs."""
-    everything: list[tuple[int, Path, Mapping[str, Path]]] = [
-        (1, args.data, {}),
-        (1, args.folds_dir, {"data": args.data}),
-    ]
+    everything: list[tuple[int, Path, Mapping[str, Path]]]
+    everything = [(1, args.data, {}), (1, args.folds_dir, {"data": args.data})]
     for name in args.dumps:
         everything.append((2, args.dump / name, {"data": args.data}))
     for fold in args.folds:
-        roots = fold_roots(args.exp / fold, args.data, args.folds_dir / fold) | {
-            "dump": args.dump,
-            "tokens": args.tokens / fold,
-        }
+        roots = fold_roots(args.exp / fold, args.data, args.folds_dir / fold)
+        roots |= {"dump": args.dump, "tokens": args.tokens / fold}
         everything.append((2, args.tokens / fold, roots))
         everything.append((3, roots["exp"], roots))
         everything += [(4, roots["exp"] / f"decode_{part}", roots) for part in ("test", "dev")]

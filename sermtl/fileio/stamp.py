@@ -70,6 +70,21 @@ class Stamp:
         with atomic_write(self.path, sync=False) as file:
             json.dump({"begun": self.digests}, file)
 
+    def take_begun(self) -> None:
+        """Take the digests of when `begin` was called, perhaps by another process; inputs beside the stamp are new.
+
+        Raises:
+            UserError: The stamp cannot be read.
+        """
+        try:
+            begun = load_json(self.path).get("begun", {}) if self.path.exists() else {}
+            folder = self.path.parent
+            self.digests.update({name: old for name, old in begun.items() if self.inputs[name].parent != folder})
+        except (ValueError, AttributeError, LookupError) as error:
+            raise UserError(
+                f"{self.path}: damaged while its stage worked ({type(error).__name__}: {error}); run it again"
+            ) from error
+
     def finish(self, outputs: Iterable[Path], at: Path | None = None) -> None:
         """Say that it is made: every output is there, as it is now.
 
