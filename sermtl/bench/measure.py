@@ -7,6 +7,7 @@ import gc
 import os
 import platform
 import statistics
+import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tabulate import tabulate
 
 PAPER_UPDATES = 62_800
 """Of the paper's run: 100 epochs of about 5,024 utterances, 8 an update."""
@@ -39,12 +41,12 @@ class Row:
     """Weights that the optimiser changes."""
     seconds: list[float] = field(default_factory=list)
     cpu: list[float] = field(default_factory=list)
-    """Processor seconds, of all threads: what others do on the machine hardly touches them."""
+    """Processor seconds of all threads, which other programs on the machine hardly touch."""
     peak_mb: float = 0.0
 
 
-def run_rounds(rows: list[Row], rounds: int, device: torch.device, limit: float, say: Callable[[str], None]) -> int:
-    """Time every row on update 1, 2, ... in turns, after a round that warms up; gives the rounds that were run.
+def run_rounds(rows: list[Row], rounds: int, device: torch.device, limit: float) -> int:
+    """Time every row on update 1, 2, ... in turns, after a round that warms up; returns the rounds that were run.
 
     Rows start in another order each round. No round begins that would end after ``limit`` seconds.
     """
@@ -66,6 +68,16 @@ def run_rounds(rows: list[Row], rounds: int, device: torch.device, limit: float,
             longest = max(longest, time.monotonic() - started)
         say(f"round {number} of {rounds}: {time.monotonic() - started:.1f} s{'' if number else ' (warms up)'}")
     return rounds
+
+
+def say(text: str) -> None:
+    """A line of progress, on standard error."""
+    print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
+
+
+def print_table(rows: list[dict[str, Any]]) -> None:
+    """A Markdown table."""
+    print(tabulate(rows, headers="keys", tablefmt="github", floatfmt=".3g"), end="\n\n", flush=True)
 
 
 def timed(function: Callable[[], object], device: torch.device) -> float:
@@ -109,40 +121,35 @@ def status_mb(name: str) -> float:
     return next(int(line.split()[1]) / 1024 for line in status.read_text().splitlines() if line.startswith(name))
 
 
-def summarise(rows: list[Row], sizes: list[tuple[int, float]], rates: Mapping[str, float]) -> list[dict[str, Any]]:
+def summarise(rows: list[Row], batch_size: int, rates: Mapping[str, float]) -> list[dict[str, Any]]:
     """Rates and ratios of the rows; the first is what the others are compared with.
 
     Args:
         rows: Timed on the same updates.
-        sizes: Utterances and audio seconds of each timed update.
-        rates: Floating-point operations a second of a matrix product: ``float32`` and ``bf16``; and bytes a second of
+        batch_size: Utterances of an update.
+        rates: Floating-point operations a second of a matrix product (``float32``, ``bf16``), and bytes a second of
             a ``copy``.
     """
     table = []
     for row in rows:
         ratios = [plain / seconds for plain, seconds in zip(rows[0].seconds, row.seconds, strict=True)]
         processor = [plain / seconds for plain, seconds in zip(rows[0].cpu, row.cpu, strict=True)]
-        total = sum(row.seconds)
-        flops = sum(row.flops(number + 1) for number in range(len(row.seconds)))
+        mean = statistics.mean(row.seconds)
+        flops = statistics.mean(row.flops(number + 1) for number in range(len(row.seconds)))
         arithmetic = flops / rates["bf16" if row.bf16 else "float32"]
         table.append(
             {
                 "name": row.name,
-                "updates_per_s": len(row.seconds) / total,
-                "utterances_per_s": sum(count for count, _ in sizes) / total,
-                "audio_s_per_s": sum(seconds for _, seconds in sizes) / total,
+                "utterances_per_s": batch_size / mean,
                 "ratio": statistics.median(ratios),
                 "ratio_min": min(ratios),
                 "ratio_max": max(ratios),
                 "cpu_ratio": statistics.median(processor),
-                "cpu_s": statistics.median(row.cpu),
                 "peak_mb": row.peak_mb,
-                "matmul_share": arithmetic / total,
                 "s": statistics.median(row.seconds),
-                "floor_s": arithmetic / len(row.seconds) + ADAMW_BYTES * row.trained / rates["copy"],
-                "paper_run_hours": PAPER_UPDATES * total / len(row.seconds) / 3600,
+                "floor_s": arithmetic + ADAMW_BYTES * row.trained / rates["copy"],
+                "paper_run_hours": PAPER_UPDATES * mean / 3600,
                 "seconds": row.seconds,
-                "cpu_seconds": row.cpu,
             }
         )
     return table

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from unittest import mock
@@ -78,11 +78,12 @@ class Ours:
 
     def _row(self, name: str) -> Row:
         off = name.removeprefix("ours-without-") if name != "ours" else ""
+        upstream, passes = self.trained.model.upstream, {"stored-outputs": 1, "frozen-encoder": 3}.get(off, 0)
         trainer = {"stored-outputs": self.raw, "frozen-encoder": self.all}.get(off, self.stored)
         return Row(
             name,
             lambda number: self._update(trainer, number, off),
-            lambda number: self._flops(number, off),
+            lambda number: update_flops(upstream, self.material, number, passes),
             lambda: _resident_mb(trainer),
             self.bf16 and off != "bf16",
             sum(parameter.numel() for parameter in trainer.parameters),
@@ -97,47 +98,27 @@ class Ours:
         model.upstream.lay_out("padded" if off == "packing" else "auto", self.device)
         model.upstream.fourier_positions = off != "fourier-positions"
         indices = self.material.updates[number]
-        with _plain_dropout() if off == "bit-dropout" else _fused(trainer, off != "fused-adamw"):
+        for group in trainer.optimizer.param_groups:
+            group["fused"] = off != "fused-adamw"
+        with mock.patch.object(packed, "_drop", F.dropout) if off == "bit-dropout" else nullcontext():
             parts = [[trainer.sets.train[index] for index in part] for part in trainer.parts_of(indices)]
             batches = [trainer.sets.train.collate(part) for part in parts]
             trainer.update(number, batches, len(indices), Tally(EMOTIONS))
 
-    def _flops(self, number: int, off: str) -> float:
-        """Of own frames only: three times the forward pass where weights are trained, once where they are not."""
-        upstream = self.trained.model.upstream
-        total = 0.0
-        for index in self.material.updates[number]:
-            total += 3 * transformer_flops(upstream, self.material.conv[index].length)
-            passes = {"stored-outputs": 1, "frozen-encoder": 3}.get(off, 0)
-            total += passes * convolution_flops(upstream, self.material.raw[index].length)
-        return total
-
-
-@contextmanager
-def _plain_dropout() -> Iterator[None]:
-    with mock.patch.object(packed, "_drop", F.dropout):
-        yield
-
-
-@contextmanager
-def _fused(trainer: Trainer, fused: bool) -> Iterator[None]:
-    groups = trainer.optimizer.param_groups
-    before = groups[0]["fused"]
-    for group in groups:
-        group["fused"] = fused
-    yield
-    for group in groups:
-        group["fused"] = before
-
 
 def _resident_mb(trainer: Trainer) -> float:
-    moments = sum(
-        value.nbytes
-        for state in trainer.optimizer.state.values()
-        for value in state.values()
-        if isinstance(value, torch.Tensor)
-    )
+    states = [value for state in trainer.optimizer.state.values() for value in state.values()]
+    moments = sum(value.nbytes for value in states if isinstance(value, torch.Tensor))
     return (moments + sum(parameter.nbytes for parameter in trainer.model.parameters())) / 2**20
+
+
+def update_flops(upstream: Upstream, material: Material, number: int, passes: int) -> float:
+    """Of own frames only: 3 forward passes where weights are trained, ``passes`` of the convolutional encoder."""
+    return sum(
+        3 * transformer_flops(upstream, material.conv[index].length)
+        + passes * convolution_flops(upstream, material.raw[index].length)
+        for index in material.updates[number]
+    )
 
 
 def transformer_flops(upstream: Upstream, frames: int) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import torch
 
 from sermtl.audio.resample import SAMPLE_RATE
 from sermtl.bench.material import CHARACTERS, draw_seconds
-from sermtl.bench.measure import rest, status_mb
+from sermtl.bench.measure import rest, say, status_mb
 from sermtl.config import TrainConfig
 from sermtl.data.dataset import FoldDataset
 from sermtl.data.fold_data import load_fold
@@ -46,7 +46,7 @@ NARROW = {
 
 
 def durations(hours: float) -> np.ndarray:
-    """Seconds of the utterances that make so many hours."""
+    """Seconds of the utterances of a corpus."""
     count = max(4 * SPEAKERS, round(hours * 3600 / 4.5))
     return draw_seconds(count, np.random.default_rng(0))
 
@@ -62,7 +62,7 @@ def rows_of(seconds: np.ndarray) -> Iterator[tuple[str, str, str, str, float]]:
         yield f"{speaker}-{number:06d}", speaker, emotion, " ".join(text.split()) or "A", duration
 
 
-def stage_seconds(hours: float, upstream: str, directory: Path, say: Callable[[str], None]) -> dict[str, Any]:
+def stage_seconds(hours: float, directory: Path) -> dict[str, Any]:
     """Run run.sh for one epoch of one fold over ``hours`` of noise.
 
     Raises:
@@ -79,10 +79,10 @@ def stage_seconds(hours: float, upstream: str, directory: Path, say: Callable[[s
         lines.append(f"{name}\t{path}\t{speaker}\t{emotion}\t{text}")
     manifest = directory / "manifest.tsv"
     manifest.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    say(f"run.sh over {seconds.sum() / 3600:.2f} hours in {len(seconds)} utterances, one epoch of {upstream}")
+    say(f"run.sh over {seconds.sum() / 3600:.2f} hours in {len(seconds)} utterances, one epoch of tiny")
     words = ["./run.sh", "--corpus", "manifest", "--manifest", str(manifest), "--lang", "en", "--folds", "s0"]
     words += [word for name in ("data", "dump", "exp") for word in (f"--{name}dir", str(directory / name))]
-    words += ["--train_config", "conf/mini.yaml", "--upstream", upstream, "--feats_type", "raw"]
+    words += ["--train_config", "conf/mini.yaml", "--upstream", "tiny", "--feats_type", "raw"]
     words += ["--train_args", "--set epochs=1"]
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
     if done.returncode:
@@ -91,12 +91,12 @@ def stage_seconds(hours: float, upstream: str, directory: Path, say: Callable[[s
         int(number): int(spent) for number, spent in re.findall(r"stage (\d) (\d+) s$", done.stdout, re.M)
     }
     if not stages:
-        raise UserError(f"run.sh told no seconds of its stages:\n{done.stdout[-2000:]}")
-    return {"hours": seconds.sum() / 3600, "utterances": len(seconds), "upstream": upstream, "stages": stages}
+        raise UserError(f"run.sh printed no seconds of stages:\n{done.stdout[-2000:]}")
+    return {"hours": seconds.sum() / 3600, "utterances": len(seconds), "upstream": "tiny", "stages": stages}
 
 
-def epoch_costs(hours: list[float], directory: Path, say: Callable[[str], None]) -> list[dict[str, Any]]:
-    """Start-up and one epoch over stored outputs of corpora of so many hours, with a model that costs little.
+def epoch_costs(hours: list[float], directory: Path) -> list[dict[str, Any]]:
+    """Start-up and one epoch over stored outputs of corpora of these lengths, with a model that costs little.
 
     The arks of the larger corpora hold an hour, whose entries stand for many utterances each.
     """
@@ -107,16 +107,14 @@ def epoch_costs(hours: list[float], directory: Path, say: Callable[[str], None])
             frames_TC = random.standard_normal((_frames(duration), 16), dtype=np.float32)
             writer.write_array(f"u{number}", frames_TC)
             entries.append((writer.scp[f"u{number}"], len(frames_TC), checksum(frames_TC)))
-    return [_epoch_cost(count, hour, entries, directory / f"{count:g}", say) for count in hours]
+    return [_epoch_cost(count, hour, entries, directory / f"{count:g}") for count in hours]
 
 
 def _frames(seconds: float) -> int:
     return int(seconds * 50)
 
 
-def _epoch_cost(
-    hours: float, hour: np.ndarray, entries: list[tuple[str, int, str]], directory: Path, say: Callable[[str], None]
-) -> dict[str, Any]:
+def _epoch_cost(hours: float, hour: np.ndarray, entries: list[tuple[str, int, str]], directory: Path) -> dict[str, Any]:
     seconds = np.tile(hour, max(1, round(hours)))[: max(4 * SPEAKERS, round(len(hour) * hours))]
     config = TrainConfig(feats_type="conv", epochs=1, batch_size=8, bucket_batches=16)
     _write_fold(directory, seconds, entries)

@@ -1,0 +1,91 @@
+"""The benchmark's tables of updates and of decoding."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sermtl.bench import published
+from sermtl.bench.material import make_material
+from sermtl.bench.measure import Row, print_table, run_rounds, summarise, timed
+from sermtl.bench.ours import Ours, build_model, decoders, update_flops
+from sermtl.errors import UserError
+from sermtl.model.precision import has_bf16
+
+QUICK_SECONDS = 200.0
+"""After which ``--quick`` begins no further round."""
+QUICK_ROWS = ("published-frozen", "ours", "ours-without-bf16", "ours-without-packing")
+"""Beside *published*: few, so that five rounds of them fit that time on two cores."""
+
+
+def updates_and_decoding(
+    directory: Path, device: torch.device, rates: dict[str, float], rounds: int, size: int, only: list[str], quick: bool
+) -> dict[str, Any]:
+    """Measure and print both tables.
+
+    Args:
+        directory: For the dumps.
+        device: Where the rows compute.
+        rates: As for `summarise`.
+        rounds: Timed updates of each row.
+        size: Utterances of an update.
+        only: Rows beside *published*; empty: all, or `QUICK_ROWS`.
+        quick: Stop after `QUICK_SECONDS`.
+
+    Raises:
+        UserError: ``only`` names no row.
+    """
+    torch.manual_seed(0)
+    trained = build_model(device)
+    upstream = trained.model.upstream
+    material = make_material(directory, rounds + 1, size, upstream.geometry, upstream.config.conv_dim[-1])
+    del material.updates[0][2:]  # it warms up
+    baseline = published.Published().to(device).train()
+    optimizer = torch.optim.AdamW(baseline.parameters(), lr=5e-5)
+
+    def plain(frozen: bool, number: int) -> None:
+        baseline.freeze(frozen)
+        examples = [material.raw[index] for index in material.updates[number]]
+        published.step(baseline, optimizer, examples, trained.front_end)
+
+    weights = sum(parameter.numel() for parameter in baseline.parameters())
+    convolutions = sum(parameter.numel() for parameter in baseline.wav2vec2.feature_extractor.parameters())
+    resident_mb = 12 * weights / 2**20
+    rows = [
+        Row(
+            name, partial(plain, frozen), partial(update_flops, upstream, material, passes=1 if frozen else 3),
+            lambda: resident_mb, trained=weights - convolutions * frozen,
+        )
+        for name, frozen in (("published", False), ("published-frozen", True))
+    ]  # fmt: skip
+    ours = Ours(trained, material, device, has_bf16(device), directory)
+    rows += ours.rows()
+    if unknown := set(only) - {row.name for row in rows}:
+        raise UserError(f"--only: no row {' '.join(unknown)}; known: {' '.join(row.name for row in rows)}")
+    if chosen := only or (QUICK_ROWS if quick else ()):
+        rows = [row for row in rows if row.name in {"published", *chosen}]
+    rounds = run_rounds(rows, rounds, device, QUICK_SECONDS if quick else float("inf"))
+    report: dict[str, Any] = {"rounds": rounds, "batch_size": size, "rows": summarise(rows, size, rates)}
+    print_table([{key: value for key, value in row.items() if key != "seconds"} for row in report["rows"]])
+
+    indices = [index for update in material.updates[: max(1, 16 // size)] for index in update]
+    examples = [material.raw[index] for index in indices]
+    seconds = material.seconds(indices)
+    ways: dict[str, Callable[[list[int]], None]] = {
+        "published": lambda _: published.decode(baseline, examples, trained.front_end),
+        **decoders(ours),
+    }
+    turns = [
+        {name: timed(partial(way, indices), device) for name, way in ways.items()} for _ in range(2 if quick else 3)
+    ]
+    best = {name: min(turn[name] for turn in turns) for name in ways}
+    report["decoding"] = [
+        {"name": name, "audio_s": seconds, "seconds": spent, "real_time_factor": spent / seconds}
+        for name, spent in best.items()
+    ]
+    print_table(report["decoding"])
+    return report
