@@ -15,7 +15,7 @@ from sermtl.fileio.wav_scp import is_pipe, locate
 POOL_FROM = 2000
 """Recordings below which starting processes costs more than it saves."""
 MOST_CHUNKS = 1000
-"""Of a file's that are looked at."""
+"""Chunks of a file that are read."""
 SLACK = 1024
 """Bytes behind the audio that some programs leave."""
 UNKNOWN_SIZE = 0x7FFF0000

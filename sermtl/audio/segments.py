@@ -46,7 +46,11 @@ def read_all(part: Iterable[AudioSpan], allow_pipes: bool) -> Iterator[tuple[str
     recording: np.ndarray | UserError = np.zeros(0, dtype=np.int16)
     for utterance in part:
         if utterance.recording != current:
-            current, recording = utterance.recording, read_or_error(utterance.recording, allow_pipes)
+            current = utterance.recording
+            try:
+                recording = read.read_recording(current, allow_pipes)
+            except UserError as error:
+                recording = error
         if utterance.end is None or isinstance(recording, UserError):
             yield utterance.name, recording
             continue
@@ -54,11 +58,3 @@ def read_all(part: Iterable[AudioSpan], allow_pipes: bool) -> Iterator[tuple[str
             yield utterance.name, read.cut(recording, utterance.start, utterance.end, utterance.recording)
         except UserError as error:
             yield utterance.name, error
-
-
-def read_or_error(recording: str, allow_pipes: bool) -> np.ndarray | UserError:
-    """A recording's samples (S,), or why it has none."""
-    try:
-        return read.read_recording(recording, allow_pipes)
-    except UserError as error:
-        return error

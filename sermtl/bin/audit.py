@@ -61,7 +61,7 @@ def read_folds(root: Path) -> dict[str, dict[str, list[str]]]:
 
 
 def coverage(corpus: Corpus, folds: dict[str, dict[str, list[str]]]) -> str:
-    """Say how many labelled utterances the folds test, and how many of them more than once."""
+    """The labelled utterances that the folds test, and those that more than one tests, as a sentence."""
     tested = Counter(utt for lists in folds.values() for utt in set(lists["test"]) if utt in corpus.index)
     labelled = [utt for utt, has in zip(corpus.utts, corpus.labelled, strict=True) if has]
     once = sum(utt in tested for utt in labelled)

@@ -1,4 +1,4 @@
-"""Write the token list of every fold: characters or subwords of its own training text, or the fixed 32."""
+"""Write the token list of every fold: characters or subwords of its training text, or the fixed 32."""
 
 from __future__ import annotations
 

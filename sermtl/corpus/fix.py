@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from sermtl.errors import UserError
@@ -13,19 +12,8 @@ from sermtl.fileio.tables import raw_lines, spk2utt_of, write_table
 BACKUP = ".backup"
 
 Table = dict[str, str]
-
-
-@dataclass
-class Tables:
-    """All tables of a data directory, by what their keys are (as `tables_of` names it), by file name."""
-
-    utterance: dict[str, Table] = field(default_factory=dict)
-    speaker: dict[str, Table] = field(default_factory=dict)
-    recording: dict[str, Table] = field(default_factory=dict)
-
-    def all(self) -> dict[str, Table]:
-        """Every table by its file name."""
-        return self.utterance | self.speaker | self.recording
+Tables = dict[str, dict[str, Table]]
+"""What the keys are (utterance, speaker, recording: as `tables_of` names them) -> file name -> table."""
 
 
 def read_tables(data: Path, notes: list[str]) -> Tables:
@@ -36,11 +24,8 @@ def read_tables(data: Path, notes: list[str]) -> Tables:
     """
     if not (data / MAIN_TABLE).is_file():
         raise UserError(f"no {data / MAIN_TABLE}: {data} is no data directory")
-    tables = Tables()
-    for kind, names in tables_of(data).items():
-        for name in names:
-            getattr(tables, kind)[name] = read_leniently(data / name, notes)
-    return tables
+    kinds = tables_of(data).items()
+    return {kind: {name: read_leniently(data / name, notes) for name in names} for kind, names in kinds}
 
 
 def read_leniently(path: Path, notes: list[str]) -> Table:
@@ -64,30 +49,30 @@ def read_leniently(path: Path, notes: list[str]) -> Table:
 
 def keep(tables: Tables, utts: set[str]) -> Tables:
     """Cut all tables down to some utterances, their speakers and their recordings."""
-    utt2spk = tables.utterance[MAIN_TABLE]
+    utt2spk = tables["utterance"][MAIN_TABLE]
     speakers = {utt2spk[utt] for utt in utts if utt in utt2spk}
-    recordings = {v.split()[0] for u, v in tables.utterance.get("segments", {}).items() if u in utts and v}
-
-    def cut(group: dict[str, Table], keys: set[str]) -> dict[str, Table]:
-        return {name: {k: v for k, v in sorted(t.items()) if k in keys} for name, t in group.items()}
-
-    return Tables(cut(tables.utterance, utts), cut(tables.speaker, speakers), cut(tables.recording, recordings))
+    recordings = {v.split()[0] for u, v in tables["utterance"].get("segments", {}).items() if u in utts and v}
+    keys = {"utterance": utts, "speaker": speakers, "recording": recordings}
+    return {
+        kind: {name: {k: v for k, v in sorted(table.items()) if k in keys[kind]} for name, table in group.items()}
+        for kind, group in tables.items()
+    }
 
 
 def complete(tables: Tables, notes: list[str], data: Path) -> set[str]:
     """The utterances that every table has, with their speaker and their recording."""
-    utt2spk = tables.utterance[MAIN_TABLE]
+    utt2spk = tables["utterance"][MAIN_TABLE]
     left = {utt for utt, speaker in utt2spk.items() if len(speaker.split()) == 1}
     note_lost(notes, f"{data / MAIN_TABLE} gives no single speaker for", utt2spk.keys() - left)
-    for name, table in tables.utterance.items():
+    for name, table in tables["utterance"].items():
         note_lost(notes, f"{data / name} lacks", left - table.keys())
         left &= table.keys()
-    for name, table in tables.speaker.items():
+    for name, table in tables["speaker"].items():
         lost = {utt for utt in left if utt2spk[utt] not in table}
         note_lost(notes, f"{data / name} lacks the speaker of", lost)
         left -= lost
-    segments = tables.utterance.get("segments", {})
-    for name, table in tables.recording.items():
+    segments = tables["utterance"].get("segments", {})
+    for name, table in tables["recording"].items():
         lost = {utt for utt in left if segments[utt].split()[:1] == [] or segments[utt].split()[0] not in table}
         note_lost(notes, f"{data / name} lacks the recording of", lost)
         left -= lost
@@ -95,7 +80,7 @@ def complete(tables: Tables, notes: list[str], data: Path) -> set[str]:
 
 
 def note_lost(notes: list[str], what: str, utts: set[str]) -> None:
-    """Say how many utterances are lost, and which one is the first."""
+    """Note how many utterances are lost, and which one is the first."""
     if utts:
         notes.append(f"{what} {len(utts)} utterance{'s' * (len(utts) > 1)}, first {min(utts)}")
 
@@ -111,7 +96,7 @@ def fix(data: Path) -> tuple[int, int, list[str]]:
     """
     notes: list[str] = []
     tables = read_tables(data, notes)
-    before = len(tables.utterance[MAIN_TABLE])
+    before = len(tables["utterance"][MAIN_TABLE])
     kept = complete(tables, notes, data)
     if not kept:
         raise UserError("\n  ".join([f"{data}: no utterance is in all tables; nothing was changed", *notes]))
@@ -121,7 +106,8 @@ def fix(data: Path) -> tuple[int, int, list[str]]:
 
 def write_tables(data: Path, tables: Tables) -> None:
     """Write tables and the spk2utt that follows; copy what changes to .backup/ first."""
-    files = tables.all() | {DERIVED_TABLE: spk2utt_of(tables.utterance[MAIN_TABLE])}
+    files = {name: table for group in tables.values() for name, table in group.items()}
+    files |= {DERIVED_TABLE: spk2utt_of(tables["utterance"][MAIN_TABLE])}
     for name, table in files.items():
         path = data / name
         if path.exists():

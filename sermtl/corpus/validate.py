@@ -131,7 +131,7 @@ def read(path: Path, faults: Faults) -> dict[str, str]:
 
 
 def line_fault(line: str, key: str, value: str) -> str | None:
-    """Say what is wrong with the form of a line."""
+    """What is wrong with the form of a line."""
     if not line.strip():
         return "empty line"
     if line.endswith("\r"):

@@ -39,7 +39,7 @@ class Example:
     samples: int = 0
     """Of its audio, where ``length`` counts something else that is to make the same batches."""
     checksum: str = ""
-    """Of what the dump holds; empty where it is not known, and not looked at."""
+    """Of what the dump holds; empty: not known, and not compared."""
 
     @property
     def size(self) -> int:

@@ -99,10 +99,7 @@ def read_entry(specifier: str, key: str, feats_type: str) -> np.ndarray:
 
 
 def checksum(array: np.ndarray) -> str:
-    """Of samples or features, however they are laid out in arks: what a training depends on, and reads are held to.
-
-    It tells one recording from another, and is asked of every one; the arks themselves have one of their own.
-    """
+    """CRC-32 of samples or features, however they are laid out in arks; compared whenever an utterance is read."""
     return f"{zlib.crc32(np.ascontiguousarray(array).data):08x}"
 
 

@@ -19,7 +19,7 @@ from sermtl.errors import UserError
 
 
 def load_json(path: Path) -> Any:
-    """The value of a JSON file that may be anybody's.
+    """The value of a JSON file from an untrusted source.
 
     Raises:
         OSError: It cannot be read.

@@ -66,7 +66,7 @@ class Stamp:
         return {name: digest(path) for name, path in self.inputs.items()}
 
     def begin(self) -> None:
-        """Say that what stands there is about to change."""
+        """Empty the stamp: what stands there is about to change."""
         with atomic_write(self.path, sync=False) as file:
             json.dump({"begun": self.digests}, file)
 
@@ -86,7 +86,7 @@ class Stamp:
             ) from error
 
     def finish(self, outputs: Iterable[Path], at: Path | None = None) -> None:
-        """Say that it is made: every output is there, as it is now.
+        """Write the stamp: every output is there, as it is now.
 
         Args:
             outputs: The files that were made.
