@@ -72,23 +72,29 @@ def validate(data: Path, options: Options | None = None) -> tuple[list[str], dic
     utt2spk = read(data / MAIN_TABLE, faults)
     if not utt2spk:
         faults.add(f"{data / MAIN_TABLE} has no utterance")
-    durations: dict[str, str] = {}
-    segments: dict[str, str] = {}
-    scp: dict[str, str] = {}
-    for name in tables["utterance"][1:]:
-        table = read(data / name, faults)
-        compare_keys(data / name, table, data / MAIN_TABLE, utt2spk, faults)
-        durations = table if name == "utt2dur" else durations
-        segments = table if name == "segments" else segments
-        scp = table if name == "wav.scp" else scp
+    found = read_all(data, tables["utterance"][1:], MAIN_TABLE, utt2spk, faults)
+    durations, segments = found.get("utt2dur", {}), found.get("segments", {})
     check_speakers(data, tables["speaker"], utt2spk, options, faults)
     if segments:
-        scp = check_recordings(data, tables["recording"], segments, faults)
+        used = sorted({value.split()[0] for value in segments.values() if value})
+        found |= read_all(data, tables["recording"], "segments", used, faults)
+    scp = found.get("wav.scp", {})
     if options.wav and scp:
         tasks = audio_tasks(scp, {} if segments else durations, segments)
         for message in check_all(tasks, options.allow_pipes, options.nj):
             faults.add(f"{data / 'wav.scp'}: audio", message)
     return faults.lines(), utt2spk
+
+
+def read_all(
+    data: Path, names: list[str], keys_of: str, keys: Iterable[str], faults: Faults
+) -> dict[str, dict[str, str]]:
+    """Read tables whose keys should be ``keys``, those of the table ``keys_of``; gives them by file name."""
+    tables = {}
+    for name in names:
+        tables[name] = read(data / name, faults)
+        compare_keys(data / name, tables[name], data / keys_of, keys, faults)
+    return tables
 
 
 def required(data: Path, options: Options, faults: Faults) -> None:
@@ -198,9 +204,7 @@ def compare_keys(path: Path, table: Iterable[str], other_path: Path, other: Iter
 def check_speakers(data: Path, names: list[str], utt2spk: dict[str, str], options: Options, faults: Faults) -> None:
     """Check speakers' tables, the round trip of spk2utt, and that speakers begin their utterances' ids."""
     spk2utt = spk2utt_of(utt2spk)
-    for name in names:
-        table = read(data / name, faults)
-        compare_keys(data / name, table, data / MAIN_TABLE, sorted(spk2utt), faults)
+    read_all(data, names, MAIN_TABLE, sorted(spk2utt), faults)
     if (data / DERIVED_TABLE).is_file():
         stored = read(data / DERIVED_TABLE, faults)
         for speaker in sorted(spk2utt.keys() | stored.keys()):
@@ -216,17 +220,6 @@ def check_speakers(data: Path, names: list[str], utt2spk: dict[str, str], option
         elif speaker < previous:
             faults.add(f"{data / MAIN_TABLE}: sorted by utterance, not by speaker", f"{utt} {speaker} after {previous}")
         previous = speaker
-
-
-def check_recordings(data: Path, names: list[str], segments: dict[str, str], faults: Faults) -> dict[str, str]:
-    """Check the tables of recordings against segments; return wav.scp."""
-    used = sorted({value.split()[0] for value in segments.values() if value})
-    scp: dict[str, str] = {}
-    for name in names:
-        table = read(data / name, faults)
-        compare_keys(data / name, table, data / "segments", used, faults)
-        scp = table if name == "wav.scp" else scp
-    return scp
 
 
 def audio_tasks(scp: dict[str, str], durations: dict[str, str], segments: dict[str, str]) -> list[Task]:
