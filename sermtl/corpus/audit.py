@@ -17,12 +17,14 @@ speakers, sessions, transcripts,     train_test, dev_test, train_dev
 audio
 test_utterances_speaker_seen, and    test utterances whose speaker (session, transcript, audio) is also in
 so for session, transcript, audio    train or dev; with ``_share`` appended, over utterances_test
+test_transcript_seen_by_style        utt2style value -> [test utterances with a seen transcript, all]
 shared_speaker_names,                the first few test speakers, and test utterances of seen audio
 shared_audio_utterances
 classes                              all classes of the corpus, sorted
 class_counts_PART                    class -> utterances
 classes_absent_train, _test          classes without an utterance there
 majority_share_test                  share of the test part's largest class
+speaker_utterances_min, _max         utterances of the training speaker who has fewest, most
 speakers_with_one_utterance          training speakers who have a single one
 ids_repeated                         ids listed twice within a part
 ids_unknown, unknown_ids             ids that the corpus lacks; the first few
@@ -110,6 +112,7 @@ def audit_fold(
     audit |= id_figures(corpus, lists, rows)
     audit |= class_figures(corpus, rows)
     audit |= speaker_figures(corpus, rows)
+    audit |= style_figures(corpus, rows)
     audit |= corpus_figures(corpus, audio)
     audit["shared_audio_utterances"] = None
     if audio.codes is not None:
@@ -188,12 +191,24 @@ def class_figures(corpus: Corpus, rows: dict[str, np.ndarray]) -> Audit:
 def speaker_figures(corpus: Corpus, rows: dict[str, np.ndarray]) -> Audit:
     """Name the shared speakers; count the training speakers' utterances."""
     codes = corpus.speaker.codes
-    numbers = list(counts(corpus.speaker, rows["train"]).values())
+    numbers = [n for n in counts(corpus.speaker, rows["train"]).values() if n]
     shared = np.unique(codes[rows["test"]][seen(codes, rows)])
     return {
         "shared_speaker_names": [corpus.speaker.names[code] for code in shared[:FEW]],
+        "speaker_utterances_min": min(numbers, default=0),
+        "speaker_utterances_max": max(numbers, default=0),
         "speakers_with_one_utterance": numbers.count(1),
     }
+
+
+def style_figures(corpus: Corpus, rows: dict[str, np.ndarray]) -> Audit:
+    """Count seen transcripts by style: scripted dialogues repeat their words, others do not."""
+    if corpus.style is None or corpus.transcript is None:
+        return {"test_transcript_seen_by_style": None}
+    test = rows["test"]
+    known = counts(corpus.style, test[seen(corpus.transcript.codes, rows)])
+    every = counts(corpus.style, test)
+    return {"test_transcript_seen_by_style": {style: [known[style], every[style]] for style in every}}
 
 
 def corpus_figures(corpus: Corpus, audio: Audio) -> Audit:
@@ -214,7 +229,7 @@ def corpus_figures(corpus: Corpus, audio: Audio) -> Audit:
 
 
 def broken_promises(audit: Audit) -> list[str]:
-    """The promises that a fold breaks; every fold promises parts that are disjoint, known and usable."""
+    """Say which promises a fold breaks; every fold promises parts that are disjoint, known and usable."""
     broken = []
     if audit["promises_disjoint_speakers"] and audit["speaker_dependent"]:
         names = " ".join(audit["shared_speaker_names"])
@@ -246,7 +261,7 @@ def copies(audit: Audit) -> str:
 
 
 def warnings(audit: Audit) -> list[str]:
-    """What a user should know before using a fold."""
+    """Say what keeps its promises and still deserves a look."""
     found = []
     if audit["test_utterances_audio_seen"] and audit["allows_copies"]:
         found.append(copies(audit))

@@ -42,7 +42,7 @@ class Column:
 class Corpus:
     """The utterances of a data directory in byte order of their ids, with what protocols ask of them.
 
-    ``session`` and ``transcript`` are None where the directory has no such table.
+    ``session``, ``transcript`` and ``style`` are None where the directory has no such table.
     """
 
     path: Path
@@ -52,6 +52,7 @@ class Corpus:
     emotion: Column
     session: Column | None
     transcript: Column | None
+    style: Column | None
 
     @property
     def labelled(self) -> np.ndarray:
@@ -83,6 +84,7 @@ def load_corpus(data: str | Path) -> Corpus:
         emotion=Column.of(table_values(data / "utt2emo", utt2spk)),
         session=None if (v := optional_values(data / "utt2session", utt2spk)) is None else Column.of(v),
         transcript=None if text is None else Column.of(map(comparable_text, text)),
+        style=None if (v := optional_values(data / "utt2style", utt2spk)) is None else Column.of(v),
     )
 
 

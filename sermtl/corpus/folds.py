@@ -43,9 +43,9 @@ def without_copies(fold: Fold, audio: np.ndarray) -> Fold:
         fold: The fold.
         audio: (N,) codes of equal audio of all utterances, -1 where unknown.
     """
-    tested = audio[fold.test]
-    tested = tested[tested >= 0]
-    train, dev = (rows[~np.isin(audio[rows], tested)] for rows in (fold.train, fold.dev))
+    heard = audio[fold.test]
+    heard = heard[heard >= 0]
+    train, dev = (rows[~np.isin(audio[rows], heard)] for rows in (fold.train, fold.dev))
     return replace(fold, train=train, dev=dev)
 
 

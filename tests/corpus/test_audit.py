@@ -121,9 +121,10 @@ def test_files_that_differ_in_their_last_sample_differ(tmp_path):
     assert list(same_audio(tmp_path, list("0123"))) == [0, 0, 1, 1]
 
 
-def test_counts_test_utterances_whose_transcript_is_in_training(tmp_path):
+def test_counts_test_utterances_whose_words_were_heard(tmp_path):
     rows = rows_of()
     for row in rows:
+        row["utt2style"] = "scripted" if row["utt"] < "s3-04" else "improvised"
         if row["utt"] in ("s3-00", "s3-01", "s3-07"):
             row["text"] = "Word a, of: 0"
         if row["utt"] in ("s0-01", "s3-02"):
@@ -132,6 +133,7 @@ def test_counts_test_utterances_whose_transcript_is_in_training(tmp_path):
     assert audit["test_utterances_transcript_seen"] == 3
     assert audit["test_utterances_transcript_seen_share"] == 0.375
     assert audit["transcripts_shared_train_test"] == 1
+    assert audit["test_transcript_seen_by_style"] == {"improvised": [1, 4], "scripted": [2, 4]}
 
 
 @pytest.mark.parametrize(
@@ -167,6 +169,7 @@ def test_classes_and_speakers_are_counted(tmp_path):
     assert audit["class_counts_train"] == {"ang": 3, "hap": 0, "neu": 0, "sad": 0}
     assert audit["classes_absent_train"] == ["hap", "neu", "sad"] and audit["classes_absent_test"] == []
     assert audit["majority_share_test"] == 0.25
+    assert (audit["speaker_utterances_min"], audit["speaker_utterances_max"]) == (1, 2)
     assert audit["speakers_with_one_utterance"] == 1
     assert "no utterance of hap neu sad in train" in audit["warnings"]
 
@@ -194,7 +197,7 @@ def test_a_single_fold_is_judged_by_its_protocols_promise(tmp_path, monkeypatch,
         assert run(monkeypatch, "--data", data, "--folds", root / "1") == status
 
 
-def test_a_test_part_pooled_twice_is_reported(tmp_path, monkeypatch, capsys):
+def test_a_test_part_pooled_twice_is_told(tmp_path, monkeypatch, capsys):
     data = make_data(tmp_path / "data", rows_of())
     for name, train in (("a", "s0"), ("b", "s1")):
         write_fold(tmp_path / "x", name, train=ids(train), test=ids("s3"))
