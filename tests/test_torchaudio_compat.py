@@ -123,12 +123,12 @@ def first_imports(recipe):
                     os._exit(1)
             os.wait()
         def audio():
-            from sermtl import audio
+            from sermtl.audio import features, resample
             samples = numpy.sin(numpy.arange(4800) / 10).astype(numpy.float32)
-            return len(audio.resample(samples, 48000, 16000)), audio.fbank(audio.to_int16(samples)).shape[1]
+            return len(resample.resample(samples, 48000, 16000)), features.fbank(resample.to_int16(samples)).shape[1]
         def training():
             import sermtl.bin.train
-            from sermtl.upstream import load_upstream
+            from sermtl.model.upstreams.load import load_upstream
             from transformers import Wav2Vec2Model
             hidden = load_upstream("tiny")(torch.zeros(1, 800), torch.tensor([800]))[0]
             return Wav2Vec2Model.__name__, hidden.shape[2]
