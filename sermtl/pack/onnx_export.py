@@ -71,7 +71,7 @@ class LogMel(nn.Module):
         self.register_buffer("kernel", torch.from_numpy(spectrum_kernel()).float()[:, None])
         mel_FK = get_mel_banks(FBANK_BANDS, FFT, float(SAMPLE_RATE), 20.0, 0.0, 100.0, -500.0, 1.0)[0]
         self.register_buffer("mel", F.pad(mel_FK, (0, 1)).T.contiguous())
-        self.fixed = front_end.cmvn == "global"
+        self.fixed, self.norm_vars = front_end.cmvn == "global", front_end.norm_vars
         if self.fixed:
             assert front_end.global_mean_F is not None and front_end.global_std_F is not None
             self.register_buffer("mean", torch.from_numpy(front_end.global_mean_F))
@@ -93,7 +93,8 @@ class LogMel(nn.Module):
             count_B11 = frames_B[:, None, None].to(features_BTF.dtype)
             mean = (features_BTF * own_BT1).sum(1, keepdim=True) / count_B11
             std = torch.sqrt((((features_BTF - mean) * own_BT1).square().sum(1, keepdim=True)) / count_B11)
-        features_BTF = (features_BTF - mean) / (std + 1e-5) * own_BT1
+        centred_BTF = (features_BTF - mean) * own_BT1
+        features_BTF = centred_BTF / (std + 1e-5) if self.norm_vars else centred_BTF
         return F.pad(features_BTF, (0, 0, 0, self.receptive_field)), frames_B
 
 

@@ -33,7 +33,7 @@ GEOMETRIES = {"raw": RAW_GEOMETRY, "fbank": FBANK_GEOMETRY}
 
 def save_model(
     directory: Path, feats_type: str = "raw", seed: int = 0, labels: list[str] | None = None, cmvn: str = "utterance",
-    geometry: dict | None = None,
+    geometry: dict | None = None, norm_vars: bool = True,
 ) -> Path:  # fmt: skip
     """Write a model of random weights whose posteriors and transcripts vary with its input."""
     labels = LABELS if labels is None else labels
@@ -47,7 +47,7 @@ def save_model(
                 weight.mul_(12)
     random = np.random.default_rng(seed)
     stats = (random.normal(size=80).astype(np.float32), np.full(80, 3.0, np.float32)) if cmvn == "global" else ()
-    front_end = FrontEnd(feats_type, upstream.normalize, cmvn, upstream.geometry, *stats)
+    front_end = FrontEnd(feats_type, upstream.normalize, cmvn, upstream.geometry, *stats, norm_vars=norm_vars)
     tokens = directory / "tokens"
     tokens.mkdir(parents=True)
     (tokens / "tokens.txt").write_text("".join(f"{token}\n" for token in char_tokens([], "en")), encoding="utf-8")
