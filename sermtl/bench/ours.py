@@ -22,8 +22,9 @@ from sermtl.model.trained_model import TrainedModel
 from sermtl.model.upstreams.load import config_from
 from sermtl.model.upstreams.wav2vec2 import Upstream
 from sermtl.text.tokenizer import CharTokenizer, char_tokens
-from sermtl.train.epoch_sums import Tally
-from sermtl.train.trainer import Sets, Trainer
+from sermtl.train.epoch_sums import EpochSums
+from sermtl.train.loader import Sets
+from sermtl.train.trainer import Trainer
 
 SHIPPED = Path(__file__).parents[2] / "conf" / "train.yaml"
 FAST = ("feats_type=conv", "freeze_feature_encoder=true")
@@ -103,7 +104,7 @@ class Ours:
         with mock.patch.object(packed, "_drop", F.dropout) if off == "bit-dropout" else nullcontext():
             parts = [[trainer.sets.train[index] for index in part] for part in trainer.parts_of(indices)]
             batches = [trainer.sets.train.collate(part) for part in parts]
-            trainer.update(number, batches, len(indices), Tally(EMOTIONS))
+            trainer.update(number, batches, len(indices), EpochSums(EMOTIONS))
 
 
 def _resident_mb(trainer: Trainer) -> float:

@@ -28,7 +28,8 @@ from sermtl.model.trained_model import TrainedModel
 from sermtl.model.upstreams.load import config_from
 from sermtl.model.upstreams.wav2vec2 import Upstream
 from sermtl.text.tokenizer import char_tokens
-from sermtl.train.trainer import Sets, Trainer
+from sermtl.train.loader import Sets
+from sermtl.train.trainer import Trainer
 
 ROOT = Path(__file__).parents[2]
 SPEAKERS = 10

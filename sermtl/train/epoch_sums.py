@@ -17,7 +17,7 @@ from sermtl.text.tokenizer import Tokenizer
 from sermtl.train.processes import Ranks
 
 
-class Tally:
+class EpochSums:
     """Adds up losses, hits and word errors; its state is plain numbers, so a checkpoint can hold it."""
 
     def __init__(self, labels: int, state: dict[str, float] | None = None):
@@ -28,7 +28,7 @@ class Tally:
         """Add to one sum."""
         self.sums[name] = self.sums.get(name, 0.0) + value
 
-    def add_all(self, other: Tally) -> None:
+    def add_all(self, other: EpochSums) -> None:
         """Add all sums of another."""
         for name, value in other.sums.items():
             self.add(name, value)
@@ -84,10 +84,10 @@ class Tally:
         return self.sums.get(part, 0.0) / self.sums[whole] if self.sums.get(whole) else None
 
 
-def total_over_processes(tally: Tally, ranks: Ranks) -> Tally:
+def total_over_processes(own: EpochSums, ranks: Ranks) -> EpochSums:
     """The sums of all processes."""
-    total = Tally(tally.labels)
-    for part in ranks.gather(tally):
+    total = EpochSums(own.labels)
+    for part in ranks.gather(own):
         total.add_all(part)
     return total
 

@@ -27,7 +27,7 @@ from sermtl.model.out_of_memory import in_parts, is_exhausted, release, smaller
 from sermtl.model.trained_model import WEIGHTS, TrainedModel, save_weights
 from sermtl.seeding import derive_seed
 from sermtl.train.checkpoint import load_checkpoint, save_checkpoint
-from sermtl.train.epoch_sums import Tally, plain, sum_losses, total_over_processes
+from sermtl.train.epoch_sums import EpochSums, plain, sum_losses, total_over_processes
 from sermtl.train.history import TensorBoard, dead_heads, exploded, summary, write_history, write_warnings
 from sermtl.train.loader import Sets, batch_loader
 from sermtl.train.optimizer import learning_rate, make_optimizer
@@ -66,7 +66,7 @@ class Trainer:
         batches = -(-len(sets.train) // config.batch_size)
         self.total_updates = batches * config.epochs
         self.epoch, self.batch = 0, 0
-        self.tally = Tally(len(trained.labels))
+        self.epoch_sums = EpochSums(len(trained.labels))
         self.history: list[dict[str, Any]] = []
         self.best_ua, self.best_digest = -1.0, ""
         self.nonfinite: list[str] = []
@@ -89,20 +89,20 @@ class Trainer:
         for name in STATE:
             setattr(self, name, state[name])
         if self.ranks.first:
-            self.tally = Tally(len(self.trained.labels), state["tally"])
+            self.epoch_sums = EpochSums(len(self.trained.labels), state["tally"])
         log.info("resumed after %d updates of epoch %d of %d", self.batch, self.epoch + 1, self.config.epochs)
 
     def save(self) -> None:
         """Make the training safe as it stands between two updates; all processes wait until it is."""
-        tally = total_over_processes(self.tally, self.ranks)
+        epoch_sums = total_over_processes(self.epoch_sums, self.ranks)
         with self.ranks.first_alone():
             if self.ranks.first:
-                self.write_checkpoint(tally)
+                self.write_checkpoint(epoch_sums)
         self.saved = time.monotonic()
 
-    def write_checkpoint(self, tally: Tally) -> None:
-        """Write ``checkpoint.pth``; ``tally`` is that of all processes."""
-        state = {name: getattr(self, name) for name in STATE} | {"tally": tally.sums}
+    def write_checkpoint(self, epoch_sums: EpochSums) -> None:
+        """Write ``checkpoint.pth``; ``epoch_sums`` is that of all processes."""
+        state = {name: getattr(self, name) for name in STATE} | {"tally": epoch_sums.sums}
         state |= {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
         save_checkpoint(self.exp, state)
 
@@ -155,7 +155,7 @@ class Trainer:
 
     def finish_epoch(self, record: dict[str, Any]) -> None:
         """Log an epoch and make it safe."""
-        self.epoch, self.batch, self.tally = self.epoch + 1, 0, Tally(len(self.trained.labels))
+        self.epoch, self.batch, self.epoch_sums = self.epoch + 1, 0, EpochSums(len(self.trained.labels))
         self.history.append(record)
         seconds, left = record["seconds"], record["seconds"] * (self.config.epochs - self.epoch)
         numbers = (self.epoch, self.config.epochs, seconds, left, summary(record))
@@ -184,7 +184,7 @@ class Trainer:
         quiet = not sys.stderr.isatty()
         for parts, utterances in tqdm(left, desc=f"epoch {self.epoch + 1}", leave=False, disable=quiet):
             number = self.epoch * len(batches) + self.batch
-            self.update(number, [next(loader) for _ in parts], utterances, self.tally)
+            self.update(number, [next(loader) for _ in parts], utterances, self.epoch_sums)
             self.batch += 1
             overdue = time.monotonic() - self.saved > 60 * config.save_minutes
             stopping, overdue = self.ranks.any(self.stopping, overdue)
@@ -193,7 +193,7 @@ class Trainer:
                 raise Interrupted
             if overdue:
                 self.save()
-        return total_over_processes(self.tally, self.ranks).averages(self.config.alpha)
+        return total_over_processes(self.epoch_sums, self.ranks).averages(self.config.alpha)
 
     def parts_of(self, batch: list[int]) -> list[list[int]]:
         """A process's own share of an update's utterances, in ``accum_grad`` parts that follow one another."""
@@ -201,14 +201,14 @@ class Trainer:
         size = max(1, -(-len(share) // self.config.accum_grad))
         return [share[i : i + size] for i in range(0, len(share), size)]
 
-    def update(self, update: int, parts: list[Batch], utterances: int, tally: Tally) -> None:
+    def update(self, update: int, parts: list[Batch], utterances: int, epoch_sums: EpochSums) -> None:
         """One step of the optimiser over ``parts``, which are this process's; skipped where it is not finite.
 
         Args:
             update: Its number in the training, from 0.
             parts: Batches; there may be none for one of several processes.
             utterances: Number of the update's utterances over all processes.
-            tally: Is added to: the losses, by the first process, and what each counts of its own utterances.
+            epoch_sums: Is added to: the losses, by the first process, and what each counts of its own utterances.
         """
         config = self.config
         rate = learning_rate(update, self.total_updates, config)
@@ -230,20 +230,19 @@ class Trainer:
         sums, counted = done
         self.ranks.add_gradients(self.parameters)
         losses, squared_norms = self.ranks.add(sums).tolist()
-        finite = clip_gradients(self.model, self.config.grad_clip) and all(
-            map(math.isfinite, [*losses, *squared_norms])
-        )
-        if not finite:
-            self.report_nonfinite(tally, nonfinite_utterances(self.model, (part.to(self.device) for part in parts)))
+        finite = clip_gradients(self.model, self.config.grad_clip)
+        if not finite or not all(map(math.isfinite, [*losses, *squared_norms])):
+            on_device = (part.to(self.device) for part in parts)
+            self.report_nonfinite(epoch_sums, nonfinite_utterances(self.model, on_device))
             return
         self.optimizer.step()
-        tally.add_all(counted)
+        epoch_sums.add_all(counted)
         if self.ranks.first:
-            tally.add_update(losses, squared_norms, utterances)
+            epoch_sums.add_update(losses, squared_norms, utterances)
 
-    def compute(self, parts: list[Batch], utterances: int, scale: float) -> tuple[torch.Tensor, Tally]:
+    def compute(self, parts: list[Batch], utterances: int, scale: float) -> tuple[torch.Tensor, EpochSums]:
         """Gradients of the parts in the parameters; losses and squared norms (2, tasks), and counts."""
-        counted = Tally(len(self.trained.labels))
+        counted = EpochSums(len(self.trained.labels))
         self.optimizer.zero_grad(set_to_none=True)
         on_device = (part.to(self.device) for part in parts)
         sums = accumulate_gradients(
@@ -251,20 +250,20 @@ class Trainer:
         )
         return sums, counted
 
-    def report_nonfinite(self, tally: Tally, utterances: list[str]) -> None:
+    def report_nonfinite(self, epoch_sums: EpochSums, utterances: list[str]) -> None:
         """Count a skipped update; stop where they pass the configured share of an epoch.
 
         Raises:
             UserError: Too many, with the utterances of the last one.
         """
         if self.ranks.first:
-            tally.add("nonfinite", 1)
+            epoch_sums.add("nonfinite", 1)
         names = " ".join(utterance for own in self.ranks.gather(utterances) for utterance in own)
         log.warning("non-finite loss or gradient: update skipped; utterances: %s", names)
         self.nonfinite += names.split()
         batches = self.total_updates // self.config.epochs
         allowed = max(1.0, self.config.max_nonfinite * batches) if self.config.max_nonfinite else 0.0
-        skipped = int(total_over_processes(tally, self.ranks).sums["nonfinite"])
+        skipped = int(total_over_processes(epoch_sums, self.ranks).sums["nonfinite"])
         if skipped > allowed:
             listed = self.exp / "nonfinite.txt"
             if self.ranks.first:
@@ -275,25 +274,25 @@ class Trainer:
                 f"try a smaller learning_rate, or look at these utterances: {listed} has all of them"
             )
 
-    def count(self, tally: Tally, output: Output, part: Batch) -> None:
+    def count(self, epoch_sums: EpochSums, output: Output, part: Batch) -> None:
         """Count hits and word errors, and the transcripts that CTC could not use."""
         texts = [self.sets.texts.get(utterance, "") for utterance in part.utterances]
-        tally.add_outputs(output, part, texts, self.trained.tokenizer)
-        tally.add("no_ctc", int((part.token_lengths_B == 0).sum()))
+        epoch_sums.add_outputs(output, part, texts, self.trained.tokenizer)
+        epoch_sums.add("no_ctc", int((part.token_lengths_B == 0).sum()))
 
     @torch.no_grad()
     def evaluate(self, dataset: FoldDataset) -> dict[str, Any]:
         """Losses and rates of a set, without dropout or augmentation."""
         self.model.eval()
-        tally = Tally(len(self.trained.labels))
+        epoch_sums = EpochSums(len(self.trained.labels))
         batches = self.ranks.share(decode_batches(dataset.lengths, EVALUATION_BATCH))
         for host_batch in self.load(dataset, batches):
             for batch, output in in_parts(host_batch.to(self.device), self.model):
                 for task, loss in sum_losses(task_losses(output, batch, 1)).items():
-                    tally.add(f"loss_{task}", loss)
-                tally.add("utterances", len(batch.utterances))
-                self.count(tally, output, batch)
-        return total_over_processes(tally, self.ranks).averages(self.config.alpha)
+                    epoch_sums.add(f"loss_{task}", loss)
+                epoch_sums.add("utterances", len(batch.utterances))
+                self.count(epoch_sums, output, batch)
+        return total_over_processes(epoch_sums, self.ranks).averages(self.config.alpha)
 
     def load(self, dataset: FoldDataset, batches: list[list[int]]) -> DataLoader:
         """A loader of given batches."""

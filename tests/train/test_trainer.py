@@ -18,7 +18,7 @@ from sermtl.model.batch import Batch
 from sermtl.model.ctc import greedy_texts
 from sermtl.model.multitask import Output
 from sermtl.text.tokenizer import ENGLISH_TOKENS, CharTokenizer
-from sermtl.train.epoch_sums import Tally
+from sermtl.train.epoch_sums import EpochSums
 from sermtl.train.optimizer import learning_rate, make_optimizer
 from sermtl.train.update import nonfinite_utterances
 
@@ -40,10 +40,10 @@ def one_update(corpus, exp, **settings):
         trainer.sets.train.collate([trainer.sets.train[index] for index in part])
         for part in trainer.parts_of(list(range(2, 10)))
     ]
-    tally = Tally(4)
-    trainer.update(0, parts, 8, tally)
+    epoch_sums = EpochSums(4)
+    trainer.update(0, parts, 8, epoch_sums)
     gradients = {name: p.grad.clone() for name, p in trainer.model.named_parameters() if p.grad is not None}
-    return gradients, tally.averages(trainer.config.alpha), len(parts)
+    return gradients, epoch_sums.averages(trainer.config.alpha), len(parts)
 
 
 @pytest.mark.parametrize("feats_type", ["raw", "fbank"])
@@ -62,7 +62,7 @@ def test_an_update_is_the_same_however_it_is_cut(corpus, tmp_path, feats_type):
 
 def test_clipping_limits_the_gradient_of_the_speaker_head_and_of_the_rest(corpus, tmp_path):
     trainer = make_trainer(corpus, tmp_path, grad_clip=0.01, epochs=1)
-    trainer.update(0, [trainer.sets.train.collate([trainer.sets.train[n] for n in range(8)])], 8, Tally(4))
+    trainer.update(0, [trainer.sets.train.collate([trainer.sets.train[n] for n in range(8)])], 8, EpochSums(4))
     norms = {True: [], False: []}
     for name, parameter in trainer.model.named_parameters():
         if parameter.grad is not None:
@@ -138,14 +138,14 @@ def test_rates_are_those_of_scikit_learn_and_jiwer(seed):
         F.one_hot(torch.from_numpy(guesses), 4).float(), F.one_hot(paths, 32).float(), F.one_hot(heard, 3).float(),
         torch.zeros(60, 1), frames_B,
     )  # fmt: skip
-    tally = Tally(4)
+    epoch_sums = EpochSums(4)
     for part in (slice(0, 25), slice(25, 60)):
         none = torch.zeros(0)
         targets = torch.from_numpy(truths[part]), torch.from_numpy(speakers[part])
         batch = Batch([], none, none, *targets, none, none)
         cut = Output(*(getattr(output, field.name)[part] for field in dataclasses.fields(Output)))
-        tally.add_outputs(cut, batch, words[part], tokenizer)
-    rates, known, of_known = tally.rates(), truths >= 0, speakers >= 0
+        epoch_sums.add_outputs(cut, batch, words[part], tokenizer)
+    rates, known, of_known = epoch_sums.rates(), truths >= 0, speakers >= 0
     assert rates["wa"] == pytest.approx(accuracy_score(truths[known], guesses[known]))
     assert rates["ua"] == pytest.approx(
         recall_score(truths[known], guesses[known], labels=[0, 1, 2], average="macro", zero_division=0)
@@ -154,7 +154,7 @@ def test_rates_are_those_of_scikit_learn_and_jiwer(seed):
     hypotheses = greedy_texts(output, tokenizer)
     kept = [number for number, text in enumerate(words) if text]
     assert rates["wer"] == pytest.approx(jiwer.wer([words[n] for n in kept], [hypotheses[n] for n in kept]))
-    assert Tally(4).rates() == dict.fromkeys(("wa", "ua", "wer", "acc_sid"))
+    assert EpochSums(4).rates() == dict.fromkeys(("wa", "ua", "wer", "acc_sid"))
 
 
 class Poisoned(FoldDataset):
@@ -186,10 +186,10 @@ def test_an_update_that_is_not_finite_is_skipped_and_counted(corpus, tmp_path, c
     before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
     train_set = trainer.sets.train
     bad = next(i for i, e in enumerate(train_set.examples) if e.utterance == "s1-03")
-    tally = Tally(4)
-    trainer.update(0, [train_set.collate([train_set[bad], train_set[bad - 1]])], 2, tally)
+    epoch_sums = EpochSums(4)
+    trainer.update(0, [train_set.collate([train_set[bad], train_set[bad - 1]])], 2, epoch_sums)
     assert same(trainer.model.state_dict(), before) and not trainer.optimizer.state
-    assert tally.sums["nonfinite"] == 1 and "loss_ser" not in tally.sums
+    assert epoch_sums.sums["nonfinite"] == 1 and "loss_ser" not in epoch_sums.sums
     assert "s1-03" in caplog.text
     trainer.run()
     assert all(torch.isfinite(value).all() for value in trainer.model.state_dict().values())
@@ -267,12 +267,12 @@ def refuse_from(monkeypatch, trainer, size, error=GPU_FULL):
 
 
 def update_of_six(trainer):
-    """One update without dropout; its tally."""
+    """One update without dropout; its epoch_sums."""
     trainer.model.eval()
-    tally = Tally(4)
+    epoch_sums = EpochSums(4)
     data = trainer.sets.train
-    trainer.update(0, [data.collate([data[index] for index in range(6)])], 6, tally)
-    return tally
+    trainer.update(0, [data.collate([data[index] for index in range(6)])], 6, epoch_sums)
+    return epoch_sums
 
 
 @pytest.mark.parametrize("error", [GPU_FULL, CPU_FULL])
