@@ -72,7 +72,11 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--ngpu", type=int, default=0, choices=[0, 1])
     parser.add_argument("--num_threads", type=int, help="CPU threads (default: the cores)")
     parser.add_argument("--json", type=Path, help="write everything here too")
-    return parser.parse_args()
+    parser.add_argument("--upstream", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.upstream:
+        raise UserError("--upstream is gone: --hours trains the upstream tiny; ./run.sh --upstream times another one")
+    return args
 
 
 if __name__ == "__main__":

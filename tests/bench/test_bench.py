@@ -99,6 +99,11 @@ def test_an_unknown_row_is_named(small, tmp_path, capsys):
     assert "no row ours-without-sense; known: published " in capsys.readouterr().err
 
 
+def test_the_option_that_is_gone_is_named(capsys):
+    assert run_program(program.main, "--hours", 0.1, "--upstream", "tiny") == 2
+    assert "--upstream is gone" in capsys.readouterr().err
+
+
 def test_seconds_of_stages_are_those_that_run_sh_prints(tmp_path, monkeypatch):
     script = tmp_path / "run.sh"
     script.write_text(
