@@ -218,7 +218,7 @@ def test_killed_in_the_dump_in_training_and_in_scoring_it_ends_with_the_report(k
     report = work / "exp" / "report" / "mini"
     content = json.loads((report / "results.json").read_text())
     names = [
-        f"mini_speaker_tiny_mini_alpha{alpha}_beta0_reverse_seed0_epochs-1_monitor-test-true" for alpha in (0.1, 0)
+        f"mini_speaker_small_mini_alpha{alpha}_beta0_reverse_seed0_epochs-1_monitor-test-true" for alpha in (0.1, 0)
     ]
     assert sorted(content["experiments"]) == names
     tables = content["tables"]

@@ -239,7 +239,7 @@ def two_nodes(engine: Engine) -> Engine:
 
 def test_one_fold_on_two_nodes(two_nodes: Engine, tmp_path: Path) -> None:
     """Both nodes are this host; the training is that of one process."""
-    from test_ranks import check_same, small_corpus_without_dropout, words
+    from processes import check_same, small_corpus_without_dropout, words
 
     corpus = small_corpus_without_dropout(tmp_path)
     program = [sys.executable, "-m", "sermtl.bin.train"]
