@@ -117,7 +117,7 @@ def _frames(seconds: float) -> int:
 
 def _epoch_cost(hours: float, hour: np.ndarray, entries: list[tuple[str, int, str]], directory: Path) -> dict[str, Any]:
     seconds = np.tile(hour, max(1, round(hours)))[: max(4 * SPEAKERS, round(len(hour) * hours))]
-    config = TrainConfig(feats_type="conv", epochs=1, batch_size=8, bucket_batches=16)
+    config = TrainConfig(feats_type="conv", freeze_feature_encoder=True, epochs=1, num_workers=0)
     _write_fold(directory, seconds, entries)
     before = rest(torch.device("cpu"))
     started = time.perf_counter()

@@ -27,7 +27,7 @@ from sermtl.seeding import derive_seed
 CPU = torch.device("cpu")
 QUIET = {f"{name}_dropout": 0.0 for name in ("hidden", "attention", "activation", "feat_proj", "final")}
 QUIET |= {"mask_time_prob": 0.0, "mask_feature_prob": 0.0}
-FROZEN = {"freeze_feature_encoder": True, "epochs": 3, "learning_rate": 1e-2}
+FROZEN = {"num_workers": 0, "freeze_feature_encoder": True, "epochs": 3, "learning_rate": 1e-2}
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,9 @@ def corpus(tmp_path_factory):
 
 
 def settings(corpus, **values):
-    return TrainConfig(upstream=str(corpus.root / "raw_geometry.yaml"), feats_type="conv", **values)
+    return TrainConfig(
+        upstream=str(corpus.root / "raw_geometry.yaml"), feats_type="conv", freeze_feature_encoder=True, **values
+    )
 
 
 def out_of(corpus, **values):
