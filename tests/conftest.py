@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-LONGEST = ("test_recipe", "test_faults", "test_recipe_cluster", "test_cluster", "test_resume", "test_reproduce_paper")
+LONGEST = ("test_recipe", "test_faults", "test_recipe_cluster", "test_bench", "test_reproduce_paper", "test_cluster")
 """Files that take minutes, the longest first."""
 
 
