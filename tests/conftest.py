@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from browser import driver  # noqa: F401 (a fixture of the tests that open a page)
 
 ROOT = Path(__file__).resolve().parents[1]
 LONGEST = ("test_recipe", "test_faults", "test_recipe_cluster", "test_bench", "test_reproduce_paper", "test_cluster")

@@ -15,10 +15,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from browser import Browser
 from datadirs import write_wav
 from small_corpus import run_program, signal
 from small_model import save_model
-from test_report_browser import Browser, driver  # noqa: F401 (a fixture)
 
 from sermtl import Speech2Emotion
 from sermtl.bin import demo as program

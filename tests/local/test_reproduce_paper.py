@@ -16,9 +16,9 @@ from pathlib import Path
 import faults
 import jiwer
 import pytest
-import recompute
 
 from sermtl.fileio.tables import read_table
+from tests import recompute
 
 RUN_SH = """#!/usr/bin/env bash
 set -eu

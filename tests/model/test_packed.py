@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from test_upstream import FAMILIES, SMALL, transformers_model, wave
 from torch import nn
+from upstreams import FAMILIES, SMALL, transformers_model, wave
 
 from sermtl.errors import UserError
 from sermtl.model.batch import Batch

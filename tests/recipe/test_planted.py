@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from test_jobs_cluster import Cluster
+from stand_in_cluster import Cluster
 
 ROOT = Path(__file__).resolve().parents[2]
 PLANTED = "PLANTED_FILE"

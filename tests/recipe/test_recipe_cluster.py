@@ -6,14 +6,13 @@ import json
 import os
 import signal
 import subprocess
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from test_cluster import Engine
+from engine import Engine, running
 
 pytestmark = pytest.mark.slow
 FOLDS = ("01F", "02M")
@@ -57,16 +56,9 @@ def here(recipe: Path, work: Path) -> Path:
 
 @pytest.fixture(scope="module", params=["sge", "slurm"])
 def engine(request: pytest.FixtureRequest, recipe: Path) -> Iterator[Engine]:
-    base = tempfile.mkdtemp(prefix=f"{request.param}-")
-    os.rmdir(base)
-    engine = Engine(request.param, recipe, base)
-    if "SERMTL_PYTHON" in os.environ:
-        engine.env["SERMTL_PYTHON"] = os.environ["SERMTL_PYTHON"]
-    try:
-        engine.up()
+    env = {name: os.environ[name] for name in ("SERMTL_PYTHON",) if name in os.environ}
+    with running(request.param, recipe, **env) as engine:
         yield engine
-    finally:
-        engine.down()
 
 
 def folders(work: Path, backend: str) -> list[str]:

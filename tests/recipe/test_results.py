@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
-import recompute
+
+from tests import recompute
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.append(str(ROOT / "local"))

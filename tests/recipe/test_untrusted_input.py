@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from prepare import run as run_local
 from small_corpus import make_small_corpus, run_program
 from small_model import save_model
-from test_upstream import transformers_model
+from upstreams import transformers_model
 
 from sermtl.audio.headers import check_recording, header_seconds
 from sermtl.audio.read import read_audio

@@ -12,11 +12,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import recompute
 from make_scores import LABELS, grid, make_data
 from report_page import Tables, page_of, run_report
 from scipy import stats as scipy_stats
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score
+
+from tests import recompute
 
 FOLDS = ["01F", "01M", "02F", "02M"]
 
