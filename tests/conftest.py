@@ -11,7 +11,14 @@ import pytest
 from browser import driver  # noqa: F401 (a fixture of the tests that open a page)
 
 ROOT = Path(__file__).resolve().parents[1]
-LONGEST = ("test_recipe", "test_faults", "test_recipe_cluster", "test_bench", "test_reproduce_paper", "test_cluster")
+LONGEST = (
+    "test_recipe",
+    "test_faults",
+    "test_recipe_cluster",
+    "test_recipe_corpora",
+    "test_reproduce_paper",
+    "test_bench",
+)
 """Files that take minutes, the longest first."""
 
 

@@ -1,0 +1,58 @@
+"""run.sh's options: what they change, and wrong input."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from recipe_runs import folders, run
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--unknown", "1"], "invalid option --unknown"),
+        (["--corpus", "mimi"], "mimi"),
+        (["--corpus", "emodb"], "--corpus_dir"),
+        (["--corpus", "emodb", "--corpus_dir", "/nowhere"], "/nowhere"),
+        (["--corpus", "iemocap", "--corpus_dir", "{empty}"], "{empty}"),
+        (["--protocol", "speakers"], "speaker"),
+        (["--upstream", "tny"], "did you mean tiny"),
+        (["--train_args", "--set epoch=3"], "did you mean epochs"),
+        (["--train_args", "--set epochs=3\nlearning_rate=high"], "learning_rate takes a number"),
+        (["--tag", "my JOB"], "JOB stands for the number of a job"),
+        (["--jobs_per_gpu", "2", "--ngpu", "1", "--cmd_backend", "sge"], "--jobs_per_gpu 2: only with --cmd_backend"),
+        (["--train_args", "--set epochs=many"], "epochs takes a whole number"),
+        (["--train_config", "conf/none.yaml"], "conf/none.yaml"),
+        (["--beta", "-1"], "beta is -1.0"),
+        (["--feats_type", "raw"], "--feats_type fbank"),
+        (["--stage", "3"], "stage 1 makes it"),
+        (["--stage", "4", "--stop_stage", "3"], "nothing to do"),
+        (["--skip_stages", "2,4"], "--skip_stages takes numbers, as '2 4', not '2,4'"),
+        (["--upstream", "a/b\nc"], "'upstream=a/b\\nc': expected key=value, in one line"),
+        (["--stage", "three"], "--stage takes a whole number"),
+        (["--cmd_backend", "pbs"], "pbs"),
+        (["extra"], "no positional arguments"),
+    ],
+)
+def test_wrong_input_gets_one_clear_message(recipe: Path, tmp_path: Path, words: list[str], says: str) -> None:
+    (tmp_path / "empty").mkdir()
+    fill = {"{empty}": str(tmp_path / "empty")}
+    result = run(recipe, *folders(tmp_path), *(fill.get(word, word) for word in words))
+    assert result.returncode in (1, 2), result.stdout + result.stderr
+    assert fill.get(says, says) in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not (tmp_path / "exp").exists()
+
+
+def test_folds_share_a_gpu_where_asked(recipe: Path) -> None:
+    words = ["--stage", "3", "--dry_run", "true", "--folds", "01F", "--ngpu", "1"]
+    alone, shared = run(recipe, *words).stdout, run(recipe, *words, "--jobs_per_gpu", "3").stdout
+    assert alone.count("run.pl --gpu 1 ") == 2 and "--jobs_per_gpu" not in alone
+    assert shared.count("run.pl --gpu 1 --jobs_per_gpu 3 ") == 2
+
+
+def test_stages_are_skipped_however_they_are_written(recipe: Path) -> None:
+    words = ["--stage", "2", "--stop_stage", "5", "--dry_run", "true", "--folds", "01F", "--skip_stages", "2\n4\t5"]
+    said = run(recipe, *words).stdout
+    assert [f"Stage {stage}: " in said for stage in (2, 3, 4, 5)] == [False, True, False, False]
