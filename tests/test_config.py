@@ -58,7 +58,7 @@ def test_every_field_is_documented():
 
 
 @pytest.mark.parametrize(
-    "setting, told",
+    "setting, words",
     [
         ("learning_rat=1", ["learning_rat", "did you mean learning_rate?"]),
         ("alpha=much", ["alpha", "a number", "'much'"]),
@@ -87,11 +87,11 @@ def test_every_field_is_documented():
         ("beta=[", ["YAML"]),
     ],
 )
-def test_a_wrong_setting_is_refused_with_its_key(load, setting, told):
+def test_a_wrong_setting_is_refused_with_its_key(load, setting, words):
     with pytest.raises(UserError) as error:
         load("", setting)
     assert "--set" in str(error.value)
-    assert [word for word in told if word not in str(error.value)] == []
+    assert [word for word in words if word not in str(error.value)] == []
 
 
 def test_a_wrong_file_is_refused_by_name(load, tmp_path):

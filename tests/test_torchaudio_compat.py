@@ -1,4 +1,4 @@
-"""Importing torchaudio where its compiled library fits and where it does not, each in a process of its own."""
+"""Importing torchaudio where its compiled library fits and where it does not, each in its own process."""
 
 import os
 import subprocess
@@ -100,9 +100,9 @@ def test_other_faults_of_torchaudio_are_not_hidden(tmp_path, recipe):
         try:
             from sermtl import torchaudio_compat
         except ZeroDivisionError:
-            print("told")
+            print("failed")
     """
-    assert python(code, recipe, fake(tmp_path, "1 / 0")) == ["told"]
+    assert python(code, recipe, fake(tmp_path, "1 / 0")) == ["failed"]
 
 
 @pytest.fixture(scope="module")

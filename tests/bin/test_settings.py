@@ -65,7 +65,7 @@ def test_another_corpus_or_protocol_is_another_tag(resolve):
 
 
 @pytest.mark.parametrize(
-    "text, overrides, told",
+    "text, overrides, words",
     [
         ("upstream: tinny\n", (), ["tinny", "did you mean tiny?", "conf/upstream"]),
         ("upstream: small\n", (), ["small reads fbank", "--feats_type fbank"]),
@@ -76,10 +76,10 @@ def test_another_corpus_or_protocol_is_another_tag(resolve):
         ("upstream: tiny\n", ("grl=sideways",), ["grl", "reverse or forward"]),
     ],
 )
-def test_a_wrong_setting_stops_before_anything_starts(resolve, text, overrides, told):
+def test_a_wrong_setting_stops_before_anything_starts(resolve, text, overrides, words):
     code, values, message = resolve(text, *overrides)
     assert code == 2 and values == {} and message.startswith("error: ")
-    assert [word for word in told if word not in message] == [], message
+    assert [word for word in words if word not in message] == [], message
 
 
 def test_decoding_settings_are_checked_too(resolve):

@@ -60,7 +60,7 @@ def test_features_are_those_of_the_audio(data, tmp_path):
         assert np.array_equal(theirs[utterance], expected) and int(frames[utterance]) == len(expected)
 
 
-def test_perturbed_copies_have_ids_of_their_own(data, tmp_path):
+def test_perturbed_copies_have_distinct_ids(data, tmp_path):
     out = tmp_path / "dump_sp0.9"
     assert set(dump(data, out, speed=0.9)) == {0}
     scp = read_table(out / "wav.scp")
@@ -78,12 +78,12 @@ def test_all_broken_files_are_listed_at_once_and_nothing_half_made_is_left(data,
     cut.write_bytes(cut.read_bytes()[:1000])
     write_table(data / "wav.scp", read_table(data / "wav.scp") | {"s1-04": f"touch {tmp_path}/ran |"})
     assert dump(data, out, nj=1) == [2, 2]
-    told = capsys.readouterr().err
-    assert f"4 of 12 utterances of {data} cannot be read" in told
+    message = capsys.readouterr().err
+    assert f"4 of 12 utterances of {data} cannot be read" in message
     for utterance in ("s0-01", "s0-03", "s1-02", "s1-04"):
-        assert f"  {utterance}: " in told
+        assert f"  {utterance}: " in message
     for reason in ("no such file", "not readable", "truncated", "a shell command"):
-        assert reason in told
+        assert reason in message
     assert not (tmp_path / "ran").exists()
     assert [path for path in out.rglob("*") if path.is_file()] == []
 
@@ -155,9 +155,9 @@ def test_of_many_broken_files_the_message_names_the_first_ten_and_the_log_all(da
     for utterance in read_table(data / "wav.scp"):
         wav_of(data, utterance).write_bytes(b"RIFF")
     assert dump(data, tmp_path / "dump", nj=1)[0] == 2
-    out, told = capsys.readouterr()
-    assert out.count(".wav: ") == 12 and told.startswith(f"error: 12 of 12 utterances of {data} cannot be read")
-    *named, more = told.splitlines()[1:12]
+    out, message = capsys.readouterr()
+    assert out.count(".wav: ") == 12 and message.startswith(f"error: 12 of 12 utterances of {data} cannot be read")
+    *named, more = message.splitlines()[1:12]
     assert all(".wav: " in line for line in named) and more == "  ... and 2 more, all listed above in this log"
 
 
@@ -272,8 +272,8 @@ def test_segments_are_cut_out_of_their_recordings(data, tmp_path, capsys):
     assert np.array_equal(cut["s0-01"], recording[4000:12000]) and np.array_equal(cut["s1-00"], recording[24000:])
     write_table(data / "segments", spans | {"s1-01": "rec 3.0 4.0", "s1-02": "rec 1.0 1.0"})
     assert dump(data, tmp_path / "dump", nj=1) == [2, 2]
-    told = capsys.readouterr().err
-    assert "2 of 5" in told and "s1-01" in told and "s1-02" in told and "2.00 s" in told
+    message = capsys.readouterr().err
+    assert "2 of 5" in message and "s1-01" in message and "s1-02" in message and "2.00 s" in message
     write_table(data / "segments", {"s0-00": "other 0.0 0.5"})
     assert dump(data, tmp_path / "dump", nj=1) == [2, 2]
     assert "recording other is not in" in capsys.readouterr().err
@@ -297,5 +297,5 @@ def test_commands_run_only_with_consent(data, tmp_path, capsys):
     ):
         write_table(data / "wav.scp", table | {"s0-00": command})
         assert run_program(program.main, "part", *words(data, tmp_path / "dump", nj=1, allow_pipes="true")) == 2
-        told = capsys.readouterr().err
-        assert "s0-00" in told and reason in told
+        message = capsys.readouterr().err
+        assert "s0-00" in message and reason in message

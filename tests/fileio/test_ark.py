@@ -167,7 +167,7 @@ def test_arbitrary_bytes_never_raise_anything_else(folder, content):
             assert "bytes.ark" in str(error)
 
 
-def test_the_wrong_kind_of_entry_is_told(folder):
+def test_the_wrong_kind_of_entry_is_reported(folder):
     with write_ark(folder / "kinds.ark") as writer:
         writer.write_audio("audio", np.ones(4, dtype=np.int16))
         writer.write_array("matrix", np.ones((2, 2)))

@@ -58,7 +58,7 @@ SETTINGS = {
 
 
 def run_program(main: Callable[[], int], *words: object) -> int:
-    """Run a program's ``main`` in this process as in one of its own; gives its exit status.
+    """Run a program's ``main`` in this process as in a new one; gives its exit status.
 
     What programs change of their process (the command line, logging, the handler of SIGTERM) is put back.
     """

@@ -180,10 +180,10 @@ def test_another_model_is_decoded_again(corpus, done):
         assert stamp["inputs"]["exp:model.safetensors"] == sha256(done / "s0" / "model.safetensors")
 
 
-def refused(corpus, exp, capsys, *told, fold="s0"):
+def refused(corpus, exp, capsys, *words, fold="s0"):
     assert run(corpus, exp, fold=fold) == 2
     message = capsys.readouterr().err
-    assert message.startswith("error: ") and [word for word in told if word not in message] == [], message
+    assert message.startswith("error: ") and [word for word in words if word not in message] == [], message
 
 
 def test_a_fold_that_was_not_trained_to_its_end_is_refused(corpus, done, capsys, tmp_path):
@@ -208,7 +208,7 @@ def test_other_data_than_it_was_trained_on_is_refused(corpus, done, capsys):
         write_list(test, utterances)
 
 
-def test_damaged_dumps_are_told_by_utterance(corpus, done, capsys):
+def test_damaged_dumps_are_reported_by_utterance(corpus, done, capsys):
     scp = corpus.dump / "fbank" / "feats.scp"
     table = read_table(scp)
     shutil.rmtree(done / "s0" / "decode_test")

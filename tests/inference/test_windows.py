@@ -60,11 +60,11 @@ def test_each_window_speaks_for_the_time_nearest_to_its_middle():
 
 def test_a_change_of_emotion_shows_in_the_timeline(raw):
     """Two recordings that the model tells apart, one after the other, become two segments."""
-    told = {}
+    seeds = {}
     for seed in range(40):
-        told.setdefault(raw(speech(seed, 32000), 16000).emotion, seed)
-    assert len(told) > 1
-    (first, one), (second, other) = list(told.items())[:2]
+        seeds.setdefault(raw(speech(seed, 32000), 16000).emotion, seed)
+    assert len(seeds) > 1
+    (first, one), (second, other) = list(seeds.items())[:2]
     joined_S = np.concatenate([np.tile(speech(one, 32000), 4), np.tile(speech(other, 32000), 4)])
     result = raw(joined_S, 16000, window=2, hop=1)
     assert result.segments[0].emotion == first and result.segments[-1].emotion == second

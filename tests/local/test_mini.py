@@ -18,7 +18,7 @@ RELEASE = "IEMOCAP_full_release"
 
 
 def make(out: Path) -> str:
-    """Make the corpus in a process of its own, as espeak-ng remembers what it said before."""
+    """Make the corpus in a new process, as espeak-ng keeps state between calls."""
     command = [sys.executable, prepare.LOCAL / "make_mini.py", "--out", out]
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
@@ -143,7 +143,7 @@ def sound(path: str) -> list[float]:
     return [len(samples) / rate, tilt.mean(), tilt.std(), crossings]
 
 
-def test_emotions_of_an_unheard_speaker_can_be_heard(mini: Path) -> None:
+def test_emotions_of_an_unseen_speaker_can_be_recognised(mini: Path) -> None:
     emotions, speakers = prepare.table(mini / "data/utt2emo"), prepare.table(mini / "data/utt2spk")
     paths = prepare.table(mini / "data/wav.scp")
     features = np.array([sound(path) for path in paths.values()])

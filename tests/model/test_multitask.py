@@ -208,7 +208,7 @@ def test_the_speaker_head_learns_at_full_strength_whatever_beta():
         assert all(torch.equal(grad[name], grads[0][name]) for grad in grads)
 
 
-def test_beta_0_leaves_the_encoder_deaf_to_speakers():
+def test_beta_0_gives_the_encoder_no_gradient_of_the_speaker_loss():
     assert not any(grad.any() for grad in encoder(speaker_gradients(0.0)).values())
     relabelled = torch.tensor([0, 1, 2, 2])
 
@@ -221,7 +221,7 @@ def test_beta_0_leaves_the_encoder_deaf_to_speakers():
     assert first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
-def test_the_emotion_head_does_not_hear_the_speakers_labels():
+def test_the_emotion_head_gets_no_gradient_of_the_speaker_loss():
     grads = speaker_gradients(-1.0)
     assert all(grads[f"{head}_head.weight"] is None or not grads[f"{head}_head.weight"].any()
                for head in ("emotion", "token"))  # fmt: skip

@@ -100,7 +100,7 @@ def test_a_model_comes_back_as_it_was(tmp_path, kind):
     assert (tmp_path / "again" / "model.json").read_bytes() == (exp / "model.json").read_bytes()
 
 
-def test_the_folder_is_complete_by_itself(tmp_path):
+def test_the_folder_is_complete(tmp_path):
     exp, _ = make(tmp_path, "wav2vec2")
     moved = exp.rename(tmp_path / "moved")
     for folder in ("published", "tokens"):

@@ -241,9 +241,9 @@ def offline(monkeypatch):
 def test_an_unreachable_hub_gets_the_way_to_a_local_folder(offline):
     with pytest.raises(UserError) as error:
         load_upstream("nobody/no-such-model")
-    told = str(error.value)
-    assert "nobody/no-such-model" in told and "--local-dir DIR" in told and "--upstream DIR" in told
-    assert len(told) < 700 and "\n" not in told
+    message = str(error.value)
+    assert "nobody/no-such-model" in message and "--local-dir DIR" in message and "--upstream DIR" in message
+    assert len(message) < 700 and "\n" not in message
 
 
 def refused(folder, *words):
@@ -288,7 +288,7 @@ def test_weights_of_another_model_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "values, told",
+    "values, words",
     [
         ({"hiden_size": 8}, ["hiden_size", "did you mean hidden_size?"]),
         ({"model_type": "bert"}, ["bert", "wav2vec2, hubert, wavlm, data2vec-audio"]),
@@ -299,9 +299,9 @@ def test_weights_of_another_model_are_refused(tmp_path):
         ({"feat_extract_norm": "batch"}, ["feat_extract_norm"]),
     ],
 )
-def test_a_wrong_geometry_is_refused_by_file_and_key(tmp_path, values, told):
+def test_a_wrong_geometry_is_refused_by_file_and_key(tmp_path, values, words):
     path = tmp_path / "mine.yaml"
     path.write_text(yaml.safe_dump(values))
     with pytest.raises(UserError) as error:
         load_upstream(str(path))
-    assert [word for word in ("mine.yaml", *told) if word not in str(error.value)] == [], str(error.value)
+    assert [word for word in ("mine.yaml", *words) if word not in str(error.value)] == [], str(error.value)

@@ -96,10 +96,10 @@ def test_a_pack_needs_neither_the_experiment_nor_the_corpus(scored, packs):
 
 
 @pytest.mark.parametrize("feats_type", ["raw", "fbank"])
-def test_nothing_in_a_pack_tells_where_it_was_made(scored, packs, feats_type):
+def test_nothing_in_a_pack_names_the_place_where_it_was_made(scored, packs, feats_type):
     files = {str(file.relative_to(packs)): file for file in (packs / feats_type).rglob("*") if file.is_file()}
-    told = str(scored.root).encode()
-    assert [name for name, file in files.items() if told in file.read_bytes()] == []
+    place = str(scored.root).encode()
+    assert [name for name, file in files.items() if place in file.read_bytes()] == []
     name = "encoder" if feats_type == "raw" else "fbank_geometry.yaml"
     assert f"- upstream: {name}\n" in (packs / feats_type / "README.md").read_text()
     for scores in ("scores.json", "scores_all_folds.json"):
@@ -121,7 +121,7 @@ def test_two_trainings_with_the_same_settings_give_the_same_bytes(scored):
     assert [name for name in files[0] if files[0][name] != files[1][name]] == []
 
 
-def test_the_card_tells_what_the_scores_are_of(packs):
+def test_the_card_describes_the_scores(packs):
     card = (packs / "raw" / "README.md").read_text()
     scores = json.loads((packs / "raw" / "scores.json").read_text())
     for needed in (
@@ -132,20 +132,20 @@ def test_the_card_tells_what_the_scores_are_of(packs):
     assert "cannot express" in (packs / "fbank" / "README.md").read_text()
 
 
-def test_the_card_tells_the_audit_and_what_all_folds_score(scored, packs):
+def test_the_card_shows_the_audit_and_what_all_folds_score(scored, packs):
     pack = packs / "raw"
     card, audit = (pack / "README.md").read_text(), json.loads((pack / "audit.json").read_text())
     assert audit == json.loads((scored.folds_dir / "s0" / "audit.json").read_text())
     for part in ("train", "test"):
-        told = f"- {part}: {audit[f'utterances_{part}']} utterances of {audit[f'speakers_{part}']} speakers\n"
-        assert audit[f"utterances_{part}"] > 0 and told in card
+        line = f"- {part}: {audit[f'utterances_{part}']} utterances of {audit[f'speakers_{part}']} speakers\n"
+        assert audit[f"utterances_{part}"] > 0 and line in card
     assert f"- {audit['test_utterances_transcript_seen_share']:.0%} of the test transcripts also occur" in card
     pooled = json.loads((pack / "scores_all_folds.json").read_text())
     assert pooled == json.loads((scored.root / "exp/raw/scores.json").read_text()) | {"settings": pooled["settings"]}
     assert f"over 1 of 3 folds, pooled: WA {pooled['ser']['wa']:.3f}" in card
 
 
-def test_a_speaker_dependent_protocol_is_told(scored, tmp_path):
+def test_a_speaker_dependent_protocol_is_reported(scored, tmp_path):
     exp = tmp_path / "exp"
     shutil.copytree(scored.root / "exp" / "raw", exp)
     path = exp / "s0" / "score_test" / "scores.json"
@@ -163,7 +163,7 @@ def test_licences_are_kept_when_a_pack_is_made_again(scored, tmp_path):
     assert "- model weights: mit\n- training data (small): on request\n" in card
 
 
-def test_what_is_missing_for_a_pack_is_told_with_its_stage(scored, tmp_path, capsys):
+def test_what_is_missing_for_a_pack_is_named_with_its_stage(scored, tmp_path, capsys):
     exp = tmp_path / "exp"
     shutil.copytree(scored.root / "exp" / "fbank", exp)
     weights = exp / "s0" / "model.safetensors"
@@ -285,7 +285,7 @@ def test_the_exported_tokenizer_reads_any_path_as_sermtl_does(tmp_path, kind):
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         ({"format": 2}, "a pack of format 2; this sermtl reads up to 1"),
         ({"format": "one"}, "a pack of format 'one'"),
@@ -295,11 +295,11 @@ def test_the_exported_tokenizer_reads_any_path_as_sermtl_does(tmp_path, kind):
         ({"files": 3}, "damaged"),
     ],
 )
-def test_manifests_that_are_refused(packs, tmp_path, change, told):
+def test_manifests_that_are_refused(packs, tmp_path, change, message):
     pack = copy_of(packs / "raw", tmp_path / "pack")
     manifest = json.loads((pack / "pack.json").read_text())
     (pack / "pack.json").write_text(json.dumps(manifest | change))
-    with pytest.raises(UserError, match=re.escape(told)):
+    with pytest.raises(UserError, match=re.escape(message)):
         Speech2Emotion.from_pretrained(pack)
 
 

@@ -160,7 +160,7 @@ def test_holm_covers_the_whole_table(made):
 
 def test_the_sentence_on_what_could_be_seen_says_what_the_tables_say(made):
     content = json.loads((made / "out/results.json").read_text())
-    told = next(line for line in content["findings"] if line.startswith("Smallest detectable differences"))
+    message = next(line for line in content["findings"] if line.startswith("Smallest detectable differences"))
     tests = content["tables"]["speaker-mcnemar"]["rows"]
     rows = {r[0]: r for r in content["tables"]["speaker-comparisons"]["rows"] if r[1] == "WA"}
     detectable = content["tables"]["speaker-comparisons"]["head"].index("detectable at 80 %")
@@ -168,15 +168,15 @@ def test_the_sentence_on_what_could_be_seen_says_what_the_tables_say(made):
     for name in ("reverse 0.1", "reverse 1", "forward 0.1", "forward 1"):
         of_seeds = [(only, other) for label, _, _, only, other, *_ in tests if label == f"{name} − β 0"]
         shares.append(np.mean([sum(pair) / 120 for pair in of_seeds]))
-        found = re.search(rf"{name}: ([\d.]+) points and ([\d.]+) points", told)
+        found = re.search(rf"{name}: ([\d.]+) points and ([\d.]+) points", message)
         assert float(found[2]) == pytest.approx(100 * rows[f"{name} − β 0"][detectable], abs=0.051)
         random = np.random.default_rng(0)
         differing = random.binomial(120, shares[-1], 2000)
         better = random.binomial(differing, (1 + float(found[1]) / 100 / shares[-1]) / 2)
         p = [scipy_stats.binomtest(int(b), int(k)).pvalue for b, k in zip(better, differing, strict=True)]
         assert np.mean(np.array(p) <= 0.05) == pytest.approx(0.8, abs=0.03)
-    assert f"on {100 * min(shares):.1f} to {100 * max(shares):.1f} % of the 120" in told
-    assert "α" not in told and "before Holm's correction" in told
+    assert f"on {100 * min(shares):.1f} to {100 * max(shares):.1f} % of the 120" in message
+    assert "α" not in message and "before Holm's correction" in message
 
 
 def test_characters_that_were_not_trained_are_in_no_number(made):
@@ -276,8 +276,8 @@ def test_what_trainings_warned_of_stands_first_and_an_unchanged_report_is_left_a
         (exp / "01F" / "warnings.txt").write_text(text if number else "")
     assert run_report(tmp_path) == 0
     lines = (tmp_path / "out/RESULTS.md").read_text().partition("## Summary")[0].splitlines()
-    (told,) = [line for line in lines if "TRAINING" in line]
-    assert "the emotion head stayed at chance, in " in told and "/01F (UA 0.21 at best" in told
+    (message,) = [line for line in lines if "TRAINING" in line]
+    assert "the emotion head stayed at chance, in " in message and "/01F (UA 0.21 at best" in message
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")}
     capsys.readouterr()
     assert run_report(tmp_path) == 0

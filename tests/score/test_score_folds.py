@@ -53,7 +53,7 @@ def trn(path):
     return {match[2]: match[1] for match in lines}
 
 
-def test_a_fold_agrees_with_other_peoples_scorers(score):
+def test_a_fold_agrees_with_scikit_learn_and_jiwer(score):
     assert score.fold() == (0, "", "")
     out, scores = score.exp / "01F/score_test", score.json("01F/score_test/scores.json")
     emo, ref, hyp = (read_table(score.data / "utt2emo"), trn(out / "ref.trn"), trn(out / "hyp.trn"))
@@ -71,11 +71,11 @@ def test_a_fold_agrees_with_other_peoples_scorers(score):
     assert scores["audit"]["transcripts_shared_train_test"] == 3
 
 
-def test_what_keeps_folds_from_being_scored_is_told_together(score):
+def test_what_keeps_folds_from_being_scored_is_reported_together(score):
     (score.exp / "01F/decode_test/text").unlink()
     (score.exp / "02F/decode_test/utt2emo").unlink()
-    status, _, told = score.fold("01F", "01M", "02F")
-    assert status == 2 and "01F/decode_test/text" in told and "02F/decode_test/utt2emo" in told
+    status, _, message = score.fold("01F", "01M", "02F")
+    assert status == 2 and "01F/decode_test/text" in message and "02F/decode_test/utt2emo" in message
     assert (score.exp / "01M/score_test/scores.json").exists()
 
 
@@ -196,7 +196,7 @@ def test_pooling_sums_counts(score):
     assert "torch version" in page and "Git hash" in page
 
 
-def test_missing_folds_are_told_loudly(score):
+def test_missing_folds_are_reported(score):
     score.fold("01F")
     score.fold("02M")
     _, output, _ = score.pool()

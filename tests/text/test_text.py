@@ -197,7 +197,7 @@ def test_subwords_of_the_training_text(data: Path, monkeypatch: pytest.MonkeyPat
     assert isinstance(load_tokenizer(data / "tokens/b"), CharTokenizer)
 
 
-def test_too_many_subwords_and_no_text_are_told(
+def test_too_many_subwords_and_no_text_are_reported(
     data: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert run_tokens(data, monkeypatch, "--token_type", "bpe", "--nbpe", "5000") == 2

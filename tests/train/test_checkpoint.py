@@ -72,8 +72,8 @@ def damage(path, kind):
 def test_a_damaged_newest_one_is_passed_over_with_a_message(two, kind, capsys):
     damage(two / NAME, kind)
     assert same(load_checkpoint(two), state(1))
-    told = capsys.readouterr().out
-    assert f"{two / NAME} is damaged" in told and PREVIOUS in told
+    message = capsys.readouterr().out
+    assert f"{two / NAME} is damaged" in message and PREVIOUS in message
     save_checkpoint(two, state(2))
     assert same(load_checkpoint(two), state(2))
 

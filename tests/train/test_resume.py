@@ -171,7 +171,7 @@ def test_a_seed_decides_everything_and_loader_processes_nothing(corpus, straight
     assert records(tmp_path / "1") != records(straight)
 
 
-def test_each_epoch_takes_every_utterance_once_with_draws_of_its_own(corpus, tmp_path, monkeypatch):
+def test_each_epoch_takes_every_utterance_once_with_new_draws(corpus, tmp_path, monkeypatch):
     seen, real = [], FoldDataset.__getitem__
 
     def watched(self, index):
@@ -289,8 +289,8 @@ def test_it_learns(corpus, tmp_path):
 def test_other_settings_are_refused_with_their_differences(corpus, straight, capsys):
     before = contents(straight)
     assert train(corpus, straight, **(EVERYTHING_RANDOM | {"beta": 1.0, "seed": 5})) == 2
-    told = capsys.readouterr().err
-    assert "beta: 0.1 there, 1.0 now" in told and "seed: 0 there, 5 now" in told and "--tag" in told
-    assert "alpha" not in told and contents(straight) == before
+    message = capsys.readouterr().err
+    assert "beta: 0.1 there, 1.0 now" in message and "seed: 0 there, 5 now" in message and "--tag" in message
+    assert "alpha" not in message and contents(straight) == before
     assert train(corpus, straight, **(EVERYTHING_RANDOM | {"epochs": 3})) == 2
     assert "epochs: 4 there, 3 now" in capsys.readouterr().err and contents(straight) == before

@@ -80,8 +80,8 @@ def test_settings_of_a_training_that_never_began_do_not_stand_in_the_way(corpus,
 def test_the_best_model_needs_a_dev_set(tmp_path, capsys):
     plain = make_small_corpus(tmp_path / "plain", speakers=2, each=4)
     assert train(plain, tmp_path / "exp", select="best") == 2
-    told = capsys.readouterr().err
-    assert "select: best needs a dev set" in told and "--dev_ratio" in told
+    message = capsys.readouterr().err
+    assert "select: best needs a dev set" in message and "--dev_ratio" in message
     assert not (tmp_path / "exp").exists()
 
 
@@ -98,7 +98,7 @@ def test_the_best_model_is_that_of_the_best_epoch_on_dev(corpus, tmp_path, monke
     assert same(weights(tmp_path), seen[1]) and not same(seen[1], seen[2])
 
 
-def test_the_best_model_deleted_is_told_when_nothing_makes_it_again(corpus, tmp_path, capsys):
+def test_the_best_model_deleted_is_reported_when_nothing_makes_it_again(corpus, tmp_path, capsys):
     assert train(corpus, tmp_path, select="best", epochs=1) == 0
     weights = next(tmp_path.rglob("model.safetensors"))
     weights.unlink()
@@ -110,7 +110,7 @@ def test_the_best_model_deleted_is_told_when_nothing_makes_it_again(corpus, tmp_
 
 
 @pytest.mark.parametrize(
-    "settings, told",
+    "settings, words",
     [
         ({"feats_type": "fbank", "upstream": "tiny"}, ["tiny reads raw", "--feats_type raw"]),
         ({"upstream": "small"}, ["small reads fbank", "--feats_type fbank"]),
@@ -119,18 +119,18 @@ def test_the_best_model_deleted_is_told_when_nothing_makes_it_again(corpus, tmp_
         ({"speed_perturb": [1.3]}, ["raw_sp1.3", "stage 2"]),
     ],
 )
-def test_settings_that_cannot_be_trained_are_told_at_once(corpus, tmp_path, capsys, settings, told):
+def test_settings_that_cannot_be_trained_are_reported_at_once(corpus, tmp_path, capsys, settings, words):
     assert train(corpus, tmp_path / "exp", **settings) == 2
     message = capsys.readouterr().err
-    assert [word for word in told if word not in message] == [], message
+    assert [word for word in words if word not in message] == [], message
     assert not list((tmp_path).rglob("checkpoint.pth"))
 
 
-def test_words_that_do_not_fit_are_told(corpus, tmp_path, capsys):
+def test_words_that_do_not_fit_are_reported(corpus, tmp_path, capsys):
     words = ["--config", corpus.config(), *corpus.arguments(tmp_path / "exp")]
-    for extra, told in ((("--job", 2), "--job 2: there are 1 folds"), (("--set", "alpha"), "key=value")):
+    for extra, message in ((("--job", 2), "--job 2: there are 1 folds"), (("--set", "alpha"), "key=value")):
         assert run_program(program.main, *words, *extra) == 2
-        assert told in capsys.readouterr().err
+        assert message in capsys.readouterr().err
     if not torch.cuda.is_available():
         assert run_program(program.main, *words, "--ngpu", 1) == 2
         assert "no GPU" in capsys.readouterr().err
@@ -227,7 +227,7 @@ def flip(ark, entry):
 @pytest.mark.parametrize(
     "feats_type, cmvn, workers", [("raw", "utterance", 0), ("raw", "utterance", 1), ("fbank", "global", 0)]
 )
-def test_a_bit_that_flipped_in_a_dump_is_told_by_utterance(corpus, tmp_path, capsys, feats_type, cmvn, workers):
+def test_a_bit_that_flipped_in_a_dump_is_reported_by_utterance(corpus, tmp_path, capsys, feats_type, cmvn, workers):
     """The ark has its size and its time, so that only what is read can show it."""
     scp = read_table(corpus.dump / feats_type / DUMP_TABLES[feats_type][0])
     ark = corpus.dump / feats_type / "parts" / scp["s1-03"].rpartition("/")[2].partition(":")[0]
@@ -238,12 +238,12 @@ def test_a_bit_that_flipped_in_a_dump_is_told_by_utterance(corpus, tmp_path, cap
         assert train(corpus, tmp_path, feats_type, cmvn=cmvn, num_workers=workers) == 2
     finally:
         put_back()
-    told = capsys.readouterr().err
-    assert "s1-03 is not there as it was" in told and "rerun ./run.sh --stage 2" in told and "Traceback" not in told
+    error = capsys.readouterr().err
+    assert "s1-03 is not there as it was" in error and "rerun ./run.sh --stage 2" in error and "Traceback" not in error
     assert train(corpus, tmp_path, feats_type, cmvn=cmvn, num_workers=workers) == 0
 
 
-def test_a_cut_ark_is_told_before_anything_is_read(corpus, tmp_path, capsys):
+def test_a_cut_ark_is_reported_before_anything_is_read(corpus, tmp_path, capsys):
     ark = corpus.dump / "raw" / "parts" / "1.ark"
     before = ark.read_bytes()
     ark.write_bytes(before[:-1])
@@ -266,7 +266,7 @@ def test_deterministic_asks_pytorch_and_trains_the_same_on_a_cpu(corpus, tmp_pat
 
 
 @pytest.mark.parametrize("damage", [b"", b"beta: [", None])
-def test_damaged_settings_of_a_finished_training_come_back_or_are_told(corpus, tmp_path, capsys, damage):
+def test_damaged_settings_of_a_finished_training_come_back_or_are_reported(corpus, tmp_path, capsys, damage):
     assert train(corpus, tmp_path, epochs=1) == 0
     config = tmp_path / "s0" / "config.yaml"
     before = config.read_bytes()

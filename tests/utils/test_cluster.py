@@ -95,7 +95,7 @@ def test_an_interrupt_cancels_the_job(engine: Engine, number: signal.Signals) ->
         time.sleep(0.2)
 
 
-def test_a_job_that_can_never_run_is_told(engine: Engine) -> None:
+def test_a_job_that_can_never_run_is_reported(engine: Engine) -> None:
     words = {"sge": ["--gpu", "1"], "slurm": ["-p", "short", "--time", "10"]}[engine.name]
     process = engine.start(*words, "e/x.log", "true", SERMTL_QUEUE_PATIENCE="2", SERMTL_ASK_EVERY="1")
     assert process.stderr
@@ -117,7 +117,7 @@ def test_a_probe_finds_a_broken_environment(engine: Engine) -> None:
     assert not (engine.root / "p/y.log").exists()
 
 
-def test_a_refused_job_is_told(engine: Engine) -> None:
+def test_a_refused_job_is_reported(engine: Engine) -> None:
     words = {"sge": ["-q", "nope"], "slurm": ["-p", "nope"]}[engine.name]
     status, err = engine(*words, "f/x.log", "true")
     assert (status, "took no job" in err, "nope" in err) == (1, True, True)

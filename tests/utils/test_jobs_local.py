@@ -17,7 +17,7 @@ DATE = r"[A-Z][a-z]{2} [A-Z][a-z]{2} [ \d]\d \d\d:\d\d:\d\d \S+ \d{4}"
 
 
 class Runner:
-    """run.pl in a folder of its own; a call gives exit status and stderr (stdout must stay empty)."""
+    """run.pl in an empty folder; a call gives exit status and stderr (stdout must stay empty)."""
 
     def __init__(self, folder: Path, recipe: Path) -> None:
         self.folder = folder
@@ -233,7 +233,7 @@ def gone(pid: int) -> bool:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_interrupt_ends_all_that_was_started(run: Runner, number: signal.Signals) -> None:
-    # One child in the task's group, one in a session of its own, as torchrun starts its workers.
+    # One child in the task's group, one in a new session, as torchrun starts its workers.
     script = "sleep 60 & echo $! >a.JOB; setsid sleep 60 & echo $! >b.JOB; touch up.JOB; wait"
     process = run.start("JOB=1:3", "--max-jobs-run", "2", "x.JOB.log", "bash", "-c", script)
     for name in ("up.1", "up.2"):
@@ -270,7 +270,7 @@ def test_nohup_is_respected(run: Runner) -> None:
     assert process.returncode == 0
 
 
-def test_killed_tasks_are_told_as_such(run: Runner) -> None:
+def test_killed_tasks_are_reported(run: Runner) -> None:
     status, err = run("x.log", "kill", "-9", "$$")
     assert (status, "killed by signal 9, which is what happens to a task that uses too much memory" in err) == (1, True)
     assert "# Ended (code 137; signal 9) at" in run.read("x.log")
@@ -280,7 +280,7 @@ def test_killed_tasks_are_told_as_such(run: Runner) -> None:
     assert "it ran out of memory" in run("x.log", "echo", "torch.OutOfMemoryError: CUDA", ";", "false")[1]
 
 
-def test_a_forgotten_range_is_told(run: Runner) -> None:
+def test_a_forgotten_range_is_reported(run: Runner) -> None:
     assert "no range was given: JOB=1:n" in run("x.JOB.log", "false")[1]
 
 
@@ -303,7 +303,7 @@ def stage_3(recipe: Path, folder: Path, *words: str, start: tuple[str, ...] = ()
 
 
 @pytest.mark.parametrize(("ends", "status"), [((75, 0, 75), 75), ((75, 1, 75), 1), ((0, 1, 0), 1)])
-def test_jobs_that_have_saved_and_can_be_continued_give_a_status_of_their_own(
+def test_jobs_that_have_saved_and_can_be_continued_give_a_distinct_status(
     recipe: Path, tmp_path: Path, ends: tuple[int, ...], status: int
 ) -> None:
     one = f"ends=({' '.join(map(str, ends))}); exit ${{ends[JOB - 1]}}"
