@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import wave
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -60,3 +62,14 @@ def make_data(path: Path, rows: list[dict[str, str]], audio: bool = False) -> Pa
         speakers.setdefault(row["utt2spk"], []).append(row["utt"])
     put(path / "spk2utt", {speaker: " ".join(utts) for speaker, utts in speakers.items()})
     return path
+
+
+@contextmanager
+def changed(path: Path, content: bytes | str) -> Iterator[None]:
+    """Another content of a file that tests share, for a while."""
+    before = path.read_bytes()
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    try:
+        yield
+    finally:
+        path.write_bytes(before)

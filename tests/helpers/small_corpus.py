@@ -87,6 +87,11 @@ def signal(speaker: int, emotion: int, samples: int, seed: int) -> np.ndarray:
     return (6000 * (tone_S + noise_S)).astype(np.int16)
 
 
+def speech(seed: int, samples: int = 16000) -> np.ndarray:
+    """A recording (S,), int16, which other seeds give another pitch and another overtone."""
+    return signal(seed % 3, seed % 4, samples, seed)
+
+
 @dataclass
 class SmallCorpus:
     """Where the corpus is, and the programs' arguments for it."""

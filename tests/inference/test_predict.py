@@ -15,7 +15,7 @@ import pytest
 import soundfile
 import torch
 from datadirs import write_wav
-from small_corpus import make_small_corpus, run_program, signal
+from small_corpus import make_small_corpus, run_program, speech
 from small_model import DATA2VEC_GEOMETRY, LABELS, copy_of, save_model
 
 from sermtl import Result, Speech2Emotion
@@ -62,10 +62,6 @@ def folder(tmp_path_factory):
     (root / "._0.wav").write_bytes(b"what macOS leaves")
     (root / "notes.txt").write_text("no audio")
     return root
-
-
-def speech(seed, samples=16000):
-    return signal(seed % 3, seed % 4, samples, seed)
 
 
 def close(a: Result, b: Result, tolerance=1e-5):

@@ -10,7 +10,7 @@ import soundfile
 from datadirs import write_wav
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_corpus import signal
+from small_corpus import speech
 from small_model import save_model
 
 from sermtl import Speech2Emotion
@@ -22,10 +22,6 @@ from sermtl.inference.windows import Prediction, join, merge, windows
 @pytest.fixture(scope="module")
 def raw(tmp_path_factory):
     return Speech2Emotion.from_pretrained(save_model(tmp_path_factory.mktemp("model") / "raw"))
-
-
-def speech(seed, samples=16000):
-    return signal(seed % 3, seed % 4, samples, seed)
 
 
 @settings(max_examples=60, deadline=None)

@@ -191,23 +191,6 @@ def test_a_single_frame_is_its_own_mean():
     torch.testing.assert_close(normed_BCT[0, :, 0], norm.bias)
 
 
-@pytest.mark.parametrize("name", ["tiny", "small"])
-@torch.no_grad()
-def test_shipped_geometries_are_batch_invariant(name):
-    torch.manual_seed(0)
-    upstream = load_upstream(name).eval()
-    lengths = [1, 6, 7, 300] if upstream.input_bands else [50, 399, 401, 8000]
-    tail = (80,) if upstream.input_bands else ()
-    inputs = torch.zeros(4, max(lengths), *tail)
-    for row, length in zip(inputs, lengths, strict=True):
-        row[:length] = torch.randn(length, *tail)
-    hidden_BTD, frames_B = upstream(inputs, torch.tensor(lengths))
-    for row, length in enumerate(lengths):
-        own = max(length, upstream.geometry.receptive_field)
-        alone_BTD, _ = upstream(inputs[row : row + 1, :own], torch.tensor([length]))
-        torch.testing.assert_close(hidden_BTD[row, : frames_B[row]], alone_BTD[0], rtol=0, atol=1e-4)
-
-
 def test_shipped_geometries_are_small_enough_for_a_cpu(recipe):
     for path in (recipe / "conf" / "upstream").glob("*.yaml"):
         config = read_geometry(path)

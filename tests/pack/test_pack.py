@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from small_corpus import RAW_GEOMETRY, make_small_corpus, run_program, signal
-from small_model import FAMILIES, copy_of, save_model
+from small_corpus import RAW_GEOMETRY, make_small_corpus, run_program, speech
+from small_model import FAMILIES, copy_of, save_model, upstream_of
 
 from sermtl import Speech2Emotion
 from sermtl.bin import decode as decode_program
@@ -24,8 +24,6 @@ from sermtl.errors import UserError
 from sermtl.inference.pretrained import read_manifest
 from sermtl.model.ctc import collapse
 from sermtl.model.trained_model import load_model
-from sermtl.model.upstreams.load import config_from
-from sermtl.model.upstreams.wav2vec2 import Upstream
 from sermtl.pack.transformers_export import CLASSIFIER, RECOGNISER, export_transformers, write_tokenizer
 from sermtl.pack.write_pack import _without_folder
 from sermtl.text.tokenizer import BpeTokenizer
@@ -37,9 +35,7 @@ pytest.importorskip("onnxruntime", reason="onnxruntime is not installed: pip ins
 def scored(tmp_path_factory):
     """A corpus, and for each kind of features an experiment whose fold s0 is trained, decoded and scored."""
     corpus = make_small_corpus(tmp_path_factory.mktemp("corpus"))
-    geometry = dict(RAW_GEOMETRY)
-    upstream = Upstream(config_from(geometry.pop("model_type"), geometry, "test"))
-    upstream.model.save_pretrained(corpus.root / "encoder")  # pretrained, as for a user
+    upstream_of(RAW_GEOMETRY).model.save_pretrained(corpus.root / "encoder")  # pretrained, as for a user
     for feats_type in ("raw", "fbank"):
         make_scored(corpus, feats_type, corpus.root / "exp" / feats_type)
     return corpus
@@ -72,16 +68,20 @@ def packs(scored, tmp_path_factory):
     return root
 
 
-def speech(seed, samples=16000):
-    return signal(seed % 3, seed % 4, samples, seed)
-
-
-def both_pipelines(directory):
+def same_texts(model, directory, recordings):
+    """The transcripts that sermtl and both pipelines of transformers agree on, as they do on the scores."""
     # As a user of transformers would write it.
     from transformers import pipeline
 
     classifier = pipeline("audio-classification", model=str(directory / CLASSIFIER), top_k=None)
-    return classifier, pipeline("automatic-speech-recognition", model=str(directory / RECOGNISER))
+    recogniser = pipeline("automatic-speech-recognition", model=str(directory / RECOGNISER))
+    results = [model(samples_S, 16000) for samples_S in recordings]
+    for result, samples_S in zip(results, recordings, strict=True):
+        floats_S = samples_S.astype(np.float32) / 32768
+        scores = {entry["label"]: entry["score"] for entry in classifier(floats_S)}
+        assert scores == pytest.approx(result.scores, abs=1e-4)
+        assert recogniser(floats_S)["text"] == result.text
+    return [result.text for result in results]
 
 
 # What a pack is
@@ -146,16 +146,14 @@ def test_the_card_shows_the_audit_and_what_all_folds_score(scored, packs):
 
 
 def test_a_speaker_dependent_protocol_is_reported(scored, tmp_path):
-    exp = tmp_path / "exp"
-    shutil.copytree(scored.root / "exp" / "raw", exp)
+    exp = copy_of(scored.root / "exp" / "raw", tmp_path / "exp")
     path = exp / "s0" / "score_test" / "scores.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"speaker_dependent": True}))
     assert "**Speaker-dependent**" in (pack_of(scored, exp) / "README.md").read_text()
 
 
 def test_licences_are_kept_when_a_pack_is_made_again(scored, tmp_path):
-    exp = tmp_path / "exp"
-    shutil.copytree(scored.root / "exp" / "fbank", exp)
+    exp = copy_of(scored.root / "exp" / "fbank", tmp_path / "exp")
     pack_of(scored, exp, "--model_license", "cc-by-4.0", "--data_license", "on request")
     card = (pack_of(scored, exp, "--onnx", "true") / "README.md").read_text()
     assert "license: cc-by-4.0\n" in card and "- training data (small): on request\n" in card
@@ -164,8 +162,7 @@ def test_licences_are_kept_when_a_pack_is_made_again(scored, tmp_path):
 
 
 def test_what_is_missing_for_a_pack_is_named_with_its_stage(scored, tmp_path, capsys):
-    exp = tmp_path / "exp"
-    shutil.copytree(scored.root / "exp" / "fbank", exp)
+    exp = copy_of(scored.root / "exp" / "fbank", tmp_path / "exp")
     weights = exp / "s0" / "model.safetensors"
     weights.write_bytes((scored.root / "exp" / "raw" / "s0" / "model.safetensors").read_bytes())
     assert run_program(program.main, *scored.arguments(exp)) == 2
@@ -177,8 +174,7 @@ def test_what_is_missing_for_a_pack_is_named_with_its_stage(scored, tmp_path, ca
 
 
 def test_a_folder_named_pack_is_not_replaced(scored, tmp_path, capsys):
-    exp = tmp_path / "exp"
-    shutil.copytree(scored.root / "exp" / "raw", exp, ignore=shutil.ignore_patterns("pack"))
+    exp = copy_of(scored.root / "exp" / "raw", tmp_path / "exp", "pack")
     (exp / "s0" / "pack").mkdir()
     (exp / "s0" / "pack" / "thesis.txt").write_text("mine")
     assert run_program(program.main, *scored.arguments(exp)) == 2
@@ -234,26 +230,12 @@ def test_the_three_lines_of_the_readme_run(packs, recipe, tmp_path, monkeypatch,
 def test_plain_transformers_say_the_same(tmp_path, family):
     model = Speech2Emotion.from_pretrained(save_model(tmp_path / "model", geometry=FAMILIES[family]))
     export_transformers(model.models[0], tmp_path)
-    classifier, recogniser = both_pipelines(tmp_path)
-    texts = set()
-    for seed, samples in enumerate((1600, 9000, 16000, 40000)):
-        samples_S = speech(seed, samples)
-        floats_S = samples_S.astype(np.float32) / 32768
-        result = model(samples_S, 16000)
-        scores = {entry["label"]: entry["score"] for entry in classifier(floats_S)}
-        assert scores == pytest.approx(result.scores, abs=1e-4)
-        assert recogniser(floats_S)["text"] == result.text
-        texts.add(result.text)
-    assert len(texts) > 1
+    texts = same_texts(model, tmp_path, [speech(seed, size) for seed, size in enumerate((1600, 9000, 16000, 40000))])
+    assert len(set(texts)) > 1
 
 
 def test_the_folders_of_a_pack_are_those_models(packs):
-    model = Speech2Emotion.from_pretrained(packs / "raw")
-    classifier, recogniser = both_pipelines(packs / "raw")
-    floats_S = speech(3).astype(np.float32) / 32768
-    scores = {entry["label"]: entry["score"] for entry in classifier(floats_S)}
-    assert scores == pytest.approx(model(floats_S, 16000).scores, abs=1e-4)
-    assert recogniser(floats_S)["text"] == model(floats_S, 16000).text
+    same_texts(Speech2Emotion.from_pretrained(packs / "raw"), packs / "raw", [speech(3)])
 
 
 @pytest.mark.parametrize("kind", ["characters", "subwords"])
