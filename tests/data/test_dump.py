@@ -5,7 +5,7 @@ import kaldiio
 import numpy as np
 import pytest
 import soundfile
-from datadirs import make_data, rows_of
+from datadirs import contents, make_data, rows_of
 from small_corpus import run_program
 
 from sermtl.audio import features, read, resample
@@ -84,8 +84,7 @@ def test_all_broken_files_are_listed_at_once_and_nothing_half_made_is_left(data,
         assert f"  {utterance}: " in message
     for reason in ("no such file", "not readable", "truncated", "a shell command"):
         assert reason in message
-    assert not (tmp_path / "ran").exists()
-    assert [path for path in out.rglob("*") if path.is_file()] == []
+    assert not (tmp_path / "ran").exists() and contents(out) == {}
 
 
 def stamps(out):
@@ -115,26 +114,21 @@ def test_other_settings_make_the_parts_again(data, tmp_path, capsys):
     assert list(read_table(out / "wav.scp"))[0].startswith("sp1.1-")
 
 
-@pytest.mark.parametrize("damage", ["cut", "removed", "longer"])
+@pytest.mark.parametrize("damage", ["cut", "removed", "longer", "older than its audio"])
 def test_a_damaged_part_is_refused_and_made_again(data, tmp_path, capsys, damage):
     out = tmp_path / "dump"
     dump(data, out)
     ark = out / "parts" / "2.ark"
     content = ark.read_bytes()
-    ark.unlink()
-    if damage != "removed":
+    if damage == "removed":
+        ark.unlink()
+    elif damage == "older than its audio":
+        os.utime(wav_of(data, "s1-00"), ns=(1, 1))
+    else:
         ark.write_bytes(content[:-2] if damage == "cut" else content + b"\0")
     assert run_program(program.main, "merge", *words(data, out)) == 2
     assert "2.ark is missing, truncated or older" in capsys.readouterr().err
     assert set(dump(data, out)) == {0} and ark.read_bytes() == content
-
-
-def test_audio_that_changed_after_its_part_is_noticed_at_the_merge(data, tmp_path, capsys):
-    out = tmp_path / "dump"
-    dump(data, out)
-    os.utime(wav_of(data, "s1-05"), ns=(1, 1))
-    assert run_program(program.main, "merge", *words(data, out)) == 2
-    assert "3.ark" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("damage", [lambda values: values + 1, lambda values: values[:-1]])
@@ -183,7 +177,7 @@ def test_a_merge_needs_every_part(data, tmp_path, capsys):
 def test_a_killed_part_leaves_the_old_one_whole(data, tmp_path, monkeypatch):
     out = tmp_path / "dump"
     dump(data, out)
-    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    before = contents(out)
     os.utime(wav_of(data, "s0-00"), ns=(1, 1))
     real, calls = read.read_audio, []
 
@@ -196,7 +190,7 @@ def test_a_killed_part_leaves_the_old_one_whole(data, tmp_path, monkeypatch):
     monkeypatch.setattr(read, "read_audio", killed)
     with pytest.raises(KeyboardInterrupt):
         run_program(program.main, "part", *words(data, out), "--job", 1)
-    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+    assert contents(out) == before
 
 
 def test_audio_of_any_kind_comes_in_as_16_khz_mono(tmp_path):

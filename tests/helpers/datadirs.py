@@ -64,6 +64,11 @@ def make_data(path: Path, rows: list[dict[str, str]], audio: bool = False) -> Pa
     return path
 
 
+def contents(root: Path) -> dict[str, bytes]:
+    """Every file below a folder, by its path from there."""
+    return {str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}
+
+
 @contextmanager
 def changed(path: Path, content: bytes | str) -> Iterator[None]:
     """Another content of a file that tests share, for a while."""

@@ -7,7 +7,7 @@ import kaldiio
 import numpy as np
 import pytest
 import torch
-from datadirs import changed
+from datadirs import changed, contents
 from small_corpus import make_small_corpus, run_program
 
 from sermtl.bin import decode as program
@@ -163,10 +163,10 @@ def test_what_this_model_decoded_already_is_kept(corpus, done, capsys):
 @pytest.mark.parametrize("name", [*FILES, NAME])
 def test_a_folder_that_lacks_a_file_is_decoded_again(corpus, done, name):
     folder = done / "s0" / "decode_test"
-    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    before = contents(folder)
     (folder / name).unlink()
     assert run(corpus, done) == 0
-    after = {path.name: path.read_bytes() for path in folder.iterdir()}
+    after = contents(folder)
     # The one holds where the ark is, the other the digest of that.
     assert {key for key in before.keys() | after.keys() if before.get(key) != after.get(key)} <= {"emb.scp", NAME}
 

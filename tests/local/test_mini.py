@@ -11,6 +11,7 @@ import numpy as np
 import prepare
 import pytest
 import soundfile
+from datadirs import contents
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.model_selection import LeaveOneGroupOut, cross_val_predict
 
@@ -32,10 +33,6 @@ def mini(tmp_path_factory: pytest.TempPathFactory) -> Path:
     result = prepare.run("prepare_iemocap", *options)
     assert result.status == 0 and result.err == ""
     return folder
-
-
-def contents(root: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
 
 
 def test_the_same_bytes_every_time_and_no_work_the_second_time(mini: Path, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from datadirs import contents
 from small_corpus import RAW_GEOMETRY, make_small_corpus, run_program, speech
 from small_model import FAMILIES, copy_of, save_model, upstream_of
 
@@ -97,9 +98,8 @@ def test_a_pack_needs_neither_the_experiment_nor_the_corpus(scored, packs):
 
 @pytest.mark.parametrize("feats_type", ["raw", "fbank"])
 def test_nothing_in_a_pack_names_the_place_where_it_was_made(scored, packs, feats_type):
-    files = {str(file.relative_to(packs)): file for file in (packs / feats_type).rglob("*") if file.is_file()}
     place = str(scored.root).encode()
-    assert [name for name, file in files.items() if place in file.read_bytes()] == []
+    assert [name for name, content in contents(packs / feats_type).items() if place in content] == []
     name = "encoder" if feats_type == "raw" else "fbank_geometry.yaml"
     assert f"- upstream: {name}\n" in (packs / feats_type / "README.md").read_text()
     for scores in ("scores.json", "scores_all_folds.json"):
@@ -115,8 +115,7 @@ def test_two_trainings_with_the_same_settings_give_the_same_bytes(scored):
     first = scored.root / "exp" / "raw"
     again = scored.root / "again" / "under another tag"
     make_scored(scored, "raw", again)
-    packs = [pack_of(scored, exp, "--onnx", "true") for exp in (first, again)]
-    files = [{str(f.relative_to(pack)): f.read_bytes() for f in pack.rglob("*") if f.is_file()} for pack in packs]
+    files = [contents(pack_of(scored, exp, "--onnx", "true")) for exp in (first, again)]
     assert files[0].keys() == files[1].keys() and "onnx/model.onnx" in files[0]
     assert [name for name in files[0] if files[0][name] != files[1][name]] == []
 
@@ -196,8 +195,7 @@ def test_a_pack_on_the_hub_is_fetched_without_what_sermtl_does_not_read(packs, t
     monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
     fetched = Speech2Emotion.from_pretrained("somebody/their-model")
     assert fetched(speech(2), 16000) == Speech2Emotion.from_pretrained(packs / "raw")(speech(2), 16000)
-    names = {str(file.relative_to(cache)) for file in cache.rglob("*") if file.is_file()}
-    assert names == {"pack.json", "model.json", "model.safetensors", "tokens/tokens.txt"}
+    assert contents(cache).keys() == {"pack.json", "model.json", "model.safetensors", "tokens/tokens.txt"}
 
 
 def run_example(page, packs, tmp_path, monkeypatch, capsys):

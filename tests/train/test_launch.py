@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from runner import gone
 
 pytestmark = pytest.mark.slow
 LAUNCH = (
@@ -36,13 +37,6 @@ def pids(folder: Path, processes: int = 2) -> list[int]:
         assert time.monotonic() < deadline
         time.sleep(0.1)
     return [int(file.read_text()) for file in files]
-
-
-def gone(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
-    except OSError:
-        return True
 
 
 def test_all_processes_take_part_and_nothing_is_left(recipe: Path, tmp_path: Path) -> None:

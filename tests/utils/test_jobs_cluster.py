@@ -13,9 +13,8 @@ import time
 from pathlib import Path
 
 import pytest
+from runner import DATE
 from stand_in_cluster import INDEX, LIST, SUBMIT, Cluster
-
-DATE = r"[A-Z][a-z]{2} [A-Z][a-z]{2} [ \d]\d \d\d:\d\d:\d\d \S+ \d{4}"
 
 
 @pytest.fixture(params=["queue.pl", "slurm.pl"])
