@@ -25,12 +25,6 @@ def test_the_defaults_are_the_papers_setting(load):
     assert (c.adam_betas, c.adam_eps) == ((0.9, 0.999), 1e-8)
 
 
-@pytest.mark.parametrize("name", ["train", "mini", "emodb"])
-def test_shipped_settings_load(recipe, name):
-    config = load_config(TrainConfig, recipe / "conf" / f"{name}.yaml")
-    assert config.alpha == 0.1 and config.grl == "reverse"
-
-
 def test_the_papers_settings_file_says_what_the_defaults_say(recipe):
     assert load_config(TrainConfig, recipe / "conf" / "train.yaml") == TrainConfig()
     assert load_config(DecodeConfig, recipe / "conf" / "decode.yaml").batch_size >= 1

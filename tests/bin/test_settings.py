@@ -57,11 +57,7 @@ def test_shipped_settings_resolve(resolve, recipe, name):
     code, values, message = resolve(config=recipe / "conf" / f"{name}.yaml")
     assert code == 0, message
     assert values["auto_tag"].startswith("mini_speaker_") and values["feats_type"] in ("raw", "fbank")
-
-
-def test_another_corpus_or_protocol_is_another_tag(resolve):
-    pairs = [(corpus, protocol) for corpus in "ab" for protocol in ("speaker", "kfold5")]
-    assert len({resolve("upstream: tiny\n", corpus=c, protocol=p)[1]["auto_tag"] for c, p in pairs}) == 4
+    assert "_alpha0.1_" in values["auto_tag"] and "_reverse_" in values["auto_tag"]
 
 
 @pytest.mark.parametrize(

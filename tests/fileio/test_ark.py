@@ -1,5 +1,4 @@
 import gc
-import os
 import pickle
 import sys
 from pathlib import Path
@@ -7,6 +6,7 @@ from pathlib import Path
 import kaldiio
 import numpy as np
 import pytest
+from datadirs import Bomb
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -93,14 +93,6 @@ def test_a_repeated_key_is_refused(folder):
         writer.write_audio("utt7", np.ones(4, dtype=np.int16))
         writer.write_audio("utt7", np.ones(4, dtype=np.int16))
     assert not (folder / "twice.ark").exists()
-
-
-class Bomb:
-    def __init__(self, marker):
-        self.marker = str(marker)
-
-    def __reduce__(self):
-        return (os.mkdir, (self.marker,))
 
 
 def test_pickles_and_numpy_objects_are_not_opened(folder):
