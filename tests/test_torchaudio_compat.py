@@ -5,8 +5,6 @@ import subprocess
 import sys
 import textwrap
 
-import pytest
-
 NEEDS_LIBRARY = """
     from torchaudio import _extension  # noqa
     from torchaudio._extension import _IS_ALIGN_AVAILABLE, fail_if_no_align
@@ -103,48 +101,3 @@ def test_other_faults_of_torchaudio_are_not_hidden(tmp_path, recipe):
             print("failed")
     """
     assert python(code, recipe, fake(tmp_path, "1 / 0")) == ["failed"]
-
-
-@pytest.fixture(scope="module")
-def first_imports(recipe):
-    """What a fresh process gets that imports one module of sermtl first; they branch off one that holds torch."""
-    code = """
-        import os, sys
-        import numpy, torch
-        torch.set_num_threads(1)
-        def branch(name, function):
-            sys.stdout.flush()
-            if os.fork() == 0:
-                try:
-                    print(name, function(), flush=True)
-                    os._exit(0)
-                except BaseException as error:
-                    print(name, type(error).__name__, error, flush=True)
-                    os._exit(1)
-            os.wait()
-        def audio():
-            from sermtl.audio import features, resample
-            samples = numpy.sin(numpy.arange(4800) / 10).astype(numpy.float32)
-            return len(resample.resample(samples, 48000, 16000)), features.fbank(resample.to_int16(samples)).shape[1]
-        def training():
-            import sermtl.bin.train
-            from sermtl.model.upstreams.load import load_upstream
-            from transformers import Wav2Vec2Model
-            hidden = load_upstream("tiny")(torch.zeros(1, 800), torch.tensor([800]))[0]
-            return Wav2Vec2Model.__name__, hidden.shape[2]
-        def kaldi_first():
-            import sermtl.torchaudio_compat
-            import torchaudio.compliance.kaldi, torchaudio.transforms, torchaudio.functional
-            return torchaudio.transforms.FrequencyMasking(3)(torch.ones(1, 9, 9)).shape[1]
-        branch("audio", audio)
-        branch("training", training)
-        branch("kaldi", kaldi_first)
-    """
-    return dict(line.split(" ", 1) for line in python(code, recipe))
-
-
-@pytest.mark.parametrize(
-    "name, result", [("audio", "(1600, 80)"), ("training", "('Wav2Vec2Model', 64)"), ("kaldi", "9")]
-)
-def test_on_this_machine_resampling_features_and_transformers_work(first_imports, name, result):
-    assert first_imports[name] == result
