@@ -35,7 +35,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--model", type=Path, required=True, help="the pack")
     parser.add_argument("--files", type=int, help="how many of the recordings [all]")
-    parser.add_argument("--repeats", type=int, default=3, help="the fastest of so many")
+    parser.add_argument("--repeats", type=int, default=3, help="rounds, of which the fastest counts")
     parser.add_argument("--num_threads", type=int, default=min(2, len(os.sched_getaffinity(0))), help="CPU threads")
     parser.add_argument("audio", nargs="+", help="audio files or folders")
     args = parser.parse_args()
@@ -126,7 +126,7 @@ def onnx_session(path: Path, threads: int) -> Any:
 
 
 def run_onnx(session: Any, tokenizer: Any, size: int, recordings: list[np.ndarray]) -> Results:
-    """Predict from recordings, so many of similar length together."""
+    """Predict from recordings in batches of ``size``, sorted by length."""
     from sermtl.model.ctc import collapse
 
     order = sorted(range(len(recordings)), key=lambda number: len(recordings[number]))

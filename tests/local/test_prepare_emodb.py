@@ -1,4 +1,4 @@
-"""EMO-DB, the real files where they are at hand and made-up ones in its layout."""
+"""EMO-DB: the real files where SERMTL_TEST_DATA names them, and made-up ones in its layout."""
 
 from __future__ import annotations
 

@@ -128,7 +128,7 @@ def test_embeddings_are_probed_and_an_old_probe_does_not_stay(score):
 
 
 def test_order_of_lines_is_no_matter_of_joining(score):
-    """A hypothesis belongs to the reference of its id, whatever stands on the same line."""
+    """A hypothesis belongs to the reference with its id, not to that of the same line."""
     score.fold()
     before = score.json("01F/score_test/scores.json")
     folds = score.data / "folds/speaker/01F/test"

@@ -255,7 +255,7 @@ def test_a_dev_loss_that_is_not_finite_is_none_in_the_history(corpus, tmp_path):
 
 
 def refuse_from(monkeypatch, trainer, size, error=GPU_FULL):
-    """A machine on which batches of so many utterances do not fit."""
+    """A machine on which batches of ``size`` utterances do not fit."""
     real = trainer.model.forward
 
     def forward(batch, *args):
