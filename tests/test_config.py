@@ -25,12 +25,6 @@ def test_the_defaults_are_the_papers_setting(load):
     assert (c.adam_betas, c.adam_eps) == ((0.9, 0.999), 1e-8)
 
 
-@pytest.mark.parametrize("name", ["train", "mini", "emodb"])
-def test_shipped_settings_load(recipe, name):
-    config = load_config(TrainConfig, recipe / "conf" / f"{name}.yaml")
-    assert config.alpha == 0.1 and config.grl == "reverse"
-
-
 def test_the_papers_settings_file_says_what_the_defaults_say(recipe):
     assert load_config(TrainConfig, recipe / "conf" / "train.yaml") == TrainConfig()
     assert load_config(DecodeConfig, recipe / "conf" / "decode.yaml").batch_size >= 1
@@ -58,7 +52,7 @@ def test_every_field_is_documented():
 
 
 @pytest.mark.parametrize(
-    "setting, told",
+    "setting, words",
     [
         ("learning_rat=1", ["learning_rat", "did you mean learning_rate?"]),
         ("alpha=much", ["alpha", "a number", "'much'"]),
@@ -87,11 +81,11 @@ def test_every_field_is_documented():
         ("beta=[", ["YAML"]),
     ],
 )
-def test_a_wrong_setting_is_refused_with_its_key(load, setting, told):
+def test_a_wrong_setting_is_refused_with_its_key(load, setting, words):
     with pytest.raises(UserError) as error:
         load("", setting)
     assert "--set" in str(error.value)
-    assert [word for word in told if word not in str(error.value)] == []
+    assert [word for word in words if word not in str(error.value)] == []
 
 
 def test_a_wrong_file_is_refused_by_name(load, tmp_path):

@@ -18,33 +18,17 @@ def test_a_seed_is_a_function_of_its_parts(parts):
 
 
 def test_other_parts_give_other_seeds():
-    parts = [
-        (0, "a", 1),
-        (0, "a", 2),
-        (1, "a", 1),
-        (0, "b", 1),
-        (0, "a", "1 "),
-        (0, "a1"),
-        ("0a", 1),
-        (0,),
-        (10, 1),
-        (1, 1),
-    ]
-    parts += [(0, "augment", epoch, f"utt{n}") for epoch in range(30) for n in range(300)]
+    parts = [(0, "a", 1), (0, "a", 2), (1, "a", 1), (0, "b", 1), (0, "a", "1 "), (0, "a1"), ("0a", 1)]
+    parts += [(0,), (10, 1), (1, 1), *((0, "augment", epoch, f"utt{n}") for epoch in range(30) for n in range(300))]
     assert len({derive_seed(*names) for names in parts}) == len(parts)
 
 
 def test_seeds_are_the_same_in_every_process():
     code = "from sermtl.seeding import *; print(derive_seed(3, 'äö', 7), generator(1, 'x').random())"
-    runs = [
-        subprocess.run(
-            [sys.executable, "-c", code],
-            env={"PYTHONHASHSEED": seed, "PYTHONUTF8": "1"},
-            capture_output=True,
-            text=True,
-        )
-        for seed in ("1", "2")
-    ]
+    runs = []
+    for seed in "12":
+        env = {"PYTHONHASHSEED": seed, "PYTHONUTF8": "1"}
+        runs.append(subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True))
     assert runs[0].stdout == runs[1].stdout == f"{derive_seed(3, 'äö', 7)} {generator(1, 'x').random()}\n"
 
 

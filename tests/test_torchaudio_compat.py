@@ -1,11 +1,9 @@
-"""Importing torchaudio where its compiled library fits and where it does not, each in a process of its own."""
+"""Importing torchaudio where its compiled library fits and where it does not, each in its own process."""
 
 import os
 import subprocess
 import sys
 import textwrap
-
-import pytest
 
 NEEDS_LIBRARY = """
     from torchaudio import _extension  # noqa
@@ -100,51 +98,6 @@ def test_other_faults_of_torchaudio_are_not_hidden(tmp_path, recipe):
         try:
             from sermtl import torchaudio_compat
         except ZeroDivisionError:
-            print("told")
+            print("failed")
     """
-    assert python(code, recipe, fake(tmp_path, "1 / 0")) == ["told"]
-
-
-@pytest.fixture(scope="module")
-def first_imports(recipe):
-    """What a fresh process gets that imports one module of sermtl first; they branch off one that holds torch."""
-    code = """
-        import os, sys
-        import numpy, torch
-        torch.set_num_threads(1)
-        def branch(name, function):
-            sys.stdout.flush()
-            if os.fork() == 0:
-                try:
-                    print(name, function(), flush=True)
-                    os._exit(0)
-                except BaseException as error:
-                    print(name, type(error).__name__, error, flush=True)
-                    os._exit(1)
-            os.wait()
-        def audio():
-            from sermtl.audio import features, resample
-            samples = numpy.sin(numpy.arange(4800) / 10).astype(numpy.float32)
-            return len(resample.resample(samples, 48000, 16000)), features.fbank(resample.to_int16(samples)).shape[1]
-        def training():
-            import sermtl.bin.train
-            from sermtl.model.upstreams.load import load_upstream
-            from transformers import Wav2Vec2Model
-            hidden = load_upstream("tiny")(torch.zeros(1, 800), torch.tensor([800]))[0]
-            return Wav2Vec2Model.__name__, hidden.shape[2]
-        def kaldi_first():
-            import sermtl.torchaudio_compat
-            import torchaudio.compliance.kaldi, torchaudio.transforms, torchaudio.functional
-            return torchaudio.transforms.FrequencyMasking(3)(torch.ones(1, 9, 9)).shape[1]
-        branch("audio", audio)
-        branch("training", training)
-        branch("kaldi", kaldi_first)
-    """
-    return dict(line.split(" ", 1) for line in python(code, recipe))
-
-
-@pytest.mark.parametrize(
-    "name, result", [("audio", "(1600, 80)"), ("training", "('Wav2Vec2Model', 64)"), ("kaldi", "9")]
-)
-def test_on_this_machine_resampling_features_and_transformers_work(first_imports, name, result):
-    assert first_imports[name] == result
+    assert python(code, recipe, fake(tmp_path, "1 / 0")) == ["failed"]

@@ -2,7 +2,6 @@ import math
 import subprocess
 import sys
 import tracemalloc
-import wave
 
 import numpy as np
 import pytest
@@ -36,13 +35,6 @@ def noise():
 def test_16_bit_mono_at_16_khz_comes_through_to_the_bit(tmp_path, noise, name, subtype):
     read = read_audio(write(tmp_path / name, noise, subtype=subtype))
     assert read.dtype == np.int16 and np.array_equal(read, noise)
-
-
-def test_the_bits_are_those_of_the_standard_librarys_reader(tmp_path, noise):
-    path = write(tmp_path / "x.wav", noise)
-    with wave.open(str(path)) as file:
-        theirs = np.frombuffer(file.readframes(file.getnframes()), dtype="<i2")
-    assert np.array_equal(read_audio(path), theirs)
 
 
 @pytest.mark.parametrize("subtype", ["PCM_24", "PCM_32", "FLOAT", "DOUBLE"])
@@ -169,23 +161,6 @@ def test_fbank_is_kaldis(noise):
     np.testing.assert_array_equal(ours, theirs(noise))
 
 
-def test_fbank_is_the_formula():
-    """Log energies of mel triangles over the power spectrum, computed here with NumPy."""
-    samples = (8000 * tone(16000)).astype(np.int16)
-    frame = samples[160 * 3 : 160 * 3 + 400].astype(np.float64)
-    frame -= frame.mean()
-    frame -= 0.97 * np.concatenate([frame[:1], frame[:-1]])
-    frame *= (0.5 - 0.5 * np.cos(2 * np.pi * np.arange(400) / 399)) ** 0.85
-    power = np.abs(np.fft.rfft(frame, 512))[:256] ** 2
-    mel = 1127 * np.log(1 + np.arange(256) * 16000 / 512 / 700)
-    low, high = 1127 * np.log(1 + 20 / 700), 1127 * np.log(1 + 8000 / 700)
-    edges = np.linspace(low, high, 82)
-    rise = (mel - edges[:-2, None]) / (edges[1:-1] - edges[:-2])[:, None]
-    fall = (edges[2:, None] - mel) / (edges[2:] - edges[1:-1])[:, None]
-    expected = np.log(np.maximum(np.clip(np.minimum(rise, fall), 0, None) @ power, np.finfo(np.float32).eps))
-    np.testing.assert_allclose(fbank(samples)[3], expected, atol=0.02)
-
-
 @given(st.integers(1, 3000))
 @settings(max_examples=40)
 def test_one_frame_each_10_ms_and_at_least_one(length):
@@ -195,11 +170,7 @@ def test_one_frame_each_10_ms_and_at_least_one(length):
 def test_a_short_input_is_continued_with_silence(noise):
     short = fbank(noise[:100])
     np.testing.assert_array_equal(short, fbank(np.concatenate([noise[:100], np.zeros(300, dtype=np.int16)])))
-    assert np.isfinite(short).all()
-
-
-def test_silence_is_finite():
-    assert np.isfinite(fbank(np.zeros(1600, dtype=np.int16))).all()
+    assert np.isfinite(short).all() and np.isfinite(fbank(np.zeros(1600, dtype=np.int16))).all()
 
 
 @pytest.mark.parametrize("speed", [0.9, 1.1])

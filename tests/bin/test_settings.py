@@ -57,15 +57,11 @@ def test_shipped_settings_resolve(resolve, recipe, name):
     code, values, message = resolve(config=recipe / "conf" / f"{name}.yaml")
     assert code == 0, message
     assert values["auto_tag"].startswith("mini_speaker_") and values["feats_type"] in ("raw", "fbank")
-
-
-def test_another_corpus_or_protocol_is_another_tag(resolve):
-    pairs = [(corpus, protocol) for corpus in "ab" for protocol in ("speaker", "kfold5")]
-    assert len({resolve("upstream: tiny\n", corpus=c, protocol=p)[1]["auto_tag"] for c, p in pairs}) == 4
+    assert "_alpha0.1_" in values["auto_tag"] and "_reverse_" in values["auto_tag"]
 
 
 @pytest.mark.parametrize(
-    "text, overrides, told",
+    "text, overrides, words",
     [
         ("upstream: tinny\n", (), ["tinny", "did you mean tiny?", "conf/upstream"]),
         ("upstream: small\n", (), ["small reads fbank", "--feats_type fbank"]),
@@ -76,10 +72,10 @@ def test_another_corpus_or_protocol_is_another_tag(resolve):
         ("upstream: tiny\n", ("grl=sideways",), ["grl", "reverse or forward"]),
     ],
 )
-def test_a_wrong_setting_stops_before_anything_starts(resolve, text, overrides, told):
+def test_a_wrong_setting_stops_before_anything_starts(resolve, text, overrides, words):
     code, values, message = resolve(text, *overrides)
     assert code == 2 and values == {} and message.startswith("error: ")
-    assert [word for word in told if word not in message] == [], message
+    assert [word for word in words if word not in message] == [], message
 
 
 def test_decoding_settings_are_checked_too(resolve):

@@ -121,7 +121,7 @@ def test_files_that_differ_in_their_last_sample_differ(tmp_path):
     assert list(same_audio(tmp_path, list("0123"))) == [0, 0, 1, 1]
 
 
-def test_counts_test_utterances_whose_words_were_heard(tmp_path):
+def test_counts_test_utterances_whose_words_were_seen_in_training(tmp_path):
     rows = rows_of()
     for row in rows:
         row["utt2style"] = "scripted" if row["utt"] < "s3-04" else "improvised"
@@ -174,7 +174,7 @@ def test_classes_and_speakers_are_counted(tmp_path):
     assert "no utterance of hap neu sad in train" in audit["warnings"]
 
 
-def test_published_lists_as_people_keep_them(tmp_path, monkeypatch, capsys):
+def test_published_lists_in_several_formats(tmp_path, monkeypatch, capsys):
     data = make_data(tmp_path / "data", rows_of())
     fold = tmp_path / "split" / "fold_a"
     fold.mkdir(parents=True)
@@ -197,7 +197,7 @@ def test_a_single_fold_is_judged_by_its_protocols_promise(tmp_path, monkeypatch,
         assert run(monkeypatch, "--data", data, "--folds", root / "1") == status
 
 
-def test_a_test_part_pooled_twice_is_told(tmp_path, monkeypatch, capsys):
+def test_a_test_part_pooled_twice_is_reported(tmp_path, monkeypatch, capsys):
     data = make_data(tmp_path / "data", rows_of())
     for name, train in (("a", "s0"), ("b", "s1")):
         write_fold(tmp_path / "x", name, train=ids(train), test=ids("s3"))

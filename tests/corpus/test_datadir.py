@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import soundfile
-from datadirs import make_data, noise, rows_of, write_wav
+from datadirs import contents, make_data, noise, rows_of, write_wav
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
@@ -257,12 +257,12 @@ def test_fix_sorts_intersects_keeps_originals_and_says_so(tmp_path):
 def test_fix_refuses_to_leave_nothing(tmp_path):
     data = make_data(tmp_path / "data", rows_of())
     (data / "utt2emo").write_text("other ang\n")
-    before = {path.name: path.read_bytes() for path in data.iterdir()}
+    before = contents(data)
     done = tool("fix_data_dir.sh", data)
     assert (
         done.returncode == 2 and "utt2emo lacks 32 utterances" in done.stderr and "nothing was changed" in done.stderr
     )
-    assert {path.name: path.read_bytes() for path in data.iterdir()} == before
+    assert contents(data) == before
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from datadirs import CLASSES, make_data, rows_of
+from datadirs import CLASSES, contents, make_data, rows_of
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sklearn.model_selection import LeaveOneGroupOut
@@ -27,10 +27,6 @@ def run(monkeypatch, *words):
 def fold_lists(data, protocol, **options):
     corpus = load_corpus(data)
     return {fold.name: fold.lists(corpus) for fold in make_folds(corpus, protocol, **options)}
-
-
-def contents(root: Path):
-    return {str(p.relative_to(root)): p.read_bytes() for p in sorted(root.rglob("*")) if p.is_file()}
 
 
 def speaker_of(utt):

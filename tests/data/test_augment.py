@@ -25,11 +25,6 @@ def test_spans_fit_and_none_is_cut_short(size, prob, length, minimum, seed):
     assert np.array_equal(mask, span_mask(size, prob, length, minimum, generator(seed)))
 
 
-@pytest.mark.parametrize("size", [0, 1, 9])
-def test_an_input_shorter_than_a_span_is_left_alone(size):
-    assert not span_mask(size, 0.65, 10, 2, generator(0)).any()
-
-
 def test_the_expected_number_of_spans_is_that_of_wav2vec2():
     """transformers' own sampler, which takes the same numbers, masks as large a share."""
     # isort: off

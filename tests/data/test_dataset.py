@@ -195,7 +195,7 @@ def test_statistics_hold_for_far_away_means(tmp_path):
     np.testing.assert_allclose(std, 0.5, rtol=0.05)
 
 
-def test_what_is_not_there_as_it_was_is_told_wherever_it_is_read(entries):
+def test_what_is_not_there_as_it_was_is_reported_wherever_it_is_read(entries):
     def wrong(example):
         return replace(example, checksum="00000000")
 

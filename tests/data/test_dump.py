@@ -5,7 +5,7 @@ import kaldiio
 import numpy as np
 import pytest
 import soundfile
-from datadirs import make_data, rows_of
+from datadirs import contents, make_data, rows_of
 from small_corpus import run_program
 
 from sermtl.audio import features, read, resample
@@ -60,7 +60,7 @@ def test_features_are_those_of_the_audio(data, tmp_path):
         assert np.array_equal(theirs[utterance], expected) and int(frames[utterance]) == len(expected)
 
 
-def test_perturbed_copies_have_ids_of_their_own(data, tmp_path):
+def test_perturbed_copies_have_distinct_ids(data, tmp_path):
     out = tmp_path / "dump_sp0.9"
     assert set(dump(data, out, speed=0.9)) == {0}
     scp = read_table(out / "wav.scp")
@@ -78,14 +78,13 @@ def test_all_broken_files_are_listed_at_once_and_nothing_half_made_is_left(data,
     cut.write_bytes(cut.read_bytes()[:1000])
     write_table(data / "wav.scp", read_table(data / "wav.scp") | {"s1-04": f"touch {tmp_path}/ran |"})
     assert dump(data, out, nj=1) == [2, 2]
-    told = capsys.readouterr().err
-    assert f"4 of 12 utterances of {data} cannot be read" in told
+    message = capsys.readouterr().err
+    assert f"4 of 12 utterances of {data} cannot be read" in message
     for utterance in ("s0-01", "s0-03", "s1-02", "s1-04"):
-        assert f"  {utterance}: " in told
+        assert f"  {utterance}: " in message
     for reason in ("no such file", "not readable", "truncated", "a shell command"):
-        assert reason in told
-    assert not (tmp_path / "ran").exists()
-    assert [path for path in out.rglob("*") if path.is_file()] == []
+        assert reason in message
+    assert not (tmp_path / "ran").exists() and contents(out) == {}
 
 
 def stamps(out):
@@ -115,26 +114,21 @@ def test_other_settings_make_the_parts_again(data, tmp_path, capsys):
     assert list(read_table(out / "wav.scp"))[0].startswith("sp1.1-")
 
 
-@pytest.mark.parametrize("damage", ["cut", "removed", "longer"])
+@pytest.mark.parametrize("damage", ["cut", "removed", "longer", "older than its audio"])
 def test_a_damaged_part_is_refused_and_made_again(data, tmp_path, capsys, damage):
     out = tmp_path / "dump"
     dump(data, out)
     ark = out / "parts" / "2.ark"
     content = ark.read_bytes()
-    ark.unlink()
-    if damage != "removed":
+    if damage == "removed":
+        ark.unlink()
+    elif damage == "older than its audio":
+        os.utime(wav_of(data, "s1-00"), ns=(1, 1))
+    else:
         ark.write_bytes(content[:-2] if damage == "cut" else content + b"\0")
     assert run_program(program.main, "merge", *words(data, out)) == 2
     assert "2.ark is missing, truncated or older" in capsys.readouterr().err
     assert set(dump(data, out)) == {0} and ark.read_bytes() == content
-
-
-def test_audio_that_changed_after_its_part_is_noticed_at_the_merge(data, tmp_path, capsys):
-    out = tmp_path / "dump"
-    dump(data, out)
-    os.utime(wav_of(data, "s1-05"), ns=(1, 1))
-    assert run_program(program.main, "merge", *words(data, out)) == 2
-    assert "3.ark" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("damage", [lambda values: values + 1, lambda values: values[:-1]])
@@ -155,9 +149,9 @@ def test_of_many_broken_files_the_message_names_the_first_ten_and_the_log_all(da
     for utterance in read_table(data / "wav.scp"):
         wav_of(data, utterance).write_bytes(b"RIFF")
     assert dump(data, tmp_path / "dump", nj=1)[0] == 2
-    out, told = capsys.readouterr()
-    assert out.count(".wav: ") == 12 and told.startswith(f"error: 12 of 12 utterances of {data} cannot be read")
-    *named, more = told.splitlines()[1:12]
+    out, message = capsys.readouterr()
+    assert out.count(".wav: ") == 12 and message.startswith(f"error: 12 of 12 utterances of {data} cannot be read")
+    *named, more = message.splitlines()[1:12]
     assert all(".wav: " in line for line in named) and more == "  ... and 2 more, all listed above in this log"
 
 
@@ -183,7 +177,7 @@ def test_a_merge_needs_every_part(data, tmp_path, capsys):
 def test_a_killed_part_leaves_the_old_one_whole(data, tmp_path, monkeypatch):
     out = tmp_path / "dump"
     dump(data, out)
-    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    before = contents(out)
     os.utime(wav_of(data, "s0-00"), ns=(1, 1))
     real, calls = read.read_audio, []
 
@@ -196,7 +190,7 @@ def test_a_killed_part_leaves_the_old_one_whole(data, tmp_path, monkeypatch):
     monkeypatch.setattr(read, "read_audio", killed)
     with pytest.raises(KeyboardInterrupt):
         run_program(program.main, "part", *words(data, out), "--job", 1)
-    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+    assert contents(out) == before
 
 
 def test_audio_of_any_kind_comes_in_as_16_khz_mono(tmp_path):
@@ -272,8 +266,8 @@ def test_segments_are_cut_out_of_their_recordings(data, tmp_path, capsys):
     assert np.array_equal(cut["s0-01"], recording[4000:12000]) and np.array_equal(cut["s1-00"], recording[24000:])
     write_table(data / "segments", spans | {"s1-01": "rec 3.0 4.0", "s1-02": "rec 1.0 1.0"})
     assert dump(data, tmp_path / "dump", nj=1) == [2, 2]
-    told = capsys.readouterr().err
-    assert "2 of 5" in told and "s1-01" in told and "s1-02" in told and "2.00 s" in told
+    message = capsys.readouterr().err
+    assert "2 of 5" in message and "s1-01" in message and "s1-02" in message and "2.00 s" in message
     write_table(data / "segments", {"s0-00": "other 0.0 0.5"})
     assert dump(data, tmp_path / "dump", nj=1) == [2, 2]
     assert "recording other is not in" in capsys.readouterr().err
@@ -297,5 +291,5 @@ def test_commands_run_only_with_consent(data, tmp_path, capsys):
     ):
         write_table(data / "wav.scp", table | {"s0-00": command})
         assert run_program(program.main, "part", *words(data, tmp_path / "dump", nj=1, allow_pipes="true")) == 2
-        told = capsys.readouterr().err
-        assert "s0-00" in told and reason in told
+        message = capsys.readouterr().err
+        assert "s0-00" in message and reason in message

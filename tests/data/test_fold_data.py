@@ -85,7 +85,7 @@ def test_perturbed_copies_are_those_of_the_training_list(corpus):
 
 
 @pytest.mark.parametrize(
-    "missing, told",
+    "missing, message",
     [
         ("dump/small/raw/wav.scp", "wav.scp is missing.*--stage 2"),
         ("dump/small/raw/utt2num_samples", "utt2num_samples"),
@@ -98,9 +98,9 @@ def test_perturbed_copies_are_those_of_the_training_list(corpus):
         ("dump/small/tokens/speaker/s0/tokens.txt", "tokens.txt.*stage 2"),
     ],
 )
-def test_a_missing_file_is_told_by_name(corpus, missing, told):
+def test_a_missing_file_is_named(corpus, missing, message):
     (corpus.root / missing).unlink()
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=message):
         load(corpus)
 
 
@@ -110,29 +110,21 @@ def test_a_dump_that_was_not_made_for_this_kind_of_features(corpus):
         load(corpus, feats_type="fbank")
 
 
-def test_ids_that_do_not_fit_together_are_told(corpus):
+def test_ids_that_do_not_fit_together_are_reported(corpus):
     write_list(corpus.folds_dir / "s0" / "dev", ["s9-00", "s9-01"])
     with pytest.raises(UserError, match=r"s0/dev: 2 utterances are not in .*raw.*s9-00.*stage 1"):
         load(corpus)
 
 
-def test_a_dump_whose_tables_differ_is_refused(corpus):
-    table = read_table(corpus.dump / "raw" / "utt2num_samples")
-    table.popitem()
-    write_table(corpus.dump / "raw" / "utt2num_samples", table)
-    with pytest.raises(UserError, match="different utterances; rerun stage 2"):
-        read_dump(corpus.dump / "raw", "raw")
-
-
 @pytest.mark.parametrize("name", ["utt2num_samples", "utt2digest"])
-def test_tables_of_other_utterances_are_told(corpus, name):
+def test_tables_of_other_utterances_are_reported(corpus, name):
     table = read_table(corpus.dump / "raw" / name)
     write_table(corpus.dump / "raw" / name, {k: v for k, v in table.items() if k != "s0-00"})
     with pytest.raises(UserError, match=f"wav.scp and {name} name different utterances; rerun stage 2"):
         read_dump(corpus.dump / "raw", "raw")
 
 
-def test_a_length_that_is_no_number_is_told(corpus):
+def test_a_length_that_is_no_number_is_reported(corpus):
     table = read_table(corpus.dump / "raw" / "utt2num_samples")
     write_table(corpus.dump / "raw" / "utt2num_samples", table | {"s0-00": "many"})
     with pytest.raises(UserError, match="utt2num_samples.*s0-00.*many"):
@@ -149,5 +141,5 @@ def test_a_training_list_that_teaches_nothing_is_refused(corpus, capsys):
         load(corpus)
     write_list(train, ["s1-00", "s1-01", "s2-03"])
     load(corpus)
-    told = capsys.readouterr().out
-    assert "speaker s2 has a single utterance" in told and "s1" not in told.replace("s1-", "")
+    message = capsys.readouterr().out
+    assert "speaker s2 has a single utterance" in message and "s1" not in message.replace("s1-", "")

@@ -111,9 +111,9 @@ def test_the_batches_are_those_of_the_audio(corpus):
     """Utterances of as many frames, but not as many samples, are sorted as their audio is."""
     fold = (corpus.data, corpus.folds_dir / "s0", corpus.dump, corpus.tokens / "s0")
     stored = load_fold(*fold, settings(corpus), dump_name(settings(corpus))).examples["train"]
-    heard = load_fold(*fold, TrainConfig()).examples["train"]
-    assert [example.size for example in stored] == [example.size for example in heard]
-    assert [example.length for example in stored] != [example.length for example in heard]
+    of_audio = load_fold(*fold, TrainConfig()).examples["train"]
+    assert [example.size for example in stored] == [example.size for example in of_audio]
+    assert [example.length for example in stored] != [example.length for example in of_audio]
 
 
 def posteriors(exp):
@@ -130,12 +130,12 @@ def test_decoding_gives_the_same(trained, fast):
     assert texts[0] == texts[1]
 
 
-def test_the_model_hears_audio(trained, corpus):
+def test_the_model_predicts_from_audio(trained, corpus):
     model = Speech2Emotion.from_pretrained(trained["conv"] / "s0")
     wavs = read_table(corpus.data / "wav.scp")
     for utterance, expected in posteriors(trained["conv"]).items():
-        heard = model(read.read_audio(wavs[utterance]), 16000)
-        np.testing.assert_allclose(list(heard.scores.values()), expected, atol=1e-4)
+        result = model(read.read_audio(wavs[utterance]), 16000)
+        np.testing.assert_allclose(list(result.scores.values()), expected, atol=1e-4)
 
 
 def test_the_encoder_keeps_its_weights(trained, corpus):
@@ -158,8 +158,8 @@ def test_a_whole_dump_is_kept_and_a_killed_one_goes_on(corpus, capsys):
 
 def test_another_upstreams_dump_is_refused(corpus, tmp_path, capsys):
     assert train(corpus, tmp_path / "exp", "conv", seed=1) == 2
-    told = capsys.readouterr().err
-    assert "conv/" in told and "1 of other upstreams are there" in told and "--stage 2" in told
+    message = capsys.readouterr().err
+    assert "conv/" in message and "1 of other upstreams are there" in message and "--stage 2" in message
     assert dump(corpus, out_of(corpus), seed=1)[0] == 2
     assert "this upstream's outputs belong in" in capsys.readouterr().err
 
@@ -170,14 +170,14 @@ def test_perturbed_copies_are_stored_too(corpus, tmp_path):
     assert train(corpus, tmp_path / "exp", "conv", speed_perturb=[0.9, 1.0], epochs=1) == 0
 
 
-def test_a_disk_too_small_is_told_before_anything_is_written(corpus, tmp_path, monkeypatch, capsys):
+def test_a_disk_too_small_is_reported_before_anything_is_written(corpus, tmp_path, monkeypatch, capsys):
     out = tmp_path / out_of(corpus).name
     needed = ConvFeatures(str(corpus.root / "raw_geometry.yaml"), 0, CPU).bytes_of(corpus.data, 1.0)
     assert needed == pytest.approx(sum(p.stat().st_size for p in out_of(corpus).glob("parts/*.ark")), rel=0.2)
     monkeypatch.setattr(stored_features.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**6, 10**6, 1000))
     assert dump(corpus, out)[0] == 2
-    told = capsys.readouterr().err
-    assert f"needs {needed / 1e9:.2f} GB more" in told and "0.00 GB free" in told
+    message = capsys.readouterr().err
+    assert f"needs {needed / 1e9:.2f} GB more" in message and "0.00 GB free" in message
     assert [path for path in out.rglob("*") if path.is_file()] == []
 
 
@@ -191,7 +191,7 @@ def test_an_encoder_that_is_trained_is_refused():
         TrainConfig(feats_type="conv", freeze_feature_encoder=False)
 
 
-def test_an_utterance_that_does_not_fit_the_memory_is_told(corpus, monkeypatch):
+def test_an_utterance_that_does_not_fit_the_memory_is_reported(corpus, monkeypatch):
     features = ConvFeatures(str(corpus.root / "raw_geometry.yaml"), 0, CPU)
 
     def full(*_):

@@ -1,5 +1,4 @@
 import gc
-import os
 import pickle
 import sys
 from pathlib import Path
@@ -7,6 +6,7 @@ from pathlib import Path
 import kaldiio
 import numpy as np
 import pytest
+from datadirs import Bomb
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -95,14 +95,6 @@ def test_a_repeated_key_is_refused(folder):
     assert not (folder / "twice.ark").exists()
 
 
-class Bomb:
-    def __init__(self, marker):
-        self.marker = str(marker)
-
-    def __reduce__(self):
-        return (os.mkdir, (self.marker,))
-
-
 def test_pickles_and_numpy_objects_are_not_opened(folder):
     (folder / "pickle.ark").write_bytes(b"utt PKL" + pickle.dumps(Bomb(folder / "code_ran")))
     kaldiio.save_ark(str(folder / "numpy.ark"), {"utt": np.ones(3)}, write_function="numpy")
@@ -167,7 +159,7 @@ def test_arbitrary_bytes_never_raise_anything_else(folder, content):
             assert "bytes.ark" in str(error)
 
 
-def test_the_wrong_kind_of_entry_is_told(folder):
+def test_the_wrong_kind_of_entry_is_reported(folder):
     with write_ark(folder / "kinds.ark") as writer:
         writer.write_audio("audio", np.ones(4, dtype=np.int16))
         writer.write_array("matrix", np.ones((2, 2)))

@@ -63,7 +63,7 @@ def test_an_input_that_changes_while_a_stage_works_makes_its_outputs_outdated(ma
     assert stamp_in(made, beta=1.0).changed() == "other inputs: data:text"
 
 
-def test_every_change_is_told(made):
+def test_every_change_is_reported(made):
     assert stamp_in(made, code=2).changed() == "made by another version of the program"
     assert stamp_in(made, beta=1.0).changed() == "other settings: beta"
     (made / "data/lang").write_text("en\n")

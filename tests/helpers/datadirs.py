@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import wave
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +14,10 @@ CLASSES = ("ang", "hap", "neu", "sad")
 
 
 def write_wav(path: Path, samples: np.ndarray, rate: int = 16000) -> Path:
-    """Write mono int16 samples (S,) with the standard library."""
+    """Write int16 samples, (S,) or (S, channels), with the standard library."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with wave.open(str(path), "wb") as file:
-        file.setnchannels(1)
+        file.setnchannels(samples.size // len(samples) if len(samples) else 1)
         file.setsampwidth(2)
         file.setframerate(rate)
         file.writeframes(samples.astype("<i2").tobytes())
@@ -60,3 +63,29 @@ def make_data(path: Path, rows: list[dict[str, str]], audio: bool = False) -> Pa
         speakers.setdefault(row["utt2spk"], []).append(row["utt"])
     put(path / "spk2utt", {speaker: " ".join(utts) for speaker, utts in speakers.items()})
     return path
+
+
+class Bomb:
+    """An object whose pickle makes a folder when it is loaded."""
+
+    def __init__(self, marker: Path) -> None:
+        self.marker = str(marker)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return os.mkdir, (self.marker,)
+
+
+def contents(root: Path) -> dict[str, bytes]:
+    """Every file below a folder, by its path from there."""
+    return {str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}
+
+
+@contextmanager
+def changed(path: Path, content: bytes | str) -> Iterator[None]:
+    """Another content of a file that tests share, for a while."""
+    before = path.read_bytes()
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    try:
+        yield
+    finally:
+        path.write_bytes(before)

@@ -14,17 +14,18 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from runner import Runner
 
 
-class Engine:
+class Engine(Runner):
     """A running scheduler, the runner that submits to it, and a recipe root."""
 
     def __init__(self, name: str, recipe: Path, base: str) -> None:
         self.name, self.recipe, self.base = name, recipe, base
         self.script = str(recipe / "tests" / "cluster" / f"{name}.sh")
         self.program = {"sge": "queue.pl", "slurm": "slurm.pl"}[name]
-        self.env = {k: v for k, v in os.environ.items() if not k.startswith(("SERMTL_", "SLURM_", "SGE_"))}
-        self.root = Path(base + ".root")
+        env = {k: v for k, v in os.environ.items() if not k.startswith(("SERMTL_", "SLURM_", "SGE_"))}
+        super().__init__([sys.executable, str(recipe / "utils" / self.program)], Path(base + ".root"), env)
         (self.root / "conf").mkdir(parents=True)
         for conf in ("queue.conf", "slurm.conf"):
             shutil.copy(recipe / "conf" / conf, self.root / "conf")
@@ -48,22 +49,6 @@ class Engine:
         shutil.rmtree(self.root)
         self.turn.close()
 
-    def start(self, *words: str, **env: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            [sys.executable, str(self.recipe / "utils" / self.program), *words],
-            cwd=self.root,
-            env={**self.env, **env},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-
-    def __call__(self, *words: str) -> tuple[int, str]:
-        process = self.start(*words)
-        out, err = process.communicate(timeout=120)
-        assert out == ""
-        return process.returncode, err
-
     def ask(self, *words: str) -> str:
         return subprocess.run(words, cwd=self.root, env=self.env, capture_output=True, text=True, timeout=120).stdout
 
@@ -78,11 +63,10 @@ class Engine:
         )
         return max((line.split()[0] for line in lines), key=int)
 
-    def until(self, *names: str) -> list[str]:
-        """Contents of files that tasks write."""
-        deadline = time.monotonic() + 40
-        while not all((self.root / name).exists() and (self.root / name).read_text() for name in names):
-            assert time.monotonic() < deadline, f"{names} did not come"
+    def contents(self, *names: str) -> list[str]:
+        """Contents of files that tasks write, once there."""
+        self.until(*names)
+        while not all((self.root / name).read_text() for name in names):
             time.sleep(0.1)
         return [(self.root / name).read_text().strip() for name in names]
 

@@ -6,11 +6,11 @@ import contextlib
 import importlib
 import io
 import sys
-import wave
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+import datadirs
 import numpy as np
 
 LOCAL = Path(__file__).resolve().parents[2] / "local"
@@ -55,14 +55,8 @@ def dropped(data: Path) -> list[list[str]]:
 
 def write_wav(path: Path, samples: int = 1600, rate: int = 16000, channels: int = 1) -> Path:
     """Write a wav file of a quiet tone."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    tone = (1000 * np.sin(np.arange(samples * channels) / 5)).astype("<i2")
-    with wave.open(str(path), "wb") as file:
-        file.setnchannels(channels)
-        file.setsampwidth(2)
-        file.setframerate(rate)
-        file.writeframes(tone.tobytes())
-    return path
+    tone = 1000 * np.sin(np.arange(samples * channels) / 5)
+    return datadirs.write_wav(path, tone.reshape(samples, channels), rate)
 
 
 def write_dialog(

@@ -58,7 +58,7 @@ SETTINGS = {
 
 
 def run_program(main: Callable[[], int], *words: object) -> int:
-    """Run a program's ``main`` in this process as in one of its own; gives its exit status.
+    """Run a program's ``main`` in this process as in a new one; gives its exit status.
 
     What programs change of their process (the command line, logging, the handler of SIGTERM) is put back.
     """
@@ -85,6 +85,11 @@ def signal(speaker: int, emotion: int, samples: int, seed: int) -> np.ndarray:
     tone_S = np.sin(2 * np.pi * pitch * time_S) + 0.4 * np.sin(2 * np.pi * pitch * (2 + speaker) * time_S)
     noise_S = np.random.default_rng(seed).normal(0, 0.05, samples)
     return (6000 * (tone_S + noise_S)).astype(np.int16)
+
+
+def speech(seed: int, samples: int = 16000) -> np.ndarray:
+    """A recording (S,), int16, which other seeds give another pitch and another overtone."""
+    return signal(seed % 3, seed % 4, samples, seed)
 
 
 @dataclass

@@ -31,15 +31,20 @@ FAMILIES = {
 GEOMETRIES = {"raw": RAW_GEOMETRY, "fbank": FBANK_GEOMETRY}
 
 
+def upstream_of(geometry: dict, seed: int = 0) -> Upstream:
+    """An upstream of random weights; torch's generator goes on from there."""
+    torch.manual_seed(seed)
+    values = dict(geometry)
+    return Upstream(config_from(values.pop("model_type"), values, "test"))
+
+
 def save_model(
     directory: Path, feats_type: str = "raw", seed: int = 0, labels: list[str] | None = None, cmvn: str = "utterance",
     geometry: dict | None = None, norm_vars: bool = True,
 ) -> Path:  # fmt: skip
     """Write a model of random weights whose posteriors and transcripts vary with its input."""
     labels = LABELS if labels is None else labels
-    values = dict(geometry or GEOMETRIES[feats_type])
-    torch.manual_seed(seed)
-    upstream = Upstream(config_from(values.pop("model_type"), values, "test"))
+    upstream = upstream_of(geometry or GEOMETRIES[feats_type], seed)
     model = MultiTaskModel(upstream, len(labels), 32, 3)
     with torch.no_grad():
         for name, weight in model.named_parameters():
@@ -57,7 +62,6 @@ def save_model(
     return directory
 
 
-def copy_of(directory: Path, target: Path) -> Path:
-    """A copy to spoil."""
-    shutil.copytree(directory, target)
-    return target
+def copy_of(directory: Path, target: Path, *but: str) -> Path:
+    """A copy to spoil, without files of these patterns."""
+    return shutil.copytree(directory, target, ignore=shutil.ignore_patterns(*but))

@@ -4,6 +4,7 @@ import json
 import os
 import signal
 
+import pytest
 import torch
 from safetensors.torch import load_file
 from small_corpus import make_small_corpus, run_program
@@ -85,3 +86,10 @@ def kill_in(monkeypatch, method, call, how="after"):
         return result
 
     monkeypatch.setattr(Trainer, method, deadly)
+
+
+def train_killed(corpus, exp, method, call, how="after", **settings):
+    """Begin a training that dies as `kill_in` has it."""
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+        kill_in(patch, method, call, how)
+        train(corpus, exp, **settings)

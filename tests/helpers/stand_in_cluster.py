@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
-import time
 from pathlib import Path
+
+from runner import Runner
 
 INDEX = {"queue.pl": "SGE_TASK_ID", "slurm.pl": "SLURM_ARRAY_TASK_ID"}
 SUBMIT = {"queue.pl": "qsub", "slurm.pl": "sbatch"}
@@ -31,15 +31,24 @@ exit $(head -n 1 "$me")
 RUN = 'for t in $TASKS; do {index}=$t bash "$SCRIPT"; done\n'
 
 
-class Cluster:
+class Cluster(Runner):
     """A recipe root, and a folder of commands that play the scheduler."""
 
     def __init__(self, folder: Path, recipe: Path, program: str) -> None:
         self.program = program
-        self.root, self.fake = folder / "root", folder / "fake"
+        self.fake = folder / "fake"
+        env = {
+            "PATH": f"{self.fake}/bin:/usr/bin:/bin",
+            "HOME": str(folder),
+            "FAKE": str(self.fake),
+            "SERMTL_ASK_EVERY": "0.2",
+            "SERMTL_LATE_FILES": "1.0",
+            "SERMTL_QUEUE_PATIENCE": "0.5",
+        }
+        super().__init__([sys.executable, str(recipe / "utils" / program)], folder / "root", env)
+        self.watched = self.fake
         (self.root / "conf").mkdir(parents=True)
         self.fake.mkdir()
-        self.runner = str(recipe / "utils" / program)
         for name in ("queue.conf", "slurm.conf"):
             (self.root / "conf" / name).write_text((recipe / "conf" / name).read_text())
         for name in "qsub sbatch qstat qacct qalter qdel squeue scontrol sacct scancel".split():
@@ -48,33 +57,9 @@ class Cluster:
             file.write_text(SUBMITS if name in ("qsub", "sbatch") else OTHERS)
             file.chmod(0o755)
         self.says("run", RUN.format(index=INDEX[program]))
-        self.env = {
-            "PATH": f"{self.fake}/bin:/usr/bin:/bin",
-            "HOME": str(folder),
-            "FAKE": str(self.fake),
-            "SERMTL_ASK_EVERY": "0.2",
-            "SERMTL_LATE_FILES": "1.0",
-            "SERMTL_QUEUE_PATIENCE": "0.5",
-        }
 
     def says(self, name: str, text: str) -> None:
         (self.fake / name).write_text(text)
-
-    def start(self, *words: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            [sys.executable, self.runner, *words],
-            cwd=self.root,
-            env=self.env,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-
-    def __call__(self, *words: str) -> tuple[int, str]:
-        process = self.start(*words)
-        out, err = process.communicate(timeout=20)
-        assert out == ""
-        return process.returncode, err
 
     def submitted(self, number: int = 0) -> str:
         return " ".join((self.fake / f"submitted.{number}").read_text().splitlines())
@@ -84,9 +69,3 @@ class Cluster:
 
     def log(self, name: str) -> list[str]:
         return (self.root / name).read_text().splitlines()
-
-    def until(self, name: str) -> None:
-        deadline = time.monotonic() + 10
-        while not (self.fake / name).exists():
-            assert time.monotonic() < deadline, f"{name} did not come"
-            time.sleep(0.02)

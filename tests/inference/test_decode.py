@@ -1,4 +1,5 @@
 import json
+import re
 import shutil
 from dataclasses import replace
 
@@ -6,6 +7,7 @@ import kaldiio
 import numpy as np
 import pytest
 import torch
+from datadirs import changed, contents
 from small_corpus import make_small_corpus, run_program
 
 from sermtl.bin import decode as program
@@ -15,7 +17,7 @@ from sermtl.data import fold_data
 from sermtl.data.fold_data import load_fold
 from sermtl.fileio.files import sha256
 from sermtl.fileio.stamp import NAME
-from sermtl.fileio.tables import read_list, read_table, write_list, write_table
+from sermtl.fileio.tables import read_list, read_table
 from sermtl.inference.decode import FILES, decode, training_config
 from sermtl.model.ctc import collapse
 from sermtl.model.trained_model import load_model
@@ -59,6 +61,12 @@ def read(folder):
     return tables, posteriors, np.stack([embeddings[utterance] for utterance in tables["text"]])
 
 
+def model_and_test_set(corpus, exp):
+    model, config = load_model(exp / "s0", CPU), training_config(exp / "s0")
+    paths = (corpus.data, corpus.folds_dir / "s0", corpus.dump, corpus.tokens / "s0")
+    return model, fold_data.evaluation_set(model.front_end, config, load_fold(*paths, config), "test")
+
+
 def test_outputs_do_not_depend_on_the_batch_size(corpus, exp):
     results = []
     for size in (1, 3, 16):
@@ -94,10 +102,7 @@ def test_outputs_are_the_models_on_each_utterance_alone(corpus, exp):
     """Recomputed from the saved model: softmax, mean of the hidden vectors, best path."""
     assert run(corpus, exp) == 0
     tables, posteriors, embeddings = read(exp / "s0" / "decode_test")
-    model = load_model(exp / "s0", CPU)
-    config = training_config(exp / "s0")
-    paths = (corpus.data, corpus.folds_dir / "s0", corpus.dump, corpus.tokens / "s0")
-    dataset = fold_data.evaluation_set(model.front_end, config, load_fold(*paths, config), "test")
+    model, dataset = model_and_test_set(corpus, exp)
     for number, (utterance, hypothesis) in enumerate(tables["text"].items()):
         inputs = torch.from_numpy(dataset[number][1])[None]
         with torch.no_grad():
@@ -118,10 +123,7 @@ def test_a_path_is_read_as_ctc_does(path, ids):
 
 
 def test_targets_are_not_looked_at(corpus, exp):
-    model = load_model(exp / "s0", CPU)
-    config = training_config(exp / "s0")
-    paths = (corpus.data, corpus.folds_dir / "s0", corpus.dump, corpus.tokens / "s0")
-    dataset = fold_data.evaluation_set(model.front_end, config, load_fold(*paths, config), "test")
+    model, dataset = model_and_test_set(corpus, exp)
     seen = {d.utterance: d for d in decode(model, dataset, 4, CPU)}
     dataset.examples = [replace(e, emotion=-1, speaker=-1, tokens=()) for e in dataset.examples]
     for blind in decode(model, dataset, 4, CPU):
@@ -161,10 +163,10 @@ def test_what_this_model_decoded_already_is_kept(corpus, done, capsys):
 @pytest.mark.parametrize("name", [*FILES, NAME])
 def test_a_folder_that_lacks_a_file_is_decoded_again(corpus, done, name):
     folder = done / "s0" / "decode_test"
-    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    before = contents(folder)
     (folder / name).unlink()
     assert run(corpus, done) == 0
-    after = {path.name: path.read_bytes() for path in folder.iterdir()}
+    after = contents(folder)
     # The one holds where the ark is, the other the digest of that.
     assert {key for key in before.keys() | after.keys() if before.get(key) != after.get(key)} <= {"emb.scp", NAME}
 
@@ -180,10 +182,10 @@ def test_another_model_is_decoded_again(corpus, done):
         assert stamp["inputs"]["exp:model.safetensors"] == sha256(done / "s0" / "model.safetensors")
 
 
-def refused(corpus, exp, capsys, *told, fold="s0"):
+def refused(corpus, exp, capsys, *words, fold="s0"):
     assert run(corpus, exp, fold=fold) == 2
     message = capsys.readouterr().err
-    assert message.startswith("error: ") and [word for word in told if word not in message] == [], message
+    assert message.startswith("error: ") and [word for word in words if word not in message] == [], message
 
 
 def test_a_fold_that_was_not_trained_to_its_end_is_refused(corpus, done, capsys, tmp_path):
@@ -200,23 +202,15 @@ def test_a_fold_that_was_not_trained_to_its_end_is_refused(corpus, done, capsys,
 
 def test_other_data_than_it_was_trained_on_is_refused(corpus, done, capsys):
     test = corpus.folds_dir / "s0" / "test"
-    utterances = read_list(test)
-    write_list(test, utterances[1:])
-    try:
+    with changed(test, test.read_text().partition("\n")[2]):
         refused(corpus, done, capsys, "trained on other lists or data", "--stage 3")
-    finally:
-        write_list(test, utterances)
 
 
-def test_damaged_dumps_are_told_by_utterance(corpus, done, capsys):
+def test_damaged_dumps_are_reported_by_utterance(corpus, done, capsys):
     scp = corpus.dump / "fbank" / "feats.scp"
-    table = read_table(scp)
     shutil.rmtree(done / "s0" / "decode_test")
-    write_table(scp, table | {"s0-03": "/no/such.ark:5"})
-    try:
+    with changed(scp, re.sub("s0-03 .*", "s0-03 /no/such.ark:5", scp.read_text())):
         refused(corpus, done, capsys, "/no/such.ark:5", "s0-03", "stage 2")
-    finally:
-        write_table(scp, table)
     # What was decoded before is not left half replaced.
     assert not (done / "s0" / "decode_test" / NAME).exists()
 

@@ -10,7 +10,7 @@ import soundfile
 from datadirs import write_wav
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_corpus import signal
+from small_corpus import speech
 from small_model import save_model
 
 from sermtl import Speech2Emotion
@@ -22,10 +22,6 @@ from sermtl.inference.windows import Prediction, join, merge, windows
 @pytest.fixture(scope="module")
 def raw(tmp_path_factory):
     return Speech2Emotion.from_pretrained(save_model(tmp_path_factory.mktemp("model") / "raw"))
-
-
-def speech(seed, samples=16000):
-    return signal(seed % 3, seed % 4, samples, seed)
 
 
 @settings(max_examples=60, deadline=None)
@@ -60,11 +56,11 @@ def test_each_window_speaks_for_the_time_nearest_to_its_middle():
 
 def test_a_change_of_emotion_shows_in_the_timeline(raw):
     """Two recordings that the model tells apart, one after the other, become two segments."""
-    told = {}
+    seeds = {}
     for seed in range(40):
-        told.setdefault(raw(speech(seed, 32000), 16000).emotion, seed)
-    assert len(told) > 1
-    (first, one), (second, other) = list(told.items())[:2]
+        seeds.setdefault(raw(speech(seed, 32000), 16000).emotion, seed)
+    assert len(seeds) > 1
+    (first, one), (second, other) = list(seeds.items())[:2]
     joined_S = np.concatenate([np.tile(speech(one, 32000), 4), np.tile(speech(other, 32000), 4)])
     result = raw(joined_S, 16000, window=2, hop=1)
     assert result.segments[0].emotion == first and result.segments[-1].emotion == second

@@ -11,6 +11,7 @@ import numpy as np
 import prepare
 import pytest
 import soundfile
+from datadirs import contents
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.model_selection import LeaveOneGroupOut, cross_val_predict
 
@@ -18,7 +19,7 @@ RELEASE = "IEMOCAP_full_release"
 
 
 def make(out: Path) -> str:
-    """Make the corpus in a process of its own, as espeak-ng remembers what it said before."""
+    """Make the corpus in a new process, as espeak-ng keeps state between calls."""
     command = [sys.executable, prepare.LOCAL / "make_mini.py", "--out", out]
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
@@ -32,10 +33,6 @@ def mini(tmp_path_factory: pytest.TempPathFactory) -> Path:
     result = prepare.run("prepare_iemocap", *options)
     assert result.status == 0 and result.err == ""
     return folder
-
-
-def contents(root: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
 
 
 def test_the_same_bytes_every_time_and_no_work_the_second_time(mini: Path, tmp_path: Path) -> None:
@@ -143,7 +140,7 @@ def sound(path: str) -> list[float]:
     return [len(samples) / rate, tilt.mean(), tilt.std(), crossings]
 
 
-def test_emotions_of_an_unheard_speaker_can_be_heard(mini: Path) -> None:
+def test_emotions_of_an_unseen_speaker_can_be_recognised(mini: Path) -> None:
     emotions, speakers = prepare.table(mini / "data/utt2emo"), prepare.table(mini / "data/utt2spk")
     paths = prepare.table(mini / "data/wav.scp")
     features = np.array([sound(path) for path in paths.values()])

@@ -1,4 +1,4 @@
-"""local/data.sh: one door to all corpora."""
+"""local/data.sh, which prepares every corpus."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""EMO-DB, the real files where they are at hand and made-up ones in its layout."""
+"""EMO-DB: the real files where SERMTL_TEST_DATA names them, and made-up ones in its layout."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_other_classes_and_foreign_files_are_dropped_with_reasons(made_up: Path)
     assert reasons == {f"class {name} is not asked for": 10 for name in ("boredom", "disgust", "fear")}
 
 
-def test_a_partial_copy_is_told(made_up: Path) -> None:
+def test_a_partial_copy_is_reported(made_up: Path) -> None:
     for path in (made_up / "wav").glob("16*"):
         path.unlink()
     result, _ = run(made_up)

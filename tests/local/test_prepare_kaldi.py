@@ -6,6 +6,7 @@ from pathlib import Path
 
 import prepare
 import pytest
+from datadirs import contents
 
 
 def write(folder: Path, **tables: str) -> Path:
@@ -110,7 +111,7 @@ def test_wrong_input(tmp_path: Path, tables: dict[str, str], words: str) -> None
 def test_no_directory_and_its_own_output(tmp_path: Path) -> None:
     data = write(tmp_path)
     assert "no data directory" in run(tmp_path / "nowhere")[0].err
-    before = {path.name: path.read_text() for path in data.iterdir()}
+    before = contents(data)
     result = prepare.run("prepare_kaldi", "--corpus_dir", data, "--out", f"{data}/../train")
     assert result.status == 2 and "overwritten" in result.err
-    assert {path.name: path.read_text() for path in data.iterdir()} == before
+    assert contents(data) == before

@@ -3,32 +3,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-# isort: off
-from sermtl import torchaudio_compat  # noqa: F401 (before transformers)
-from transformers import Wav2Vec2Config, Wav2Vec2Model
-
-# isort: on
 from sermtl.errors import UserError
 from sermtl.model.geometry import ConvGeometry, find_geometry
 
 BASE = ConvGeometry((10, 3, 3, 3, 3, 2, 2), (5, 2, 2, 2, 2, 2, 2))
-
-
-@pytest.fixture(scope="module")
-def transformers_lengths():
-    config = Wav2Vec2Config(
-        hidden_size=8,
-        num_hidden_layers=0,
-        conv_dim=(2,) * 7,
-        num_conv_pos_embedding_groups=2,
-        num_conv_pos_embeddings=2,
-    )
-    return Wav2Vec2Model(config)._get_feat_extract_output_lengths
-
-
-def test_frames_are_those_of_transformers(transformers_lengths):
-    lengths = torch.arange(400, 40000, 7)
-    assert [BASE.frames(n) for n in lengths.tolist()] == transformers_lengths(lengths).tolist()
 
 
 def test_wav2vec2_frames():

@@ -4,11 +4,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from small_corpus import FBANK_GEOMETRY, RAW_GEOMETRY
+from small_model import FAMILIES, upstream_of
 
 from sermtl.model.batch import Batch
 from sermtl.model.multitask import MultiTaskModel, ctc_losses, mean_over_frames, task_losses
-from sermtl.model.upstreams.load import config_from
-from sermtl.model.upstreams.wav2vec2 import Upstream
 
 LENGTHS = (800, 1500, 3000, 5000)
 TOKENS = ((5, 6, 6), (), (7,), (8, 9, 10, 9))
@@ -16,12 +15,8 @@ PLAIN = {"hidden_dropout": 0.0, "attention_dropout": 0.0, "activation_dropout": 
 PLAIN |= {"final_dropout": 0.0, "layerdrop": 0.0}
 
 
-def make_model(geometry=RAW_GEOMETRY, **values):
-    torch.manual_seed(0)
-    values = geometry | PLAIN | values
-    if values["model_type"] == "data2vec-audio":
-        del values["feat_extract_norm"]
-    return MultiTaskModel(Upstream(config_from(values.pop("model_type"), values, "test")), 4, 12, 3)
+def make_model(geometry=RAW_GEOMETRY):
+    return MultiTaskModel(upstream_of(geometry | PLAIN), 4, 12, 3)
 
 
 def make_batch(lengths=LENGTHS, tokens=TOKENS, emotions=(0, 3, -1, 1), speakers=(2, 0, 1, -1), tail=()):
@@ -53,8 +48,8 @@ def gradients(model, loss):
     return dict(zip(names, torch.autograd.grad(loss, parameters, allow_unused=True), strict=True))
 
 
-def speaker_gradients(scale, **changes):
-    model, batch = make_model(), replace(make_batch(), **changes)
+def speaker_gradients(scale):
+    model, batch = make_model(), make_batch()
     return gradients(model, task_losses(model(batch, scale), batch, 4)["sid"])
 
 
@@ -208,23 +203,13 @@ def test_the_speaker_head_learns_at_full_strength_whatever_beta():
         assert all(torch.equal(grad[name], grads[0][name]) for grad in grads)
 
 
-def test_beta_0_leaves_the_encoder_deaf_to_speakers():
+def test_beta_0_gives_the_encoder_no_gradient_of_the_speaker_loss():
     assert not any(grad.any() for grad in encoder(speaker_gradients(0.0)).values())
-    relabelled = torch.tensor([0, 1, 2, 2])
-
-    def total(speakers):
-        model, batch = make_model(), replace(make_batch(), speakers_B=speakers)
-        losses = task_losses(model(batch, 0.0), batch, 4)
-        return encoder(gradients(model, losses["ser"] + 0.1 * losses["asr"] + losses["sid"]))
-
-    first, second = total(torch.tensor([2, 0, 1, -1])), total(relabelled)
-    assert first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
-def test_the_emotion_head_does_not_hear_the_speakers_labels():
-    grads = speaker_gradients(-1.0)
-    assert all(grads[f"{head}_head.weight"] is None or not grads[f"{head}_head.weight"].any()
-               for head in ("emotion", "token"))  # fmt: skip
+def test_the_other_heads_get_no_gradient_of_the_speaker_loss():
+    grads = [speaker_gradients(-1.0)[f"{head}_head.weight"] for head in ("emotion", "token")]
+    assert all(grad is None or not grad.any() for grad in grads)
 
 
 # Gradient norms
@@ -267,8 +252,7 @@ def test_recorded_norms_do_not_grow_with_padding():
 
 @pytest.mark.parametrize("family", ["wav2vec2", "hubert", "wavlm", "data2vec-audio"])
 def test_bf16_runs_the_upstream_in_bf16_and_the_heads_in_float32(family):
-    plain = make_model(model_type=family).eval()
-    halved = make_model(model_type=family).eval()
+    plain, halved = (make_model(FAMILIES[family]).eval() for _ in range(2))
     halved.bf16 = True
     seen = []
     halved.upstream.model.encoder.layers[0].feed_forward.register_forward_hook(lambda *args: seen.append(args[2].dtype))

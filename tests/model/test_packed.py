@@ -37,12 +37,11 @@ def masks(upstream, lengths):
     return time_BT, torch.rand(len(frames), upstream.hidden_size, generator=generator) < 0.1
 
 
-def loss_and_gradient(upstream, packed, bf16=False):
+def loss_and_gradient(upstream, packed):
     upstream.packed = packed
     wav_BS, lengths_B = wave(*LENGTHS)
-    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-        hidden_BTD, _ = upstream(wav_BS, lengths_B, *masks(upstream, LENGTHS))
-    loss = (hidden_BTD.float() @ torch.linspace(-1, 1, upstream.hidden_size)).square().mean()
+    hidden_BTD, _ = upstream(wav_BS, lengths_B, *masks(upstream, LENGTHS))
+    loss = (hidden_BTD @ torch.linspace(-1, 1, upstream.hidden_size)).square().mean()
     weights = [p for p in upstream.parameters() if p.requires_grad]
     return loss.detach(), torch.autograd.grad(loss, weights, materialize_grads=True)
 
@@ -71,21 +70,11 @@ def test_each_utterance_comes_out_as_from_transformers_alone(name):
 def test_the_loss_and_the_gradient_are_those_of_the_padded_batch(name):
     upstream = upstream_of(name).train()
     plain_loss, plain = loss_and_gradient(upstream, packed=False)
-    loss, gradient = loss_and_gradient(upstream, packed=True)
-    torch.testing.assert_close(loss, plain_loss, rtol=1e-5, atol=0)
-    assert apart(gradient, plain) < 1e-5
-    upstream.fourier_positions = False
-    loss, gradient = loss_and_gradient(upstream, packed=True)
-    torch.testing.assert_close(loss, plain_loss, rtol=1e-5, atol=0)
-    assert apart(gradient, plain) < 1e-5
-
-
-def test_bf16_stays_near_float32():
-    upstream = upstream_of("wav2vec2-base").train()
-    plain_loss, plain = loss_and_gradient(upstream, packed=False)
-    loss, gradient = loss_and_gradient(upstream, packed=True, bf16=True)
-    torch.testing.assert_close(loss, plain_loss, rtol=2e-2, atol=0)
-    assert apart(gradient, plain) < 2e-2
+    for fourier in (True, False):
+        upstream.fourier_positions = fourier
+        loss, gradient = loss_and_gradient(upstream, packed=True)
+        torch.testing.assert_close(loss, plain_loss, rtol=1e-5, atol=0)
+        assert apart(gradient, plain) < 1e-5
 
 
 @pytest.mark.parametrize("packed, bf16, near", [(True, False, 1e-5), (False, True, 2e-2), (True, True, 2e-2)])
@@ -109,11 +98,6 @@ def test_the_three_losses_and_their_gradient_are_those_of_the_plain_path(packed,
     for task, loss in losses.items():
         torch.testing.assert_close(loss, plain_losses[task], rtol=near, atol=0)
     assert apart(gradient, plain) < near
-
-
-def test_relative_positions_are_refused():
-    upstream = upstream_of("wavlm-base")
-    assert not upstream.packable
 
 
 SHAPES = [(128, 4, (1, 700, 63, 1500)), (31, 2, (5,)), (7, 1, (600, 2)), (129, 2, (300, 40)), (300, 1, (900, 1))]
@@ -167,11 +151,11 @@ def test_training_draws_dropout_and_evaluation_none():
 
 def test_the_layout_is_chosen_by_what_gains_from_it():
     upstream = upstream_of("xls-r")
-    for layout, device, packed in (("auto", "cpu", False), ("packed", "cpu", True), ("padded", "cpu", False)):
-        upstream.lay_out(layout, torch.device(device))
-        assert upstream.packed == packed
-    upstream.hidden_size = 768
-    for layout, device, packed in (("auto", "cpu", True), ("auto", "cuda", False), ("padded", "cpu", False)):
+    for width, layout, device, packed in (
+        (24, "auto", "cpu", False), (24, "packed", "cpu", True), (24, "padded", "cpu", False),
+        (768, "auto", "cpu", True), (768, "auto", "cuda", False), (768, "padded", "cpu", False),
+    ):  # fmt: skip
+        upstream.hidden_size = width
         upstream.lay_out(layout, torch.device(device))
         assert upstream.packed == packed
     with pytest.raises(UserError, match="packed is not known for wavlm"):

@@ -4,56 +4,32 @@ import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
-from small_corpus import FBANK_GEOMETRY, RAW_GEOMETRY
+from small_model import GEOMETRIES, LABELS, upstream_of
+from upstreams import FAMILIES, save, transformers_model
 
-# isort: off
-from sermtl import torchaudio_compat  # noqa: F401 (before transformers)
-from transformers import AutoConfig, AutoModel
-
-# isort: on
 from sermtl.errors import UserError
 from sermtl.model.batch import Batch
 from sermtl.model.front_end import FrontEnd
 from sermtl.model.multitask import MultiTaskModel
 from sermtl.model.trained_model import TrainedModel, load_model, save_description, save_weights
-from sermtl.model.upstreams.load import config_from, load_upstream
-from sermtl.model.upstreams.wav2vec2 import Upstream
+from sermtl.model.upstreams.load import load_upstream
 from sermtl.text.tokenizer import ENGLISH_TOKENS, load_tokenizer
 
 CPU = torch.device("cpu")
-LABELS, SPEAKERS = ["ang", "hap", "neu", "sad"], ["s1", "s2", "s3"]
-SMALL = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+SPEAKERS = ["s1", "s2", "s3"]
 
 
-def published_folder(path, model_type):
-    """A folder as on the hub: a model with heads' settings, keys nobody reads any more, a preprocessor."""
-    conv = {"conv_dim": [8] * 7, "num_conv_pos_embedding_groups": 2}
-    if model_type != "data2vec-audio":
-        conv["num_conv_pos_embeddings"] = 8
-    config = AutoConfig.for_model(model_type, **SMALL, **conv, num_labels=7)
-    if model_type == "wavlm":
-        config._attn_implementation = "eager"
-    AutoModel.from_config(config).save_pretrained(path)
-    legacy = {"freeze_feat_extract_train": True, "mask_channel_selection": "static", "torch_dtype": "float32"}
-    values = json.loads((path / "config.json").read_text()) | legacy
-    (path / "config.json").write_text(json.dumps(values))
-    (path / "preprocessor_config.json").write_text(
-        json.dumps({"feature_extractor_type": "Wav2Vec2FeatureExtractor", "do_normalize": False})
-    )
+def published(path, family):
+    """An upstream from a folder as on the hub, with settings of heads and a preprocessor."""
+    model_type, values = FAMILIES[family]
+    save(transformers_model(model_type, **values, num_labels=7), path)
+    preprocessor = {"feature_extractor_type": "Wav2Vec2FeatureExtractor", "do_normalize": False}
+    (path / "preprocessor_config.json").write_text(json.dumps(preprocessor))
     return load_upstream(str(path))
 
 
-def upstream_of(kind, path):
-    torch.manual_seed(0)
-    if kind == "raw geometry":
-        return Upstream(config_from("wav2vec2", {k: v for k, v in RAW_GEOMETRY.items() if k != "model_type"}, "test"))
-    if kind == "fbank geometry":
-        return Upstream(config_from("wav2vec2", {k: v for k, v in FBANK_GEOMETRY.items() if k != "model_type"}, "test"))
-    return published_folder(path, kind)
-
-
-def make(tmp_path, kind="raw geometry"):
-    upstream = upstream_of(kind, tmp_path / "published")
+def make(tmp_path, kind="raw"):
+    upstream = upstream_of(GEOMETRIES[kind]) if kind in GEOMETRIES else published(tmp_path / "published", kind)
     (tmp_path / "tokens").mkdir()
     (tmp_path / "tokens" / "tokens.txt").write_text("\n".join(ENGLISH_TOKENS) + "\n")
     tokenizer = load_tokenizer(tmp_path / "tokens")
@@ -76,10 +52,7 @@ def a_batch(bands):
     return Batch(["a", "b"], inputs, torch.tensor([900, 500]), rows, rows, rows[:, None], rows)
 
 
-KINDS = ["raw geometry", "fbank geometry", "wav2vec2", "hubert", "wavlm", "data2vec-audio"]
-
-
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [*GEOMETRIES, "wav2vec2-base", "hubert-base", "wavlm-base", "data2vec-audio"])
 @torch.no_grad()
 def test_a_model_comes_back_as_it_was(tmp_path, kind):
     exp, trained = make(tmp_path, kind)
@@ -100,8 +73,8 @@ def test_a_model_comes_back_as_it_was(tmp_path, kind):
     assert (tmp_path / "again" / "model.json").read_bytes() == (exp / "model.json").read_bytes()
 
 
-def test_the_folder_is_complete_by_itself(tmp_path):
-    exp, _ = make(tmp_path, "wav2vec2")
+def test_the_folder_is_complete(tmp_path):
+    exp, _ = make(tmp_path, "wav2vec2-base")
     moved = exp.rename(tmp_path / "moved")
     for folder in ("published", "tokens"):
         (tmp_path / folder).rename(tmp_path / f"gone_{folder}")

@@ -191,23 +191,6 @@ def test_a_single_frame_is_its_own_mean():
     torch.testing.assert_close(normed_BCT[0, :, 0], norm.bias)
 
 
-@pytest.mark.parametrize("name", ["tiny", "small"])
-@torch.no_grad()
-def test_shipped_geometries_are_batch_invariant(name):
-    torch.manual_seed(0)
-    upstream = load_upstream(name).eval()
-    lengths = [1, 6, 7, 300] if upstream.input_bands else [50, 399, 401, 8000]
-    tail = (80,) if upstream.input_bands else ()
-    inputs = torch.zeros(4, max(lengths), *tail)
-    for row, length in zip(inputs, lengths, strict=True):
-        row[:length] = torch.randn(length, *tail)
-    hidden_BTD, frames_B = upstream(inputs, torch.tensor(lengths))
-    for row, length in enumerate(lengths):
-        own = max(length, upstream.geometry.receptive_field)
-        alone_BTD, _ = upstream(inputs[row : row + 1, :own], torch.tensor([length]))
-        torch.testing.assert_close(hidden_BTD[row, : frames_B[row]], alone_BTD[0], rtol=0, atol=1e-4)
-
-
 def test_shipped_geometries_are_small_enough_for_a_cpu(recipe):
     for path in (recipe / "conf" / "upstream").glob("*.yaml"):
         config = read_geometry(path)
@@ -241,9 +224,9 @@ def offline(monkeypatch):
 def test_an_unreachable_hub_gets_the_way_to_a_local_folder(offline):
     with pytest.raises(UserError) as error:
         load_upstream("nobody/no-such-model")
-    told = str(error.value)
-    assert "nobody/no-such-model" in told and "--local-dir DIR" in told and "--upstream DIR" in told
-    assert len(told) < 700 and "\n" not in told
+    message = str(error.value)
+    assert "nobody/no-such-model" in message and "--local-dir DIR" in message and "--upstream DIR" in message
+    assert len(message) < 700 and "\n" not in message
 
 
 def refused(folder, *words):
@@ -288,7 +271,7 @@ def test_weights_of_another_model_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "values, told",
+    "values, words",
     [
         ({"hiden_size": 8}, ["hiden_size", "did you mean hidden_size?"]),
         ({"model_type": "bert"}, ["bert", "wav2vec2, hubert, wavlm, data2vec-audio"]),
@@ -299,9 +282,9 @@ def test_weights_of_another_model_are_refused(tmp_path):
         ({"feat_extract_norm": "batch"}, ["feat_extract_norm"]),
     ],
 )
-def test_a_wrong_geometry_is_refused_by_file_and_key(tmp_path, values, told):
+def test_a_wrong_geometry_is_refused_by_file_and_key(tmp_path, values, words):
     path = tmp_path / "mine.yaml"
     path.write_text(yaml.safe_dump(values))
     with pytest.raises(UserError) as error:
         load_upstream(str(path))
-    assert [word for word in ("mine.yaml", *told) if word not in str(error.value)] == [], str(error.value)
+    assert [word for word in ("mine.yaml", *words) if word not in str(error.value)] == [], str(error.value)

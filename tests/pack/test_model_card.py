@@ -26,7 +26,7 @@ def test_the_cards_intervals_are_those_of_the_binomial_distribution():
         np.testing.assert_allclose([float(end) for end in found[name].split(", ")], wanted, atol=0.008)
 
 
-def test_the_card_tells_scores_that_a_single_file_cannot_reach():
+def test_the_card_names_scores_that_a_single_file_cannot_reach():
     assert "**Not of single files**" in card_of(feats_type="fbank", cmvn="speaker")
     for settings in ({"feats_type": "fbank", "cmvn": "utterance"}, {"feats_type": "raw", "cmvn": "speaker"}):
         assert "Not of single files" not in card_of(**settings)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from small_corpus import signal
+from small_corpus import speech
 from small_model import FAMILIES, save_model
 
 from sermtl import Speech2Emotion
@@ -16,10 +16,6 @@ from sermtl.inference.predict import EXAMPLE, features
 from sermtl.pack.onnx_export import export_onnx, spectrum_kernel
 
 onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed: pip install 'sermtl[onnx]'")
-
-
-def speech(seed, samples=16000):
-    return signal(seed % 3, seed % 4, samples, seed)
 
 
 def exported(directory, *kind, **more):

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from small_corpus import RAW_GEOMETRY, make_small_corpus, run_program, signal
-from small_model import FAMILIES, copy_of, save_model
+from datadirs import contents
+from small_corpus import RAW_GEOMETRY, make_small_corpus, run_program, speech
+from small_model import FAMILIES, copy_of, save_model, upstream_of
 
 from sermtl import Speech2Emotion
 from sermtl.bin import decode as decode_program
@@ -24,8 +25,6 @@ from sermtl.errors import UserError
 from sermtl.inference.pretrained import read_manifest
 from sermtl.model.ctc import collapse
 from sermtl.model.trained_model import load_model
-from sermtl.model.upstreams.load import config_from
-from sermtl.model.upstreams.wav2vec2 import Upstream
 from sermtl.pack.transformers_export import CLASSIFIER, RECOGNISER, export_transformers, write_tokenizer
 from sermtl.pack.write_pack import _without_folder
 from sermtl.text.tokenizer import BpeTokenizer
@@ -37,9 +36,7 @@ pytest.importorskip("onnxruntime", reason="onnxruntime is not installed: pip ins
 def scored(tmp_path_factory):
     """A corpus, and for each kind of features an experiment whose fold s0 is trained, decoded and scored."""
     corpus = make_small_corpus(tmp_path_factory.mktemp("corpus"))
-    geometry = dict(RAW_GEOMETRY)
-    upstream = Upstream(config_from(geometry.pop("model_type"), geometry, "test"))
-    upstream.model.save_pretrained(corpus.root / "encoder")  # pretrained, as for a user
+    upstream_of(RAW_GEOMETRY).model.save_pretrained(corpus.root / "encoder")  # pretrained, as for a user
     for feats_type in ("raw", "fbank"):
         make_scored(corpus, feats_type, corpus.root / "exp" / feats_type)
     return corpus
@@ -72,16 +69,20 @@ def packs(scored, tmp_path_factory):
     return root
 
 
-def speech(seed, samples=16000):
-    return signal(seed % 3, seed % 4, samples, seed)
-
-
-def both_pipelines(directory):
+def same_texts(model, directory, recordings):
+    """The transcripts that sermtl and both pipelines of transformers agree on, as they do on the scores."""
     # As a user of transformers would write it.
     from transformers import pipeline
 
     classifier = pipeline("audio-classification", model=str(directory / CLASSIFIER), top_k=None)
-    return classifier, pipeline("automatic-speech-recognition", model=str(directory / RECOGNISER))
+    recogniser = pipeline("automatic-speech-recognition", model=str(directory / RECOGNISER))
+    results = [model(samples_S, 16000) for samples_S in recordings]
+    for result, samples_S in zip(results, recordings, strict=True):
+        floats_S = samples_S.astype(np.float32) / 32768
+        scores = {entry["label"]: entry["score"] for entry in classifier(floats_S)}
+        assert scores == pytest.approx(result.scores, abs=1e-4)
+        assert recogniser(floats_S)["text"] == result.text
+    return [result.text for result in results]
 
 
 # What a pack is
@@ -96,10 +97,9 @@ def test_a_pack_needs_neither_the_experiment_nor_the_corpus(scored, packs):
 
 
 @pytest.mark.parametrize("feats_type", ["raw", "fbank"])
-def test_nothing_in_a_pack_tells_where_it_was_made(scored, packs, feats_type):
-    files = {str(file.relative_to(packs)): file for file in (packs / feats_type).rglob("*") if file.is_file()}
-    told = str(scored.root).encode()
-    assert [name for name, file in files.items() if told in file.read_bytes()] == []
+def test_nothing_in_a_pack_names_the_place_where_it_was_made(scored, packs, feats_type):
+    place = str(scored.root).encode()
+    assert [name for name, content in contents(packs / feats_type).items() if place in content] == []
     name = "encoder" if feats_type == "raw" else "fbank_geometry.yaml"
     assert f"- upstream: {name}\n" in (packs / feats_type / "README.md").read_text()
     for scores in ("scores.json", "scores_all_folds.json"):
@@ -115,13 +115,12 @@ def test_two_trainings_with_the_same_settings_give_the_same_bytes(scored):
     first = scored.root / "exp" / "raw"
     again = scored.root / "again" / "under another tag"
     make_scored(scored, "raw", again)
-    packs = [pack_of(scored, exp, "--onnx", "true") for exp in (first, again)]
-    files = [{str(f.relative_to(pack)): f.read_bytes() for f in pack.rglob("*") if f.is_file()} for pack in packs]
+    files = [contents(pack_of(scored, exp, "--onnx", "true")) for exp in (first, again)]
     assert files[0].keys() == files[1].keys() and "onnx/model.onnx" in files[0]
     assert [name for name in files[0] if files[0][name] != files[1][name]] == []
 
 
-def test_the_card_tells_what_the_scores_are_of(packs):
+def test_the_card_describes_the_scores(packs):
     card = (packs / "raw" / "README.md").read_text()
     scores = json.loads((packs / "raw" / "scores.json").read_text())
     for needed in (
@@ -132,30 +131,28 @@ def test_the_card_tells_what_the_scores_are_of(packs):
     assert "cannot express" in (packs / "fbank" / "README.md").read_text()
 
 
-def test_the_card_tells_the_audit_and_what_all_folds_score(scored, packs):
+def test_the_card_shows_the_audit_and_what_all_folds_score(scored, packs):
     pack = packs / "raw"
     card, audit = (pack / "README.md").read_text(), json.loads((pack / "audit.json").read_text())
     assert audit == json.loads((scored.folds_dir / "s0" / "audit.json").read_text())
     for part in ("train", "test"):
-        told = f"- {part}: {audit[f'utterances_{part}']} utterances of {audit[f'speakers_{part}']} speakers\n"
-        assert audit[f"utterances_{part}"] > 0 and told in card
+        line = f"- {part}: {audit[f'utterances_{part}']} utterances of {audit[f'speakers_{part}']} speakers\n"
+        assert audit[f"utterances_{part}"] > 0 and line in card
     assert f"- {audit['test_utterances_transcript_seen_share']:.0%} of the test transcripts also occur" in card
     pooled = json.loads((pack / "scores_all_folds.json").read_text())
     assert pooled == json.loads((scored.root / "exp/raw/scores.json").read_text()) | {"settings": pooled["settings"]}
     assert f"over 1 of 3 folds, pooled: WA {pooled['ser']['wa']:.3f}" in card
 
 
-def test_a_speaker_dependent_protocol_is_told(scored, tmp_path):
-    exp = tmp_path / "exp"
-    shutil.copytree(scored.root / "exp" / "raw", exp)
+def test_a_speaker_dependent_protocol_is_reported(scored, tmp_path):
+    exp = copy_of(scored.root / "exp" / "raw", tmp_path / "exp")
     path = exp / "s0" / "score_test" / "scores.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"speaker_dependent": True}))
     assert "**Speaker-dependent**" in (pack_of(scored, exp) / "README.md").read_text()
 
 
 def test_licences_are_kept_when_a_pack_is_made_again(scored, tmp_path):
-    exp = tmp_path / "exp"
-    shutil.copytree(scored.root / "exp" / "fbank", exp)
+    exp = copy_of(scored.root / "exp" / "fbank", tmp_path / "exp")
     pack_of(scored, exp, "--model_license", "cc-by-4.0", "--data_license", "on request")
     card = (pack_of(scored, exp, "--onnx", "true") / "README.md").read_text()
     assert "license: cc-by-4.0\n" in card and "- training data (small): on request\n" in card
@@ -163,9 +160,8 @@ def test_licences_are_kept_when_a_pack_is_made_again(scored, tmp_path):
     assert "- model weights: mit\n- training data (small): on request\n" in card
 
 
-def test_what_is_missing_for_a_pack_is_told_with_its_stage(scored, tmp_path, capsys):
-    exp = tmp_path / "exp"
-    shutil.copytree(scored.root / "exp" / "fbank", exp)
+def test_what_is_missing_for_a_pack_is_named_with_its_stage(scored, tmp_path, capsys):
+    exp = copy_of(scored.root / "exp" / "fbank", tmp_path / "exp")
     weights = exp / "s0" / "model.safetensors"
     weights.write_bytes((scored.root / "exp" / "raw" / "s0" / "model.safetensors").read_bytes())
     assert run_program(program.main, *scored.arguments(exp)) == 2
@@ -177,8 +173,7 @@ def test_what_is_missing_for_a_pack_is_told_with_its_stage(scored, tmp_path, cap
 
 
 def test_a_folder_named_pack_is_not_replaced(scored, tmp_path, capsys):
-    exp = tmp_path / "exp"
-    shutil.copytree(scored.root / "exp" / "raw", exp, ignore=shutil.ignore_patterns("pack"))
+    exp = copy_of(scored.root / "exp" / "raw", tmp_path / "exp", "pack")
     (exp / "s0" / "pack").mkdir()
     (exp / "s0" / "pack" / "thesis.txt").write_text("mine")
     assert run_program(program.main, *scored.arguments(exp)) == 2
@@ -200,8 +195,7 @@ def test_a_pack_on_the_hub_is_fetched_without_what_sermtl_does_not_read(packs, t
     monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
     fetched = Speech2Emotion.from_pretrained("somebody/their-model")
     assert fetched(speech(2), 16000) == Speech2Emotion.from_pretrained(packs / "raw")(speech(2), 16000)
-    names = {str(file.relative_to(cache)) for file in cache.rglob("*") if file.is_file()}
-    assert names == {"pack.json", "model.json", "model.safetensors", "tokens/tokens.txt"}
+    assert contents(cache).keys() == {"pack.json", "model.json", "model.safetensors", "tokens/tokens.txt"}
 
 
 def run_example(page, packs, tmp_path, monkeypatch, capsys):
@@ -234,26 +228,12 @@ def test_the_three_lines_of_the_readme_run(packs, recipe, tmp_path, monkeypatch,
 def test_plain_transformers_say_the_same(tmp_path, family):
     model = Speech2Emotion.from_pretrained(save_model(tmp_path / "model", geometry=FAMILIES[family]))
     export_transformers(model.models[0], tmp_path)
-    classifier, recogniser = both_pipelines(tmp_path)
-    texts = set()
-    for seed, samples in enumerate((1600, 9000, 16000, 40000)):
-        samples_S = speech(seed, samples)
-        floats_S = samples_S.astype(np.float32) / 32768
-        result = model(samples_S, 16000)
-        scores = {entry["label"]: entry["score"] for entry in classifier(floats_S)}
-        assert scores == pytest.approx(result.scores, abs=1e-4)
-        assert recogniser(floats_S)["text"] == result.text
-        texts.add(result.text)
-    assert len(texts) > 1
+    texts = same_texts(model, tmp_path, [speech(seed, size) for seed, size in enumerate((1600, 9000, 16000, 40000))])
+    assert len(set(texts)) > 1
 
 
 def test_the_folders_of_a_pack_are_those_models(packs):
-    model = Speech2Emotion.from_pretrained(packs / "raw")
-    classifier, recogniser = both_pipelines(packs / "raw")
-    floats_S = speech(3).astype(np.float32) / 32768
-    scores = {entry["label"]: entry["score"] for entry in classifier(floats_S)}
-    assert scores == pytest.approx(model(floats_S, 16000).scores, abs=1e-4)
-    assert recogniser(floats_S)["text"] == model(floats_S, 16000).text
+    same_texts(Speech2Emotion.from_pretrained(packs / "raw"), packs / "raw", [speech(3)])
 
 
 @pytest.mark.parametrize("kind", ["characters", "subwords"])
@@ -285,7 +265,7 @@ def test_the_exported_tokenizer_reads_any_path_as_sermtl_does(tmp_path, kind):
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         ({"format": 2}, "a pack of format 2; this sermtl reads up to 1"),
         ({"format": "one"}, "a pack of format 'one'"),
@@ -295,11 +275,11 @@ def test_the_exported_tokenizer_reads_any_path_as_sermtl_does(tmp_path, kind):
         ({"files": 3}, "damaged"),
     ],
 )
-def test_manifests_that_are_refused(packs, tmp_path, change, told):
+def test_manifests_that_are_refused(packs, tmp_path, change, message):
     pack = copy_of(packs / "raw", tmp_path / "pack")
     manifest = json.loads((pack / "pack.json").read_text())
     (pack / "pack.json").write_text(json.dumps(manifest | change))
-    with pytest.raises(UserError, match=re.escape(told)):
+    with pytest.raises(UserError, match=re.escape(message)):
         Speech2Emotion.from_pretrained(pack)
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from datadirs import changed, contents
 from make_scores import LABELS, grid, make_data
 from report_page import Tables, page_of, run_report
 from scipy import stats as scipy_stats
@@ -160,7 +161,7 @@ def test_holm_covers_the_whole_table(made):
 
 def test_the_sentence_on_what_could_be_seen_says_what_the_tables_say(made):
     content = json.loads((made / "out/results.json").read_text())
-    told = next(line for line in content["findings"] if line.startswith("Smallest detectable differences"))
+    message = next(line for line in content["findings"] if line.startswith("Smallest detectable differences"))
     tests = content["tables"]["speaker-mcnemar"]["rows"]
     rows = {r[0]: r for r in content["tables"]["speaker-comparisons"]["rows"] if r[1] == "WA"}
     detectable = content["tables"]["speaker-comparisons"]["head"].index("detectable at 80 %")
@@ -168,25 +169,22 @@ def test_the_sentence_on_what_could_be_seen_says_what_the_tables_say(made):
     for name in ("reverse 0.1", "reverse 1", "forward 0.1", "forward 1"):
         of_seeds = [(only, other) for label, _, _, only, other, *_ in tests if label == f"{name} − β 0"]
         shares.append(np.mean([sum(pair) / 120 for pair in of_seeds]))
-        found = re.search(rf"{name}: ([\d.]+) points and ([\d.]+) points", told)
+        found = re.search(rf"{name}: ([\d.]+) points and ([\d.]+) points", message)
         assert float(found[2]) == pytest.approx(100 * rows[f"{name} − β 0"][detectable], abs=0.051)
         random = np.random.default_rng(0)
         differing = random.binomial(120, shares[-1], 2000)
         better = random.binomial(differing, (1 + float(found[1]) / 100 / shares[-1]) / 2)
         p = [scipy_stats.binomtest(int(b), int(k)).pvalue for b, k in zip(better, differing, strict=True)]
         assert np.mean(np.array(p) <= 0.05) == pytest.approx(0.8, abs=0.03)
-    assert f"on {100 * min(shares):.1f} to {100 * max(shares):.1f} % of the 120" in told
-    assert "α" not in told and "before Holm's correction" in told
+    assert f"on {100 * min(shares):.1f} to {100 * max(shares):.1f} % of the 120" in message
+    assert "α" not in message and "before Holm's correction" in message
 
 
 def test_characters_that_were_not_trained_are_in_no_number(made):
     content = json.loads((made / "out/results.json").read_text())
     compared = [row[1] for row in content["tables"]["speaker-comparisons"]["rows"] if "α 0" in row[0]]
     assert compared == ["WA", "UA"]
-    curves = (
-        (made / "out/images/speaker-figure-2.svg").read_text(),
-        (made / "out/images/speaker-figure-3.svg").read_text(),
-    )
+    curves = ((made / f"out/images/speaker-figure-{number}.svg").read_text() for number in (2, 3))
     assert ["α 0" in picture for picture in curves] == [False, True]
     row = next(row for row in Tables(page_of(made)).found["speaker-ablation"][1:] if row[0] == "0")
     assert row[5] == "–" and row[3] != "–"
@@ -231,11 +229,11 @@ def test_probe_and_head_stand_side_by_side(made):
 
 
 def test_the_same_scores_give_the_same_report(made):
-    before = {p.name: p.read_bytes() for p in (made / "out").rglob("*") if p.is_file()}
+    before = contents(made / "out")
     (made / "out/images/old.png").write_bytes(b"of an earlier report")
     (made / "out/stamp.json").unlink()
     assert run_report(made) == 0
-    after = {p.name: p.read_bytes() for p in (made / "out").rglob("*") if p.is_file()}
+    after = contents(made / "out")
     assert before.keys() == after.keys()
     dated = {"index.html", "RESULTS.md", "results.json", "stamp.json"}
     assert all(before[name] == after[name] for name in before.keys() - dated)
@@ -251,22 +249,13 @@ def test_every_wa_ua_and_wer_is_computed_again_from_the_reports_own_score_tables
     assert wrong == []
     kinds = {name.removeprefix("speaker-") for name in compared}
     groups = {f"{group}-{rate}" for group in ("fold", "style") for rate in ("wa", "ua", "macro-f1", "wer", "cer")}
-    assert kinds == groups | {f"class-{rate}" for rate in ("wer", "cer", "recall", "f1")} | {
-        *(f"confusion-{number + 1}" for number in range(len(COLUMNS))),
-        "mcnemar",
-        "table-2",
-        "table-3",
-        "ablation",
-        "settings",
-        "comparisons",
-        "run-experiments",
-    }
+    groups |= {f"class-{rate}" for rate in ("wer", "cer", "recall", "f1")}
+    groups |= {f"confusion-{number + 1}" for number in range(len(COLUMNS))}
+    assert kinds == groups | set("mcnemar table-2 table-3 ablation settings comparisons run-experiments".split())
     assert sum(compared.values()) > 600
     path = sorted((made / "out/scores").glob("*_beta1_*"))[0]
-    kept = path.read_text()
-    path.write_text(kept.replace("\tang\tang\t", "\tang\thap\t", 1))
-    assert len(recompute.compare(made / "out")[1]) > 5
-    path.write_text(kept)
+    with changed(path, path.read_text().replace("\tang\tang\t", "\tang\thap\t", 1)):
+        assert len(recompute.compare(made / "out")[1]) > 5
 
 
 def test_what_trainings_warned_of_stands_first_and_an_unchanged_report_is_left_alone(tmp_path, capsys):
@@ -276,8 +265,8 @@ def test_what_trainings_warned_of_stands_first_and_an_unchanged_report_is_left_a
         (exp / "01F" / "warnings.txt").write_text(text if number else "")
     assert run_report(tmp_path) == 0
     lines = (tmp_path / "out/RESULTS.md").read_text().partition("## Summary")[0].splitlines()
-    (told,) = [line for line in lines if "TRAINING" in line]
-    assert "the emotion head stayed at chance, in " in told and "/01F (UA 0.21 at best" in told
+    (message,) = [line for line in lines if "TRAINING" in line]
+    assert "the emotion head stayed at chance, in " in message and "/01F (UA 0.21 at best" in message
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")}
     capsys.readouterr()
     assert run_report(tmp_path) == 0

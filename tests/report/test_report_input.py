@@ -99,7 +99,7 @@ def test_other_training_lists_are_never_paired(tmp_path, report):
     assert "differ in training lists: 45 against 40 utterances in fold 01M" in output
 
 
-def test_a_seed_that_only_others_have_is_told(tmp_path, report):
+def test_a_seed_that_only_others_have_is_reported(tmp_path, report):
     for beta, seed in ((0.0, 0), (0.0, 1), (1.0, 0)):
         scored(tmp_path, beta=beta, seed=seed)
     _, output, _ = report(tmp_path)
@@ -182,7 +182,7 @@ STRANGE = st.sampled_from([None, True, -1, 10**30, 0.5, float("nan"), "", "../..
 
 @settings(max_examples=200, deadline=None)
 @given(st.data())
-def test_scores_of_strangers_are_taken_or_refused(untouched, data):
+def test_scores_of_other_programs_are_read_or_refused(untouched, data):
     root, path = untouched
     whole = json.loads(path.read_text())
     changed = json.loads(json.dumps(whole))

@@ -46,7 +46,7 @@ def test_embeddings_that_cluster_by_emotion_only_land_on_chance(seed):
     assert speaker_probe.speaker_probe(values, speakers, emotions)["correct"] > max(found["permuted"])
 
 
-def test_what_emotion_tells_of_the_speaker_is_in_the_chance():
+def test_what_emotion_predicts_of_the_speaker_is_in_the_chance():
     emotions = ["ang" if name in ("s0", "s1", "s2") else "sad" for name in SPEAKERS]
     values = np.random.default_rng(0).normal(size=(120, 8))
     values[:, 0] += [8 if emotion == "ang" else 0 for emotion in emotions]
@@ -107,7 +107,7 @@ def test_one_unseen_speaker_cannot_be_verified():
     assert found["eer"] is None and "no impostors" in found["reason"]
 
 
-def test_one_unseen_speaker_is_told_apart_from_held_out_utterances():
+def test_one_unseen_speaker_is_distinguished_from_held_out_utterances():
     values, names = clouds(3.0), np.array(SPEAKERS)
     found = speaker_probe.verification_eer(values[names == "s0"], ["s0"] * 20, values[names != "s0"])
     assert (found["same"], found["different"], found["against"]) == (20 * 19 / 2, 20 * 100, "held_out")

@@ -18,29 +18,7 @@ from sermtl.text.normalise import is_english, normalise
 from sermtl.text.tokenizer import ENGLISH_TOKENS, CharTokenizer, char_tokens, load_tokenizer
 
 # Text as transcripts have it: mostly letters, with tags, quotes, dashes, digits and foreign signs among them.
-PIECES = st.sampled_from(
-    [
-        "[",
-        "]",
-        "{",
-        "}",
-        "++",
-        "'",
-        "\u2019",
-        "-",
-        "\u2014",
-        "&",
-        " ",
-        "\t",
-        "\u00a0",
-        "5",
-        "007",
-        "2nd",
-        "1,000",
-        "3.5",
-        "٣",
-    ]
-)
+PIECES = st.sampled_from([*"[]{}'-& 5\t\u2019\u2014\u00a0", "++", "007", "2nd", "1,000", "3.5", "٣"])
 LINES = st.lists(st.one_of(PIECES, st.text(max_size=8), st.from_regex(r"[A-Za-z]{1,6}", fullmatch=True))).map("".join)
 LANGUAGES = st.sampled_from(["en", "de", "ru", "und"])
 FAST = settings(max_examples=300, deadline=None, derandomize=True)
@@ -197,7 +175,7 @@ def test_subwords_of_the_training_text(data: Path, monkeypatch: pytest.MonkeyPat
     assert isinstance(load_tokenizer(data / "tokens/b"), CharTokenizer)
 
 
-def test_too_many_subwords_and_no_text_are_told(
+def test_too_many_subwords_and_no_text_are_reported(
     data: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert run_tokens(data, monkeypatch, "--token_type", "bpe", "--nbpe", "5000") == 2

@@ -4,6 +4,7 @@ import pickle
 
 import pytest
 import torch
+from datadirs import Bomb
 
 from sermtl.errors import UserError
 from sermtl.train import checkpoint
@@ -72,8 +73,8 @@ def damage(path, kind):
 def test_a_damaged_newest_one_is_passed_over_with_a_message(two, kind, capsys):
     damage(two / NAME, kind)
     assert same(load_checkpoint(two), state(1))
-    told = capsys.readouterr().out
-    assert f"{two / NAME} is damaged" in told and PREVIOUS in told
+    message = capsys.readouterr().out
+    assert f"{two / NAME} is damaged" in message and PREVIOUS in message
     save_checkpoint(two, state(2))
     assert same(load_checkpoint(two), state(2))
 
@@ -126,14 +127,6 @@ def test_a_crash_while_saving_loses_no_state(two, step, monkeypatch):
     assert calls
     assert same(load_checkpoint(two), state(2))
     assert {path.name for path in two.iterdir()} <= {NAME, PREVIOUS}
-
-
-class Bomb:
-    def __init__(self, marker):
-        self.marker = str(marker)
-
-    def __reduce__(self):
-        return (os.mkdir, (self.marker,))
 
 
 def test_a_pickle_that_runs_code_is_refused(tmp_path):

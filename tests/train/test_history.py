@@ -18,11 +18,11 @@ def test_a_loss_that_wanders_is_not_warned_of(losses):
 
 
 @pytest.mark.parametrize(
-    ("losses", "told"), [([5.0, 4.0, 41.0], "41 in epoch 3, 4 at best"), ([5.0, None], "no finite")]
+    ("losses", "reason"), [([5.0, 4.0, 41.0], "41 in epoch 3, 4 at best"), ([5.0, None], "no finite")]
 )
-def test_a_loss_that_explodes_is_warned_of_with_its_figures(losses, told):
+def test_a_loss_that_explodes_is_warned_of_with_its_figures(losses, reason):
     (message,) = exploded(history(losses))
-    assert message.startswith("the loss has exploded: ") and told in message and "learning_rate" in message
+    assert message.startswith("the loss has exploded: ") and reason in message and "learning_rate" in message
 
 
 def test_heads_at_chance_are_named_each():

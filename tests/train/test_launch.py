@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from runner import gone
 
 pytestmark = pytest.mark.slow
 LAUNCH = (
@@ -38,13 +39,6 @@ def pids(folder: Path, processes: int = 2) -> list[int]:
     return [int(file.read_text()) for file in files]
 
 
-def gone(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
-    except OSError:
-        return True
-
-
 def test_all_processes_take_part_and_nothing_is_left(recipe: Path, tmp_path: Path) -> None:
     process = start(recipe, tmp_path, "add")
     out, err = process.communicate(timeout=100)
@@ -54,16 +48,16 @@ def test_all_processes_take_part_and_nothing_is_left(recipe: Path, tmp_path: Pat
 
 
 @pytest.mark.parametrize(
-    ("what", "status", "told"),
+    ("what", "status", "message"),
     [("kill", 137, "error: process 1 was killed by signal 9 (SIGKILL)"), ("raise", 2, "error: this one's own error")],
 )
 def test_a_process_that_ends_badly_ends_the_job(
-    recipe: Path, tmp_path: Path, what: str, status: int, told: str
+    recipe: Path, tmp_path: Path, what: str, status: int, message: str
 ) -> None:
     process = start(recipe, tmp_path, what)
     _, err = process.communicate(timeout=100)
     assert process.returncode == status, err
-    assert told in err
+    assert message in err
     assert all(map(gone, pids(tmp_path)))
 
 

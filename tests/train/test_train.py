@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,15 +10,16 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from datadirs import changed
 from small_corpus import SETTINGS, make_small_corpus, run_program
-from small_training import Killed, kill_in, make_trainer, make_training_corpus, records, same, train, weights
+from small_training import make_trainer, make_training_corpus, records, same, train, train_killed, weights
 
 from sermtl.bin import train as program
 from sermtl.config import TrainConfig, as_dict, experiment_tag
 from sermtl.errors import UserError
 from sermtl.fileio import lock
 from sermtl.fileio.ark import DUMP_TABLES
-from sermtl.fileio.tables import read_table, write_table
+from sermtl.fileio.tables import read_table
 from sermtl.train import settings_file
 from sermtl.train.optimizer import learning_rate
 from sermtl.train.trainer import Trainer
@@ -30,12 +32,9 @@ def corpus(tmp_path_factory):
 
 def test_other_data_is_refused(corpus, tmp_path, capsys):
     assert train(corpus, tmp_path, epochs=1) == 0
-    texts = read_table(corpus.data / "text")
-    write_table(corpus.data / "text", texts | {"s1-04": "OTHER WORDS"})
-    try:
+    texts = (corpus.data / "text").read_text()
+    with changed(corpus.data / "text", re.sub("s1-04 .*", "s1-04 OTHER WORDS", texts)):
         assert train(corpus, tmp_path, epochs=1) == 2
-    finally:
-        write_table(corpus.data / "text", texts)
     assert "inputs" in capsys.readouterr().err
 
 
@@ -80,8 +79,8 @@ def test_settings_of_a_training_that_never_began_do_not_stand_in_the_way(corpus,
 def test_the_best_model_needs_a_dev_set(tmp_path, capsys):
     plain = make_small_corpus(tmp_path / "plain", speakers=2, each=4)
     assert train(plain, tmp_path / "exp", select="best") == 2
-    told = capsys.readouterr().err
-    assert "select: best needs a dev set" in told and "--dev_ratio" in told
+    message = capsys.readouterr().err
+    assert "select: best needs a dev set" in message and "--dev_ratio" in message
     assert not (tmp_path / "exp").exists()
 
 
@@ -98,7 +97,7 @@ def test_the_best_model_is_that_of_the_best_epoch_on_dev(corpus, tmp_path, monke
     assert same(weights(tmp_path), seen[1]) and not same(seen[1], seen[2])
 
 
-def test_the_best_model_deleted_is_told_when_nothing_makes_it_again(corpus, tmp_path, capsys):
+def test_the_best_model_deleted_is_reported_when_nothing_makes_it_again(corpus, tmp_path, capsys):
     assert train(corpus, tmp_path, select="best", epochs=1) == 0
     weights = next(tmp_path.rglob("model.safetensors"))
     weights.unlink()
@@ -110,7 +109,7 @@ def test_the_best_model_deleted_is_told_when_nothing_makes_it_again(corpus, tmp_
 
 
 @pytest.mark.parametrize(
-    "settings, told",
+    "settings, words",
     [
         ({"feats_type": "fbank", "upstream": "tiny"}, ["tiny reads raw", "--feats_type raw"]),
         ({"upstream": "small"}, ["small reads fbank", "--feats_type fbank"]),
@@ -119,18 +118,18 @@ def test_the_best_model_deleted_is_told_when_nothing_makes_it_again(corpus, tmp_
         ({"speed_perturb": [1.3]}, ["raw_sp1.3", "stage 2"]),
     ],
 )
-def test_settings_that_cannot_be_trained_are_told_at_once(corpus, tmp_path, capsys, settings, told):
+def test_settings_that_cannot_be_trained_are_reported_at_once(corpus, tmp_path, capsys, settings, words):
     assert train(corpus, tmp_path / "exp", **settings) == 2
     message = capsys.readouterr().err
-    assert [word for word in told if word not in message] == [], message
+    assert [word for word in words if word not in message] == [], message
     assert not list((tmp_path).rglob("checkpoint.pth"))
 
 
-def test_words_that_do_not_fit_are_told(corpus, tmp_path, capsys):
+def test_words_that_do_not_fit_are_reported(corpus, tmp_path, capsys):
     words = ["--config", corpus.config(), *corpus.arguments(tmp_path / "exp")]
-    for extra, told in ((("--job", 2), "--job 2: there are 1 folds"), (("--set", "alpha"), "key=value")):
+    for extra, message in ((("--job", 2), "--job 2: there are 1 folds"), (("--set", "alpha"), "key=value")):
         assert run_program(program.main, *words, *extra) == 2
-        assert told in capsys.readouterr().err
+        assert message in capsys.readouterr().err
     if not torch.cuda.is_available():
         assert run_program(program.main, *words, "--ngpu", 1) == 2
         assert "no GPU" in capsys.readouterr().err
@@ -192,9 +191,7 @@ def test_another_commit_of_a_model_of_the_hub_is_another_upstream(tmp_path, monk
 
 
 def test_other_settings_are_not_written_while_a_fold_is_trained(corpus, tmp_path, capsys):
-    with pytest.raises(Killed), pytest.MonkeyPatch.context() as patch:
-        kill_in(patch, "update", 3, "before")
-        train(corpus, tmp_path, epochs=2, save_minutes=0.0)
+    train_killed(corpus, tmp_path, "update", 3, "before", epochs=2, save_minutes=0.0)
     holder = "import fcntl, sys; file = open(sys.argv[1], 'a'); fcntl.lockf(file, fcntl.LOCK_EX); print(); input()"
     words = [sys.executable, "-c", holder, tmp_path / "s0" / ".owner"]
     lock._held.pop(tmp_path / "s0").close()
@@ -216,41 +213,28 @@ def test_a_dump_made_anew_under_a_training_stops_it(corpus, tmp_path):
         train_set[3]
 
 
-def flip(ark, entry):
-    """Change a bit in the middle of an entry's samples; gives what puts it back."""
-    before = ark.read_bytes()
-    at = int(entry.rpartition(":")[2]) + 400
-    ark.write_bytes(before[:at] + bytes([before[at] ^ 16]) + before[at + 1 :])
-    return lambda: ark.write_bytes(before)
-
-
 @pytest.mark.parametrize(
     "feats_type, cmvn, workers", [("raw", "utterance", 0), ("raw", "utterance", 1), ("fbank", "global", 0)]
 )
-def test_a_bit_that_flipped_in_a_dump_is_told_by_utterance(corpus, tmp_path, capsys, feats_type, cmvn, workers):
+def test_a_bit_that_flipped_in_a_dump_is_reported_by_utterance(corpus, tmp_path, capsys, feats_type, cmvn, workers):
     """The ark has its size and its time, so that only what is read can show it."""
     scp = read_table(corpus.dump / feats_type / DUMP_TABLES[feats_type][0])
-    ark = corpus.dump / feats_type / "parts" / scp["s1-03"].rpartition("/")[2].partition(":")[0]
-    times = ark.stat()
-    put_back = flip(ark, scp["s1-03"])
-    os.utime(ark, ns=(times.st_atime_ns, times.st_mtime_ns))
-    try:
+    name, _, offset = scp["s1-03"].rpartition("/")[2].partition(":")
+    ark = corpus.dump / feats_type / "parts" / name
+    times, content = ark.stat(), bytearray(ark.read_bytes())
+    content[int(offset) + 400] ^= 16  # in the middle of its samples
+    with changed(ark, bytes(content)):
+        os.utime(ark, ns=(times.st_atime_ns, times.st_mtime_ns))
         assert train(corpus, tmp_path, feats_type, cmvn=cmvn, num_workers=workers) == 2
-    finally:
-        put_back()
-    told = capsys.readouterr().err
-    assert "s1-03 is not there as it was" in told and "rerun ./run.sh --stage 2" in told and "Traceback" not in told
+    error = capsys.readouterr().err
+    assert "s1-03 is not there as it was" in error and "rerun ./run.sh --stage 2" in error and "Traceback" not in error
     assert train(corpus, tmp_path, feats_type, cmvn=cmvn, num_workers=workers) == 0
 
 
-def test_a_cut_ark_is_told_before_anything_is_read(corpus, tmp_path, capsys):
+def test_a_cut_ark_is_reported_before_anything_is_read(corpus, tmp_path, capsys):
     ark = corpus.dump / "raw" / "parts" / "1.ark"
-    before = ark.read_bytes()
-    ark.write_bytes(before[:-1])
-    try:
+    with changed(ark, ark.read_bytes()[:-1]):
         assert train(corpus, tmp_path) == 2
-    finally:
-        ark.write_bytes(before)
     assert "missing or damaged: 1.ark; rerun ./run.sh --stage 2" in capsys.readouterr().err
     assert not (tmp_path / "s0" / "checkpoint.pth").exists()
 
@@ -266,7 +250,7 @@ def test_deterministic_asks_pytorch_and_trains_the_same_on_a_cpu(corpus, tmp_pat
 
 
 @pytest.mark.parametrize("damage", [b"", b"beta: [", None])
-def test_damaged_settings_of_a_finished_training_come_back_or_are_told(corpus, tmp_path, capsys, damage):
+def test_damaged_settings_of_a_finished_training_come_back_or_are_reported(corpus, tmp_path, capsys, damage):
     assert train(corpus, tmp_path, epochs=1) == 0
     config = tmp_path / "s0" / "config.yaml"
     before = config.read_bytes()

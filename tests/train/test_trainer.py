@@ -133,9 +133,9 @@ def test_rates_are_those_of_scikit_learn_and_jiwer(seed):
     words = [" ".join(random.choice(["NO", "SO", "WHY"], random.integers(0, 4))) for _ in range(60)]
     paths = torch.from_numpy(random.choice([0, 4, 8, 9, 13], (60, 7)))
     frames_B = torch.from_numpy(random.integers(1, 8, 60))
-    heard = torch.from_numpy(random.integers(0, 3, 60))
+    predicted = torch.from_numpy(random.integers(0, 3, 60))
     output = Output(
-        F.one_hot(torch.from_numpy(guesses), 4).float(), F.one_hot(paths, 32).float(), F.one_hot(heard, 3).float(),
+        F.one_hot(torch.from_numpy(guesses), 4).float(), F.one_hot(paths, 32).float(), F.one_hot(predicted, 3).float(),
         torch.zeros(60, 1), frames_B,
     )  # fmt: skip
     epoch_sums = EpochSums(4)
@@ -150,7 +150,7 @@ def test_rates_are_those_of_scikit_learn_and_jiwer(seed):
     assert rates["ua"] == pytest.approx(
         recall_score(truths[known], guesses[known], labels=[0, 1, 2], average="macro", zero_division=0)
     )
-    assert rates["acc_sid"] == pytest.approx(accuracy_score(speakers[of_known], heard.numpy()[of_known]))
+    assert rates["acc_sid"] == pytest.approx(accuracy_score(speakers[of_known], predicted.numpy()[of_known]))
     hypotheses = greedy_texts(output, tokenizer)
     kept = [number for number, text in enumerate(words) if text]
     assert rates["wer"] == pytest.approx(jiwer.wer([words[n] for n in kept], [hypotheses[n] for n in kept]))
@@ -201,11 +201,11 @@ def test_too_many_stop_the_training_with_their_utterances(corpus, tmp_path):
     trainer = poisoned_trainer(corpus, tmp_path, "s1-03", "s1-05", "s2-04", "s2-06", "s2-07", epochs=2)
     with pytest.raises(UserError) as error:
         trainer.run()
-    told = str(error.value)
-    assert "of 4 updates of epoch 1 were not finite" in told and "max_nonfinite is 0.01" in told
-    assert any(utterance in told for utterance in ("s1-03", "s1-05", "s2-04", "s2-06", "s2-07"))
+    message = str(error.value)
+    assert "of 4 updates of epoch 1 were not finite" in message and "max_nonfinite is 0.01" in message
+    assert any(utterance in message for utterance in ("s1-03", "s1-05", "s2-04", "s2-06", "s2-07"))
     listed = set((tmp_path / "nonfinite.txt").read_text().split())
-    assert f"{tmp_path}/nonfinite.txt" in told and len(listed) > 1
+    assert f"{tmp_path}/nonfinite.txt" in message and len(listed) > 1
     assert listed <= {"s1-03", "s1-05", "s2-04", "s2-06", "s2-07"}
 
 
@@ -255,7 +255,7 @@ def test_a_dev_loss_that_is_not_finite_is_none_in_the_history(corpus, tmp_path):
 
 
 def refuse_from(monkeypatch, trainer, size, error=GPU_FULL):
-    """A machine on which batches of so many utterances do not fit."""
+    """A machine on which batches of ``size`` utterances do not fit."""
     real = trainer.model.forward
 
     def forward(batch, *args):
@@ -289,16 +289,16 @@ def test_an_update_that_does_not_fit_the_memory_is_computed_in_smaller_parts(
 
 
 @pytest.mark.parametrize(
-    "error, kind, told",
+    "error, kind, message",
     [
         (GPU_FULL, UserError, "out of memory with the utterance s[0-9]-[0-9]+ alone"),
         (RuntimeError("shapes do not fit"), RuntimeError, "shapes do not fit"),
     ],
 )
-def test_an_update_that_no_smaller_part_saves_stops(corpus, tmp_path, monkeypatch, error, kind, told):
+def test_an_update_that_no_smaller_part_saves_stops(corpus, tmp_path, monkeypatch, error, kind, message):
     trainer = make_trainer(corpus, tmp_path / "exp")
     refuse_from(monkeypatch, trainer, 1, error)
-    with pytest.raises(kind, match=told):
+    with pytest.raises(kind, match=message):
         update_of_six(trainer)
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from engine import Engine, running
+from runner import gone
 
 pytestmark = pytest.mark.slow
 
@@ -21,13 +22,6 @@ pytestmark = pytest.mark.slow
 def engine(request: pytest.FixtureRequest, recipe: Path) -> Iterator[Engine]:
     with running(request.param, recipe) as engine:
         yield engine
-
-
-def gone(pid: str) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
-    except OSError:
-        return True
 
 
 def test_an_array_with_a_failing_task(engine: Engine) -> None:
@@ -50,7 +44,7 @@ def test_a_task_cancelled_by_the_user(engine: Engine) -> None:
     process = engine.start(
         "JOB=1:3", "b/x.JOB.log", "echo", "$$", ">b/pid.JOB;", "test", "JOB", "-ne", "2", "||", "sleep", "100"
     )
-    engine.until("b/pid.1", "b/pid.2", "b/pid.3")
+    engine.contents("b/pid.1", "b/pid.2", "b/pid.3")
     job = engine.job()
     deadline = time.monotonic() + 60
     # A deletion may be lost while Grid Engine does not know yet that the tasks have begun ("t", in transfer).
@@ -71,7 +65,7 @@ def test_a_task_killed_by_signal_9(engine: Engine) -> None:
     status, err = engine("c/x.log", "sh", "-c", "kill -9 $$")
     assert (status, "killed by signal 9, which is what happens to a task that uses too much memory" in err) == (1, True)
     process = engine.start("c/y.log", "echo", "$PPID", ">c/pid;", "sleep", "100")
-    (pid,) = engine.until("c/pid")
+    (pid,) = engine.contents("c/pid")
     os.kill(int(pid), signal.SIGKILL)
     begin = time.monotonic()
     err = process.communicate(timeout=150)[1]
@@ -83,7 +77,7 @@ def test_a_task_killed_by_signal_9(engine: Engine) -> None:
 def test_an_interrupt_cancels_the_job(engine: Engine, number: signal.Signals) -> None:
     folder = f"d{number}"
     process = engine.start("JOB=1:3", f"{folder}/x.JOB.log", "echo", "$$", f">{folder}/pid.JOB;", "sleep", "100")
-    pids = engine.until(*(f"{folder}/pid.{task}" for task in (1, 2, 3)))
+    pids = engine.contents(*(f"{folder}/pid.{task}" for task in (1, 2, 3)))
     process.send_signal(number)
     err = process.communicate(timeout=20)[1]
     assert process.returncode == 2
@@ -94,7 +88,7 @@ def test_an_interrupt_cancels_the_job(engine: Engine, number: signal.Signals) ->
         time.sleep(0.2)
 
 
-def test_a_job_that_can_never_run_is_told(engine: Engine) -> None:
+def test_a_job_that_can_never_run_is_reported(engine: Engine) -> None:
     words = {"sge": ["--gpu", "1"], "slurm": ["-p", "short", "--time", "10"]}[engine.name]
     process = engine.start(*words, "e/x.log", "true", SERMTL_QUEUE_PATIENCE="2", SERMTL_ASK_EVERY="1")
     assert process.stderr
@@ -116,7 +110,7 @@ def test_a_probe_finds_a_broken_environment(engine: Engine) -> None:
     assert not (engine.root / "p/y.log").exists()
 
 
-def test_a_refused_job_is_told(engine: Engine) -> None:
+def test_a_refused_job_is_reported(engine: Engine) -> None:
     words = {"sge": ["-q", "nope"], "slurm": ["-p", "nope"]}[engine.name]
     status, err = engine(*words, "f/x.log", "true")
     assert (status, "took no job" in err, "nope" in err) == (1, True, True)
@@ -165,7 +159,7 @@ def test_a_process_killed_on_one_node_ends_the_job_on_both(two_nodes: Engine) ->
     )
     words = ["-p", "pair", "--num_nodes", "2", "o/x.log", sys.executable, "-c", launch]
     process = two_nodes.start(*words, "wait", "o")
-    pids = two_nodes.until("o/pid.0", "o/pid.1")
+    pids = two_nodes.contents("o/pid.0", "o/pid.1")
     os.kill(int(pids[1]), signal.SIGKILL)
     begin = time.monotonic()
     err = process.communicate(timeout=150)[1]

@@ -13,9 +13,8 @@ import time
 from pathlib import Path
 
 import pytest
+from runner import DATE
 from stand_in_cluster import INDEX, LIST, SUBMIT, Cluster
-
-DATE = r"[A-Z][a-z]{2} [A-Z][a-z]{2} [ \d]\d \d\d:\d\d:\d\d \S+ \d{4}"
 
 
 @pytest.fixture(params=["queue.pl", "slurm.pl"])
@@ -55,7 +54,7 @@ def test_a_single_task(cluster: Cluster) -> None:
     assert " -t " not in cluster.submitted() and "--array" not in cluster.submitted()
 
 
-def test_tasks_that_were_told_to_stop(cluster: Cluster) -> None:
+def test_tasks_that_were_asked_to_stop(cluster: Cluster) -> None:
     status, err = cluster("JOB=1:3", "log/x.JOB.log", "exit", "$((75", "*", "(JOB", "%", "2)))")
     assert status == 75 and "2 / 3 failed" in err
     assert f"{cluster.program}: task 1: stopped by SIGTERM after saving (status 75); " in err
@@ -147,7 +146,7 @@ def test_configuration_missing_or_without_command(sge: Cluster) -> None:
     assert "c.conf: no line gives the submit command" in sge("--config", "c.conf", "x.log", "true")[1]
 
 
-def test_value_of_its_own_beats_the_star(sge: Cluster) -> None:
+def test_a_named_value_beats_the_star(sge: Cluster) -> None:
     text = "command qsub\noption q=* --any $0\noption q=a --own 'two words'\ndefault q=b\n"
     (sge.root / "c.conf").write_text(text)
     for i, words in enumerate([["--q", "a"], ["--q", "c"], []]):
@@ -254,7 +253,7 @@ def user() -> str:
     return subprocess.run(["id", "-un"], capture_output=True, text=True).stdout.strip()
 
 
-def test_waiting_for_ever_is_told_and_an_interrupt_cancels(cluster: Cluster) -> None:
+def test_waiting_for_ever_is_reported_and_an_interrupt_cancels(cluster: Cluster) -> None:
     cluster.says("run", "true")
     cluster.says("qstat", PENDING["queue.pl"].format(user=user()))
     cluster.says("qalter", '1\nJob 7 (-l gpu=1) cannot run in queue "all.q" because it offers only gpu=0\n')
@@ -279,7 +278,7 @@ def test_waiting_for_ever_is_told_and_an_interrupt_cancels(cluster: Cluster) -> 
     assert list((cluster.root / "q").iterdir()) == [cluster.root / "q" / "x.sh"]
 
 
-def test_waiting_for_others_is_not_told(slurm: Cluster) -> None:
+def test_waiting_for_others_is_not_reported(slurm: Cluster) -> None:
     slurm.says("bin/squeue", '#!/bin/bash\ncase $* in *%K*) echo "N/A|PENDING|x" ;; *) echo Priority ;; esac\n')
     slurm.says("run", "sleep 1.2; bash $SCRIPT")
     assert slurm("x.log", "true") == (0, "")
@@ -326,7 +325,7 @@ esac
         ("21  : in recognizing job", "0", "Grid Engine says: in recognizing job, exit status 0"),
     ],
 )
-def test_grid_engine_tells_how_a_task_ended(sge: Cluster, failed: str, status: str, reason: str) -> None:
+def test_grid_engine_reports_how_a_task_ended(sge: Cluster, failed: str, status: str, reason: str) -> None:
     sge.says("run", "true")
     rule = "=" * 62
     sge.says(
@@ -349,7 +348,7 @@ def test_grid_engine_tells_how_a_task_ended(sge: Cluster, failed: str, status: s
     ],
 )
 @pytest.mark.parametrize("source", ["scontrol", "sacct"])
-def test_slurm_tells_how_tasks_ended(slurm: Cluster, state: str, reason: str, source: str) -> None:
+def test_slurm_reports_how_tasks_ended(slurm: Cluster, state: str, reason: str, source: str) -> None:
     slurm.says("run", "SLURM_ARRAY_TASK_ID=1 bash $SCRIPT")
     slurm.says("squeue", "1\n")
     slurm.says("bin/squeue", "#!/bin/bash\necho 'slurm_load_jobs error: Invalid job id specified' >&2; exit 1\n")
@@ -372,7 +371,7 @@ def test_a_task_put_back_into_the_queue_is_not_lost(slurm: Cluster) -> None:
     assert (slurm.fake / "first").exists()
 
 
-def test_a_terminated_task_is_told(slurm: Cluster) -> None:
+def test_a_terminated_task_is_reported(slurm: Cluster) -> None:
     slurm.says("squeue", "0\n")
     slurm.says("scontrol", "0\nJobId=7 JobState=CANCELLED ExitCode=0:15\n")
     status, err = slurm("x.log", "kill", "-15", "$$")
@@ -430,7 +429,7 @@ def test_check_probes_the_environment_first(cluster: Cluster) -> None:
     assert cluster.submissions() == 3
 
 
-def test_tasks_with_folders_of_their_own(cluster: Cluster) -> None:
+def test_tasks_with_different_folders(cluster: Cluster) -> None:
     assert cluster("JOB=1:2", "exp/JOB/train.log", "echo", "JOB") == (0, "")
     assert "2" in cluster.log("exp/2/train.log")
     assert (cluster.root / "exp" / "q" / "train.sh").exists()

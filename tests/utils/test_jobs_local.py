@@ -11,56 +11,32 @@ import time
 from pathlib import Path
 
 import pytest
+from runner import DATE, Runner, gone
 
 IN_FRONT = ("env", "--default-signal")  # nohup and `&` leave signals ignored, and these tests may be started so
-DATE = r"[A-Z][a-z]{2} [A-Z][a-z]{2} [ \d]\d \d\d:\d\d:\d\d \S+ \d{4}"
 
 
-class Runner:
-    """run.pl in a folder of its own; a call gives exit status and stderr (stdout must stay empty)."""
+class RunPl(Runner):
+    """run.pl in an empty folder."""
 
     def __init__(self, folder: Path, recipe: Path) -> None:
-        self.folder = folder
-        self.program = [sys.executable, str(recipe / "utils" / "run.pl")]
-
-    def start(self, *words: str, **env: str) -> subprocess.Popen[str]:
-        settings = {k: v for k, v in os.environ.items() if k != "CUDA_VISIBLE_DEVICES"}
-        return subprocess.Popen(
-            [*IN_FRONT, *self.program, *words],
-            cwd=self.folder,
-            env={**settings, **env},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-
-    def __call__(self, *words: str, **env: str) -> tuple[int, str]:
-        process = self.start(*words, **env)
-        out, err = process.communicate(timeout=30)
-        assert out == ""
-        return process.returncode, err
+        command = [*IN_FRONT, sys.executable, str(recipe / "utils" / "run.pl")]
+        super().__init__(command, folder, {k: v for k, v in os.environ.items() if k != "CUDA_VISIBLE_DEVICES"})
 
     def read(self, name: str) -> str:
-        return (self.folder / name).read_text(encoding="utf-8")
+        return (self.root / name).read_text(encoding="utf-8")
 
     def output(self, name: str) -> str:
         """A log without its comment lines."""
         return "".join(line for line in self.read(name).splitlines(True) if not line.startswith("# ") and line != "#\n")
 
-    def until(self, condition: str) -> Path:
-        deadline = time.monotonic() + 10
-        while not (self.folder / condition).exists():
-            assert time.monotonic() < deadline, f"{condition} did not come"
-            time.sleep(0.01)
-        return self.folder / condition
-
 
 @pytest.fixture
-def run(tmp_path: Path, recipe: Path) -> Runner:
-    return Runner(tmp_path, recipe)
+def run(tmp_path: Path, recipe: Path) -> RunPl:
+    return RunPl(tmp_path, recipe)
 
 
-def test_success_is_silent_and_the_log_has_head_and_tail(run: Runner) -> None:
+def test_success_is_silent_and_the_log_has_head_and_tail(run: RunPl) -> None:
     assert run("deep/er/a.log", "echo", "hello") == (0, "")
     lines = run.read("deep/er/a.log").splitlines()
     assert lines[0] == "# echo hello"
@@ -73,7 +49,7 @@ def test_success_is_silent_and_the_log_has_head_and_tail(run: Runner) -> None:
     assert len(lines) == 7
 
 
-def test_failure_names_the_log_and_shows_its_end(run: Runner) -> None:
+def test_failure_names_the_log_and_shows_its_end(run: RunPl) -> None:
     status, err = run("a.log", "seq", "40", ";", "exit", "7")
     assert status == 1
     lines = err.splitlines()
@@ -84,7 +60,7 @@ def test_failure_names_the_log_and_shows_its_end(run: Runner) -> None:
     assert "# Ended (code 7) at" in lines[-1]
 
 
-def test_array_failure_counts_and_the_others_finish(run: Runner) -> None:
+def test_array_failure_counts_and_the_others_finish(run: RunPl) -> None:
     status, err = run("JOB=1:10", "dir/x.JOB.log", "echo", "JOB;", "test", "$((JOB", "%", "4))", "-ne", "3")
     assert status == 1
     assert err.startswith("run.pl: 2 / 10 failed, log is in dir/x.*.log\nrun.pl: task 3: status 1; the last lines of ")
@@ -99,13 +75,13 @@ def test_array_failure_counts_and_the_others_finish(run: Runner) -> None:
         ("--name", "x", "--num-threads", "2", "--config", "f", "JOB=2:3"),
     ],
 )
-def test_options_and_range_are_interleaved(run: Runner, words: tuple[str, ...]) -> None:
+def test_options_and_range_are_interleaved(run: RunPl, words: tuple[str, ...]) -> None:
     assert run(*words, "x.JOB.log", "echo", "JOB-$OMP_NUM_THREADS") == (0, "")
     assert [run.output(f"x.{i}.log") for i in (2, 3)] == ["2-2\n", "3-2\n"]
     assert "threads=2\n" in run.read("x.2.log")
 
 
-def test_any_identifier_and_a_single_number(run: Runner) -> None:
+def test_any_identifier_and_a_single_number(run: RunPl) -> None:
     assert run("fold=3", "x.fold.log", "echo", "fold", "a/fold.b") == (0, "")
     assert run.output("x.3.log") == "3 a/3.b\n"
 
@@ -132,13 +108,13 @@ def test_any_identifier_and_a_single_number(run: Runner) -> None:
         (["/dev/null/x.log", "true"], "cannot make the folder of /dev/null/x.log"),
     ],
 )
-def test_wrong_calls_run_nothing(run: Runner, words: list[str], message: str) -> None:
+def test_wrong_calls_run_nothing(run: RunPl, words: list[str], message: str) -> None:
     status, err = run(*words)
     assert (status, err.startswith(f"run.pl: {message}"), err.count("\n")) == (1, True, 1), err
-    assert list(run.folder.iterdir()) == []
+    assert list(run.root.iterdir()) == []
 
 
-def test_words_reach_the_shell(run: Runner) -> None:
+def test_words_reach_the_shell(run: RunPl) -> None:
     assert run("a.log", "echo", "a b  $HOME `x` it's", "|", "tr", "a-z", "A-Z", ">", "out", ";", "echo", "", "x") == (
         0,
         "",
@@ -147,38 +123,38 @@ def test_words_reach_the_shell(run: Runner) -> None:
     assert run.output("a.log") == " x\n"
 
 
-def test_pipefail_and_no_standard_input(run: Runner) -> None:
+def test_pipefail_and_no_standard_input(run: RunPl) -> None:
     assert run("a.log", "false", "|", "cat")[0] == 1
     assert run("b.log", "cat") == (0, "")
 
 
-def test_stale_logs_do_not_survive(run: Runner) -> None:
-    (run.folder / "x.2.log").write_text("# true\n# Ended (code 0) at some time\n")
+def test_stale_logs_do_not_survive(run: RunPl) -> None:
+    (run.root / "x.2.log").write_text("# true\n# Ended (code 0) at some time\n")
     run("JOB=1:2", "x.JOB.log", "false")
     assert "(code 0)" not in run.read("x.2.log")
 
 
-def test_pick_failed_runs_only_those(run: Runner) -> None:
+def test_pick_failed_runs_only_those(run: RunPl) -> None:
     words = ["JOB=1:4", "x.JOB.log", "echo", "JOB", ">>ran;", "test", "-e", "ok", "-o", "JOB", "-gt", "2"]
     status, err = run(*words)
     assert status == 1
     again = err.splitlines()[-1].partition("to rerun only what failed: ")[2]
     assert again.startswith("run.pl --pick failed JOB=1:4 x.JOB.log echo JOB '>>ran;' test")
-    (run.folder / "ran").unlink()
-    (run.folder / "ok").touch()
+    (run.root / "ran").unlink()
+    (run.root / "ok").touch()
     assert run("--pick", "failed", *words) == (0, "")
     assert sorted(run.read("ran").split()) == ["1", "2"]
-    (run.folder / "ran").unlink()
+    (run.root / "ran").unlink()
     assert run("--pick", "failed", *words) == (0, "")
-    assert not (run.folder / "ran").exists()
+    assert not (run.root / "ran").exists()
     # A log of another command says nothing about this one.
     assert run("--pick", "failed", "JOB=1:4", "x.JOB.log", "echo", "JOB", ">>ran") == (0, "")
     assert len(run.read("ran").split()) == 4
 
 
-def most_at_once(run: Runner, *options: str, **env: str) -> int:
+def most_at_once(run: RunPl, *options: str, **env: str) -> int:
     """Greatest number of tasks that ran together, each noting its begin and its end."""
-    (run.folder / "steps").unlink(missing_ok=True)
+    (run.root / "steps").unlink(missing_ok=True)
     note = ["echo", "+1", ">>steps;", "sleep", "0.15;", "echo", "-1", ">>steps"]
     assert run(*options, "JOB=1:6", "l/x.JOB.log", *note, **env) == (0, "")
     running = [0]
@@ -187,7 +163,7 @@ def most_at_once(run: Runner, *options: str, **env: str) -> int:
     return max(running)
 
 
-def test_how_many_at_once(run: Runner) -> None:
+def test_how_many_at_once(run: RunPl) -> None:
     cores = len(os.sched_getaffinity(0))
     assert most_at_once(run) == min(6, cores)
     assert most_at_once(run, "--max-jobs-run", "3") == 3
@@ -197,7 +173,7 @@ def test_how_many_at_once(run: Runner) -> None:
     assert most_at_once(run, "--gpu", "1", "--jobs_per_gpu", "2", CUDA_VISIBLE_DEVICES="7") == 2
 
 
-def test_each_slot_has_its_own_gpus(run: Runner) -> None:
+def test_each_slot_has_its_own_gpus(run: RunPl) -> None:
     devices = "GPU-a,1,3,5"
 
     def seen(*options: str, tasks: int = 4) -> set[str]:
@@ -211,8 +187,8 @@ def test_each_slot_has_its_own_gpus(run: Runner) -> None:
     assert seen(tasks=1) == seen("--gpu", "0", tasks=1) == {""}
 
 
-def test_gpus_are_found_by_nvidia_smi(run: Runner) -> None:
-    fake = run.folder / "bin" / "nvidia-smi"
+def test_gpus_are_found_by_nvidia_smi(run: RunPl) -> None:
+    fake = run.root / "bin" / "nvidia-smi"
     fake.parent.mkdir()
     fake.write_text("#!/bin/sh\necho 'GPU 0: NVIDIA X (UUID: GPU-1)'\necho 'GPU 1: NVIDIA X (UUID: GPU-2)'\n")
     fake.chmod(0o755)
@@ -224,20 +200,12 @@ def test_gpus_are_found_by_nvidia_smi(run: Runner) -> None:
     assert (status, err) == (1, "run.pl: --gpu 3: there are 2 GPUs (0,1)\n")
 
 
-def gone(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
-    except OSError:
-        return True
-
-
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_interrupt_ends_all_that_was_started(run: Runner, number: signal.Signals) -> None:
-    # One child in the task's group, one in a session of its own, as torchrun starts its workers.
+def test_interrupt_ends_all_that_was_started(run: RunPl, number: signal.Signals) -> None:
+    # One child in the task's group, one in a new session, as torchrun starts its workers.
     script = "sleep 60 & echo $! >a.JOB; setsid sleep 60 & echo $! >b.JOB; touch up.JOB; wait"
     process = run.start("JOB=1:3", "--max-jobs-run", "2", "x.JOB.log", "bash", "-c", script)
-    for name in ("up.1", "up.2"):
-        run.until(name)
+    run.until("up.1", "up.2")
     pids = [int(run.read(f"{which}.{task}")) for which in "ab" for task in (1, 2)]
     begin = time.monotonic()
     process.send_signal(number)
@@ -247,10 +215,10 @@ def test_interrupt_ends_all_that_was_started(run: Runner, number: signal.Signals
     assert time.monotonic() - begin < 5
     assert all(map(gone, pids))
     assert "# Ended (code 143; signal 15) at" in run.read("x.1.log")
-    assert not (run.folder / "x.3.log").exists()
+    assert not (run.root / "x.3.log").exists()
 
 
-def test_a_signal_that_comes_twice_at_once_leaves_a_task_time_to_save(run: Runner) -> None:
+def test_a_signal_that_comes_twice_at_once_leaves_a_task_time_to_save(run: RunPl) -> None:
     script = "trap 'sleep 2; touch saved; exit 75' TERM; touch up; sleep 60 & wait"
     process = run.start("x.log", "bash", "-c", script)
     run.until("up")
@@ -258,11 +226,11 @@ def test_a_signal_that_comes_twice_at_once_leaves_a_task_time_to_save(run: Runne
     time.sleep(0.1)
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=20)
-    assert (run.folder / "saved").exists() and "# Ended (code 75)" in run.read("x.log")
+    assert (run.root / "saved").exists() and "# Ended (code 75)" in run.read("x.log")
 
 
-def test_nohup_is_respected(run: Runner) -> None:
-    run.program = ["nohup", *run.program]
+def test_nohup_is_respected(run: RunPl) -> None:
+    run.command[len(IN_FRONT) : len(IN_FRONT)] = ["nohup"]
     process = run.start("x.log", "touch", "up;", "sleep", "0.5")
     run.until("up")
     process.send_signal(signal.SIGHUP)
@@ -270,7 +238,7 @@ def test_nohup_is_respected(run: Runner) -> None:
     assert process.returncode == 0
 
 
-def test_killed_tasks_are_told_as_such(run: Runner) -> None:
+def test_killed_tasks_are_reported(run: RunPl) -> None:
     status, err = run("x.log", "kill", "-9", "$$")
     assert (status, "killed by signal 9, which is what happens to a task that uses too much memory" in err) == (1, True)
     assert "# Ended (code 137; signal 9) at" in run.read("x.log")
@@ -280,11 +248,11 @@ def test_killed_tasks_are_told_as_such(run: Runner) -> None:
     assert "it ran out of memory" in run("x.log", "echo", "torch.OutOfMemoryError: CUDA", ";", "false")[1]
 
 
-def test_a_forgotten_range_is_told(run: Runner) -> None:
+def test_a_forgotten_range_is_reported(run: RunPl) -> None:
     assert "no range was given: JOB=1:n" in run("x.JOB.log", "false")[1]
 
 
-def test_forty_tasks_cost_little(run: Runner) -> None:
+def test_forty_tasks_cost_little(run: RunPl) -> None:
     begin = time.monotonic()
     assert run("JOB=1:40", "x.JOB.log", "true") == (0, "")
     assert time.monotonic() - begin < 5
@@ -303,7 +271,7 @@ def stage_3(recipe: Path, folder: Path, *words: str, start: tuple[str, ...] = ()
 
 
 @pytest.mark.parametrize(("ends", "status"), [((75, 0, 75), 75), ((75, 1, 75), 1), ((0, 1, 0), 1)])
-def test_jobs_that_have_saved_and_can_be_continued_give_a_status_of_their_own(
+def test_jobs_that_have_saved_and_can_be_continued_give_a_distinct_status(
     recipe: Path, tmp_path: Path, ends: tuple[int, ...], status: int
 ) -> None:
     one = f"ends=({' '.join(map(str, ends))}); exit ${{ends[JOB - 1]}}"

@@ -1,4 +1,4 @@
-"""Locks of run.sh and of path.sh's install: who is kept out, and until when."""
+"""Locks of run.sh and of the installation by path.sh: which process waits or is refused, and until when."""
 
 from __future__ import annotations
 
