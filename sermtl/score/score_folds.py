@@ -55,7 +55,8 @@ def score_fold(decode: Path, data: Path, fold_dir: Path, exp: Path, labels_file:
     rows = [
         Utterance(
             utt, ref["utt2spk"][utt], ref["utt2emo"][utt], hyp["utt2emo"][utt],
-            (e := edits[utt]).words, e.errors, e.chars, e.char_errors, hyp["utt2spk"][utt],
+            (e := edits[utt])["words"], e["errors"] + e["no_reference_words"], e["chars"],
+            e["char_errors"] + e["no_reference_chars"], hyp["utt2spk"][utt],
         )
         for utt in test
     ]  # fmt: skip
@@ -71,7 +72,7 @@ def score_fold(decode: Path, data: Path, fold_dir: Path, exp: Path, labels_file:
         "folds": [fold],
         "settings": settings,
         "ser": ser,
-        "asr": metrics.asr_scores([edits[utt] for utt in test]),
+        "asr": metrics.asr_scores(list(edits.values())),
         "spk": metrics.speaker_scores([row.spk for row in rows], [row.spk_hyp for row in rows], train),
         "audit": audit,
     }
@@ -122,7 +123,7 @@ def pool_folds(exp: Path, folds: Sequence[str]) -> dict[str, Any]:
         "missing_folds": [fold for fold in folds if fold not in found],
         "settings": common_settings(parts[0]["settings"]),
         "ser": metrics.emotion_scores(confusion, labels) | {"no_reference": no_emotion},
-        "asr": metrics.pool_asr([part["asr"] for part in parts]),
+        "asr": metrics.asr_scores([part["asr"] for part in parts]),
         "spk": metrics.pool_speakers([part["spk"] for part in parts]),
         "per_fold": {fold: {key: part[key] for key in ("ser", "asr", "spk")} for fold, part in per_fold.items()},
         "mean_over_folds": _means(parts),

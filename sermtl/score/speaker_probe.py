@@ -18,7 +18,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_curve
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
+from sklearn.preprocessing import StandardScaler, normalize
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from sermtl.errors import UserError
@@ -111,7 +111,7 @@ def verification_eer(
     alone = len(set(speakers)) < 2
     if alone and (held_out is None or not len(held_out)):
         return {"eer": None, "reason": "one unseen test speaker and no held-out utterances: no impostors"}
-    values = _unit(embeddings)
+    values = normalize(np.asarray(embeddings, dtype=np.float64))
     first, second = np.triu_indices(len(values), 1)
     same = names[first] == names[second]
     if not same.any():
@@ -119,7 +119,7 @@ def verification_eer(
     cosines = (values @ values.T)[first, second]
     impostors = cosines[~same]
     if alone and held_out is not None:
-        impostors = (values @ _unit(held_out).T).ravel()
+        impostors = (values @ normalize(np.asarray(held_out, dtype=np.float64)).T).ravel()
     return {
         "eer": equal_error_rate(cosines[same], impostors),
         "same": int(same.sum()),
@@ -127,12 +127,6 @@ def verification_eer(
         "speakers": len(set(speakers)),
         "against": "held_out" if alone else "unseen",
     }
-
-
-def _unit(embeddings: np.ndarray) -> np.ndarray:
-    values = np.asarray(embeddings, dtype=np.float64)
-    lengths = np.linalg.norm(values, axis=1, keepdims=True)
-    return values / np.maximum(lengths, np.finfo(float).tiny)
 
 
 def equal_error_rate(targets: np.ndarray, impostors: np.ndarray) -> float:

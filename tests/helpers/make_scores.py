@@ -89,7 +89,7 @@ def make_scored(
         out = exp / fold / "score_test"
         part = list(rows[fold])
         confusion = metrics.confusion_matrix([r.ref for r in part], [r.hyp for r in part], LABELS)
-        edits = [metrics.Edits(r.words, r.errors, 0, 0, r.chars, r.char_errors) for r in part]
+        edits = [metrics.count_edits("", "") | {"no_reference": 0, "utterances": 1} | r._asdict() for r in part]
         scores = {
             "protocol": settings.get("protocol", "speaker"), "speaker_dependent": settings.get("protocol") == "paper",
             "folds": [fold], "settings": {"corpus": data.name, "protocol": "speaker", "fold": fold, **settings},
