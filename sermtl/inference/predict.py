@@ -252,10 +252,8 @@ def features(trained: TrainedModel, samples_S: np.ndarray) -> np.ndarray:
 
     A model trained with statistics of each speaker gets those of the recording alone.
     """
-    if trained.front_end.feats_type == "raw":
-        return trained.front_end.waveform(samples_S)
-    features_TF = fbank(samples_S)
-    return trained.front_end.features(features_TF, (features_TF.mean(0), features_TF.std(0)))
+    values = samples_S if trained.front_end.feats_type == "raw" else fbank(samples_S)
+    return trained.front_end.prepare(values, (values.mean(0), values.std(0)))
 
 
 def batches(lengths: Sequence[int], seconds: float) -> list[list[int]]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import groupby, pairwise
 
 import numpy as np
 
@@ -139,11 +139,5 @@ def average(parts: list[Part]) -> np.ndarray:
 
 def merge(parts: Iterable[Part]) -> list[Part]:
     """Neighbours of the same most probable class (by the mean over models) as one."""
-    groups: list[list[Part]] = []
-    for part in parts:
-        best = part.posteriors_MC.mean(0).argmax()
-        if groups and groups[-1][0].posteriors_MC.mean(0).argmax() == best:
-            groups[-1].append(part)
-        else:
-            groups.append([part])
+    groups = [list(group) for _, group in groupby(parts, lambda part: part.posteriors_MC.mean(0).argmax())]
     return [Part(group[0].start, group[-1].end, average(group)) for group in groups]

@@ -143,20 +143,14 @@ def export_onnx(trained: TrainedModel, directory: Path) -> list[str]:
         UserError: onnx or onnxruntime is not installed.
     """
     try:
-        import onnx  # noqa: F401
+        import onnx
         import onnxruntime  # noqa: F401
     except ImportError as error:
         raise UserError(
             f"ONNX needs a package that is not installed ({error.name}): pip install 'sermtl[onnx]'"
         ) from error
     directory.mkdir(parents=True, exist_ok=True)
-    _trace(trained, directory / "model.onnx")
-    return ["onnx/model.onnx"]
-
-
-def _trace(trained: TrainedModel, path: Path) -> None:
-    import onnx
-
+    path = directory / "model.onnx"
     # Of different lengths, so that nothing that depends on them becomes a constant.
     example_BS = 0.1 * torch.sin(torch.arange(3 * 24000).reshape(3, 24000) * 0.05)
     lengths_B = torch.tensor([24000, 8000, 16001])
@@ -180,8 +174,7 @@ def _trace(trained: TrainedModel, path: Path) -> None:
         node.doc_string = ""
         del node.metadata_props[:]
     properties = {"labels": " ".join(trained.labels), "sampling_rate": str(SAMPLE_RATE), "format": "sermtl 1"}
-    for name, value in properties.items():
-        entry = model.metadata_props.add()
-        entry.key, entry.value = name, value
+    onnx.helper.set_model_props(model, properties)
     onnx.checker.check_model(model)
     onnx.save(model, str(path))
+    return ["onnx/model.onnx"]

@@ -12,7 +12,6 @@ Nothing in it holds a date, a path or a host: two trainings with the same settin
 
 from __future__ import annotations
 
-import os
 import shutil
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -25,7 +24,7 @@ import yaml
 from sermtl.audio.resample import SAMPLE_RATE
 from sermtl.config import read_yaml
 from sermtl.errors import UserError
-from sermtl.fileio.files import sha256, temporary_path, write_json, write_text
+from sermtl.fileio.files import replaced_directory, sha256, write_json, write_text
 from sermtl.fileio.stamp import NAME, Stamp, fold_roots, inputs, outdated, package_digest, read_stamp
 from sermtl.inference.pretrained import NEEDED, PACK_FORMAT, check_files, read_manifest
 from sermtl.model.trained_model import TrainedModel, load_model
@@ -63,23 +62,15 @@ def write_pack(fold: Path, fold_dir: Path, data: Path, options: PackOptions) -> 
         UserError: Something is missing (naming the stage that makes it), or ``fold/pack`` is no pack.
     """
     target = fold / "pack"
-    partial = temporary_path(target)
     if target.exists() and not (target / "pack.json").is_file():
         raise UserError(f"{target} is no pack, so it is not replaced; move it away")
     for file, stage in ((fold / "model.json", 3), (fold / "score_test" / "scores.json", 5)):
         if not file.is_file():
             raise UserError(f"{file} is missing; ./run.sh --stage {stage} makes it")
     _refuse_scores_of_another_model(fold)
-    try:
+    with replaced_directory(target) as partial:
         _fill(partial, fold, fold_dir, data, options)
-        if target.exists():
-            shutil.rmtree(target)
-        os.replace(partial, target)
-        pack_stamp(fold, fold_dir, data, options).finish(target / name for name in _files(target))
-    except OSError as error:
-        raise UserError(f"cannot write {target}: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    pack_stamp(fold, fold_dir, data, options).finish(target / name for name in _files(target))
     return target
 
 

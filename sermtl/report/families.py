@@ -57,16 +57,11 @@ class Setting:
         Args:
             rows: Mask or slice of the N utterances.
         """
-        size = len(self.first.labels)
-        confusion, edits = np.zeros(size * size, dtype=np.int64), np.zeros(4, dtype=np.int64)
-        for made in self.experiments:
-            ref, hyp = made.ref[rows], made.hyp[rows]
-            kept = ref >= 0
-            confusion += np.bincount(ref[kept] * size + hyp[kept], minlength=size * size)
-            edits += made.edits[rows].sum(axis=0)
-        words, errors, chars, char_errors = (int(value) for value in edits)
-        asr = {"wer": metrics.ratio(errors, words), "cer": metrics.ratio(char_errors, chars), "words": words}
-        return metrics.emotion_scores(confusion.reshape(size, size), self.first.labels) | asr | {"errors": errors}
+        confusion = np.sum([made.confusion(rows) for made in self.experiments], axis=0)
+        edits = np.sum([made.edits[rows].sum(axis=0) for made in self.experiments], axis=0)
+        words, errors, chars, char_errors = edits.tolist()
+        asr = {"wer": metrics.ratio(errors, words), "cer": metrics.ratio(char_errors, chars)}
+        return metrics.emotion_scores(confusion, self.first.labels) | asr
 
 
 @dataclass(eq=False)

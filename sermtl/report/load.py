@@ -16,7 +16,7 @@ from sermtl.errors import UserError
 from sermtl.fileio.stamp import NAME as STAMP
 from sermtl.fileio.stamp import outdated
 from sermtl.fileio.tables import read_table
-from sermtl.score import metrics, statistics
+from sermtl.score import statistics
 from sermtl.score.score_files import Utterance, read_scores, read_utterances
 
 MOST_EPOCHS = 1_000_000
@@ -87,15 +87,26 @@ class Experiment:
         return self.settings.get("alpha", 1) > 0
 
     @cached_property
+    def histories(self) -> dict[str, list[dict[str, Any]]]:
+        """Fold -> epochs of its training, none where it has no ``history.jsonl``."""
+        return {fold: read_history(self.path / fold / "history.jsonl") for fold in self.folds}
+
+    @cached_property
     def counts(self) -> np.ndarray:
         """(N, 2C + 2), see `statistics.additive_counts`."""
         words, errors = self.edits[:, 0], self.edits[:, 1]
         return statistics.additive_counts(self.ref, self.hyp, words, errors, len(self.labels))
 
-    @cached_property
+    @property
     def right(self) -> np.ndarray:
         """(N,) bool: the emotion was recognised."""
         return (self.ref >= 0) & (self.ref == self.hyp)
+
+    def confusion(self, rows: np.ndarray | slice = slice(None)) -> np.ndarray:
+        """(C, C) counts of some of the N utterances, references in rows."""
+        size, kept = len(self.labels), self.ref[rows] >= 0
+        pairs = self.ref[rows][kept] * size + self.hyp[rows][kept]
+        return np.bincount(pairs, minlength=size * size).reshape(size, size)
 
 
 @dataclass(frozen=True)
@@ -201,11 +212,7 @@ def _load(folder: Path, scores: dict[str, Any], styles: dict[str, str]) -> Exper
 
 def _check(made: Experiment) -> None:
     """Refuse pooled scores that are not those of the folds' utterances."""
-    labels, ser, asr = made.labels, made.scores["ser"], made.scores["asr"]
-    labelled = made.ref >= 0
-    names = np.array(labels)
-    confusion = metrics.confusion_matrix(names[made.ref[labelled]].tolist(), names[made.hyp[labelled]].tolist(), labels)
-    same = confusion.tolist() == ser["confusion"]
+    asr, same = made.scores["asr"], made.confusion().tolist() == made.scores["ser"]["confusion"]
     if not all(isinstance(found, dict) for found in made.scores.get("audit", {}).values()):
         raise UserError(f"{made.path / 'scores.json'}: damaged: its audit is not one of folds")
     if not same or made.edits[:, :2].sum(0).tolist() != [asr["words"], asr["errors"]]:

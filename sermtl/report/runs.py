@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 from sermtl.fileio.text_table import plural
 from sermtl.report import curves as logs
-from sermtl.report.curves import Histories
 from sermtl.report.document import Cell, Table
 from sermtl.report.families import Family
 from sermtl.report.load import Experiment, Loaded
@@ -47,7 +46,7 @@ def counted(family: Family) -> str:
     return f"Protocol {family.title}: {scored} of {whole} trainings ({parts}) have scores."
 
 
-def experiments(families: Sequence[Family], histories: Histories) -> Table:
+def experiments(families: Sequence[Family]) -> Table:
     """Every experiment that is in the report."""
     rows: list[list[Cell]] = []
     for family in families:
@@ -57,7 +56,7 @@ def experiments(families: Sequence[Family], histories: Histories) -> Table:
                 folds = f"{len(made.folds)} of {len(made.folds) + len(missing)}"
                 wer = made.scores["asr"]["wer"] if made.reads else None
                 row: list[Cell] = [made.tag, family.title, setting.name, made.seed, folds, " ".join(missing) or "none"]
-                times = [logs.epochs(made, histories), logs.hours(made, histories)]
+                times = [logs.epochs(made), logs.hours(made)]
                 rows.append([*row, *times, ser["wa"], ser["ua"], wer])
     head = ["experiment", "family", "setting", "seed", "folds", "missing folds", "epochs", "hours", "WA", "UA", "WER"]
     caption = "Experiments in this report. Hours: training time of all folds together."

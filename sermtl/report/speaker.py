@@ -16,7 +16,6 @@ from sermtl.fileio.files import load_json
 from sermtl.fileio.tables import read_list, read_table
 from sermtl.report import curves as logs
 from sermtl.report import figures
-from sermtl.report.curves import Histories
 from sermtl.report.document import Cell, Estimate, Table
 from sermtl.report.families import Family, Setting
 from sermtl.report.tables import speaker_accuracy
@@ -120,7 +119,7 @@ def _has(setting: Setting, fold: str, part: str) -> bool:
     return (setting.first.path / fold / f"decode_{part}" / "emb.scp").exists()
 
 
-def knowledge(setting: Setting, histories: Histories) -> Knowledge:
+def knowledge(setting: Setting) -> Knowledge:
     """Pool ``score_test/probe.json`` of all folds and seeds."""
     found: list[tuple[str, dict[str, Any]]] = []
     reasons, damaged = set(), []
@@ -151,7 +150,7 @@ def knowledge(setting: Setting, histories: Histories) -> Knowledge:
         chance=Estimate(float(shuffled.mean()), float(shuffled.min()), float(shuffled.max())) if n else Estimate(None),
         by_fold=by_fold,
         head=sum(h["correct"] for h in heads) / sum(h["n"] for h in heads) if heads else None,
-        head_loss=logs.last(setting, histories, "dev", "loss_sid"),
+        head_loss=logs.last(setting, "dev", "loss_sid"),
         speakers=max((content["training_speakers"] for content in contents), default=None),
         utterances=n,
         eer=float(np.mean(eers)) if eers else None,
