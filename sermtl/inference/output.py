@@ -15,7 +15,7 @@ from sermtl.inference.inputs import Item
 from sermtl.inference.windows import Result, Segment
 
 WIDEST_PATH = 48
-"""Longer paths keep their ends in the table."""
+"""Of longer paths the table shows the end."""
 LONGEST_TEXT = 300
 """Characters of a transcript that the table shows; `--json` and `--tsv` give all."""
 
@@ -113,7 +113,7 @@ def _row(values: Sequence[str]) -> str:
 
 
 def print_line(line: str) -> None:
-    """Print a result; where nobody reads them any more, the program ends as others do that SIGPIPE kills."""
+    """Print a result; exit with the status of SIGPIPE where the reader has closed the pipe."""
     try:
         print(line, flush=True)
     except BrokenPipeError:
@@ -122,7 +122,7 @@ def print_line(line: str) -> None:
 
 
 def cell(text: str) -> str:
-    """Text without the characters that end a cell or a line, and without those that steer a terminal."""
+    """Text with tabs, line breaks and the control characters of terminals escaped."""
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in text)
 
 

@@ -79,7 +79,7 @@ class Speech2Emotion:
             device: Such as ``"cpu"`` or ``"cuda"``; by default a GPU where there is one.
 
         Raises:
-            UserError: There is no whole model under that name, or no such device here.
+            UserError: There is no complete model under that name, or the device does not exist.
         """
         names = [path_or_id] if isinstance(path_or_id, (str, Path)) else list(path_or_id)
         if not names:
@@ -244,7 +244,7 @@ class Speech2Emotion:
 
 
 EXAMPLE = Example("", "", 0, "")
-"""Stands for an utterance that has no targets."""
+"""An utterance without targets."""
 
 
 def features(trained: TrainedModel, samples_S: np.ndarray) -> np.ndarray:

@@ -4,7 +4,7 @@
     -> posteriors (B, C), tokens (B, T, V) log-probabilities, frames (B,) own frames, embedding (B, D)
 
 The front end is in the graph: normalisation of the waveform, or Kaldi's log-mel features with their normalisation.
-Everything sees an utterance's own samples only, so the results do not depend on the batch.
+Only an utterance's own samples and frames are used, so the results do not depend on the batch.
 
 Shape suffixes: B batch, S samples, T frames, F bands, K frequencies, C classes, V tokens, D hidden.
 """
@@ -112,17 +112,13 @@ def spectrum_kernel() -> np.ndarray:
 
 
 class Graph(nn.Module):
-    """The whole way from waveforms to the heads' outputs."""
+    """From waveforms to the outputs of the heads."""
 
     def __init__(self, trained: TrainedModel):
         super().__init__()
-        upstream = trained.model.upstream
-        self.model = trained.model
-        self.front_end: nn.Module
-        if upstream.input_bands:
-            self.front_end = LogMel(trained)
-        else:
-            self.front_end = Waveforms(upstream.normalize, upstream.geometry.receptive_field)
+        self.model, upstream = trained.model, trained.model.upstream
+        waveforms = Waveforms(upstream.normalize, upstream.geometry.receptive_field)
+        self.front_end = LogMel(trained) if upstream.input_bands else waveforms
 
     def forward(self, waveform: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Posteriors (B, C), token log-probabilities (B, T, V), own frames (B,), embedding (B, D)."""

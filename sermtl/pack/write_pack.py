@@ -29,8 +29,8 @@ from sermtl.fileio.stamp import NAME, Stamp, fold_roots, inputs, outdated, packa
 from sermtl.inference.pretrained import NEEDED, PACK_FORMAT, check_files, read_manifest
 from sermtl.model.trained_model import TrainedModel, load_model
 from sermtl.pack.model_card import Facts, model_card
-from sermtl.pack.transformers_export import export_transformers, expressible
-from sermtl.score.score_files import read_scores, read_utterances, whole_audit
+from sermtl.pack.transformers_export import export_transformers
+from sermtl.score.score_files import read_audit, read_scores, read_utterances
 
 ONLY_WAVEFORMS = (
     "Plain transformers cannot express this model: it reads log-mel features, and transformers' speech classes read "
@@ -116,13 +116,27 @@ def _fill(target: Path, fold: Path, fold_dir: Path, data: Path, options: PackOpt
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(fold / name, target / name)
     write_text(target / "labels.txt", "".join(f"{label}\n" for label in trained.labels))
-    folders: list[str] = export_transformers(trained, target) if expressible(trained) else []
+    waveforms = not trained.model.upstream.input_bands  # which is all that transformers' own classes read
+    folders: list[str] = export_transformers(trained, target) if waveforms else []
     if options.onnx:
         from sermtl.pack.onnx_export import export_onnx
 
         folders += export_onnx(trained, target / "onnx")
-    notes = [] if expressible(trained) else [ONLY_WAVEFORMS.format(onnx=" or the ONNX file" if options.onnx else "")]
-    facts = _facts(fold, fold_dir, data, trained, options, folders, notes)
+    notes = [] if waveforms else [ONLY_WAVEFORMS.format(onnx=" or the ONNX file" if options.onnx else "")]
+    lang, pooled = data / "lang", fold.parent / "scores.json"
+    facts = Facts(
+        labels=trained.labels,
+        settings=_without_folder(read_yaml(fold / "config.yaml")),
+        scores=_published_scores(fold / "score_test" / "scores.json"),
+        rows=read_utterances(fold / "score_test" / "per_utt.tsv"),
+        audit=read_audit(fold_dir / "audit.json"),
+        lang=lang.read_text(encoding="utf-8").strip() if lang.is_file() else "",
+        pooled=_published_scores(pooled) if pooled.is_file() else {},
+        model_license=options.model_license,
+        data_license=options.data_license,
+        folders=folders,
+        notes=notes,
+    )
     write_text(target / "config.yaml", yaml.safe_dump(dict(facts.settings), sort_keys=False, allow_unicode=True))
     write_json(target / "scores.json", facts.scores, sort_keys=True)
     write_json(target / "audit.json", facts.audit, sort_keys=True)
@@ -132,26 +146,6 @@ def _fill(target: Path, fold: Path, fold_dir: Path, data: Path, options: PackOpt
     for path in target.rglob("*"):
         path.chmod(0o755 if path.is_dir() else 0o644)  # transformers' weights are readable by their owner only
     write_json(target / "pack.json", _manifest(target, trained, folders), sort_keys=True)
-
-
-def _facts(
-    fold: Path, fold_dir: Path, data: Path, trained: TrainedModel, options: PackOptions, folders: list[str],
-    notes: list[str],
-) -> Facts:  # fmt: skip
-    lang, audit, pooled = data / "lang", fold_dir / "audit.json", fold.parent / "scores.json"
-    return Facts(
-        labels=trained.labels,
-        settings=_without_folder(read_yaml(fold / "config.yaml")),
-        scores=_published_scores(fold / "score_test" / "scores.json"),
-        rows=read_utterances(fold / "score_test" / "per_utt.tsv"),
-        audit=whole_audit(audit),
-        lang=lang.read_text(encoding="utf-8").strip() if lang.is_file() else "",
-        pooled=_published_scores(pooled) if pooled.is_file() else {},
-        model_license=options.model_license,
-        data_license=options.data_license,
-        folders=folders,
-        notes=notes,
-    )
 
 
 def _published_scores(path: Path) -> dict[str, Any]:

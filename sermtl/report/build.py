@@ -70,7 +70,13 @@ def family_sections(results: Results, known: list[Knowledge], sources: Sources) 
     top.items += [tables.table_2(results), tables.table_3(results)]
     if (table := tables.ablation(results)) is not None:
         top.items.append(table)
-    top.items += [tables.all_settings(results), forest(results, sources)]
+    found = [(setting.name, results.estimates[setting]) for setting in family.settings]
+    rows = {name: (estimates["speaker"]["wa"], estimates["utterance"]["wa"]) for name, estimates in found}
+    caption = (
+        f"WA of every setting, {INTERVALS}. The settings are tested on the same utterances; the tests of their "
+        "differences are in the section on comparisons."
+    )
+    top.items += [tables.all_settings(results), sources.draw(figures.intervals(rows, "WA"), family, "wa", caption)]
     return [
         top,
         comparison_section(results, sources),
@@ -101,19 +107,6 @@ def comparison_section(results: Results, sources: Sources) -> Section:
     if results.refused:
         section.items.append("Not paired: " + "; ".join(results.refused) + ".")
     return section
-
-
-def forest(results: Results, sources: Sources) -> Figure:
-    """WA of every setting with both intervals."""
-    rows = {
-        s.name: (results.estimates[s]["speaker"]["wa"], results.estimates[s]["utterance"]["wa"])
-        for s in results.family.settings
-    }
-    caption = (
-        f"WA of every setting, {INTERVALS}. The settings are tested on the same utterances; the tests of their "
-        "differences are in the section on comparisons."
-    )
-    return sources.draw(figures.intervals(rows, "WA"), results.family, "wa", caption)
 
 
 def epoch_section(family: Family, sources: Sources) -> Section:

@@ -58,7 +58,7 @@ class Figure:
 
 @dataclass
 class Section:
-    """A heading with what stands under it, in order."""
+    """A heading and its contents, in order."""
 
     title: str
     level: int = 2
@@ -121,7 +121,7 @@ def flat(table: Table) -> tuple[list[str], list[list[Any]]]:
 
 
 def is_number(cell: Cell) -> bool:
-    """Whether a cell stands flush right: a number, or text that is one."""
+    """Whether a cell is aligned to the right: a number, or text that is one."""
     if not isinstance(cell, str):
         return True
     try:

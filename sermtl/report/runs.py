@@ -77,20 +77,19 @@ def unfinished(loaded: Loaded) -> Table | None:
     """Folds that were started but have no pooled scores; None where there are none."""
     if not loaded.unfinished:
         return None
-    rows: list[list[Cell]] = [[run.tag, run.fold, run.state] for run in loaded.unfinished]
     caption = "Folds that were started but have no pooled scores; they are in none of the numbers."
-    return Table("run-unfinished", caption, ["experiment", "fold", "state"], rows)
+    return Table("run-unfinished", caption, ["experiment", "fold", "state"], loaded.unfinished)
 
 
 def warnings(loaded: Loaded, families: Sequence[Family], refused: Sequence[str], damaged: Sequence[str]) -> list[str]:
-    """What a reader must know before any number."""
+    """The report's warnings, each beginning with its kind in capitals."""
     found = [f"LEFT OUT: {message}" for message in [*loaded.left_out, *damaged]]
     concerns: dict[str, list[str]] = {}
     for made in loaded.experiments:
         for fold in made.folds:
             path = made.path / fold / "warnings.txt"
             for message in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
-                # The numbers differ from fold to fold; what they say does not.
+                # The folds' messages differ only in their numbers.
                 what, _, numbers = message.partition(": ")
                 concerns.setdefault(what, []).append(f"{made.tag}/{fold} ({numbers})")
     found += [f"TRAINING: {what}, in {metrics.first(where, 3)}" for what, where in concerns.items()]

@@ -139,22 +139,12 @@ def speaker_scores(
     speakers = sorted(set(references))
     unseen = [speaker for speaker in speakers if speaker not in train_speakers]
     if unseen:
-        return undefined_speakers(
-            f"{len(unseen)} of {len(speakers)} test speakers were not trained on: {first(unseen)}"
-        )
+        reason = f"{len(unseen)} of {len(speakers)} test speakers were not trained on: {first(unseen)}"
+        return {"acc": None, "reason": reason}
     if not references:
-        return undefined_speakers("no utterances")
+        return {"acc": None, "reason": "no utterances"}
     correct = sum(r == h for r, h in zip(references, hypotheses, strict=True))
     return {"n": len(references), "correct": correct, "acc": correct / len(references)}
-
-
-def undefined_speakers(reason: str) -> dict[str, Any]:
-    """Speaker accuracy that does not exist, with the reason.
-
-    >>> undefined_speakers("no utterances")
-    {'acc': None, 'reason': 'no utterances'}
-    """
-    return {"acc": None, "reason": reason}
 
 
 def pool_speakers(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -165,7 +155,7 @@ def pool_speakers(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """
     undefined = [part["reason"] for part in parts if part["acc"] is None]
     if undefined:
-        return undefined_speakers(f"in {len(undefined)} of {len(parts)} folds: {undefined[0]}")
+        return {"acc": None, "reason": f"in {len(undefined)} of {len(parts)} folds: {undefined[0]}"}
     n, correct = sum(part["n"] for part in parts), sum(part["correct"] for part in parts)
     return {"n": n, "correct": correct, "acc": ratio(correct, n)}
 

@@ -95,7 +95,7 @@ def make_scored(
             "folds": [fold], "settings": {"corpus": data.name, "protocol": "speaker", "fold": fold, **settings},
             "ser": metrics.emotion_scores(confusion, LABELS) | {"no_reference": 0},
             "asr": metrics.asr_scores(edits),
-            "spk": metrics.undefined_speakers("1 of 1 test speakers were not trained on"),
+            "spk": {"acc": None, "reason": "1 of 1 test speakers were not trained on"},
             "audit": {"speakers_shared_train_test": 0},
         }  # fmt: skip
         write_utterances(out / "per_utt.tsv", part)

@@ -375,7 +375,7 @@ def test_an_unreachable_hub_is_told(folder, capsys, monkeypatch):
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     assert run_program(program.main, "--model", "nobody/no-such-model", folder) == 2
-    assert "cannot be had from the hub" in lines_of(capsys)[1][-1]
+    assert "cannot be downloaded from the hub" in lines_of(capsys)[1][-1]
 
 
 @pytest.mark.parametrize("form", ["--tsv", "--window=0.5"])
