@@ -203,7 +203,7 @@ class Speech2Emotion:
     def _side_by_side(self, run: Callable[[Task], Output], tasks: Sequence[Task]) -> list[Output]:
         """Run tasks; on a CPU at the same time.
 
-        Threads that share every operation wait for each other after each; separate batches do not.
+        Threads that share an operation wait for each other after it; threads with a batch each do not.
         """
         threads = torch.get_num_threads()
         workers = min(threads, len(tasks))

@@ -1,13 +1,13 @@
 """Packing a trained and scored fold into one directory that needs neither the experiment nor the corpus.
 
-    pack.json            version, what is in it, a SHA-256 a file
+    pack.json            version, contents, the SHA-256 of each file
     README.md            the model card
     model.json model.safetensors tokens/ labels.txt     what sermtl loads
     config.yaml scores.json audit.json scores_all_folds.json
     audio-classification/ automatic-speech-recognition/ for plain transformers (models over waveforms)
     onnx/                where asked for
 
-Nothing in it holds a date, a path or a host: two trainings with the same settings give the same bytes.
+No file holds a date, a path or a host: two trainings with the same settings give the same bytes.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def write_pack(fold: Path, fold_dir: Path, data: Path, options: PackOptions) -> 
 
 
 def pack_stamp(fold: Path, fold_dir: Path, data: Path, options: PackOptions) -> Stamp:
-    """The stamp beside ``fold/pack``, which itself holds nothing but what it lists."""
+    """The stamp beside ``fold/pack``; inside, it would be a file that ``pack.json`` does not list."""
     names, roots = (*INPUTS, *(f"exp:{name}" for name in NEEDED)), fold_roots(fold, data, fold_dir)
     return Stamp(fold / STAMP, package_digest(), asdict(options), inputs(roots, *names))
 

@@ -1,4 +1,4 @@
-"""Settings compared with beta 0 on the same utterances and seeds: intervals, tests, effect sizes."""
+"""Comparison of settings with beta 0 on the same utterances and seeds: intervals, tests, effect sizes."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Comparison:
 
     @property
     def rates(self) -> tuple[str, ...]:
-        """What can be compared: no word errors where one of the two does not read."""
+        """The compared rates: WER only where both settings were trained with the CTC loss."""
         reads = self.first.first.reads and self.second.first.reads
         return ("wa", "ua", "wer") if reads else ("wa", "ua")
 

@@ -1,4 +1,4 @@
-"""What is read from the trainings' ``history.jsonl``: curves over epochs, hours, the speaker head's last loss."""
+"""Values from the trainings' ``history.jsonl``: curves over epochs, hours, the speaker head's last loss."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def curves(settings: Sequence[Setting], part: str, rate: str) -> dict[str, np.nd
         rate: ``wa`` or ``wer``.
 
     Returns:
-        Setting's name -> (folds, epochs), mean over seeds, NaN where nothing was logged; settings without
-        a value, and of word errors those that do not read, are absent.
+        Setting's name -> (folds, epochs), mean over seeds, NaN where nothing was logged. Settings without
+        a value are absent, and from WER also those trained without the CTC loss.
     """
     found = {}
     for setting in settings:

@@ -43,7 +43,7 @@ class Experiment:
     """(N,) class index."""
     edits: np.ndarray
     """(N, 4) reference words, word errors, reference characters, character errors; 0 without reference, and in
-    an experiment that does not read."""
+    an experiment that was trained without the CTC loss."""
 
     @property
     def tag(self) -> str:
@@ -83,7 +83,7 @@ class Experiment:
 
     @property
     def reads(self) -> bool:
-        """Whether its characters were trained: without the CTC loss their head is as it was drawn."""
+        """Whether it was trained with the CTC loss; otherwise its transcripts are those of an untrained head."""
         return self.settings.get("alpha", 1) > 0
 
     @cached_property
@@ -111,7 +111,7 @@ class Experiment:
 
 @dataclass
 class Loaded:
-    """What was found, and what had to be left out."""
+    """The experiments that were found, and those that are left out."""
 
     experiments: list[Experiment] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)

@@ -46,7 +46,7 @@ class Knowledge:
     eer_folds: int
     reasons: tuple[str, ...]
     damaged: tuple[str, ...]
-    """Files that are not as stage 5 writes them."""
+    """Damaged files, each with the command that writes it again."""
 
 
 def table(family: Family, rows: Sequence[Knowledge]) -> Table:

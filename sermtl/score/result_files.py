@@ -116,7 +116,7 @@ def summary(tag: str, scores: Mapping[str, Any]) -> str:
 
 
 def environment() -> str:
-    """ESPnet's list of what made the numbers: date, versions, git revision."""
+    """Date, versions and git revision, in the form of ESPnet's ``RESULTS.md``."""
     date = datetime.now().astimezone().strftime("%a %b %d %H:%M:%S %Z %Y")
     versions = {"python": platform.python_version()}
     for package in ("sermtl", "torch", "torchaudio", "transformers", "numpy", "scikit-learn"):

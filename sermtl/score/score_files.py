@@ -13,7 +13,7 @@ from sermtl.fileio.files import atomic_write, load_json
 
 
 class Utterance(NamedTuple):
-    """One line of ``per_utt.tsv``: what a test utterance contributes to every count.
+    """One line of ``per_utt.tsv``: the counts of one test utterance.
 
     ``ref`` is empty for an utterance without an emotion, ``words`` 0 for one without a transcript,
     ``spk_hyp`` empty where no speaker was decoded.

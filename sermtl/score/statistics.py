@@ -1,4 +1,4 @@
-"""How sure the scores are: intervals, paired tests, effect sizes, and the smallest differences that can be detected.
+"""Uncertainty of the scores: intervals, paired tests, effect sizes, and the smallest differences that can be detected.
 
 Everything starts from additive counts per utterance (`additive_counts`), because WA, UA and WER are ratios
 of sums: resampling and swapping act on the sums, and thousands of replicates become one matrix product.
