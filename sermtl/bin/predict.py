@@ -33,8 +33,8 @@ def main() -> int:
     import torch
     from tqdm import tqdm
 
+    from sermtl.inference import output
     from sermtl.inference.inputs import find_audio
-    from sermtl.inference.output import JsonLines, TableLines, TsvLines, cell, print_line, segment_lines, write_timeline
     from sermtl.inference.plot import draw, plot_targets
     from sermtl.inference.predict import Speech2Emotion
     from sermtl.inference.windows import window_and_hop
@@ -49,14 +49,14 @@ def main() -> int:
             check_writable(path)
     torch.set_num_threads(args.num_threads)
     model = Speech2Emotion.from_pretrained(args.model, args.device)
-    form = JsonLines if args.json else TsvLines if args.tsv else TableLines
-    lines = form(model.labels, items, len(model.models) > 1)
+    form = output.json_lines if args.json else output.tsv_lines if args.tsv else output.table_lines
+    head, line = form(model.labels, items, len(model.models) > 1)
     loaded = time.monotonic()
 
     problems: list[UserError] = []
     seconds, segments = 0.0, []
-    if lines.head is not None:
-        print_line(lines.head)
+    if head:
+        output.print_line(head)
     progress = tqdm(total=len(items), unit="file", disable=None if sys.stderr.isatty() else True, leave=False)
     results = model.files([item.path for item in items], args.window, args.hop)
     for item, target, (_, result) in zip(items, targets, results, strict=True):
@@ -66,8 +66,8 @@ def main() -> int:
             continue
         seconds += result.seconds
         with tqdm.external_write_mode():
-            print_line(lines.line(item, result))
-        segments += segment_lines(item, result, model.labels) if args.timeline else []
+            output.print_line(line(item, result))
+        segments += output.segment_lines(item, result) if args.timeline else []
         try:
             if target is not None:
                 draw(model, item, result, target)
@@ -76,12 +76,12 @@ def main() -> int:
     progress.close()
 
     if args.timeline:
-        write_timeline(args.timeline, segments, model.labels)
+        output.write_timeline(args.timeline, segments, model.labels)
     elapsed = time.monotonic() - loaded
     print(
         f"{len(items) - len(problems)} of {len(items)} files, {seconds:.1f} s of audio in {elapsed:.2f} s: "
         f"real-time factor {elapsed / seconds if seconds else 0:.4f} (after {loaded - started:.1f} s of loading)",
-        *(cell(f"not read: {problem}") for problem in problems), sep="\n", file=sys.stderr, flush=True,
+        *(output.cell(f"not read: {problem}") for problem in problems), sep="\n", file=sys.stderr, flush=True,
     )  # fmt: skip
     return 1 if problems else 0
 
@@ -103,9 +103,9 @@ def parse() -> argparse.Namespace:
     text = "draw waveform, posteriors over time, transcript;\nanother name than *.png: a folder, for one each"
     add("--plot", type=Path, metavar="PNG", help=text)
     add("--device", help="cpu or cuda (default: a GPU where there is one)")
-    output = parser.add_mutually_exclusive_group()
-    output.add_argument("--json", action="store_true", help="an object a line: path, emotion, scores, text, seconds")
-    output.add_argument("--tsv", action="store_true", help="tab-separated, with a head line")
+    printed = parser.add_mutually_exclusive_group()
+    printed.add_argument("--json", action="store_true", help="an object a line: path, emotion, scores, text, seconds")
+    printed.add_argument("--tsv", action="store_true", help="tab-separated, with a head line")
     cores = len(os.sched_getaffinity(0))
     add("--num_threads", type=int, default=cores, help="CPU threads (default: the cores)")
     args = parser.parse_args()

@@ -30,13 +30,13 @@ FILES = ("utt2emo", "emo_post", "text", "utt2spk", "emb.scp", "emb.ark")
 
 @dataclass(frozen=True)
 class Decoded:
-    """What the heads say of one utterance."""
+    """The outputs of the heads for one utterance."""
 
     utterance: str
     posteriors_C: np.ndarray
     text: str
     speaker: str
-    """The training speaker that the speaker head prefers."""
+    """The training speaker with the highest logit."""
     embedding_D: np.ndarray
 
 

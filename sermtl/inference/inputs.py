@@ -34,7 +34,7 @@ class Item:
 def find_audio(words: Iterable[str | Path]) -> list[Item]:
     """The recordings that files, folders (searched to any depth, in name order) and ``.scp`` lists name.
 
-    A file that does not exist is kept: reading it will say so.
+    A file that does not exist is kept: reading it raises the error.
 
     Raises:
         UserError: A list cannot be read, or there is no recording at all.

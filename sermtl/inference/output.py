@@ -6,45 +6,28 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from sermtl.fileio.files import atomic_write
+from sermtl.fileio.files import write_text
 from sermtl.inference.inputs import Item
 from sermtl.inference.windows import Result, Segment
 
 WIDEST_PATH = 48
-"""Longer paths keep their ends in the table."""
+"""Of longer paths the table shows the end."""
 LONGEST_TEXT = 300
 """Characters of a transcript that the table shows; `--json` and `--tsv` give all."""
 
 
-class Lines:
-    """How results are printed.
-
-    Args:
-        labels: Class names in the order of the columns.
-        items: What is printed, for the width of its first column.
-        spread: Whether there are several models, whose spread is shown.
-    """
-
-    head: str | None = None
-
-    def __init__(self, labels: Sequence[str], items: Sequence[Item], spread: bool) -> None:
-        self.labels, self.spread = list(labels), spread
-        self.width = min(WIDEST_PATH, max(len(item.path) for item in items))
-
-    def line(self, item: Item, result: Result) -> str:
-        """One result, without a newline at its end."""
-        raise NotImplementedError
+Form = tuple[str, Callable[[Item, Result], str]]
+"""A head line, empty where there is none, and the function that gives a result's line without a newline at its end."""
 
 
-class JsonLines(Lines):
+def json_lines(labels: Sequence[str], items: Sequence[Item], spread: bool) -> Form:
     """An object a line: path, emotion, scores, text, seconds; with windows segments, with several models spread."""
 
-    def line(self, item: Item, result: Result) -> str:
-        """One object."""
+    def line(item: Item, result: Result) -> str:
         values: dict[str, Any] = {
             "path": item.path,
             "emotion": result.emotion,
@@ -63,83 +46,74 @@ class JsonLines(Lines):
             ]
         return json.dumps(values, ensure_ascii=False)
 
-
-class TsvLines(Lines):
-    """Columns path, emotion, seconds, a posterior a class (and its spread), text."""
-
-    @property
-    def head(self) -> str:  # type: ignore[override]
-        """The names of the columns."""
-        spread = [f"{label}_sd" for label in self.labels] if self.spread else []
-        return "\t".join(map(cell, ["path", "emotion", "seconds", *self.labels, *spread, "text"]))
-
-    def line(self, item: Item, result: Result) -> str:
-        """One row."""
-        numbers = [f"{result.scores[label]:.6f}" for label in self.labels]
-        if result.spread is not None:
-            numbers += [f"{result.spread[label]:.6f}" for label in self.labels]
-        return "\t".join(map(cell, [item.path, result.emotion, f"{result.seconds:.4f}", *numbers, result.text]))
+    return "", line
 
 
-class TableLines(Lines):
-    """Aligned columns; with several models ``.812±.035``; segments under their recording."""
+def tsv_lines(labels: Sequence[str], items: Sequence[Item], spread: bool) -> Form:
+    """Columns path, emotion, seconds, a posterior a class (with several models also its spread), text."""
 
-    @property
-    def head(self) -> str:  # type: ignore[override]
-        """The names of the columns."""
-        columns = "  ".join(f"{label:>{self._column(label)}}" for label in self.labels)
-        return cell(f"{'path':<{self.width}}  {'emotion':<{self._names}}  {columns}  {'seconds':>9}  text")
+    def line(item: Item, result: Result) -> str:
+        numbers = [f"{value:.6f}" for values in (result.scores, result.spread or {}) for value in values.values()]
+        return _row([item.path, result.emotion, f"{result.seconds:.4f}", *numbers, result.text])
 
-    @property
-    def _names(self) -> int:
-        return max(7, *map(len, self.labels))
+    deviations = [f"{label}_sd" for label in labels] if spread else []
+    return _row(["path", "emotion", "seconds", *labels, *deviations, "text"]), line
 
-    def _column(self, label: str) -> int:
-        return max(len(label), 9 if self.spread else 5)
 
-    def line(self, item: Item, result: Result) -> str:
-        """One row, and one a segment."""
-        path = cell(item.path if len(item.path) <= self.width else "…" + item.path[1 - self.width :])
-        text = result.text if len(result.text) <= LONGEST_TEXT else result.text[: LONGEST_TEXT - 1] + "…"
-        rows = [
-            f"{path:<{self.width}}  {result.emotion:<{self._names}}  {self._scores(result.scores, result.spread)}  "
-            f"{result.seconds:9.2f}  {text}".rstrip()
-        ]
-        for segment in result.segments:
-            span = f"  {clock(segment.start)} to {clock(segment.end)}"
-            rows.append(f"{span:<{self.width}}  {segment.emotion:<{self._names}}  {self._scores(segment.scores)}")
-        return "\n".join(map(cell, rows))
+def table_lines(labels: Sequence[str], items: Sequence[Item], spread: bool) -> Form:
+    """Aligned columns; with several models ``.812±.035``; segments under their recording.
 
-    def _scores(self, scores: dict[str, float], spread: dict[str, float] | None = None) -> str:
+    Args:
+        labels: Class names in the order of the columns.
+        items: What is printed, for the width of the first column.
+        spread: Whether there are several models, whose spread is shown.
+    """
+    first, second = min(WIDEST_PATH, max(len(item.path) for item in items)), max(7, *map(len, labels))
+    columns = {label: max(len(label), 9 if spread else 5) for label in labels}
+
+    def posteriors(scores: dict[str, float], deviations: dict[str, float] | None = None) -> str:
         cells = []
-        for label in self.labels:
+        for label, width in columns.items():
             text = f"{scores[label]:.3f}".removeprefix("0")
-            if spread is not None:
-                text += f"±{spread[label]:.3f}".replace("±0", "±")
-            cells.append(f"{text:>{self._column(label)}}")
+            if deviations is not None:
+                text += f"±{deviations[label]:.3f}".replace("±0", "±")
+            cells.append(f"{text:>{width}}")
         return "  ".join(cells)
 
+    def line(item: Item, result: Result) -> str:
+        path = cell(item.path if len(item.path) <= first else "…" + item.path[1 - first :])
+        text = result.text if len(result.text) <= LONGEST_TEXT else result.text[: LONGEST_TEXT - 1] + "…"
+        scores = posteriors(result.scores, result.spread)
+        rows = [f"{path:<{first}}  {result.emotion:<{second}}  {scores}  {result.seconds:9.2f}  {text}".rstrip()]
+        for segment in result.segments:
+            span = f"  {clock(segment.start)} to {clock(segment.end)}"
+            rows.append(f"{span:<{first}}  {segment.emotion:<{second}}  {posteriors(segment.scores)}")
+        return "\n".join(map(cell, rows))
 
-def segment_lines(item: Item, result: Result, labels: Sequence[str]) -> list[str]:
+    names = "  ".join(f"{label:>{width}}" for label, width in columns.items())
+    return cell(f"{'path':<{first}}  {'emotion':<{second}}  {names}  {'seconds':>9}  text"), line
+
+
+def segment_lines(item: Item, result: Result) -> list[str]:
     """Merged segments as rows ``path start end emotion posteriors``; a recording in one piece is one."""
     segments = result.segments or (Segment(0.0, result.seconds, result.emotion, result.scores),)
     return [
-        "\t".join(
-            [cell(item.path), f"{s.start:.3f}", f"{s.end:.3f}", cell(s.emotion)]
-            + [f"{s.scores[label]:.6f}" for label in labels]
-        )
+        _row([item.path, f"{s.start:.3f}", f"{s.end:.3f}", s.emotion, *(f"{p:.6f}" for p in s.scores.values())])
         for s in segments
     ]
 
 
 def write_timeline(path: Path, rows: Sequence[str], labels: Sequence[str]) -> None:
     """Write the rows of `segment_lines` below their head."""
-    with atomic_write(path) as file:
-        file.writelines(f"{row}\n" for row in ["\t".join(["path", "start", "end", "emotion", *labels]), *rows])
+    write_text(path, "".join(f"{row}\n" for row in [_row(["path", "start", "end", "emotion", *labels]), *rows]))
+
+
+def _row(values: Sequence[str]) -> str:
+    return "\t".join(map(cell, values))
 
 
 def print_line(line: str) -> None:
-    """Print a result; where nobody reads them any more, the program ends as others do that SIGPIPE kills."""
+    """Print a result; exit with the status of SIGPIPE where the reader has closed the pipe."""
     try:
         print(line, flush=True)
     except BrokenPipeError:
@@ -148,7 +122,7 @@ def print_line(line: str) -> None:
 
 
 def cell(text: str) -> str:
-    """Text without the characters that end a cell or a line, and without those that steer a terminal."""
+    """Text with tabs, line breaks and the control characters of terminals escaped."""
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in text)
 
 

@@ -79,7 +79,7 @@ class Speech2Emotion:
             device: Such as ``"cpu"`` or ``"cuda"``; by default a GPU where there is one.
 
         Raises:
-            UserError: There is no whole model under that name, or no such device here.
+            UserError: There is no complete model under that name, or the device does not exist.
         """
         names = [path_or_id] if isinstance(path_or_id, (str, Path)) else list(path_or_id)
         if not names:
@@ -203,7 +203,7 @@ class Speech2Emotion:
     def _side_by_side(self, run: Callable[[Task], Output], tasks: Sequence[Task]) -> list[Output]:
         """Run tasks; on a CPU at the same time.
 
-        Threads that share every operation wait for each other after each; separate batches do not.
+        Threads that share an operation wait for each other after it; threads with a batch each do not.
         """
         threads = torch.get_num_threads()
         workers = min(threads, len(tasks))
@@ -244,7 +244,7 @@ class Speech2Emotion:
 
 
 EXAMPLE = Example("", "", 0, "")
-"""Stands for an utterance that has no targets."""
+"""An utterance without targets."""
 
 
 def features(trained: TrainedModel, samples_S: np.ndarray) -> np.ndarray:
@@ -252,10 +252,8 @@ def features(trained: TrainedModel, samples_S: np.ndarray) -> np.ndarray:
 
     A model trained with statistics of each speaker gets those of the recording alone.
     """
-    if trained.front_end.feats_type == "raw":
-        return trained.front_end.waveform(samples_S)
-    features_TF = fbank(samples_S)
-    return trained.front_end.features(features_TF, (features_TF.mean(0), features_TF.std(0)))
+    values = samples_S if trained.front_end.feats_type == "raw" else fbank(samples_S)
+    return trained.front_end.prepare(values, (values.mean(0), values.std(0)))
 
 
 def batches(lengths: Sequence[int], seconds: float) -> list[list[int]]:

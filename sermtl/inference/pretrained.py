@@ -24,7 +24,7 @@ def resolve(name: str | Path) -> list[Path]:
     """The directories of models that a path or a hub id means; an experiment's directory means all its folds.
 
     Raises:
-        UserError: It is no such directory, or the hub's model cannot be had.
+        UserError: It is no such directory, or the hub's model cannot be downloaded.
     """
     path = Path(name)
     if (path / "pack.json").is_file() or (path / "model.json").is_file():
@@ -50,7 +50,7 @@ def _from_hub(name: str) -> Path:
     except Exception as error:  # of many types: network, rights, names
         reason = str(error).strip().split("\n")[0]
         raise UserError(
-            f"{name} is no directory here, and cannot be had from the hub ({type(error).__name__}: {reason}); "
+            f"{name} is no directory here, and cannot be downloaded from the hub ({type(error).__name__}: {reason}); "
             "check the path, or fetch it where the hub can be reached: hf download "
             f"{name} --local-dir DIR"
         ) from error

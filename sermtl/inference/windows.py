@@ -1,13 +1,13 @@
 """Long recordings: overlapping windows, and their predictions put together again.
 
-Each window stands for the part of the recording that lies nearer to its middle than to any other window's.
+A window's posteriors hold for the part of the recording that is nearer to its middle than to any other's.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import groupby, pairwise
 
 import numpy as np
 
@@ -31,7 +31,7 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Part:
-    """A stretch of a recording and the posteriors that hold there."""
+    """A part of a recording and its posteriors; times in seconds."""
 
     start: float
     end: float
@@ -40,7 +40,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Segment:
-    """A stretch of a recording with one emotion; times in seconds."""
+    """A part of a recording with one emotion; times in seconds."""
 
     start: float
     end: float
@@ -65,7 +65,7 @@ class Result:
     segments: tuple[Segment, ...] = ()
     """Neighbouring windows of one emotion as one; empty where the recording was encoded in one piece."""
     timeline: tuple[Segment, ...] = ()
-    """The same before merging: one a window."""
+    """The same before merging, one segment for each window."""
     spread: dict[str, float] | None = None
     """Standard deviation of each class's posterior over the models; None with a single one."""
 
@@ -139,11 +139,5 @@ def average(parts: list[Part]) -> np.ndarray:
 
 def merge(parts: Iterable[Part]) -> list[Part]:
     """Neighbours of the same most probable class (by the mean over models) as one."""
-    groups: list[list[Part]] = []
-    for part in parts:
-        best = part.posteriors_MC.mean(0).argmax()
-        if groups and groups[-1][0].posteriors_MC.mean(0).argmax() == best:
-            groups[-1].append(part)
-        else:
-            groups.append([part])
+    groups = [list(group) for _, group in groupby(parts, lambda part: part.posteriors_MC.mean(0).argmax())]
     return [Part(group[0].start, group[-1].end, average(group)) for group in groups]

@@ -4,7 +4,7 @@
     -> posteriors (B, C), tokens (B, T, V) log-probabilities, frames (B,) own frames, embedding (B, D)
 
 The front end is in the graph: normalisation of the waveform, or Kaldi's log-mel features with their normalisation.
-Everything sees an utterance's own samples only, so the results do not depend on the batch.
+Only an utterance's own samples and frames are used, so the results do not depend on the batch.
 
 Shape suffixes: B batch, S samples, T frames, F bands, K frequencies, C classes, V tokens, D hidden.
 """
@@ -112,17 +112,13 @@ def spectrum_kernel() -> np.ndarray:
 
 
 class Graph(nn.Module):
-    """The whole way from waveforms to the heads' outputs."""
+    """From waveforms to the outputs of the heads."""
 
     def __init__(self, trained: TrainedModel):
         super().__init__()
-        upstream = trained.model.upstream
-        self.model = trained.model
-        self.front_end: nn.Module
-        if upstream.input_bands:
-            self.front_end = LogMel(trained)
-        else:
-            self.front_end = Waveforms(upstream.normalize, upstream.geometry.receptive_field)
+        self.model, upstream = trained.model, trained.model.upstream
+        waveforms = Waveforms(upstream.normalize, upstream.geometry.receptive_field)
+        self.front_end = LogMel(trained) if upstream.input_bands else waveforms
 
     def forward(self, waveform: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Posteriors (B, C), token log-probabilities (B, T, V), own frames (B,), embedding (B, D)."""
@@ -143,20 +139,14 @@ def export_onnx(trained: TrainedModel, directory: Path) -> list[str]:
         UserError: onnx or onnxruntime is not installed.
     """
     try:
-        import onnx  # noqa: F401
+        import onnx
         import onnxruntime  # noqa: F401
     except ImportError as error:
         raise UserError(
             f"ONNX needs a package that is not installed ({error.name}): pip install 'sermtl[onnx]'"
         ) from error
     directory.mkdir(parents=True, exist_ok=True)
-    _trace(trained, directory / "model.onnx")
-    return ["onnx/model.onnx"]
-
-
-def _trace(trained: TrainedModel, path: Path) -> None:
-    import onnx
-
+    path = directory / "model.onnx"
     # Of different lengths, so that nothing that depends on them becomes a constant.
     example_BS = 0.1 * torch.sin(torch.arange(3 * 24000).reshape(3, 24000) * 0.05)
     lengths_B = torch.tensor([24000, 8000, 16001])
@@ -180,8 +170,7 @@ def _trace(trained: TrainedModel, path: Path) -> None:
         node.doc_string = ""
         del node.metadata_props[:]
     properties = {"labels": " ".join(trained.labels), "sampling_rate": str(SAMPLE_RATE), "format": "sermtl 1"}
-    for name, value in properties.items():
-        entry = model.metadata_props.add()
-        entry.key, entry.value = name, value
+    onnx.helper.set_model_props(model, properties)
     onnx.checker.check_model(model)
     onnx.save(model, str(path))
+    return ["onnx/model.onnx"]

@@ -24,15 +24,10 @@ CLASSIFIER = "audio-classification"
 RECOGNISER = "automatic-speech-recognition"
 
 
-def expressible(trained: TrainedModel) -> bool:
-    """Whether transformers' own classes can be this model: they read waveforms only."""
-    return not trained.model.upstream.input_bands
-
-
 def export_transformers(trained: TrainedModel, directory: Path) -> list[str]:
     """Write the folders ``audio-classification/`` and ``automatic-speech-recognition/``; returns their names.
 
-    The model is one over waveforms (see `expressible`).
+    The model is one over waveforms: transformers' own classes read nothing else.
     """
     _save(_classifier(trained), trained, directory / CLASSIFIER)
     recogniser = directory / RECOGNISER
@@ -76,20 +71,12 @@ def _with_encoder(model: Any, trained: TrainedModel) -> Any:
 
 def _save(model: Any, trained: TrainedModel, directory: Path) -> None:
     """Weights, configuration and the preprocessing of waveforms."""
+    from transformers import Wav2Vec2FeatureExtractor  # it imports torchaudio: after `torchaudio_compat`
+
     model.save_pretrained(directory)
-    write_json(
-        directory / "preprocessor_config.json",
-        {
-            "feature_extractor_type": "Wav2Vec2FeatureExtractor",
-            "feature_size": 1,
-            "sampling_rate": SAMPLE_RATE,
-            "do_normalize": trained.model.upstream.normalize,
-            "padding_side": "right",
-            "padding_value": 0.0,
-            "return_attention_mask": True,
-        },
-        sort_keys=True,
-    )
+    normalize = trained.model.upstream.normalize
+    extractor = Wav2Vec2FeatureExtractor(sampling_rate=SAMPLE_RATE, do_normalize=normalize, return_attention_mask=True)
+    extractor.save_pretrained(directory)
 
 
 def write_tokenizer(trained: TrainedModel, directory: Path) -> None:

@@ -1,18 +1,17 @@
 """Packing a trained and scored fold into one directory that needs neither the experiment nor the corpus.
 
-    pack.json            version, what is in it, a SHA-256 a file
+    pack.json            version, contents, the SHA-256 of each file
     README.md            the model card
     model.json model.safetensors tokens/ labels.txt     what sermtl loads
     config.yaml scores.json audit.json scores_all_folds.json
     audio-classification/ automatic-speech-recognition/ for plain transformers (models over waveforms)
     onnx/                where asked for
 
-Nothing in it holds a date, a path or a host: two trainings with the same settings give the same bytes.
+No file holds a date, a path or a host: two trainings with the same settings give the same bytes.
 """
 
 from __future__ import annotations
 
-import os
 import shutil
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -25,13 +24,13 @@ import yaml
 from sermtl.audio.resample import SAMPLE_RATE
 from sermtl.config import read_yaml
 from sermtl.errors import UserError
-from sermtl.fileio.files import sha256, temporary_path, write_json, write_text
+from sermtl.fileio.files import replaced_directory, sha256, write_json, write_text
 from sermtl.fileio.stamp import NAME, Stamp, fold_roots, inputs, outdated, package_digest, read_stamp
 from sermtl.inference.pretrained import NEEDED, PACK_FORMAT, check_files, read_manifest
 from sermtl.model.trained_model import TrainedModel, load_model
 from sermtl.pack.model_card import Facts, model_card
-from sermtl.pack.transformers_export import export_transformers, expressible
-from sermtl.score.score_files import read_scores, read_utterances, whole_audit
+from sermtl.pack.transformers_export import export_transformers
+from sermtl.score.score_files import read_audit, read_scores, read_utterances
 
 ONLY_WAVEFORMS = (
     "Plain transformers cannot express this model: it reads log-mel features, and transformers' speech classes read "
@@ -63,28 +62,20 @@ def write_pack(fold: Path, fold_dir: Path, data: Path, options: PackOptions) -> 
         UserError: Something is missing (naming the stage that makes it), or ``fold/pack`` is no pack.
     """
     target = fold / "pack"
-    partial = temporary_path(target)
     if target.exists() and not (target / "pack.json").is_file():
         raise UserError(f"{target} is no pack, so it is not replaced; move it away")
     for file, stage in ((fold / "model.json", 3), (fold / "score_test" / "scores.json", 5)):
         if not file.is_file():
             raise UserError(f"{file} is missing; ./run.sh --stage {stage} makes it")
     _refuse_scores_of_another_model(fold)
-    try:
+    with replaced_directory(target) as partial:
         _fill(partial, fold, fold_dir, data, options)
-        if target.exists():
-            shutil.rmtree(target)
-        os.replace(partial, target)
-        pack_stamp(fold, fold_dir, data, options).finish(target / name for name in _files(target))
-    except OSError as error:
-        raise UserError(f"cannot write {target}: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    pack_stamp(fold, fold_dir, data, options).finish(target / name for name in _files(target))
     return target
 
 
 def pack_stamp(fold: Path, fold_dir: Path, data: Path, options: PackOptions) -> Stamp:
-    """The stamp beside ``fold/pack``, which itself holds nothing but what it lists."""
+    """The stamp beside ``fold/pack``; inside, it would be a file that ``pack.json`` does not list."""
     names, roots = (*INPUTS, *(f"exp:{name}" for name in NEEDED)), fold_roots(fold, data, fold_dir)
     return Stamp(fold / STAMP, package_digest(), asdict(options), inputs(roots, *names))
 
@@ -125,13 +116,27 @@ def _fill(target: Path, fold: Path, fold_dir: Path, data: Path, options: PackOpt
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(fold / name, target / name)
     write_text(target / "labels.txt", "".join(f"{label}\n" for label in trained.labels))
-    folders: list[str] = export_transformers(trained, target) if expressible(trained) else []
+    waveforms = not trained.model.upstream.input_bands  # which is all that transformers' own classes read
+    folders: list[str] = export_transformers(trained, target) if waveforms else []
     if options.onnx:
         from sermtl.pack.onnx_export import export_onnx
 
         folders += export_onnx(trained, target / "onnx")
-    notes = [] if expressible(trained) else [ONLY_WAVEFORMS.format(onnx=" or the ONNX file" if options.onnx else "")]
-    facts = _facts(fold, fold_dir, data, trained, options, folders, notes)
+    notes = [] if waveforms else [ONLY_WAVEFORMS.format(onnx=" or the ONNX file" if options.onnx else "")]
+    lang, pooled = data / "lang", fold.parent / "scores.json"
+    facts = Facts(
+        labels=trained.labels,
+        settings=_without_folder(read_yaml(fold / "config.yaml")),
+        scores=_published_scores(fold / "score_test" / "scores.json"),
+        rows=read_utterances(fold / "score_test" / "per_utt.tsv"),
+        audit=read_audit(fold_dir / "audit.json"),
+        lang=lang.read_text(encoding="utf-8").strip() if lang.is_file() else "",
+        pooled=_published_scores(pooled) if pooled.is_file() else {},
+        model_license=options.model_license,
+        data_license=options.data_license,
+        folders=folders,
+        notes=notes,
+    )
     write_text(target / "config.yaml", yaml.safe_dump(dict(facts.settings), sort_keys=False, allow_unicode=True))
     write_json(target / "scores.json", facts.scores, sort_keys=True)
     write_json(target / "audit.json", facts.audit, sort_keys=True)
@@ -141,26 +146,6 @@ def _fill(target: Path, fold: Path, fold_dir: Path, data: Path, options: PackOpt
     for path in target.rglob("*"):
         path.chmod(0o755 if path.is_dir() else 0o644)  # transformers' weights are readable by their owner only
     write_json(target / "pack.json", _manifest(target, trained, folders), sort_keys=True)
-
-
-def _facts(
-    fold: Path, fold_dir: Path, data: Path, trained: TrainedModel, options: PackOptions, folders: list[str],
-    notes: list[str],
-) -> Facts:  # fmt: skip
-    lang, audit, pooled = data / "lang", fold_dir / "audit.json", fold.parent / "scores.json"
-    return Facts(
-        labels=trained.labels,
-        settings=_without_folder(read_yaml(fold / "config.yaml")),
-        scores=_published_scores(fold / "score_test" / "scores.json"),
-        rows=read_utterances(fold / "score_test" / "per_utt.tsv"),
-        audit=whole_audit(audit),
-        lang=lang.read_text(encoding="utf-8").strip() if lang.is_file() else "",
-        pooled=_published_scores(pooled) if pooled.is_file() else {},
-        model_license=options.model_license,
-        data_license=options.data_license,
-        folders=folders,
-        notes=notes,
-    )
 
 
 def _published_scores(path: Path) -> dict[str, Any]:

@@ -12,7 +12,6 @@ from matplotlib.figure import Figure as Drawing
 from sermtl.report import compare, figures, runs, speaker, tables, words
 from sermtl.report import curves as logs
 from sermtl.report.compare import Results
-from sermtl.report.curves import Histories
 from sermtl.report.document import Document, Figure, Section
 from sermtl.report.families import Family, group
 from sermtl.report.load import Loaded
@@ -43,16 +42,15 @@ def build(loaded: Loaded, corpus: str, sources: Sources) -> Document:
     """Compute everything, draw the figures into ``sources.images``, and arrange it."""
     families = group(loaded.experiments)
     analysed = [compare.analyse(family) for family in families]
-    histories = logs.read_histories(loaded.experiments)
     findings: list[str] = []
     everything: list[Knowledge] = []
     sections: list[Section] = []
     for results in analysed:
-        known = [speaker.knowledge(setting, histories) for setting in results.family.settings]
+        known = [speaker.knowledge(setting) for setting in results.family.settings]
         everything += known
         findings += words.findings(results, known)
-        sections += family_sections(results, known, histories, sources)
-    sections.append(runs_section(loaded, families, histories))
+        sections += family_sections(results, known, sources)
+    sections.append(runs_section(loaded, families))
     refused = [message for results in analysed for message in results.refused]
     damaged = [path for row in everything for path in row.damaged]
     return Document(
@@ -64,7 +62,7 @@ def build(loaded: Loaded, corpus: str, sources: Sources) -> Document:
     )
 
 
-def family_sections(results: Results, known: list[Knowledge], histories: Histories, sources: Sources) -> list[Section]:
+def family_sections(results: Results, known: list[Knowledge], sources: Sources) -> list[Section]:
     """All sections of one family."""
     family = results.family
     mark = " (speaker-dependent)" if family.speaker_dependent else ""
@@ -72,11 +70,17 @@ def family_sections(results: Results, known: list[Knowledge], histories: Histori
     top.items += [tables.table_2(results), tables.table_3(results)]
     if (table := tables.ablation(results)) is not None:
         top.items.append(table)
-    top.items += [tables.all_settings(results), forest(results, sources)]
+    found = [(setting.name, results.estimates[setting]) for setting in family.settings]
+    rows = {name: (estimates["speaker"]["wa"], estimates["utterance"]["wa"]) for name, estimates in found}
+    caption = (
+        f"WA of every setting, {INTERVALS}. The settings are tested on the same utterances; the tests of their "
+        "differences are in the section on comparisons."
+    )
+    top.items += [tables.all_settings(results), sources.draw(figures.intervals(rows, "WA"), family, "wa", caption)]
     return [
         top,
         comparison_section(results, sources),
-        epoch_section(family, histories, sources),
+        epoch_section(family, sources),
         *detail_sections(family, sources),
         speaker_section(family, known, sources),
     ]
@@ -105,26 +109,13 @@ def comparison_section(results: Results, sources: Sources) -> Section:
     return section
 
 
-def forest(results: Results, sources: Sources) -> Figure:
-    """WA of every setting with both intervals."""
-    rows = {
-        s.name: (results.estimates[s]["speaker"]["wa"], results.estimates[s]["utterance"]["wa"])
-        for s in results.family.settings
-    }
-    caption = (
-        f"WA of every setting, {INTERVALS}. The settings are tested on the same utterances; the tests of their "
-        "differences are in the section on comparisons."
-    )
-    return sources.draw(figures.intervals(rows, "WA"), results.family, "wa", caption)
-
-
-def epoch_section(family: Family, histories: Histories, sources: Sources) -> Section:
+def epoch_section(family: Family, sources: Sources) -> Section:
     """The paper's figures 2 and 3."""
     section = Section(f"Scores by epoch{family.label}", 3)
     shown = family.settings[:MOST_CURVES]
     for number, rate, title in ((2, "wer", "WER"), (3, "wa", "emotion accuracy (WA)")):
         for part, place in logs.SOURCES.items():
-            curves = logs.curves(shown, histories, part, rate)
+            curves = logs.curves(shown, part, rate)
             if not curves:
                 continue
             caption = (
@@ -212,10 +203,10 @@ def speaker_section(family: Family, known: list[Knowledge], sources: Sources) ->
     return section
 
 
-def runs_section(loaded: Loaded, families: list[Family], histories: Histories) -> Section:
+def runs_section(loaded: Loaded, families: list[Family]) -> Section:
     """Settings, experiments, audit, what is unfinished."""
     section = Section("Runs and settings", items=[runs.counted(family) for family in families])
-    section.items += [runs.settings(families), runs.experiments(families, histories)]
+    section.items += [runs.settings(families), runs.experiments(families)]
     if (table := runs.unfinished(loaded)) is not None:
         section.items.append(table)
     audits = {family.protocol: runs.audit(family) for family in families}

@@ -1,4 +1,4 @@
-"""Settings compared with beta 0 on the same utterances and seeds: intervals, tests, effect sizes."""
+"""Comparison of settings with beta 0 on the same utterances and seeds: intervals, tests, effect sizes."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+from statsmodels.stats.multitest import multipletests
+from statsmodels.stats.proportion import proportion_effectsize
 
 from sermtl.report.document import Estimate
 from sermtl.report.families import Family, Setting, differences
@@ -53,7 +55,7 @@ class Comparison:
 
     @property
     def rates(self) -> tuple[str, ...]:
-        """What can be compared: no word errors where one of the two does not read."""
+        """The compared rates: WER only where both settings were trained with the CTC loss."""
         reads = self.first.first.reads and self.second.first.reads
         return ("wa", "ua", "wer") if reads else ("wa", "ua")
 
@@ -69,8 +71,8 @@ class Comparison:
 
     @property
     def h(self) -> float:
-        """Cohen's h of the two accuracies."""
-        return statistics.cohens_h(float(self.first.pooled["wa"]), float(self.second.pooled["wa"]))
+        """Cohen's h of the two accuracies, second minus first (.2 is called small, .5 medium, .8 large)."""
+        return float(proportion_effectsize(self.second.pooled["wa"], self.first.pooled["wa"]))
 
 
 @dataclass
@@ -157,10 +159,11 @@ def _test(comparison: Comparison) -> None:
 def _correct(comparisons: Sequence[Comparison]) -> None:
     """Holm over two families: all permutation tests, and all McNemar tests, of the report's family."""
     keys = [(comparison, rate) for comparison in comparisons for rate in comparison.rates]
-    for (comparison, rate), p in zip(keys, statistics.holm([c.p[r] for c, r in keys]), strict=True):
+    adjusted = multipletests([c.p[rate] for c, rate in keys], method="holm")[1].tolist()
+    for (comparison, rate), p in zip(keys, adjusted, strict=True):
         comparison.p_holm[rate] = p
     tests = [test for comparison in comparisons for test in comparison.mcnemar]
-    for test, p in zip(tests, statistics.holm([test.p for test in tests]), strict=True):
+    for test, p in zip(tests, multipletests([test.p for test in tests], method="holm")[1].tolist(), strict=True):
         test.p_holm = p
 
 
@@ -186,6 +189,5 @@ def _replicates(settings: Sequence[Setting], unit: str) -> dict[Setting, dict[st
 def _estimate(value: np.ndarray, replicates: np.ndarray, signed: bool = False) -> Estimate:
     if not np.isfinite(value):
         return Estimate(None, signed=signed)
-    found = statistics.interval(replicates)
-    low, high = found if found else (None, None)
+    low, high = statistics.interval(replicates) or (None, None)
     return Estimate(float(value), low, high, signed)

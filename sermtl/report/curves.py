@@ -1,4 +1,4 @@
-"""What is read from the trainings' ``history.jsonl``: curves over epochs, hours, the speaker head's last loss."""
+"""Values from the trainings' ``history.jsonl``: curves over epochs, hours, the speaker head's last loss."""
 
 from __future__ import annotations
 
@@ -8,43 +8,31 @@ from typing import Any
 import numpy as np
 
 from sermtl.report.families import Setting
-from sermtl.report.load import Experiment, read_history
+from sermtl.report.load import Experiment
+from sermtl.score import metrics
 
 SOURCES = {"monitor_test": "test fold (monitoring: nothing is selected by it)", "dev": "dev part of the fold"}
 """Where a curve may come from, the first that exists."""
 
-Histories = dict[tuple[str, str], list[dict[str, Any]]]
-"""(tag, fold) -> epochs."""
 
-
-def read_histories(experiments: Sequence[Experiment]) -> Histories:
-    """Every fold's history; folds without one have no epochs."""
-    return {
-        (made.tag, fold): read_history(made.path / fold / "history.jsonl")
-        for made in experiments
-        for fold in made.folds
-    }
-
-
-def curves(settings: Sequence[Setting], histories: Histories, part: str, rate: str) -> dict[str, np.ndarray]:
+def curves(settings: Sequence[Setting], part: str, rate: str) -> dict[str, np.ndarray]:
     """A rate over epochs.
 
     Args:
         settings: Those to show.
-        histories: See `read_histories`.
         part: ``monitor_test`` or ``dev``.
         rate: ``wa`` or ``wer``.
 
     Returns:
-        Setting's name -> (folds, epochs), mean over seeds, NaN where nothing was logged; settings without
-        a value, and of word errors those that do not read, are absent.
+        Setting's name -> (folds, epochs), mean over seeds, NaN where nothing was logged. Settings without
+        a value are absent, and from WER also those trained without the CTC loss.
     """
     found = {}
     for setting in settings:
         if rate == "wer" and not setting.first.reads:
             continue
         folds = setting.first.folds
-        logs = [[histories[made.tag, fold] for made in setting.experiments] for fold in folds]
+        logs = [[made.histories[fold] for made in setting.experiments] for fold in folds]
         epochs = max((record["epoch"] for seeds in logs for log in seeds for record in log), default=0)
         sums, known = np.zeros((len(folds), epochs)), np.zeros((len(folds), epochs))
         for row, seeds in enumerate(logs):
@@ -59,27 +47,21 @@ def curves(settings: Sequence[Setting], histories: Histories, part: str, rate: s
     return found
 
 
-def logged(made: Experiment, histories: Histories) -> list[list[dict[str, Any]]]:
-    """Epochs of each fold of an experiment that has a history."""
-    return [log for fold in made.folds if (log := histories[made.tag, fold])]
-
-
-def hours(made: Experiment, histories: Histories) -> float | None:
+def hours(made: Experiment) -> float | None:
     """Training time of an experiment's folds together; None without any history."""
-    logs = logged(made, histories)
+    logs = list(filter(None, made.histories.values()))
     return sum(_number(record.get("seconds")) or 0.0 for log in logs for record in log) / 3600 if logs else None
 
 
-def epochs(made: Experiment, histories: Histories) -> int | None:
+def epochs(made: Experiment) -> int | None:
     """Epochs of its shortest fold; None without any history."""
-    return min((int(log[-1]["epoch"]) for log in logged(made, histories)), default=None)
+    return min((int(log[-1]["epoch"]) for log in made.histories.values() if log), default=None)
 
 
-def last(setting: Setting, histories: Histories, part: str, key: str) -> float | None:
+def last(setting: Setting, part: str, key: str) -> float | None:
     """Mean over folds and seeds of a value of the last epoch."""
-    logs = [log for made in setting.experiments for log in logged(made, histories)]
-    values = [value for log in logs if (value := _get(log[-1], part, key)) is not None]
-    return float(np.mean(values)) if values else None
+    logs = [log for made in setting.experiments for log in made.histories.values() if log]
+    return metrics.mean([_get(log[-1], part, key) for log in logs])
 
 
 def _number(value: object) -> float | None:

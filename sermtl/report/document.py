@@ -58,7 +58,7 @@ class Figure:
 
 @dataclass
 class Section:
-    """A heading with what stands under it, in order."""
+    """A heading and its contents, in order."""
 
     title: str
     level: int = 2
@@ -88,54 +88,40 @@ class Document:
 
 def show(cell: Cell) -> str:
     """A cell as people read it: three digits, an interval in brackets, a dash where there is no number."""
-    if isinstance(cell, Estimate):
-        sign = "+" if cell.signed else ""
-        if _undefined(cell.value):
-            return "–"
-        text = _minus(f"{cell.value:{sign}.3f}")
-        if cell.low is None or cell.high is None:
-            return text
-        return f"{text} [{_minus(f'{cell.low:{sign}.3f}')}, {_minus(f'{cell.high:{sign}.3f}')}]"
-    if isinstance(cell, P):
-        if _undefined(cell.value):
-            return "–"
-        return "< .001" if cell.value is not None and cell.value < 0.001 else f"{cell.value:.3f}"
     if isinstance(cell, Share):
         return f"{cell.count} ({100 * cell.count / cell.whole:.0f} %)" if cell.whole else f"{cell.count}"
-    if isinstance(cell, float) or cell is None:
-        return "–" if _undefined(cell) else _minus(f"{cell:.3f}")
-    return f"{cell}"
+    value = raw(cell)
+    if not isinstance(value, float):
+        return "–" if value is None else f"{value}"
+    if isinstance(cell, P):
+        return "< .001" if value < 0.001 else f"{value:.3f}"
+    ends = (cell.low, cell.high) if isinstance(cell, Estimate) else (None,)
+    sign = "+" if isinstance(cell, Estimate) and cell.signed else ""
+    text, *interval = (f"{number:{sign}.3f}".replace("-", "\u2212") for number in (value, *ends) if number is not None)
+    return f"{text} [{', '.join(interval)}]" if interval else text
 
 
 def raw(cell: Cell) -> Any:
     """A cell's own number or text, unrounded; None where it has none."""
-    if isinstance(cell, Estimate | P):
-        return None if _undefined(cell.value) else cell.value
-    if isinstance(cell, Share):
-        return cell.count
-    return None if isinstance(cell, float) and _undefined(cell) else cell
+    value = cell.value if isinstance(cell, Estimate | P) else cell.count if isinstance(cell, Share) else cell
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def flat(table: Table) -> tuple[list[str], list[list[Any]]]:
     """Head and rows of the CSV: unrounded, an interval's ends in two more columns."""
-    wide = [any(isinstance(row[c], Estimate) for row in table.rows) for c in range(len(table.head))]
     head: list[str] = []
-    for name, split in zip(table.head, wide, strict=True):
-        head += [name, f"{name} low", f"{name} high"] if split else [name]
-    rows = []
-    for row in table.rows:
-        flattened: list[Any] = []
-        for cell, split in zip(row, wide, strict=True):
-            flattened.append(raw(cell))
-            if split:
-                ends = (cell.low, cell.high) if isinstance(cell, Estimate) else (None, None)
-                flattened += ends
-        rows.append(flattened)
-    return head, rows
+    columns: list[list[Any]] = []
+    for name, cells in zip(table.head, zip(*table.rows, strict=True), strict=True):
+        head.append(name)
+        columns.append([raw(cell) for cell in cells])
+        if any(isinstance(cell, Estimate) for cell in cells):
+            head += [f"{name} low", f"{name} high"]
+            columns += [[getattr(cell, end, None) for cell in cells] for end in ("low", "high")]
+    return head, [list(row) for row in zip(*columns, strict=True)]
 
 
 def is_number(cell: Cell) -> bool:
-    """Whether a cell stands flush right: a number, or text that is one."""
+    """Whether a cell is aligned to the right: a number, or text that is one."""
     if not isinstance(cell, str):
         return True
     try:
@@ -143,11 +129,3 @@ def is_number(cell: Cell) -> bool:
     except ValueError:
         return False
     return True
-
-
-def _undefined(value: float | None) -> bool:
-    return value is None or not math.isfinite(value)
-
-
-def _minus(text: str) -> str:
-    return text.replace("-", "\u2212")

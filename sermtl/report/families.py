@@ -33,7 +33,7 @@ class Setting:
 
     @property
     def first(self) -> Experiment:
-        """The experiment that stands for the test set."""
+        """The first experiment, for what all of them share: labels, folds, test utterances."""
         return self.experiments[0]
 
     @property
@@ -57,16 +57,11 @@ class Setting:
         Args:
             rows: Mask or slice of the N utterances.
         """
-        size = len(self.first.labels)
-        confusion, edits = np.zeros(size * size, dtype=np.int64), np.zeros(4, dtype=np.int64)
-        for made in self.experiments:
-            ref, hyp = made.ref[rows], made.hyp[rows]
-            kept = ref >= 0
-            confusion += np.bincount(ref[kept] * size + hyp[kept], minlength=size * size)
-            edits += made.edits[rows].sum(axis=0)
-        words, errors, chars, char_errors = (int(value) for value in edits)
-        asr = {"wer": metrics.ratio(errors, words), "cer": metrics.ratio(char_errors, chars), "words": words}
-        return metrics.emotion_scores(confusion.reshape(size, size), self.first.labels) | asr | {"errors": errors}
+        confusion = np.sum([made.confusion(rows) for made in self.experiments], axis=0)
+        edits = np.sum([made.edits[rows].sum(axis=0) for made in self.experiments], axis=0)
+        words, errors, chars, char_errors = edits.tolist()
+        asr = {"wer": metrics.ratio(errors, words), "cer": metrics.ratio(char_errors, chars)}
+        return metrics.emotion_scores(confusion, self.first.labels) | asr
 
 
 @dataclass(eq=False)
@@ -137,7 +132,10 @@ class Family:
 
 
 def group(experiments: Sequence[Experiment]) -> list[Family]:
-    """Sort experiments into families and settings, in the order of the paper's tables."""
+    """Sort experiments into families and settings, in the order of the paper's tables.
+
+    A family is named by its protocol and by the settings in which the families of one protocol differ.
+    """
     families: dict[str, Family] = {}
     for made in experiments:
         base = {key: value for key, value in made.settings.items() if key not in VARIED}
@@ -158,20 +156,20 @@ def group(experiments: Sequence[Experiment]) -> list[Family]:
             setting.name = "β 0" if setting.beta == 0 else f"{setting.grl} {setting.beta:g}"
             if setting.alpha != usual:
                 setting.name += f", α {setting.alpha:g}"
-    _name_families(ordered)
+    for family in ordered:
+        rivals = [other.base for other in ordered if other.protocol == family.protocol]
+        keys = sorted({key for base in rivals for key in base})
+        varied = [key for key in keys if len({repr(base.get(key)) for base in rivals}) > 1]
+        family.title = ", ".join([family.protocol, *(f"{key} {family.base.get(key)}" for key in varied)])
+        family.label = f" ({family.title})" if len(ordered) > 1 else ""
     return ordered
 
 
-def differences(first: Experiment, second: Experiment, ignore: Sequence[str] = ()) -> list[str]:
-    """Why two experiments must not be paired: other test sets, references, labels, training lists or seeds.
-
-    Empty where they may be paired; ``ignore`` may hold ``"seed"``.
-    """
+def differences(first: Experiment, second: Experiment) -> list[str]:
+    """Why two experiments must not be paired: other labels, test sets, references or training lists; else empty."""
     found = []
     if first.labels != second.labels:
         found.append(f"labels: {' '.join(first.labels)} against {' '.join(second.labels)}")
-    if "seed" not in ignore and first.seed != second.seed:
-        found.append(f"seeds: {first.seed} against {second.seed}")
     if not np.array_equal(first.utts, second.utts):
         for one, other in ((first, second), (second, first)):
             only = [str(utt) for utt in np.setdiff1d(one.utts, other.utts)]
@@ -185,17 +183,11 @@ def differences(first: Experiment, second: Experiment, ignore: Sequence[str] = (
         found.append(f"reference emotions of {int((first.ref != second.ref).sum())} utterances")
     elif first.reads and second.reads and not np.array_equal(first.edits[:, [0, 2]], second.edits[:, [0, 2]]):
         found.append("reference transcripts")
-    found += _training_lists(first, second)
+    for fold in first.folds:
+        one, other = (made.scores.get("audit", {}).get(fold, {}).get("utterances_train") for made in (first, second))
+        if None not in (one, other) and one != other:  # as with another dev_ratio
+            return [*found, f"training lists: {one} against {other} utterances in fold {fold}"]
     return found
-
-
-def _training_lists(first: Experiment, second: Experiment) -> list[str]:
-    """Folds whose training lists have other sizes, as with another dev_ratio."""
-    for fold, figures in first.scores.get("audit", {}).items():
-        sizes = [found.get("utterances_train") for found in (figures, second.scores.get("audit", {}).get(fold, {}))]
-        if None not in sizes and sizes[0] != sizes[1]:
-            return [f"training lists: {sizes[0]} against {sizes[1]} utterances in fold {fold}"]
-    return []
 
 
 def _settle(setting: Setting) -> None:
@@ -203,7 +195,7 @@ def _settle(setting: Setting) -> None:
     best_first = sorted(setting.experiments, key=lambda made: (-len(made.folds), made.seed, made.tag))
     setting.experiments = []
     for made in best_first:
-        reasons = differences(setting.first, made, ignore=["seed"]) if setting.experiments else []
+        reasons = differences(setting.first, made) if setting.experiments else []
         if not reasons and made.seed in setting.seeds:
             reasons = [f"seed {made.seed} is there already"]
         if reasons:
@@ -211,13 +203,3 @@ def _settle(setting: Setting) -> None:
         else:
             setting.experiments.append(made)
     setting.experiments.sort(key=lambda made: made.seed)
-
-
-def _name_families(families: Sequence[Family]) -> None:
-    """Title each family by its protocol and by the settings in which those of one protocol differ."""
-    for family in families:
-        rivals = [other.base for other in families if other.protocol == family.protocol]
-        keys = sorted({key for base in rivals for key in base})
-        varied = [key for key in keys if len({repr(base.get(key)) for base in rivals}) > 1]
-        family.title = ", ".join([family.protocol, *(f"{key} {family.base.get(key)}" for key in varied)])
-        family.label = f" ({family.title})" if len(families) > 1 else ""

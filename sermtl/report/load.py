@@ -16,11 +16,11 @@ from sermtl.errors import UserError
 from sermtl.fileio.stamp import NAME as STAMP
 from sermtl.fileio.stamp import outdated
 from sermtl.fileio.tables import read_table
-from sermtl.score import metrics, statistics
+from sermtl.score import statistics
 from sermtl.score.score_files import Utterance, read_scores, read_utterances
 
 MOST_EPOCHS = 1_000_000
-"""More than any training has: a larger number in a history is damage."""
+"""More than any training has: a line of ``history.jsonl`` with a larger number is damaged."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +43,7 @@ class Experiment:
     """(N,) class index."""
     edits: np.ndarray
     """(N, 4) reference words, word errors, reference characters, character errors; 0 without reference, and in
-    an experiment that does not read."""
+    an experiment that was trained without the CTC loss."""
 
     @property
     def tag(self) -> str:
@@ -83,8 +83,13 @@ class Experiment:
 
     @property
     def reads(self) -> bool:
-        """Whether its characters were trained: without the CTC loss their head is as it was drawn."""
+        """Whether it was trained with the CTC loss; otherwise its transcripts are those of an untrained head."""
         return self.settings.get("alpha", 1) > 0
+
+    @cached_property
+    def histories(self) -> dict[str, list[dict[str, Any]]]:
+        """Fold -> epochs of its training, none where it has no ``history.jsonl``."""
+        return {fold: read_history(self.path / fold / "history.jsonl") for fold in self.folds}
 
     @cached_property
     def counts(self) -> np.ndarray:
@@ -92,29 +97,27 @@ class Experiment:
         words, errors = self.edits[:, 0], self.edits[:, 1]
         return statistics.additive_counts(self.ref, self.hyp, words, errors, len(self.labels))
 
-    @cached_property
+    @property
     def right(self) -> np.ndarray:
         """(N,) bool: the emotion was recognised."""
         return (self.ref >= 0) & (self.ref == self.hyp)
 
-
-@dataclass(frozen=True)
-class Run:
-    """A fold that has no scores: where it stopped."""
-
-    tag: str
-    fold: str
-    state: str
+    def confusion(self, rows: np.ndarray | slice = slice(None)) -> np.ndarray:
+        """(C, C) counts of some of the N utterances, references in rows."""
+        size, kept = len(self.labels), self.ref[rows] >= 0
+        pairs = self.ref[rows][kept] * size + self.hyp[rows][kept]
+        return np.bincount(pairs, minlength=size * size).reshape(size, size)
 
 
 @dataclass
 class Loaded:
-    """What was found, and what had to be left out."""
+    """The experiments that were found, and those that are left out."""
 
     experiments: list[Experiment] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
     """Damaged files and the experiments that they keep out of the report."""
-    unfinished: list[Run] = field(default_factory=list)
+    unfinished: list[tuple[str, str, str]] = field(default_factory=list)
+    """Tag, fold and where it stopped, of folds that have no scores."""
 
 
 def load_experiments(exp: Path, data: Path, corpus: str) -> Loaded:
@@ -131,25 +134,23 @@ def load_experiments(exp: Path, data: Path, corpus: str) -> Loaded:
     loaded = Loaded()
     styles = read_table(data / "utt2style") if (data / "utt2style").exists() else {}
     for folder in sorted(path for path in exp.glob("*") if path.is_dir()):
-        configured, pooled = _corpus_of(folder), False
+        configured, scores = _corpus_of(folder), {}
         if (folder / "scores.json").exists():
             try:
                 scores = read_scores(folder / "scores.json")
                 if scores["settings"].get("corpus") != corpus:
                     continue
                 loaded.experiments.append(_load(folder, scores, styles))
-                pooled = True
             except UserError as error:
                 if configured in (corpus, None):
                     loaded.left_out.append(f"{error}; all of {folder.name} is left out")
-                    continue
-        if pooled or configured == corpus:
-            folds = loaded.experiments[-1].scores["folds"] if pooled else []
-            loaded.unfinished += _unfinished(folder, folds)
+                continue
+        if scores or configured == corpus:
+            loaded.unfinished += _unfinished(folder, scores.get("folds", []))
     if not loaded.experiments and not loaded.left_out and not loaded.unfinished:
         raise UserError(f"{exp}: no experiment of corpus {corpus}; ./run.sh --corpus {corpus} makes one")
     if not loaded.experiments:
-        reasons = loaded.left_out + [f"{run.tag}/{run.fold}: {run.state}" for run in loaded.unfinished]
+        reasons = loaded.left_out + [f"{tag}/{fold}: {state}" for tag, fold, state in loaded.unfinished]
         raise UserError(
             "\n  ".join([f"{exp}: no experiment of corpus {corpus} with whole scores:", *reasons, "./run.sh --stage 5"])
         )
@@ -201,16 +202,12 @@ def _load(folder: Path, scores: dict[str, Any], styles: dict[str, str]) -> Exper
 
 def _check(made: Experiment) -> None:
     """Refuse pooled scores that are not those of the folds' utterances."""
-    labels, ser, asr = made.labels, made.scores["ser"], made.scores["asr"]
-    labelled = made.ref >= 0
-    names = np.array(labels)
-    confusion = metrics.confusion_matrix(names[made.ref[labelled]].tolist(), names[made.hyp[labelled]].tolist(), labels)
-    same = confusion.tolist() == ser["confusion"]
+    asr, same = made.scores["asr"], made.confusion().tolist() == made.scores["ser"]["confusion"]
     if not all(isinstance(found, dict) for found in made.scores.get("audit", {}).values()):
         raise UserError(f"{made.path / 'scores.json'}: damaged: its audit is not one of folds")
     if not same or made.edits[:, :2].sum(0).tolist() != [asr["words"], asr["errors"]]:
         raise UserError(
-            f"{made.path / 'scores.json'}: does not fit the folds' scores (one was scored anew?); "
+            f"{made.path / 'scores.json'}: does not fit the folds' scores (was one scored again?); "
             f"pool again with: ./run.sh --tag {made.tag} --stage 5 --stop_stage 5"
         )
 
@@ -224,8 +221,8 @@ def _corpus_of(folder: Path) -> str | None:
     return None
 
 
-def _unfinished(folder: Path, pooled: Sequence[str]) -> Iterator[Run]:
-    """Folds that were begun but are not in the pooled scores, and how far they came."""
+def _unfinished(folder: Path, pooled: Sequence[str]) -> Iterator[tuple[str, str, str]]:
+    """Folds that were begun but are not in the pooled scores, and their state."""
     for config in sorted(folder.glob("*/config.yaml")):
         fold = config.parent
         if fold.name in pooled:
@@ -238,4 +235,4 @@ def _unfinished(folder: Path, pooled: Sequence[str]) -> Iterator[Run]:
             state = "trained, not decoded"
         else:
             state = f"in training, or stopped, after {len(read_history(fold / 'history.jsonl'))} epochs"
-        yield Run(folder.name, fold.name, state)
+        yield folder.name, fold.name, state

@@ -1,4 +1,4 @@
-"""The numbers that the method's papers print, for a column beside ours."""
+"""Numbers printed in the papers of the method; the report shows them in a column next to its own."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from sermtl.fileio.text_table import markdown
 from sermtl.report.document import Document, Figure, Table, flat, is_number, raw, show
 from sermtl.report.load import Experiment
 
-TEMPLATE = "index.html.j2"
+TEMPLATE = Path(__file__).with_name("index.html.j2")
 
 
 def write_report(document: Document, experiments: Iterable[Experiment], out: Path) -> None:
@@ -49,16 +49,11 @@ def as_html(document: Document, images: Path) -> str:
         content = base64.b64encode((images / f"{figure.name}.svg").read_bytes()).decode("ascii")
         return f"data:image/svg+xml;base64,{content}"
 
-    loader = jinja2.FileSystemLoader(Path(__file__).parent)
-    environment = jinja2.Environment(
-        loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.globals |= {"show": show, "raw": raw, "is_number": is_number, "embedded": embedded}
-    environment.tests |= {
-        "table": lambda item: isinstance(item, Table),
-        "figure": lambda item: isinstance(item, Figure),
-    }
-    return environment.get_template(TEMPLATE).render(document=document)
+    template = jinja2.Template(
+        TEMPLATE.read_text(encoding="utf-8"), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True,
+        lstrip_blocks=True,
+    )  # fmt: skip
+    return template.render(document=document, show=show, raw=raw, is_number=is_number, embedded=embedded)
 
 
 def as_markdown(document: Document) -> str:

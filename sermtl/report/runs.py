@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 from sermtl.fileio.text_table import plural
 from sermtl.report import curves as logs
-from sermtl.report.curves import Histories
 from sermtl.report.document import Cell, Table
 from sermtl.report.families import Family
 from sermtl.report.load import Experiment, Loaded
@@ -47,7 +46,7 @@ def counted(family: Family) -> str:
     return f"Protocol {family.title}: {scored} of {whole} trainings ({parts}) have scores."
 
 
-def experiments(families: Sequence[Family], histories: Histories) -> Table:
+def experiments(families: Sequence[Family]) -> Table:
     """Every experiment that is in the report."""
     rows: list[list[Cell]] = []
     for family in families:
@@ -57,7 +56,7 @@ def experiments(families: Sequence[Family], histories: Histories) -> Table:
                 folds = f"{len(made.folds)} of {len(made.folds) + len(missing)}"
                 wer = made.scores["asr"]["wer"] if made.reads else None
                 row: list[Cell] = [made.tag, family.title, setting.name, made.seed, folds, " ".join(missing) or "none"]
-                times = [logs.epochs(made, histories), logs.hours(made, histories)]
+                times = [logs.epochs(made), logs.hours(made)]
                 rows.append([*row, *times, ser["wa"], ser["ua"], wer])
     head = ["experiment", "family", "setting", "seed", "folds", "missing folds", "epochs", "hours", "WA", "UA", "WER"]
     caption = "Experiments in this report. Hours: training time of all folds together."
@@ -78,20 +77,19 @@ def unfinished(loaded: Loaded) -> Table | None:
     """Folds that were started but have no pooled scores; None where there are none."""
     if not loaded.unfinished:
         return None
-    rows: list[list[Cell]] = [[run.tag, run.fold, run.state] for run in loaded.unfinished]
     caption = "Folds that were started but have no pooled scores; they are in none of the numbers."
-    return Table("run-unfinished", caption, ["experiment", "fold", "state"], rows)
+    return Table("run-unfinished", caption, ["experiment", "fold", "state"], loaded.unfinished)
 
 
 def warnings(loaded: Loaded, families: Sequence[Family], refused: Sequence[str], damaged: Sequence[str]) -> list[str]:
-    """What a reader must know before any number."""
+    """The report's warnings, each beginning with its kind in capitals."""
     found = [f"LEFT OUT: {message}" for message in [*loaded.left_out, *damaged]]
     concerns: dict[str, list[str]] = {}
     for made in loaded.experiments:
         for fold in made.folds:
             path = made.path / fold / "warnings.txt"
             for message in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
-                # The numbers differ from fold to fold; what they say does not.
+                # The folds' messages differ only in their numbers.
                 what, _, numbers = message.partition(": ")
                 concerns.setdefault(what, []).append(f"{made.tag}/{fold} ({numbers})")
     found += [f"TRAINING: {what}, in {metrics.first(where, 3)}" for what, where in concerns.items()]

@@ -16,11 +16,10 @@ from sermtl.fileio.files import load_json
 from sermtl.fileio.tables import read_list, read_table
 from sermtl.report import curves as logs
 from sermtl.report import figures
-from sermtl.report.curves import Histories
 from sermtl.report.document import Cell, Estimate, Table
 from sermtl.report.families import Family, Setting
 from sermtl.report.tables import speaker_accuracy
-from sermtl.score import speaker_probe
+from sermtl.score import metrics, speaker_probe
 from sermtl.score.score_files import is_count
 
 MOST_POINTS = 600
@@ -47,7 +46,7 @@ class Knowledge:
     eer_folds: int
     reasons: tuple[str, ...]
     damaged: tuple[str, ...]
-    """Files that are not as stage 5 writes them."""
+    """Damaged files, each with the command that writes it again."""
 
 
 def table(family: Family, rows: Sequence[Knowledge]) -> Table:
@@ -120,7 +119,7 @@ def _has(setting: Setting, fold: str, part: str) -> bool:
     return (setting.first.path / fold / f"decode_{part}" / "emb.scp").exists()
 
 
-def knowledge(setting: Setting, histories: Histories) -> Knowledge:
+def knowledge(setting: Setting) -> Knowledge:
     """Pool ``score_test/probe.json`` of all folds and seeds."""
     found: list[tuple[str, dict[str, Any]]] = []
     reasons, damaged = set(), []
@@ -132,7 +131,7 @@ def knowledge(setting: Setting, histories: Histories) -> Knowledge:
             elif content := _read_probe(path):
                 found.append((fold, content))
             else:
-                damaged.append(f"{path}: damaged; ./run.sh --tag {made.tag} --stage 5 --stop_stage 5 writes it anew")
+                damaged.append(f"{path}: damaged; ./run.sh --tag {made.tag} --stage 5 --stop_stage 5 writes it again")
     contents = [content for _, content in found]
     parts = [part for content in contents for part in content.values() if isinstance(part, dict)]
     reasons |= {str(part["reason"]) for part in parts if "reason" in part}
@@ -147,14 +146,14 @@ def knowledge(setting: Setting, histories: Histories) -> Knowledge:
             by_fold.setdefault(fold, []).append(content["probe"]["acc"])
     return Knowledge(
         setting=setting,
-        probe=sum(part["correct"] for part in probes) / n if n else None,
+        probe=metrics.pool_speakers(probes)["acc"],
         chance=Estimate(float(shuffled.mean()), float(shuffled.min()), float(shuffled.max())) if n else Estimate(None),
         by_fold=by_fold,
-        head=sum(h["correct"] for h in heads) / sum(h["n"] for h in heads) if heads else None,
-        head_loss=logs.last(setting, histories, "dev", "loss_sid"),
+        head=metrics.pool_speakers(heads)["acc"],
+        head_loss=logs.last(setting, "dev", "loss_sid"),
         speakers=max((content["training_speakers"] for content in contents), default=None),
         utterances=n,
-        eer=float(np.mean(eers)) if eers else None,
+        eer=metrics.mean(eers),
         eer_folds=len(eers),
         reasons=tuple(sorted(reasons)),
         damaged=tuple(damaged),

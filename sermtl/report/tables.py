@@ -183,7 +183,7 @@ def speaker_accuracy(setting: Setting | None) -> dict[str, Any]:
         return {"acc": None}
     parts = [made.scores["spk"] for made in setting.experiments]
     undefined = next((part["reason"] for part in parts if part["acc"] is None), None)
-    return metrics.undefined_speakers(undefined) if undefined else metrics.pool_speakers(parts)
+    return {"acc": None, "reason": undefined} if undefined else metrics.pool_speakers(parts)
 
 
 def _measured(

@@ -1,4 +1,4 @@
-"""Sentences that say what the numbers allow to conclude."""
+"""The sentences of the report's summary: what can be concluded from the numbers."""
 
 from __future__ import annotations
 

@@ -7,7 +7,6 @@ the blanks between words are characters too.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import jiwer
@@ -18,22 +17,11 @@ from sermtl.errors import UserError
 RATES = {"wa": "WA", "ua": "UA", "macro_f1": "macro F1", "wer": "WER", "cer": "CER"}
 """Every rate by its key in ``scores.json``, with the name that tables print."""
 
-
-@dataclass(frozen=True)
-class Edits:
-    """Edit counts of one utterance against its reference (all whole numbers)."""
-
-    words: int
-    substitutions: int
-    deletions: int
-    insertions: int
-    chars: int
-    char_errors: int
-
-    @property
-    def errors(self) -> int:
-        """Word errors: substitutions, deletions and insertions."""
-        return self.substitutions + self.deletions + self.insertions
+ASR_COUNTS = (
+    "utterances", "words", "errors", "substitutions", "deletions", "insertions", "chars", "char_errors", "no_reference",
+    "no_reference_words",
+)  # fmt: skip
+"""What `count_edits` counts and `asr_scores` sums; ``errors`` are word errors."""
 
 
 def confusion_matrix(references: Sequence[str], hypotheses: Sequence[str], labels: Sequence[str]) -> np.ndarray:
@@ -97,74 +85,42 @@ def emotion_scores(confusion: np.ndarray, labels: Sequence[str]) -> dict[str, An
     }
 
 
-def count_edits(reference: str, hypothesis: str) -> Edits:
+def count_edits(reference: str, hypothesis: str) -> dict[str, int]:
     """Word and character edits of one utterance by minimal edit distance (jiwer).
 
-    Both are compared as they stand, words being what blanks separate. A reference without words gives
-    ``words`` 0 and counts all of the hypothesis as inserted; `asr_scores` then leaves it out.
+    Both are compared as they are, words being what blanks separate. A reference without words has no errors: what
+    was decoded for it is in ``no_reference_words`` and ``no_reference_chars`` only.
 
-    >>> count_edits("WE SHALL SEE", "WE SEE")
-    Edits(words=3, substitutions=0, deletions=1, insertions=0, chars=12, char_errors=6)
+    >>> edits = count_edits("WE SHALL SEE", "WE SEE")
+    >>> {key: edits[key] for key in ("words", "errors", "deletions", "chars", "char_errors")}
+    {'words': 3, 'errors': 1, 'deletions': 1, 'chars': 12, 'char_errors': 6}
     """
     ref, hyp = " ".join(reference.split()), " ".join(hypothesis.split())
+    counts = dict.fromkeys((*ASR_COUNTS, "no_reference_chars"), 0)
     if not ref:
-        return Edits(0, 0, 0, len(hyp.split()), 0, len(hyp))
-    words = jiwer.process_words(ref, hyp)
-    chars = jiwer.process_characters(ref, hyp)
-    return Edits(
-        words=len(ref.split()),
-        substitutions=words.substitutions,
-        deletions=words.deletions,
-        insertions=words.insertions,
-        chars=len(ref),
-        char_errors=chars.substitutions + chars.deletions + chars.insertions,
-    )
+        return counts | {"no_reference": 1, "no_reference_words": len(hyp.split()), "no_reference_chars": len(hyp)}
+    words, chars = jiwer.process_words(ref, hyp), jiwer.process_characters(ref, hyp)
+    kinds = {kind: getattr(words, kind) for kind in ("substitutions", "deletions", "insertions")}
+    counts |= {"utterances": 1, "words": len(ref.split()), "errors": sum(kinds.values()), **kinds, "chars": len(ref)}
+    return counts | {"char_errors": chars.substitutions + chars.deletions + chars.insertions}
 
 
-def asr_scores(edits: Sequence[Edits]) -> dict[str, Any]:
-    """WER and CER over the utterances that have a reference.
+def asr_scores(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """WER and CER from the summed counts of utterances (`count_edits`) or of folds (`asr_scores`).
 
-    An utterance whose reference is empty has nothing to be wrong about: as for NIST sclite, which is not
-    given such utterances (they stand in neither trn file), neither its words nor what was decoded for it
-    count. ``no_reference`` is their number, ``no_reference_words`` the words decoded for them.
+    Utterances whose reference is empty do not count, as for NIST sclite, which is not given such utterances.
+    ``no_reference`` is their number, ``no_reference_words`` the words decoded for them.
 
     >>> scores = asr_scores([count_edits("WE SHALL SEE", "WE SEE"), count_edits("", "OH")])
     >>> round(scores["wer"], 3), scores["cer"], scores["no_reference"]
     (0.333, 0.5, 1)
-    """
-    counted = [e for e in edits if e.words]
-    empty = [e for e in edits if not e.words]
-    sums = {key: sum(getattr(e, key) for e in counted) for key in _ASR_COUNTS}
-    sums |= {"utterances": len(counted), "no_reference": len(empty)}
-    sums["no_reference_words"] = sum(e.insertions for e in empty)
-    return _with_asr_rates(sums)
-
-
-def pool_asr(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Sum the counts of several `asr_scores`, and make the rates from the sums.
-
     >>> folds = [asr_scores([count_edits("YES", "NO")]), asr_scores([count_edits("A B C", "A B C")])]
-    >>> [fold["wer"] for fold in folds], pool_asr(folds)["wer"]
+    >>> [fold["wer"] for fold in folds], asr_scores(folds)["wer"]
     ([1.0, 0.0], 0.25)
     """
-    keys = (*_ASR_COUNTS, "utterances", "no_reference", "no_reference_words")
-    return _with_asr_rates({key: sum(part[key] for part in parts) for key in keys})
-
-
-_ASR_COUNTS = ("words", "errors", "substitutions", "deletions", "insertions", "chars", "char_errors")
-
-
-def _with_asr_rates(sums: Mapping[str, int]) -> dict[str, Any]:
-    return {
-        "utterances": sums["utterances"],
-        "words": sums["words"],
-        "errors": sums["errors"],
-        "wer": ratio(sums["errors"], sums["words"]),
-        "cer": ratio(sums["char_errors"], sums["chars"]),
-        **{key: sums[key] for key in _ASR_COUNTS[2:]},
-        "no_reference": sums["no_reference"],
-        "no_reference_words": sums["no_reference_words"],
-    }
+    sums = {key: sum(part[key] for part in parts) for key in ASR_COUNTS}
+    rates = {"wer": ratio(sums["errors"], sums["words"]), "cer": ratio(sums["char_errors"], sums["chars"])}
+    return {key: sums[key] for key in ASR_COUNTS[:3]} | rates | sums
 
 
 def speaker_scores(
@@ -183,22 +139,12 @@ def speaker_scores(
     speakers = sorted(set(references))
     unseen = [speaker for speaker in speakers if speaker not in train_speakers]
     if unseen:
-        return undefined_speakers(
-            f"{len(unseen)} of {len(speakers)} test speakers were not trained on: {first(unseen)}"
-        )
+        reason = f"{len(unseen)} of {len(speakers)} test speakers were not trained on: {first(unseen)}"
+        return {"acc": None, "reason": reason}
     if not references:
-        return undefined_speakers("no utterances")
+        return {"acc": None, "reason": "no utterances"}
     correct = sum(r == h for r, h in zip(references, hypotheses, strict=True))
     return {"n": len(references), "correct": correct, "acc": correct / len(references)}
-
-
-def undefined_speakers(reason: str) -> dict[str, Any]:
-    """Speaker accuracy that does not exist, with the reason.
-
-    >>> undefined_speakers("no utterances")
-    {'acc': None, 'reason': 'no utterances'}
-    """
-    return {"acc": None, "reason": reason}
 
 
 def pool_speakers(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -209,7 +155,7 @@ def pool_speakers(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """
     undefined = [part["reason"] for part in parts if part["acc"] is None]
     if undefined:
-        return undefined_speakers(f"in {len(undefined)} of {len(parts)} folds: {undefined[0]}")
+        return {"acc": None, "reason": f"in {len(undefined)} of {len(parts)} folds: {undefined[0]}"}
     n, correct = sum(part["n"] for part in parts), sum(part["correct"] for part in parts)
     return {"n": n, "correct": correct, "acc": ratio(correct, n)}
 

@@ -13,7 +13,7 @@ from typing import Any
 from sermtl.fileio.text_table import aligned, markdown, number, plural
 from sermtl.score import metrics
 
-DEPENDENT = "speaker-dependent: test speakers also stand in the training set"
+DEPENDENT = "speaker-dependent: test speakers are also in the training set"
 
 
 def protocol_line(scores: Mapping[str, Any]) -> str:
@@ -78,7 +78,7 @@ def results_md(tag: str, scores: Mapping[str, Any]) -> str:
     parts += [
         f"- protocol: {protocol_line(scores)}\n- folds: {' '.join(scores['folds'])}\n"
         f"- settings: {', '.join(f'{key} {value}' for key, value in scores['settings'].items())}\n",
-        "Pooled: counts summed over folds, then divided. The mean over folds stands beside it.\n",
+        "Pooled: counts summed over folds, then divided. Each table also has the mean over folds.\n",
     ]
     parts += [_metric(scores, rate, name) for rate, name in metrics.RATES.items()]
     ser, spk = scores["ser"], scores["spk"]
@@ -116,7 +116,7 @@ def summary(tag: str, scores: Mapping[str, Any]) -> str:
 
 
 def environment() -> str:
-    """ESPnet's list of what made the numbers: date, versions, git revision."""
+    """Date, versions and git revision, in the form of ESPnet's ``RESULTS.md``."""
     date = datetime.now().astimezone().strftime("%a %b %d %H:%M:%S %Z %Y")
     versions = {"python": platform.python_version()}
     for package in ("sermtl", "torch", "torchaudio", "transformers", "numpy", "scikit-learn"):
@@ -177,4 +177,4 @@ def _metric(scores: Mapping[str, Any], key: str, name: str) -> str:
     rows.append(
         [f"mean over {plural(spread['folds'], 'fold')} (std {number(spread['std'])})", "", "", number(spread["mean"])]
     )
-    return f"## {name}\n\n" + markdown(["fold", *counts, name], rows)
+    return _section(name, [["fold", *counts, name], *rows])

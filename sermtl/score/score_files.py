@@ -11,15 +11,9 @@ import numpy as np
 from sermtl.errors import UserError
 from sermtl.fileio.files import atomic_write, load_json
 
-AUDIT_WORDS = (
-    "train_test", "speakers_train", "overlap", "_seen", "speaker_dependent", "utterances_t", "utterances_dev",
-    "majority_share", "broken", "warnings",
-)  # fmt: skip
-"""A figure of ``audit.json`` whose name holds one of these is copied into the scores."""
-
 
 class Utterance(NamedTuple):
-    """One line of ``per_utt.tsv``: what a test utterance contributes to every count.
+    """One line of ``per_utt.tsv``: the counts of one test utterance.
 
     ``ref`` is empty for an utterance without an emotion, ``words`` 0 for one without a transcript,
     ``spk_hyp`` empty where no speaker was decoded.
@@ -48,12 +42,7 @@ def read_labels(path: Path) -> list[str]:
 
 
 def read_audit(path: Path) -> dict[str, Any]:
-    """What ``audit.json`` says of a fold's overlaps and sizes (an absent file says nothing)."""
-    return {key: value for key, value in whole_audit(path).items() if any(word in key for word in AUDIT_WORDS)}
-
-
-def whole_audit(path: Path) -> dict[str, Any]:
-    """All that ``audit.json`` says; nothing where it is absent.
+    """The content of ``audit.json``; empty where there is none.
 
     Raises:
         UserError: It is damaged.
@@ -63,7 +52,7 @@ def whole_audit(path: Path) -> dict[str, Any]:
     try:
         audit = load_json(path)
     except (OSError, ValueError) as error:
-        raise UserError(f"{path}: damaged ({error}); ./run.sh --stage 1 --stop_stage 1 writes it anew") from error
+        raise UserError(f"{path}: damaged ({error}); ./run.sh --stage 1 --stop_stage 1 writes it again") from error
     if not isinstance(audit, dict):
         raise UserError(f"{path}: expected a mapping")
     return audit

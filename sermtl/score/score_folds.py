@@ -18,6 +18,11 @@ from sermtl.fileio.tables import read_list, read_table
 from sermtl.score import metrics
 from sermtl.score.score_files import Utterance, read_audit, read_labels, read_scores, read_utterances, write_utterances
 
+AUDIT_WORDS = (
+    "train_test", "speakers_train", "overlap", "_seen", "speaker_dependent", "utterances_t", "utterances_dev",
+    "majority_share", "broken", "warnings",
+)  # fmt: skip
+"""A figure of ``audit.json`` whose name holds one of these is copied into the scores."""
 # Settings that may differ from fold to fold without making the folds another experiment.
 FOLD_OWN = frozenset({"fold", "inputs", "num_workers", "in_memory", "accum_grad"})
 
@@ -55,12 +60,14 @@ def score_fold(decode: Path, data: Path, fold_dir: Path, exp: Path, labels_file:
     rows = [
         Utterance(
             utt, ref["utt2spk"][utt], ref["utt2emo"][utt], hyp["utt2emo"][utt],
-            (e := edits[utt]).words, e.errors, e.chars, e.char_errors, hyp["utt2spk"][utt],
+            (e := edits[utt])["words"], e["errors"] + e["no_reference_words"], e["chars"],
+            e["char_errors"] + e["no_reference_chars"], hyp["utt2spk"][utt],
         )
         for utt in test
     ]  # fmt: skip
     train = set(_lookup(data / "utt2spk", read_list(fold_dir / "train")).values())
-    audit = read_audit(fold_dir / "audit.json")
+    found = read_audit(fold_dir / "audit.json")
+    audit = {key: value for key, value in found.items() if any(word in key for word in AUDIT_WORDS)}
     try:
         ser = _emotion(rows, labels)
     except UserError as error:
@@ -71,7 +78,7 @@ def score_fold(decode: Path, data: Path, fold_dir: Path, exp: Path, labels_file:
         "folds": [fold],
         "settings": settings,
         "ser": ser,
-        "asr": metrics.asr_scores([edits[utt] for utt in test]),
+        "asr": metrics.asr_scores(list(edits.values())),
         "spk": metrics.speaker_scores([row.spk for row in rows], [row.spk_hyp for row in rows], train),
         "audit": audit,
     }
@@ -109,8 +116,11 @@ def pool_folds(exp: Path, folds: Sequence[str]) -> dict[str, Any]:
     per_fold, rows = _read_folds(exp, scored)
     _refuse_differences(exp, per_fold)
     tested = [row for part_rows in rows.values() for row in part_rows]
-    _refuse_repeats(exp, tested)
-
+    if repeated := sorted(utt for utt, times in Counter(row.utt for row in tested).items() if times > 1):
+        raise UserError(
+            f"{exp}: {len(repeated)} utterances are tested in more than one fold: {metrics.first(repeated)}; "
+            "the fold lists overlap: make them again with ./run.sh --stage 1"
+        )
     parts = list(per_fold.values())
     labels = parts[0]["ser"]["labels"]
     confusion = np.sum([part["ser"]["confusion"] for part in parts], axis=0)
@@ -122,7 +132,7 @@ def pool_folds(exp: Path, folds: Sequence[str]) -> dict[str, Any]:
         "missing_folds": [fold for fold in folds if fold not in found],
         "settings": common_settings(parts[0]["settings"]),
         "ser": metrics.emotion_scores(confusion, labels) | {"no_reference": no_emotion},
-        "asr": metrics.pool_asr([part["asr"] for part in parts]),
+        "asr": metrics.asr_scores([part["asr"] for part in parts]),
         "spk": metrics.pool_speakers([part["spk"] for part in parts]),
         "per_fold": {fold: {key: part[key] for key in ("ser", "asr", "spk")} for fold, part in per_fold.items()},
         "mean_over_folds": _means(parts),
@@ -169,13 +179,13 @@ def _emotion(rows: Sequence[Utterance], labels: Sequence[str]) -> dict[str, Any]
 
 
 def _refuse_stale(decode: Path, trained: Path, roots: Mapping[str, Path], again: str) -> None:
-    """Refuse hypotheses that are not whole, or were made with other weights or data than there are now.
+    """Refuse hypotheses that are incomplete, or were made with other weights or data than the present ones.
 
-    Hypotheses of another program, which have no stamp and stand beside no model, are taken as they are.
+    Hypotheses of another program (no stamp, and no model in the fold's directory) are scored unchecked.
     """
     stamp = decode / stamps.NAME
     if (trained / "model.safetensors").exists() and not stamp.exists():
-        raise UserError(f"{decode} is not whole (no {stamps.NAME}); {again}")
+        raise UserError(f"{decode} is incomplete (no {stamps.NAME}); {again}")
     for path in (stamp, trained / "decode_dev" / stamps.NAME):
         stamps.refuse_damaged(path, again)
         for message in stamps.outdated(path, roots)[:1]:
@@ -183,7 +193,7 @@ def _refuse_stale(decode: Path, trained: Path, roots: Mapping[str, Path], again:
 
 
 def refuse_stale_folds(exp: Path, folds_dir: Path, folds: Sequence[str]) -> None:
-    """Refuse to pool folds whose scores are not whole, or not of the data and hypotheses that there are now.
+    """Refuse to pool folds whose scores are incomplete, or not of the present data and hypotheses.
 
     Raises:
         UserError: There are some; all are named.
@@ -257,14 +267,6 @@ def _refuse_differences(exp: Path, per_fold: Mapping[str, Mapping[str, Any]]) ->
     if problems:
         head = f"{exp}: folds of different settings cannot be pooled:"
         raise UserError("\n  ".join([head, *problems, "train them again alike, or under another --tag"]))
-
-
-def _refuse_repeats(exp: Path, tested: Sequence[Utterance]) -> None:
-    if repeated := sorted(utt for utt, times in Counter(row.utt for row in tested).items() if times > 1):
-        raise UserError(
-            f"{exp}: {len(repeated)} utterances are tested in more than one fold: {metrics.first(repeated)}; "
-            "the fold lists overlap: make them anew with ./run.sh --stage 1"
-        )
 
 
 def _means(parts: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float | None]]:

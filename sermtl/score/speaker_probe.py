@@ -1,6 +1,6 @@
 """Speaker information in the pooled embeddings: a probe, verification, a picture.
 
-The adversarial head's own accuracy proves nothing: it may sit at chance because the encoder learned to
+The accuracy of the adversarial head proves nothing: it may be at chance because the encoder learned to
 mislead that one head. A probe is a new classifier, trained on the frozen embeddings.
 """
 
@@ -18,7 +18,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_curve
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
+from sklearn.preprocessing import StandardScaler, normalize
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from sermtl.errors import UserError
@@ -36,8 +36,8 @@ def speaker_probe(
     """Speaker accuracy of a logistic regression on the embeddings, cross-validated over the utterances.
 
     Chance is what the same probe reaches when the speakers are shuffled among utterances of equal emotion. The
-    share of the most frequent speaker is no such level: where the embeddings cluster by emotion, a probe with
-    nothing to find lands far below it.
+    share of the most frequent speaker is not used as chance: where the embeddings cluster by emotion, a probe
+    without speaker information falls far below it.
 
     Args:
         embeddings: (N, D) frozen embeddings of utterances that the encoder was not trained on, of
@@ -73,12 +73,12 @@ def speaker_probe(
 
 
 def _correct(values: np.ndarray, names: np.ndarray, seed: int) -> int:
-    """Utterances whose speaker a probe finds that was fitted on the other parts."""
+    """Number of utterances whose speaker is recognised by a probe that was fitted on the other parts."""
     splits = StratifiedKFold(min(FOLDS, max(Counter(names.tolist()).values())), shuffle=True, random_state=seed)
     model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000))
-    # Threads that wait for each other took four fifths of the time.
+    # With more threads, four fifths of the time went into waiting.
     with warnings.catch_warnings(), threadpool_limits(1):
-        # Some speakers may have fewer utterances than there are parts; each of theirs is still in another one.
+        # Of speakers with fewer utterances than there are parts, which are allowed here.
         warnings.filterwarnings("ignore", "The least populated class")
         return int((cross_val_predict(model, values, names, cv=splits) == names).sum())
 
@@ -95,7 +95,7 @@ def _shuffled(names: np.ndarray, groups: np.ndarray, random: np.random.Generator
 def verification_eer(
     embeddings: np.ndarray, speakers: Sequence[str], held_out: np.ndarray | None = None
 ) -> dict[str, Any]:
-    """Equal error rate of telling same from different speakers by the cosine of two utterances.
+    """Equal error rate of speaker verification by the cosine of two utterances' embeddings.
 
     Args:
         embeddings: (N, D) of speakers that the encoder was not trained on, all from one encoder.
@@ -111,7 +111,7 @@ def verification_eer(
     alone = len(set(speakers)) < 2
     if alone and (held_out is None or not len(held_out)):
         return {"eer": None, "reason": "one unseen test speaker and no held-out utterances: no impostors"}
-    values = _unit(embeddings)
+    values = normalize(np.asarray(embeddings, dtype=np.float64))
     first, second = np.triu_indices(len(values), 1)
     same = names[first] == names[second]
     if not same.any():
@@ -119,7 +119,7 @@ def verification_eer(
     cosines = (values @ values.T)[first, second]
     impostors = cosines[~same]
     if alone and held_out is not None:
-        impostors = (values @ _unit(held_out).T).ravel()
+        impostors = (values @ normalize(np.asarray(held_out, dtype=np.float64)).T).ravel()
     return {
         "eer": equal_error_rate(cosines[same], impostors),
         "same": int(same.sum()),
@@ -127,12 +127,6 @@ def verification_eer(
         "speakers": len(set(speakers)),
         "against": "held_out" if alone else "unseen",
     }
-
-
-def _unit(embeddings: np.ndarray) -> np.ndarray:
-    values = np.asarray(embeddings, dtype=np.float64)
-    lengths = np.linalg.norm(values, axis=1, keepdims=True)
-    return values / np.maximum(lengths, np.finfo(float).tiny)
 
 
 def equal_error_rate(targets: np.ndarray, impostors: np.ndarray) -> float:

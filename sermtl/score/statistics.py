@@ -1,4 +1,4 @@
-"""How sure the scores are: intervals, paired tests, effect sizes, and the smallest differences that can be detected.
+"""Uncertainty of the scores: intervals, paired tests, effect sizes, and the smallest differences that can be detected.
 
 Everything starts from additive counts per utterance (`additive_counts`), because WA, UA and WER are ratios
 of sums: resampling and swapping act on the sums, and thousands of replicates become one matrix product.
@@ -11,9 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import optimize, stats
 from statsmodels.stats import contingency_tables
-from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.power import tt_solve_power
-from statsmodels.stats.proportion import proportion_effectsize
 
 EXACT_FOLDS = 20
 """Up to this number of folds all 2^F sign flips are tried; beyond, 100,000 random ones."""
@@ -164,16 +162,6 @@ def contributions(first: np.ndarray, second: np.ndarray, folds: np.ndarray) -> d
         "ua": (hits[:, present] / total[present]).sum(1) / max(present.sum(), 1),
         "wer": delta[:, -1] / max(words, 1),
     }
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's step-down adjustment of a family of p values, in their order."""
-    return multipletests(p_values, method="holm")[1].tolist()
-
-
-def cohens_h(first: float, second: float) -> float:
-    """Effect size of two proportions, second minus first (.2 is called small, .5 medium, .8 large)."""
-    return float(proportion_effectsize(second, first))
 
 
 def cohens_dz(differences: Sequence[float] | np.ndarray) -> float | None:

@@ -54,8 +54,8 @@ class EpochSums:
         for text, hypothesis in zip(references, greedy_texts(output, tokenizer), strict=True):
             if text:
                 edits = count_edits(text, hypothesis)
-                self.add("words", edits.words)
-                self.add("word_errors", edits.errors)
+                self.add("words", edits["words"])
+                self.add("word_errors", edits["errors"])
 
     def rates(self) -> dict[str, float | None]:
         """WA, UA, WER and speaker accuracy, None where nothing could be counted."""

@@ -90,13 +90,13 @@ def make_scored(
         out = exp / fold / "score_test"
         part = list(rows[fold])
         confusion = metrics.confusion_matrix([r.ref for r in part], [r.hyp for r in part], LABELS)
-        edits = [metrics.Edits(r.words, r.errors, 0, 0, r.chars, r.char_errors) for r in part]
+        edits = [metrics.count_edits("", "") | {"no_reference": 0, "utterances": 1} | r._asdict() for r in part]
         scores = {
             "protocol": settings.get("protocol", "speaker"), "speaker_dependent": settings.get("protocol") == "paper",
             "folds": [fold], "settings": {"corpus": data.name, "protocol": "speaker", "fold": fold, **settings},
             "ser": metrics.emotion_scores(confusion, LABELS) | {"no_reference": 0},
             "asr": metrics.asr_scores(edits),
-            "spk": metrics.undefined_speakers("1 of 1 test speakers were not trained on"),
+            "spk": {"acc": None, "reason": "1 of 1 test speakers were not trained on"},
             "audit": {"speakers_shared_train_test": 0},
         }  # fmt: skip
         write_utterances(out / "per_utt.tsv", part)

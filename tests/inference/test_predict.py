@@ -28,7 +28,7 @@ from sermtl.errors import UserError
 from sermtl.inference import predict
 from sermtl.inference.decode import decode
 from sermtl.inference.inputs import Item, find_audio
-from sermtl.inference.output import TableLines, TsvLines, segment_lines
+from sermtl.inference.output import segment_lines, table_lines, tsv_lines
 from sermtl.inference.windows import Segment
 from sermtl.model.trained_model import load_model
 
@@ -366,7 +366,7 @@ def test_an_unreachable_hub_is_reported(folder, capsys, monkeypatch):
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     assert run_program(program.main, "--model", "nobody/no-such-model", folder) == 2
-    assert "cannot be had from the hub" in lines_of(capsys)[1][-1]
+    assert "cannot be downloaded from the hub" in lines_of(capsys)[1][-1]
 
 
 @pytest.mark.parametrize("form", ["--tsv", "--window=0.5"])
@@ -392,15 +392,15 @@ def test_labels_of_an_untrusted_model_cannot_steer_a_terminal(raw):
     segment = Segment(0, 1, labels[0], dict.fromkeys(labels, 0.5))
     result = Result(labels[0], segment.scores, "", np.zeros(1), 1.0, (segment,), (segment,))
     item = Item("a.wav")
-    for lines in (TableLines(labels, [item], False), TsvLines(labels, [item], False)):
-        text = "\n".join([lines.head, lines.line(item, result), *segment_lines(item, result, labels)])
+    for head, line in (table_lines(labels, [item], False), tsv_lines(labels, [item], False)):
+        text = "\n".join([head, line(item, result), *segment_lines(item, result)])
         assert "\x1b" not in text and "b\tc" not in text and "a\\x1b[2J" in text
 
 
 def test_the_table_shortens_a_transcript_that_no_line_holds():
     item, text = Item("a.wav"), "WORD " * 2000
     result = Result("ang", {"ang": 1.0}, text, np.zeros(1), 3600.0)
-    table, tsv = (form(["ang"], [item], False).line(item, result) for form in (TableLines, TsvLines))
+    table, tsv = (form(["ang"], [item], False)[1](item, result) for form in (table_lines, tsv_lines))
     assert table.endswith(" WORD…") and len(table) < 400 and tsv.endswith(text)
 
 

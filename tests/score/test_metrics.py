@@ -68,7 +68,7 @@ def test_empty_reference_is_counted_apart():
 
 def test_pooled_rates_come_from_counts_not_from_rates():
     long, short = metrics.count_edits("A B C D E F G H", "A B C D E F G H"), metrics.count_edits("A", "B")
-    pooled = metrics.pool_asr([metrics.asr_scores([long]), metrics.asr_scores([short])])
+    pooled = metrics.asr_scores([metrics.asr_scores([long]), metrics.asr_scores([short])])
     assert pooled == metrics.asr_scores([long, short])
     assert pooled["wer"] == 1 / 9
 
