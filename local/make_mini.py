@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import os
 import random
 import re
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +20,7 @@ from scipy.io import wavfile
 from scipy.signal import lfilter, resample_poly
 
 from sermtl.errors import UserError, command
-from sermtl.fileio.files import remove_leftovers, temporary_path
+from sermtl.fileio.files import remove_leftovers, replaced_directory
 
 RATE = 16000
 MARKER = ".mini-version"
@@ -153,8 +151,7 @@ def write_dialog(root: Path, dialog: Dialog, espeak: Synthesizer, number: int) -
 
 def version() -> str:
     """Digest of the programs that make the corpus: another version makes it anew."""
-    here = Path(__file__).resolve().parent
-    sources = (here / name for name in ("make_mini.py", "mini_plan.py", "espeak.py"))
+    sources = (Path(__file__).with_name(name) for name in ("make_mini.py", "mini_plan.py", "espeak.py"))
     return hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()
 
 
@@ -169,21 +166,12 @@ def make(out: Path) -> bool:
         return False
     if out.exists() and not marker.is_file():
         raise UserError(f"{out} exists and was not made by local/make_mini.py: name another --out or remove it")
-    out.parent.mkdir(parents=True, exist_ok=True)
     remove_leftovers(out.parent)
-    temporary = temporary_path(out)
-    temporary.mkdir()
-    try:
-        new = temporary / "new"
+    with replaced_directory(out) as new:
         espeak = Synthesizer()
         for number, dialog in enumerate(dialogs()):
             write_dialog(new, dialog, espeak, number)
         (new / MARKER).write_text(version())
-        if out.exists():
-            os.rename(out, temporary / "old")
-        os.rename(new, out)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return True
 
 

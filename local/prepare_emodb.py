@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import re
 from pathlib import Path
 
@@ -88,12 +87,19 @@ def scan(folder: Path, classes: list[str]) -> tuple[list[Utterance], list[Droppe
     return utterances, dropped
 
 
-def prepare(args: argparse.Namespace) -> None:
-    """Scan, check and write.
+@command
+def main() -> None:
+    """Read the options, scan, check and write.
 
     Raises:
         UserError: The folder is no such corpus, a class is unknown, or audio is broken.
     """
+    parser = options(__doc__)
+    parser.add_argument("--corpus_dir", type=Path, required=True, help="the folder that holds wav/")
+    parser.add_argument(
+        "--classes", default="anger happiness neutral sadness", help=f"out of {' '.join(EMOTIONS.values())}"
+    )
+    args = parser.parse_args()
     classes = read_classes(args.classes, EMOTIONS.values())
     utterances, dropped = scan(wav_folder(args.corpus_dir), classes)
     refuse_absent(classes, utterances, args.corpus_dir)
@@ -103,17 +109,6 @@ def prepare(args: argparse.Namespace) -> None:
     utterances, broken = check_audio(utterances, args.out, args.nj, args.skip_broken)
     utterances, alone = leave_out_lone_speakers(utterances, args.skip_broken)
     write_data(args.out, utterances, "de", dropped + broken + alone)
-
-
-@command
-def main() -> None:
-    """Read the options and prepare."""
-    parser = options(__doc__)
-    parser.add_argument("--corpus_dir", type=Path, required=True, help="the folder that holds wav/")
-    parser.add_argument(
-        "--classes", default="anger happiness neutral sadness", help=f"out of {' '.join(EMOTIONS.values())}"
-    )
-    prepare(parser.parse_args())
 
 
 if __name__ == "__main__":

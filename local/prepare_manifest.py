@@ -5,7 +5,6 @@ Paths are relative to the TSV. Emotion and text may be empty for single utteranc
 
 from __future__ import annotations
 
-import argparse
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -56,7 +55,7 @@ def rows(manifest: Path) -> Iterator[tuple[str, list[str] | str]]:
 
 
 def read_header(where: str, header: list[str] | str) -> tuple[dict[str, int], int]:
-    """Map the columns that are known to their places; also says how many columns there are.
+    """Map the known columns to their places; also returns the number of columns.
 
     Raises:
         UserError: One is missing or stands twice.
@@ -147,28 +146,24 @@ def read_manifest(manifest: Path) -> tuple[list[Utterance], list[Dropped]]:
     return utterances, bad
 
 
-def prepare(args: argparse.Namespace) -> None:
-    """Read, check and write.
+@command
+def main() -> None:
+    """Read the options and the manifest, check and write.
 
     Raises:
         UserError: The manifest or audio that it names is broken; lists all of it.
     """
+    parser = options(__doc__)
+    parser.add_argument("--manifest", type=Path, required=True, help="the TSV")
+    parser.add_argument("--classes", default="", help="emotions to keep (default: all that occur)")
+    parser.add_argument("--lang", default="", help="en, de, ... (default: en where all letters are A to Z)")
+    args = parser.parse_args()
     utterances, bad = read_manifest(args.manifest)
     utterances, broken = check_audio(utterances, args.out, args.nj, args.skip_broken, bad)
     utterances, others = keep_classes(utterances, args.classes, args.manifest)
     utterances, alone = leave_out_lone_speakers(utterances, args.skip_broken)
     lang = normalise_texts(utterances, args.lang, args.manifest)
     write_data(args.out, utterances, lang, broken + others + alone)
-
-
-@command
-def main() -> None:
-    """Read the options and prepare."""
-    parser = options(__doc__)
-    parser.add_argument("--manifest", type=Path, required=True, help="the TSV")
-    parser.add_argument("--classes", default="", help="emotions to keep (default: all that occur)")
-    parser.add_argument("--lang", default="", help="en, de, ... (default: en where all letters are A to Z)")
-    prepare(parser.parse_args())
 
 
 if __name__ == "__main__":
