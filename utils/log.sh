@@ -12,7 +12,7 @@ die() {
     exit "${status}"
 }
 
-# The caller's caller is who speaks: frame 2 of the call stack.
+# The line names the caller's caller: frame 2 of the call stack.
 _log_line() {
     local file=${BASH_SOURCE[2]:-${0}}
     printf '%(%Y-%m-%dT%H:%M:%S)T (%s:%s:%s) %s\n' -1 "${file##*/}" "${BASH_LINENO[1]}" "${FUNCNAME[2]:-main}" "$*"
