@@ -125,10 +125,8 @@ def read_manifest(manifest: Path) -> tuple[list[Utterance], list[Dropped]]:
     genders: dict[str, str] = {}
     width = max(columns.values()) + 1
     for where, fields in lines:
-        if isinstance(fields, str):
-            bad.append(Dropped("-", fields, where))
-            continue
-        if problem := width_problem(fields, names, width):
+        problem = fields if isinstance(fields, str) else width_problem(fields, names, width)
+        if problem:
             bad.append(Dropped("-", problem, where))
             continue
         row = {name: fields[place] for name, place in columns.items()}

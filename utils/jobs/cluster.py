@@ -184,7 +184,8 @@ class _Job:
                 self.missing.pop(task, None)
                 self.has_run = self.has_run or state == "running"
             elif state:
-                self._fail(task, state)
+                self.failures[task] = state
+                self.open.discard(task)
             else:
                 self.missing.setdefault(task, now)
         self._read_marks()
@@ -195,24 +196,20 @@ class _Job:
                 self._say_once(f"job {self.id} still waits; {reason} (to cancel: Ctrl-C, or {' '.join(self.cancel)})")
 
     def _look_for_missing(self, now: float) -> None:
-        gone = sorted(self.open & set(self.missing))
+        gone = sorted(self.open & self.missing.keys())
         ended = self.engine.ended(self.id) if gone else {}
         for task in gone:
             reason = ended.get(self.index[task])
-            if reason:
-                self._fail(task, reason)
-            elif task in self.terminated:
-                self._fail(task, describe(TERMINATED, self.request.log_of(task)))
-            elif now - self.missing[task] >= LATE_FILES:
-                self._fail(
-                    task,
+            if not reason and task in self.terminated:
+                reason = describe(TERMINATED, self.request.log_of(task))
+            elif not reason and now - self.missing[task] >= LATE_FILES:
+                reason = (
                     f"it left the queue of job {self.id} without a mark in {self.script.marks}: "
-                    "it was deleted or killed, or its host does not share this folder",
+                    "it was deleted or killed, or its host does not share this folder"
                 )
-
-    def _fail(self, task: int, reason: str) -> None:
-        self.open.discard(task)
-        self.failures[task] = reason
+            if reason:
+                self.failures[task] = reason
+        self.open.difference_update(self.failures)
 
     def _say_once(self, message: str) -> None:
         if message not in self.said:

@@ -39,9 +39,8 @@ class Script:
         with open(BODY, encoding="utf-8") as file:
             body = file.read()
         with open(self.path, "w", encoding="utf-8", errors="surrogateescape") as file:
-            file.write("#!/bin/bash\n")
-            file.write(f"# Submitted with: {' '.join(map(shlex.quote, submission))}\n")
-            file.write(f"{self._variables()}\n{body}")
+            words = " ".join(map(shlex.quote, submission))
+            file.write(f"#!/bin/bash\n# Submitted with: {words}\n{self._variables()}\n{body}")
 
     def _variables(self) -> str:
         request = self.request
