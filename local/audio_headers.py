@@ -44,7 +44,7 @@ def report_broken(broken: Sequence[Dropped], out: Path, skip: bool) -> None:
     if not skip:
         raise UserError(
             f"{len(lines)} broken or missing (also in {file}):{listed(lines)}\n"
-            "put them right, or pass --skip_broken true to leave them out"
+            "repair them, or pass --skip_broken true to leave them out"
         )
     warn(f"{len(lines)} broken utterances are left out:{listed(lines)}")
 

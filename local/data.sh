@@ -60,7 +60,7 @@ case ${corpus} in
 esac
 if [[ ${corpus} != manifest ]]; then options+=(--corpus_dir "${corpus_dir}"); fi
 
-# Audio that was left out as broken stands in no table, so nothing shows that it was repaired: look again.
+# Broken audio that was left out is in no table, so a repair would go unnoticed: check again.
 again=
 if ${skip_broken}; then printf -v again '%(%s)T' -1; fi
 sources=("${sources[@]:-${corpus_dir}}")

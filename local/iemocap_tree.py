@@ -36,7 +36,7 @@ class Dialog:
 
 
 def decode(raw: bytes) -> str:
-    """Decode a line: UTF-8, else the Windows code page that the odd bytes are in."""
+    """Decode a line: UTF-8, else the Windows code page."""
     try:
         return raw.decode("utf-8")
     except UnicodeDecodeError:
@@ -94,7 +94,7 @@ def read_tree(root: Path) -> tuple[list[Dialog], list[str]]:
                 if content and name not in content:
                     missing.append(f"{session / folder / name}{''.join(PARTS[folder])}")
     if not any(dialog.labels for dialog in dialogs):
-        raise UserError(f"{root}: no label file Session*/dialog/EmoEvaluation/Ses*.txt; is the copy whole?")
+        raise UserError(f"{root}: no label file Session*/dialog/EmoEvaluation/Ses*.txt; is the copy complete?")
     return dialogs, missing
 
 

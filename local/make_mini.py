@@ -119,7 +119,7 @@ def transcript_line(turn: Turn, number: int, start: float, end: float) -> bytes:
 
 
 def write_dialog(root: Path, dialog: Dialog, espeak: Synthesizer, number: int) -> None:
-    """Write a dialog's wavs, labels and transcript, with the litter that stands between them."""
+    """Write a dialog's wavs, labels and transcript, with the litter that is found among them."""
     session = root / f"Session{dialog.session}"
     wavs = session / "sentences" / "wav" / dialog.name
     wavs.mkdir(parents=True)
@@ -150,16 +150,16 @@ def write_dialog(root: Path, dialog: Dialog, espeak: Synthesizer, number: int) -
 
 
 def version() -> str:
-    """Digest of the programs that make the corpus: another version makes it anew."""
+    """Digest of the programs that make the corpus: another version makes it again."""
     sources = (Path(__file__).with_name(name) for name in ("make_mini.py", "mini_plan.py", "espeak.py"))
     return hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()
 
 
 def make(out: Path) -> bool:
-    """Make the corpus at ``out``, whole or not at all; False if it already stands there.
+    """Make the corpus at ``out``, whole or not at all; False if it exists already.
 
     Raises:
-        UserError: Something else stands at ``out``.
+        UserError: Something else is at ``out``.
     """
     marker = out / MARKER
     if marker.is_file() and marker.read_text() == version():
@@ -181,7 +181,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder to make, as IEMOCAP_full_release")
     out = parser.parse_args().out
-    print(f"{out} {'made' if make(out) else 'stands already'}")
+    print(f"{out} {'made' if make(out) else 'exists already'}")
 
 
 if __name__ == "__main__":

@@ -165,7 +165,7 @@ def leave_out_lone_speakers(utterances: list[Utterance], skip: bool) -> tuple[li
     if alone and not skip:
         raise UserError(
             f"speakers with a single utterance, from which no speaker is learned ({len(lines)}):{listed(lines)}\n"
-            "put their speaker ids right, or pass --skip_broken true to leave them out"
+            "correct their speaker ids, or pass --skip_broken true to leave them out"
         )
     if alone:
         warn(f"speakers with a single utterance are left out ({len(lines)}):{listed(lines)}")
@@ -184,7 +184,7 @@ def name_problem(name: str) -> str | None:
 
 
 def clean(field: str) -> str:
-    """Make a field fit for a TSV: control characters and foreign bytes become escapes."""
+    """Make a field fit for a TSV: control characters and undecodable bytes become escapes."""
     if field.isprintable():
         return field
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in field)

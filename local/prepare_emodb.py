@@ -39,7 +39,7 @@ SENTENCES = {
     "b10": "Die wird auf dem Platz sein, wo wir sie immer hinlegen.",
 }
 GENDERS = dict.fromkeys(("03", "10", "11", "12", "15"), "m") | dict.fromkeys(("08", "09", "13", "14", "16"), "f")
-# The corpus has no sessions; a man and a woman stand for one.
+# The corpus has no sessions; a man and a woman are taken as one.
 PAIRS = (("03", "08"), ("10", "09"), ("11", "13"), ("12", "14"), ("15", "16"))
 SESSIONS = {speaker: "+".join(pair) for pair in PAIRS for speaker in pair}
 

@@ -125,7 +125,7 @@ def set_duration(utterance: Utterance, segment: str | None, seconds: dict[str, f
     utterance.seconds = end - start
     if not 0 <= start < end:
         return f"segment {segment!r} has no samples"
-    return f"segment {segment!r} ends behind the recording's {length:.2f} s" if end > length + 0.1 else None
+    return f"segment {segment!r} ends after the recording's {length:.2f} s" if end > length + 0.1 else None
 
 
 def check(

@@ -58,7 +58,7 @@ def read_header(where: str, header: list[str] | str) -> tuple[dict[str, int], in
     """Map the known columns to their places; also returns the number of columns.
 
     Raises:
-        UserError: One is missing or stands twice.
+        UserError: One is missing or occurs twice.
     """
     names = header if isinstance(header, list) else []
     missing = [name for name in REQUIRED if name not in names]
@@ -70,7 +70,7 @@ def read_header(where: str, header: list[str] | str) -> tuple[dict[str, int], in
         )
     known = [name for name in names if name in REQUIRED + OPTIONAL_COLUMNS]
     if len(set(known)) < len(known):
-        raise UserError(f"{where}: a column stands twice in the header: {' '.join(known)}")
+        raise UserError(f"{where}: a column occurs twice in the header: {' '.join(known)}")
     unused = [name for name in names if name not in known]
     if unused:
         warn(f"{where}: columns that are not used: {clean(' '.join(unused))}")
@@ -109,7 +109,7 @@ def make_utterance(row: dict[str, str], folder: Path, where: str) -> Utterance:
 
 
 def read_manifest(manifest: Path) -> tuple[list[Utterance], list[Dropped]]:
-    """Read all lines: utterances with their text as it stands, and the lines that cannot be used.
+    """Read all lines: utterances with their text unchanged, and the lines that cannot be used.
 
     Raises:
         UserError: The file is missing or empty, or its header is wrong.

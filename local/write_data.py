@@ -14,7 +14,7 @@ from sermtl.fileio.tables import spk2utt_of, write_table
 
 
 def path_problem(path: str) -> str | None:
-    """Why a path cannot stand in wav.scp, or None."""
+    """Why a path cannot be written to wav.scp, or None."""
     if not path.isprintable():
         return f"path {path!r} holds a control character or bytes that are not UTF-8"
     if path != path.strip() or path.endswith("|"):
@@ -60,7 +60,7 @@ def write_data(
     Prints what was written and what was dropped, by reason.
 
     Raises:
-        UserError: No utterance is left, an id or path cannot stand in a table, or nothing can be written.
+        UserError: No utterance is left, an id or path does not fit into a table, or nothing can be written.
     """
     if not utterances:
         reasons = Counter(item.reason for item in dropped).most_common(5)
@@ -69,7 +69,7 @@ def write_data(
     if wav_scp is None:
         problems = [f"{p} ({u.where})" for u in utterances if (p := path_problem(u.path))]
         if problems:
-            raise UserError(f"{len(problems)} paths cannot stand in wav.scp:{listed(problems)}")
+            raise UserError(f"{len(problems)} paths cannot be written to wav.scp:{listed(problems)}")
         wav_scp = {u.utt: u.path for u in utterances}
     check_ids(utterances)
     utterances = sorted(utterances, key=lambda u: u.utt)
@@ -106,4 +106,4 @@ def _summarise(out: Path, utterances: list[Utterance], dropped: Sequence[Dropped
     for reason, count in sorted(Counter(item.reason.rpartition(": ")[2] for item in dropped).items()):
         print(f"{out}: dropped {count}: {reason}")
     if dropped:
-        print(f"{out}: every dropped one with its place is in {out / 'dropped.tsv'}")
+        print(f"{out}: all of them, with file and line, are in {out / 'dropped.tsv'}")
