@@ -67,7 +67,7 @@ _po_check() {
     _po_fail "$3: expected true or false, got '$2'"
 }
 
-# name=value lines; the value may stand in quotes; # begins a comment.
+# name=value lines; the value may be quoted; # begins a comment.
 _po_read_config() {
     local file=$1 line name value number=0
     local quoted="^(\"([^\"]*)\"|'([^']*)')[[:space:]]*(#.*)?\$"
@@ -92,7 +92,7 @@ _po_read_config() {
 }
 
 # The help is taken from the script: its first comment, its `name=default  # comment` lines and the comments
-# that stand right above one of these, as headings.
+# directly above one of these, as headings.
 _po_help() {
     local line name shown heading='' intro=true
     local option='^([a-z][A-Za-z0-9_]*)=.*[[:space:]]#[[:space:]]*(.*)$'

@@ -144,7 +144,7 @@ class _Job:
                 nap = min(nap * 1.5, 1.0, ASK_EVERY)
 
     def _read_marks(self) -> bool:
-        """Take what has come; True if anything has. Listing a folder makes a shared file system look anew."""
+        """Take the new marks; True if there are any. Listing the folder refreshes a shared file system's view."""
         before = len(self.open), len(self.terminated)
         for path in glob.glob(os.path.join(glob.escape(self.script.marks), "done.*")):
             task = int(path.rpartition(".")[2])

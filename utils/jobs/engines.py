@@ -133,7 +133,7 @@ class Slurm:
             number = code.partition(":")[2]
             if state == "FAILED" and number not in ("", "0"):
                 reason = f"killed by signal {number} from outside" + (", or for memory" if number == "9" else "")
-            # Tasks that were cancelled before they began stand in one line: 3-7,9%2.
+            # Tasks that were cancelled before they began are in one line: 3-7,9%2.
             for index in expand(task) if reason else []:
                 ended[index] = reason
         return ended
