@@ -43,7 +43,7 @@ grl=                              # reverse or forward
 seed=                             # of all random draws
 tag=                              # name of the experiment (default: made from its settings)
 # Machine
-cmd_backend=   # local, sge or slurm (default: what conf/cmd.sh says)
+cmd_backend=   # local, sge or slurm (default: that of conf/cmd.sh)
 nj=            # tasks of stage 2 (default: the cores; on a cluster 8)
 ngpu=          # GPUs of a fold's training on each of its hosts; decoding uses one (default: 1, or 0 on a machine without)
 jobs_per_gpu=1 # folds that are trained on one GPU at the same time; local only
@@ -55,7 +55,7 @@ dumpdir=dump   # Kaldi arks
 expdir=exp     # experiments
 # Packs
 onnx=false     # add an ONNX file to each
-model_license= # licence of the weights, for the card, e.g. cc-by-nc-4.0 (default: what the earlier pack says)
+model_license= # licence of the weights, for the card, e.g. cc-by-nc-4.0 (default: that of the earlier pack)
 data_license=  # licence of the corpus, for the card (likewise)
 
 arguments=("$@")

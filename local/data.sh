@@ -39,7 +39,6 @@ case ${corpus} in
         corpus_dir=$(dirname "${out}")/local/mini/IEMOCAP_full_release
         python3 local/make_mini.py --out "${corpus_dir}"
         options+=(--merge_excited "${merge_excited}" --known_counts false)
-        sources=("${corpus_dir}")
         ;;
     iemocap)
         need corpus_dir "${corpus_dir}" "the folder IEMOCAP_full_release"
@@ -48,7 +47,6 @@ case ${corpus} in
         ;;
     emodb)
         need corpus_dir "${corpus_dir}" "the folder that holds wav/03a01Wa.wav"
-        sources=("${corpus_dir}")
         ;;
     manifest)
         need manifest "${manifest}" "a TSV with the columns utt path speaker emotion text"
@@ -58,14 +56,14 @@ case ${corpus} in
     kaldi)
         need corpus_dir "${corpus_dir}" "a Kaldi data directory with utt2emo"
         options+=(--lang "${lang}" --allow_pipes "${allow_pipes}")
-        sources=("${corpus_dir}")
         ;;
 esac
 if [[ ${corpus} != manifest ]]; then options+=(--corpus_dir "${corpus_dir}"); fi
 
-# Audio that was left out as broken stands in no table, so nothing shows that it was repaired: look again.
+# Broken audio that was left out is in no table, so a repair would go unnoticed: check again.
 again=
 if ${skip_broken}; then printf -v again '%(%s)T' -1; fi
+sources=("${sources[@]:-${corpus_dir}}")
 stamp=(--stamp "${out}/stamp.json" --settings "${corpus}" "${classes}" "${merge_excited}" "${lang}" "${allow_pipes}"
     "${skip_broken}${again}" --inputs local/*.py "${sources[@]}" "${out}/wav.scp*")
 status=0

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from prepare_common import Dropped, entries
 
 from sermtl.errors import UserError
+from sermtl.fileio.tables import raw_lines
 
 CODES = ("ang", "hap", "exc", "neu", "sad", "fru", "fea", "sur", "dis", "oth", "xxx")
 SESSIONS = (1, 2, 3, 4, 5)
+# Folder of a session: the suffix of a dialog's file in it, none where the dialog is a folder.
+PARTS: dict[str, tuple[str, ...]] = {
+    "dialog/EmoEvaluation": (".txt",),
+    "dialog/transcriptions": (".txt",),
+    "sentences/wav": (),
+}
 # Session, actor with the markers, dialog, real speaker, turn.
 TURN = re.compile(r"Ses(\d\d)([FM])_((?:impro|script)\w*)_([FM])(\d{3}|XX\d*)")
 _LABEL = re.compile(r"\[\s*[\d.]+\s*-\s*[\d.]+\s*\]\s+(\S+)\s+([A-Za-z]+)(?:\s|$)")
@@ -23,23 +30,13 @@ _LINE = re.compile(r"(Ses\w+)\s*(?:\[[^\]]*\]\s*)?:(.*)")
 class Dialog:
     """What a tree holds of one dialog; a part that is missing is None."""
 
-    name: str
-    session: Path
     labels: Path | None
     transcript: Path | None
     wavs: Path | None
 
 
-@dataclass
-class Tree:
-    """The dialogs of a tree in order, and what of the full release is missing (in words)."""
-
-    dialogs: list[Dialog] = field(default_factory=list)
-    missing: list[str] = field(default_factory=list)
-
-
 def decode(raw: bytes) -> str:
-    """Decode a line: UTF-8, else the Windows code page that the odd bytes are in."""
+    """Decode a line: UTF-8, else the Windows code page."""
     try:
         return raw.decode("utf-8")
     except UnicodeDecodeError:
@@ -52,20 +49,16 @@ def lines(path: Path) -> Iterator[tuple[str, str]]:
     Raises:
         UserError: The file cannot be read.
     """
-    try:
-        with open(path, "rb") as file:
-            for number, raw in enumerate(file, 1):
-                if line := decode(raw).strip("\ufeff \t\r\n\0"):
-                    yield f"{path}:{number}", line
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
+    for number, raw in raw_lines(path):
+        if line := decode(raw).strip("\ufeff \t\r\n\0"):
+            yield f"{path}:{number}", line
 
 
 def sessions(root: Path) -> dict[int, Path]:
     """Find the session folders.
 
     Raises:
-        UserError: There are none; says where they might be.
+        UserError: There are none; the message names where they might be.
     """
     if not root.is_dir():
         raise UserError(f"no corpus folder {root}: give --corpus_dir .../IEMOCAP_full_release")
@@ -83,35 +76,26 @@ def sessions(root: Path) -> dict[int, Path]:
     raise UserError(f"{root} {state}: {hint}")
 
 
-def read_tree(root: Path) -> Tree:
-    """List the dialogs of all sessions, and name what is missing of the full release.
+def read_tree(root: Path) -> tuple[list[Dialog], list[str]]:
+    """List the dialogs of all sessions in order, and the paths of the full release that are missing.
 
     Raises:
         UserError: There is no session, or no label file at all.
     """
-    tree, found = Tree(), sessions(root)
-    tree.missing = [f"{root / f'Session{number}'}" for number in SESSIONS if number not in found]
-    for session in (found[number] for number in sorted(found)):
-        labels = entries(session / "dialog" / "EmoEvaluation", ".txt")
-        transcripts = entries(session / "dialog" / "transcriptions", ".txt")
-        wavs = entries(session / "sentences" / "wav")
-        for folder, content in (("dialog/EmoEvaluation", labels), ("sentences/wav", wavs)):
-            if not content:
-                tree.missing.append(f"{session / folder}")
-        if not transcripts:
-            tree.missing.append(f"{session / 'dialog' / 'transcriptions'}")
-        for name in sorted({name for name in labels.keys() | wavs.keys() if name.startswith("Ses")}):
-            dialog = Dialog(name, session, labels.get(name), transcripts.get(name), wavs.get(name))
-            tree.dialogs.append(dialog)
-            places = (
-                (labels, dialog.labels, session / "dialog/EmoEvaluation" / f"{name}.txt"),
-                (transcripts, dialog.transcript, session / "dialog/transcriptions" / f"{name}.txt"),
-                (wavs, dialog.wavs, session / "sentences/wav" / name),
-            )
-            tree.missing += [f"{place}" for content, part, place in places if content and part is None]
-    if not any(dialog.labels for dialog in tree.dialogs):
-        raise UserError(f"{root}: no label file Session*/dialog/EmoEvaluation/Ses*.txt; is the copy whole?")
-    return tree
+    dialogs, found = [], sessions(root)
+    missing = [f"{root / f'Session{number}'}" for number in SESSIONS if number not in found]
+    for _, session in sorted(found.items()):
+        parts = {folder: entries(session / folder, *suffix) for folder, suffix in PARTS.items()}
+        missing += [f"{session / folder}" for folder, content in parts.items() if not content]
+        labels, _, wavs = parts.values()
+        for name in sorted(name for name in labels.keys() | wavs.keys() if name.startswith("Ses")):
+            dialogs.append(Dialog(*(content.get(name) for content in parts.values())))
+            for folder, content in parts.items():
+                if content and name not in content:
+                    missing.append(f"{session / folder / name}{''.join(PARTS[folder])}")
+    if not any(dialog.labels for dialog in dialogs):
+        raise UserError(f"{root}: no label file Session*/dialog/EmoEvaluation/Ses*.txt; is the copy complete?")
+    return dialogs, missing
 
 
 def read_labels(path: Path) -> tuple[dict[str, tuple[str, str]], list[Dropped]]:

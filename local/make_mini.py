@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import os
 import random
 import re
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +20,7 @@ from scipy.io import wavfile
 from scipy.signal import lfilter, resample_poly
 
 from sermtl.errors import UserError, command
-from sermtl.fileio.files import remove_leftovers, temporary_path
+from sermtl.fileio.files import remove_leftovers, replaced_directory
 
 RATE = 16000
 MARKER = ".mini-version"
@@ -121,7 +119,7 @@ def transcript_line(turn: Turn, number: int, start: float, end: float) -> bytes:
 
 
 def write_dialog(root: Path, dialog: Dialog, espeak: Synthesizer, number: int) -> None:
-    """Write a dialog's wavs, labels and transcript, with the litter that stands between them."""
+    """Write a dialog's wavs, labels and transcript, with the litter that is found among them."""
     session = root / f"Session{dialog.session}"
     wavs = session / "sentences" / "wav" / dialog.name
     wavs.mkdir(parents=True)
@@ -152,38 +150,28 @@ def write_dialog(root: Path, dialog: Dialog, espeak: Synthesizer, number: int) -
 
 
 def version() -> str:
-    """Digest of the programs that make the corpus: another version makes it anew."""
-    here = Path(__file__).resolve().parent
-    sources = (here / name for name in ("make_mini.py", "mini_plan.py", "espeak.py"))
+    """Digest of the programs that make the corpus: another version makes it again."""
+    sources = (Path(__file__).with_name(name) for name in ("make_mini.py", "mini_plan.py", "espeak.py"))
     return hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()
 
 
 def make(out: Path) -> bool:
-    """Make the corpus at ``out``, whole or not at all; False if it already stands there.
+    """Make the corpus at ``out``, whole or not at all; False if it exists already.
 
     Raises:
-        UserError: Something else stands at ``out``.
+        UserError: Something else is at ``out``.
     """
     marker = out / MARKER
     if marker.is_file() and marker.read_text() == version():
         return False
     if out.exists() and not marker.is_file():
         raise UserError(f"{out} exists and was not made by local/make_mini.py: name another --out or remove it")
-    out.parent.mkdir(parents=True, exist_ok=True)
     remove_leftovers(out.parent)
-    temporary = temporary_path(out)
-    temporary.mkdir()
-    try:
-        new = temporary / "new"
+    with replaced_directory(out) as new:
         espeak = Synthesizer()
         for number, dialog in enumerate(dialogs()):
             write_dialog(new, dialog, espeak, number)
         (new / MARKER).write_text(version())
-        if out.exists():
-            os.rename(out, temporary / "old")
-        os.rename(new, out)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return True
 
 
@@ -193,7 +181,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder to make, as IEMOCAP_full_release")
     out = parser.parse_args().out
-    print(f"{out} {'made' if make(out) else 'stands already'}")
+    print(f"{out} {'made' if make(out) else 'exists already'}")
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 FOUR = ("neu", "hap", "ang", "sad")
 # What the preparation must drop, one a dialog.
@@ -79,7 +79,7 @@ class Dialog:
 
     name: str
     session: int
-    turns: list[Turn] = field(default_factory=list)
+    turns: list[Turn]
 
 
 def dialog_names(session: int) -> list[str]:
@@ -101,12 +101,12 @@ def _parts(number: int, sentences: tuple[str, ...], rng: random.Random) -> list[
     return pairs
 
 
-def _turns(dialog: Dialog, number: int, parts: dict[str, list[tuple[str, str]]]) -> Iterator[Turn]:
-    """Let the two speakers talk in turns, then add what real dialogs hold besides."""
+def _turns(dialog: str, number: int, parts: dict[str, list[tuple[str, str]]]) -> Iterator[Turn]:
+    """Let the two speakers of a dialog alternate, then add what real dialogs hold besides."""
     counts = {"F": 0, "M": 0}
 
     def turn(letter: str, label: str, text: str) -> Turn:
-        name = f"{dialog.name}_{letter}{counts[letter]:03d}"
+        name = f"{dialog}_{letter}{counts[letter]:03d}"
         counts[letter] += 1
         return Turn(name, label, text, seed=1000 * number + counts["F"] + counts["M"])
 
@@ -119,7 +119,7 @@ def _turns(dialog: Dialog, number: int, parts: dict[str, list[tuple[str, str]]])
                 text = f"{TAGGED[emotion]} {text}"
             yield turn(letter, label, text)
     yield turn("M", OTHERS[number % len(OTHERS)], "What do you mean?")
-    yield Turn(f"{dialog.name}_FXX0", "", "Yeah.", seed=0)
+    yield Turn(f"{dialog}_FXX0", "", "Yeah.", seed=0)
     if number in (0, 9):
         yield turn("F", "hap", "[LAUGHTER]")
 
@@ -137,8 +137,6 @@ def dialogs() -> list[Dialog]:
                 halves += [pairs[: len(pairs) // 2], pairs[len(pairs) // 2 :]]
             shares[letter] = halves
         for place, name in enumerate(dialog_names(session)):
-            dialog = Dialog(name, session)
             parts = {letter: halves[place] for letter, halves in shares.items()}
-            dialog.turns.extend(_turns(dialog, 4 * (session - 1) + place, parts))
-            result.append(dialog)
+            result.append(Dialog(name, session, list(_turns(name, 4 * (session - 1) + place, parts))))
     return result

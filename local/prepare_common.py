@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import argparse
-import os
 import re
 import sys
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from sermtl.errors import UserError
 from sermtl.text.normalise import is_english, normalise
 
 SHOWN = 100
+# Tables of utterances, and of speakers: the field of `Utterance` that each holds.
+FIELDS = {"text": "text", "utt2emo": "emotion", "utt2session": "session", "utt2style": "style", "utt2paper": "paper"}
+SPEAKER_FIELDS = {"spk2gender": "gender", "spk2fold": "fold"}
 
 
 @dataclass(slots=True)
@@ -39,8 +42,7 @@ class Utterance:
     seconds: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class Dropped:
+class Dropped(NamedTuple):
     """An utterance that is not used: its id (``-`` where a line has none), why, and the file and line."""
 
     utt: str
@@ -60,12 +62,7 @@ def options(description: str | None) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--out", type=Path, required=True, help="data directory to write")
     parser.add_argument("--nj", type=int, default=2, help="processes that read audio headers")
-    parser.add_argument(
-        "--skip_broken",
-        type=boolean,
-        default=False,
-        help="leave broken audio (and speakers of one utterance) out instead of stopping",
-    )
+    parser.add_argument("--skip_broken", type=boolean, default=False, help="leave out broken audio and lone speakers")
     return parser
 
 
@@ -75,62 +72,46 @@ def warn(message: str) -> None:
 
 
 def listed(items: Sequence[str], shown: int = SHOWN) -> str:
-    """Lay out items one a line, indented; says how many more there are than are shown."""
+    """Lay out items one a line, indented, with the number of those that are not shown."""
     more = [f"and {len(items) - shown} more"] if len(items) > shown else []
     return "".join(f"\n  {item}" for item in [*items[:shown], *more])
 
 
 def entries(folder: Path, *suffixes: str) -> dict[str, Path]:
     """Map stem to path of the files (or, without suffixes, the folders) in a folder; no hidden ones."""
-    found = {}
     try:
-        with os.scandir(folder) as entries:
-            for entry in sorted(entries, key=lambda entry: entry.name):
-                stem, suffix = os.path.splitext(entry.name)
-                if entry.name.startswith("."):
-                    continue
-                if suffixes and suffix.lower() in suffixes:
-                    found[stem] = Path(entry.path)
-                elif not suffixes and entry.is_dir():
-                    found[entry.name] = Path(entry.path)
+        found = [path for path in sorted(folder.iterdir()) if not path.name.startswith(".")]
     except (FileNotFoundError, NotADirectoryError):
         return {}
     except OSError as error:
         raise UserError(f"cannot read {folder}: {error.strerror}") from error
-    return found
+    if suffixes:
+        return {path.stem: path for path in found if path.suffix.lower() in suffixes}
+    return {path.name: path for path in found if path.is_dir()}
 
 
-def normalise_texts(utterances: Iterable[Utterance], given: str, source: Path) -> str:
-    """Normalise all transcripts in place by the language given, or seen from them; returns its code.
+def normalise_texts(utterances: Sequence[Utterance], given: str, source: Path) -> str:
+    """Normalise all transcripts in place by the language given, else ``en`` for A to Z alone, else ``und`` (unknown).
+
+    Returns:
+        The language's code.
 
     Raises:
         UserError: The code is no code.
     """
-    utterances = list(utterances)
-    lang = choose_lang(given, (u.text for u in utterances))
-    if given == "en" and (foreign := sum(not is_english([u.text]) for u in utterances)):
+    if given and not re.fullmatch(r"[a-z]{2,3}", given):
+        raise UserError(f"--lang {given}: expected a code of two or three letters, such as en, de, ru")
+    foreign = sum(not is_english([u.text]) for u in utterances)
+    lang = given or ("und" if foreign else "en")
+    if foreign and lang == "en":
         warn(f"--lang en: {foreign} transcripts lose letters outside A to Z")
+    if foreign and not given:
+        warn("the text has letters outside A to Z: --lang und; name the language (--lang de) to spell out digits")
     for utterance in utterances:
         utterance.text = normalise(utterance.text, lang)
     if not any(u.text for u in utterances):
         warn(f"{source} has no transcripts: train with alpha 0")
     return lang
-
-
-def choose_lang(given: str, texts: Iterable[str]) -> str:
-    """Language code of a corpus: the one given, else ``en`` for A to Z alone, else ``und`` (undetermined).
-
-    Raises:
-        UserError: The code is no code.
-    """
-    if given:
-        if not re.fullmatch(r"[a-z]{2,3}", given):
-            raise UserError(f"--lang {given}: expected a code of two or three letters, such as en, de, ru")
-        return given
-    if is_english(texts):
-        return "en"
-    warn("the text has letters outside A to Z: --lang und; name the language (--lang de) to spell out digits")
-    return "und"
 
 
 def keep_classes(utterances: list[Utterance], classes: str, source: Path) -> tuple[list[Utterance], list[Dropped]]:
@@ -184,7 +165,7 @@ def leave_out_lone_speakers(utterances: list[Utterance], skip: bool) -> tuple[li
     if alone and not skip:
         raise UserError(
             f"speakers with a single utterance, from which no speaker is learned ({len(lines)}):{listed(lines)}\n"
-            "put their speaker ids right, or pass --skip_broken true to leave them out"
+            "correct their speaker ids, or pass --skip_broken true to leave them out"
         )
     if alone:
         warn(f"speakers with a single utterance are left out ({len(lines)}):{listed(lines)}")
@@ -203,7 +184,7 @@ def name_problem(name: str) -> str | None:
 
 
 def clean(field: str) -> str:
-    """Make a field fit for a TSV: control characters and foreign bytes become escapes."""
+    """Make a field fit for a TSV: control characters and undecodable bytes become escapes."""
     if field.isprintable():
         return field
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in field)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import re
 from pathlib import Path
 
@@ -40,7 +39,7 @@ SENTENCES = {
     "b10": "Die wird auf dem Platz sein, wo wir sie immer hinlegen.",
 }
 GENDERS = dict.fromkeys(("03", "10", "11", "12", "15"), "m") | dict.fromkeys(("08", "09", "13", "14", "16"), "f")
-# The corpus has no sessions; a man and a woman stand for one.
+# The corpus has no sessions; a man and a woman are taken as one.
 PAIRS = (("03", "08"), ("10", "09"), ("11", "13"), ("12", "14"), ("15", "16"))
 SESSIONS = {speaker: "+".join(pair) for pair in PAIRS for speaker in pair}
 
@@ -88,12 +87,19 @@ def scan(folder: Path, classes: list[str]) -> tuple[list[Utterance], list[Droppe
     return utterances, dropped
 
 
-def prepare(args: argparse.Namespace) -> None:
-    """Scan, check and write.
+@command
+def main() -> None:
+    """Read the options, scan, check and write.
 
     Raises:
         UserError: The folder is no such corpus, a class is unknown, or audio is broken.
     """
+    parser = options(__doc__)
+    parser.add_argument("--corpus_dir", type=Path, required=True, help="the folder that holds wav/")
+    parser.add_argument(
+        "--classes", default="anger happiness neutral sadness", help=f"out of {' '.join(EMOTIONS.values())}"
+    )
+    args = parser.parse_args()
     classes = read_classes(args.classes, EMOTIONS.values())
     utterances, dropped = scan(wav_folder(args.corpus_dir), classes)
     refuse_absent(classes, utterances, args.corpus_dir)
@@ -103,17 +109,6 @@ def prepare(args: argparse.Namespace) -> None:
     utterances, broken = check_audio(utterances, args.out, args.nj, args.skip_broken)
     utterances, alone = leave_out_lone_speakers(utterances, args.skip_broken)
     write_data(args.out, utterances, "de", dropped + broken + alone)
-
-
-@command
-def main() -> None:
-    """Read the options and prepare."""
-    parser = options(__doc__)
-    parser.add_argument("--corpus_dir", type=Path, required=True, help="the folder that holds wav/")
-    parser.add_argument(
-        "--classes", default="anger happiness neutral sadness", help=f"out of {' '.join(EMOTIONS.values())}"
-    )
-    prepare(parser.parse_args())
 
 
 if __name__ == "__main__":

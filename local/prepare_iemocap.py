@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,7 +38,7 @@ class Scan:
 
 
 def make_utterance(turn: str, path: Path, emotion: str, text: str, where: str) -> Utterance:
-    """Derive all that an utterance's id says of it.
+    """Derive speaker, session, gender, style and folds from an utterance's id.
 
     The speaker is the session and the letter of the last part, not the file name's prefix: Ses01F_impro01_M000 is
     spoken by Ses01M.
@@ -94,20 +93,27 @@ def scan_dialog(dialog: Dialog, classes: Sequence[str], merge: bool, scan: Scan)
             scan.dropped.append(Dropped(turn, "transcript line without label and audio", where))
 
 
-def prepare(args: argparse.Namespace) -> None:
-    """Scan, check, write, and say how the copy differs from the published corpus.
+@command
+def main() -> None:
+    """Read the options, scan, check and write; print how the copy differs from the published corpus.
 
     Raises:
         UserError: The folder is no such corpus, or audio or labels are broken.
     """
+    parser = options(__doc__)
+    parser.add_argument("--corpus_dir", type=Path, required=True, help="the folder IEMOCAP_full_release")
+    parser.add_argument("--classes", default="neu hap ang sad", help="emotion codes to keep")
+    parser.add_argument("--merge_excited", type=boolean, default=True, help="count exc as hap")
+    parser.add_argument("--known_counts", type=boolean, default=True, help="compare the counts with the published ones")
+    args = parser.parse_args()
     classes = read_classes(args.classes, CODES)
     if args.merge_excited and "exc" in classes:
         raise UserError("--classes names exc, which is merged into hap: add --merge_excited false")
-    tree = read_tree(args.corpus_dir)
-    if tree.missing:
-        warn(f"{args.corpus_dir} is a partial copy; missing are:{listed(tree.missing)}")
+    dialogs, missing = read_tree(args.corpus_dir)
+    if missing:
+        warn(f"{args.corpus_dir} is a partial copy; missing are:{listed(missing)}")
     scan = Scan()
-    for dialog in tree.dialogs:
+    for dialog in dialogs:
         scan_dialog(dialog, classes, args.merge_excited, scan)
     if scan.without_text:
         count = len(scan.without_text)
@@ -123,17 +129,6 @@ def prepare(args: argparse.Namespace) -> None:
             warn(f"{len(found)} counts differ from the published ones:{listed(found)}")
         else:
             print(f"{args.out}: all counts by class, speaker and prefix are the published ones")
-
-
-@command
-def main() -> None:
-    """Read the options and prepare."""
-    parser = options(__doc__)
-    parser.add_argument("--corpus_dir", type=Path, required=True, help="the folder IEMOCAP_full_release")
-    parser.add_argument("--classes", default="neu hap ang sad", help="emotion codes to keep")
-    parser.add_argument("--merge_excited", type=boolean, default=True, help="count exc as hap")
-    parser.add_argument("--known_counts", type=boolean, default=True, help="compare the counts with the published ones")
-    prepare(parser.parse_args())
 
 
 if __name__ == "__main__":

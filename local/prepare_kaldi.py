@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from audio_headers import all_seconds, report_broken
+from audio_headers import audio_seconds, report_broken
 from prepare_common import (
+    FIELDS,
+    SPEAKER_FIELDS,
     Dropped,
     Utterance,
     boolean,
@@ -22,14 +23,12 @@ from prepare_common import (
 )
 from write_data import write_data
 
+from sermtl.audio.headers import map_recordings
 from sermtl.audio.read import read_recording
 from sermtl.audio.resample import SAMPLE_RATE
 from sermtl.corpus.duplicate_audio import is_pipe
 from sermtl.errors import UserError, command
 from sermtl.fileio.tables import read_table
-
-FIELDS = {"text": "text", "utt2emo": "emotion", "utt2session": "session", "utt2style": "style", "utt2paper": "paper"}
-SPEAKER_FIELDS = {"spk2gender": "gender", "spk2fold": "fold"}
 
 
 def optional(path: Path) -> dict[str, str]:
@@ -91,18 +90,19 @@ def durations(folder: Path, wav_scp: dict[str, str], nj: int) -> dict[str, float
     Those of shell commands come from reco2dur or utt2dur; a command that has no line there is run.
     """
     files = [key for key, entry in wav_scp.items() if not is_pipe(entry)]
-    seconds: dict[str, float | str] = dict(zip(files, all_seconds([wav_scp[key] for key in files], nj), strict=True))
+    found = map_recordings(audio_seconds, [wav_scp[key] for key in files], nj)
+    seconds: dict[str, float | str] = dict(zip(files, found, strict=True))
     known = optional(folder / "utt2dur") | optional(folder / "reco2dur")
-    for key, entry in wav_scp.items():
+    for key in [key for key in wav_scp if key not in seconds]:
         try:
-            if key in known and key not in seconds:
+            if key in known:
                 seconds[key] = float(known[key])
-            elif key not in seconds:
-                seconds[key] = len(read_recording(entry, allow_pipes=True)) / SAMPLE_RATE
+            else:
+                seconds[key] = len(read_recording(wav_scp[key], allow_pipes=True)) / SAMPLE_RATE
         except UserError as error:
             seconds[key] = str(error)
         except ValueError:
-            seconds[key] = f"{known[key]!r} are no seconds"
+            seconds[key] = f"{known[key]!r} is no number of seconds"
     return seconds
 
 
@@ -125,20 +125,18 @@ def set_duration(utterance: Utterance, segment: str | None, seconds: dict[str, f
     utterance.seconds = end - start
     if not 0 <= start < end:
         return f"segment {segment!r} has no samples"
-    return f"segment {segment!r} ends behind the recording's {length:.2f} s" if end > length + 0.1 else None
+    return f"segment {segment!r} ends after the recording's {length:.2f} s" if end > length + 0.1 else None
 
 
 def check(
-    utterances: Iterable[Utterance], segments: dict[str, str], seconds: dict[str, float | str], cut: bool
+    utterances: Iterable[Utterance], segments: dict[str, str] | None, seconds: dict[str, float | str]
 ) -> tuple[list[Utterance], list[Dropped]]:
     """Divide utterances into those that can be used (durations set) and those that cannot."""
     good, bad = [], []
     for u in utterances:
-        segment = segments.get(u.utt) if cut else None
-        if cut and segment is None:
-            problem: str | None = "no line in segments"
-        else:
-            problem = set_duration(u, segment, seconds)
+        problem: str | None = "no line in segments"
+        if segments is None or u.utt in segments:
+            problem = set_duration(u, segments and segments[u.utt], seconds)
         names = (u.speaker, u.emotion or "x", u.session or "x")
         problem = problem or next((p for name in names if (p := name_problem(name or " "))), None)
         if problem:
@@ -148,22 +146,28 @@ def check(
     return good, bad
 
 
-def prepare(args: argparse.Namespace) -> None:
-    """Read, check and write.
+@command
+def main() -> None:
+    """Read the options and the tables, check and write.
 
     Raises:
-        UserError: A table or the audio is broken, or the directory would be overwritten by its own copy.
+        UserError: A table or the audio is broken, or the directory would be overwritten.
     """
+    parser = options(__doc__)
+    parser.add_argument("--corpus_dir", type=Path, required=True, help="the data directory, with utt2emo")
+    parser.add_argument("--classes", default="", help="emotions to keep (default: all that occur)")
+    parser.add_argument("--lang", default="", help="en, de, ... (default: its file lang, or seen from the text)")
+    parser.add_argument("--allow_pipes", type=boolean, default=False, help="let wav.scp name shell commands")
+    args = parser.parse_args()
     folder: Path = args.corpus_dir
     if args.out.resolve() == folder.resolve():
         raise UserError(f"{folder} would be overwritten: name another --out (run.sh: --corpus_name)")
     utterances = read_utterances(folder)
     wav_scp = recordings(folder, args.allow_pipes)
-    segments = optional(folder / "segments")
-    cut = (folder / "segments").exists()
-    used = {value.split(" ")[0] for value in segments.values()} if cut else {u.utt for u in utterances}
+    segments = read_table(folder / "segments") if (folder / "segments").exists() else None
+    used = {u.utt for u in utterances} if segments is None else {value.split(" ")[0] for value in segments.values()}
     wav_scp = {key: entry for key, entry in wav_scp.items() if key in used}
-    utterances, broken = check(utterances, segments, durations(folder, wav_scp, args.nj), cut)
+    utterances, broken = check(utterances, segments, durations(folder, wav_scp, args.nj))
     report_broken(broken, args.out, args.skip_broken)
     utterances, others = keep_classes(utterances, args.classes, folder / "utt2emo")
     utterances, alone = leave_out_lone_speakers(utterances, args.skip_broken)
@@ -172,19 +176,8 @@ def prepare(args: argparse.Namespace) -> None:
     lang = normalise_texts(utterances, given, folder)
     used = {u.path for u in utterances}
     wav_scp = {key: entry for key, entry in wav_scp.items() if key in used}
-    kept = {u.utt: segments[u.utt] for u in utterances} if cut else None
-    write_data(args.out, utterances, lang, broken + others + alone, wav_scp, kept)
-
-
-@command
-def main() -> None:
-    """Read the options and prepare."""
-    parser = options(__doc__)
-    parser.add_argument("--corpus_dir", type=Path, required=True, help="the data directory, with utt2emo")
-    parser.add_argument("--classes", default="", help="emotions to keep (default: all that occur)")
-    parser.add_argument("--lang", default="", help="en, de, ... (default: its file lang, or seen from the text)")
-    parser.add_argument("--allow_pipes", type=boolean, default=False, help="let wav.scp name shell commands")
-    prepare(parser.parse_args())
+    segments = segments and {u.utt: segments[u.utt] for u in utterances}
+    write_data(args.out, utterances, lang, broken + others + alone, wav_scp, segments)
 
 
 if __name__ == "__main__":

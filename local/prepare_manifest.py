@@ -5,7 +5,6 @@ Paths are relative to the TSV. Emotion and text may be empty for single utteranc
 
 from __future__ import annotations
 
-import argparse
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -56,10 +55,10 @@ def rows(manifest: Path) -> Iterator[tuple[str, list[str] | str]]:
 
 
 def read_header(where: str, header: list[str] | str) -> tuple[dict[str, int], int]:
-    """Map the columns that are known to their places; also says how many columns there are.
+    """Map the known columns to their places; also returns the number of columns.
 
     Raises:
-        UserError: One is missing or stands twice.
+        UserError: One is missing or occurs twice.
     """
     names = header if isinstance(header, list) else []
     missing = [name for name in REQUIRED if name not in names]
@@ -71,7 +70,7 @@ def read_header(where: str, header: list[str] | str) -> tuple[dict[str, int], in
         )
     known = [name for name in names if name in REQUIRED + OPTIONAL_COLUMNS]
     if len(set(known)) < len(known):
-        raise UserError(f"{where}: a column stands twice in the header: {' '.join(known)}")
+        raise UserError(f"{where}: a column occurs twice in the header: {' '.join(known)}")
     unused = [name for name in names if name not in known]
     if unused:
         warn(f"{where}: columns that are not used: {clean(' '.join(unused))}")
@@ -110,7 +109,7 @@ def make_utterance(row: dict[str, str], folder: Path, where: str) -> Utterance:
 
 
 def read_manifest(manifest: Path) -> tuple[list[Utterance], list[Dropped]]:
-    """Read all lines: utterances with their text as it stands, and the lines that cannot be used.
+    """Read all lines: utterances with their text unchanged, and the lines that cannot be used.
 
     Raises:
         UserError: The file is missing or empty, or its header is wrong.
@@ -126,10 +125,8 @@ def read_manifest(manifest: Path) -> tuple[list[Utterance], list[Dropped]]:
     genders: dict[str, str] = {}
     width = max(columns.values()) + 1
     for where, fields in lines:
-        if isinstance(fields, str):
-            bad.append(Dropped("-", fields, where))
-            continue
-        if problem := width_problem(fields, names, width):
+        problem = fields if isinstance(fields, str) else width_problem(fields, names, width)
+        if problem:
             bad.append(Dropped("-", problem, where))
             continue
         row = {name: fields[place] for name, place in columns.items()}
@@ -147,28 +144,24 @@ def read_manifest(manifest: Path) -> tuple[list[Utterance], list[Dropped]]:
     return utterances, bad
 
 
-def prepare(args: argparse.Namespace) -> None:
-    """Read, check and write.
+@command
+def main() -> None:
+    """Read the options and the manifest, check and write.
 
     Raises:
         UserError: The manifest or audio that it names is broken; lists all of it.
     """
+    parser = options(__doc__)
+    parser.add_argument("--manifest", type=Path, required=True, help="the TSV")
+    parser.add_argument("--classes", default="", help="emotions to keep (default: all that occur)")
+    parser.add_argument("--lang", default="", help="en, de, ... (default: en where all letters are A to Z)")
+    args = parser.parse_args()
     utterances, bad = read_manifest(args.manifest)
     utterances, broken = check_audio(utterances, args.out, args.nj, args.skip_broken, bad)
     utterances, others = keep_classes(utterances, args.classes, args.manifest)
     utterances, alone = leave_out_lone_speakers(utterances, args.skip_broken)
     lang = normalise_texts(utterances, args.lang, args.manifest)
     write_data(args.out, utterances, lang, broken + others + alone)
-
-
-@command
-def main() -> None:
-    """Read the options and prepare."""
-    parser = options(__doc__)
-    parser.add_argument("--manifest", type=Path, required=True, help="the TSV")
-    parser.add_argument("--classes", default="", help="emotions to keep (default: all that occur)")
-    parser.add_argument("--lang", default="", help="en, de, ... (default: en where all letters are A to Z)")
-    prepare(parser.parse_args())
 
 
 if __name__ == "__main__":

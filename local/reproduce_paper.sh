@@ -63,7 +63,7 @@ recipe() {
     fi
 }
 
-# is_finished WORD...: whether an experiment is scored, there where run.sh says that it would put the scores.
+# is_finished WORD...: whether an experiment has its scores in the directory that run.sh's dry run prints.
 is_finished() {
     local shown exp fold
     shown=$(./run.sh "${common[@]}" "$@" --stage 5 --stop_stage 5 --dry_run true) || exit 2

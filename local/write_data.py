@@ -6,17 +6,15 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from prepare_common import Dropped, Utterance, clean, listed
+from prepare_common import FIELDS, SPEAKER_FIELDS, Dropped, Utterance, clean, listed
 
 from sermtl.errors import UserError
-from sermtl.fileio.files import atomic_write
-from sermtl.fileio.tables import write_table
-
-OPTIONAL = ("segments", "utt2session", "spk2gender", "utt2style", "spk2fold", "utt2paper")
+from sermtl.fileio.files import write_text
+from sermtl.fileio.tables import spk2utt_of, write_table
 
 
 def path_problem(path: str) -> str | None:
-    """Why a path cannot stand in wav.scp, or None."""
+    """Why a path cannot be written to wav.scp, or None."""
     if not path.isprintable():
         return f"path {path!r} holds a control character or bytes that are not UTF-8"
     if path != path.strip() or path.endswith("|"):
@@ -62,7 +60,7 @@ def write_data(
     Prints what was written and what was dropped, by reason.
 
     Raises:
-        UserError: No utterance is left, an id or path cannot stand in a table, or nothing can be written.
+        UserError: No utterance is left, an id or path does not fit into a table, or nothing can be written.
     """
     if not utterances:
         reasons = Counter(item.reason for item in dropped).most_common(5)
@@ -71,33 +69,28 @@ def write_data(
     if wav_scp is None:
         problems = [f"{p} ({u.where})" for u in utterances if (p := path_problem(u.path))]
         if problems:
-            raise UserError(f"{len(problems)} paths cannot stand in wav.scp:{listed(problems)}")
+            raise UserError(f"{len(problems)} paths cannot be written to wav.scp:{listed(problems)}")
         wav_scp = {u.utt: u.path for u in utterances}
     check_ids(utterances)
-    for name in OPTIONAL:
-        (out / name).unlink(missing_ok=True)
-    write_table(out / "wav.scp", wav_scp)
-    if segments:
-        write_table(out / "segments", segments)
-    by_speaker: dict[str, list[str]] = {}
-    for u in sorted(utterances, key=lambda u: u.utt.encode()):
-        by_speaker.setdefault(u.speaker, []).append(u.utt)
-    write_table(out / "text", {u.utt: u.text for u in utterances})
-    write_table(out / "utt2spk", {u.utt: u.speaker for u in utterances})
-    write_table(out / "spk2utt", {speaker: " ".join(utts) for speaker, utts in by_speaker.items()})
-    write_table(out / "utt2emo", {u.utt: u.emotion for u in utterances})
-    write_table(out / "utt2dur", {u.utt: round(u.seconds, 6) for u in utterances})
-    for name, field in (("utt2session", "session"), ("utt2style", "style"), ("utt2paper", "paper")):
-        if any(getattr(u, field) for u in utterances):
-            write_table(out / name, {u.utt: getattr(u, field) for u in utterances})
-    for name, field, unknown in (("spk2gender", "gender", "u"), ("spk2fold", "fold", "")):
-        if any(getattr(u, field) for u in utterances):
-            write_table(out / name, {u.speaker: getattr(u, field) or unknown for u in utterances})
-    with atomic_write(out / "lang") as file:
-        file.write(f"{lang}\n")
-    with atomic_write(out / "dropped.tsv") as file:
-        for item in dropped:
-            file.write("\t".join(clean(field) for field in (item.utt, item.reason, item.where)) + "\n")
+    utterances = sorted(utterances, key=lambda u: u.utt)
+    utt2spk = {u.utt: u.speaker for u in utterances}
+    tables: dict[str, dict[str, str]] = {
+        "wav.scp": wav_scp,
+        "segments": segments or {},
+        "utt2spk": utt2spk,
+        "spk2utt": spk2utt_of(utt2spk),
+        "utt2dur": {u.utt: f"{round(u.seconds, 6)}" for u in utterances},
+    }
+    tables |= {name: {u.utt: getattr(u, field) for u in utterances} for name, field in FIELDS.items()}
+    tables |= {name: {u.speaker: getattr(u, field) for u in utterances} for name, field in SPEAKER_FIELDS.items()}
+    for name, table in tables.items():
+        if name == "text" or any(table.values()):
+            unknown = "u" if name == "spk2gender" else ""
+            write_table(out / name, {key: value or unknown for key, value in table.items()})
+        else:
+            (out / name).unlink(missing_ok=True)
+    write_text(out / "lang", f"{lang}\n")
+    write_text(out / "dropped.tsv", "".join("\t".join(map(clean, item)) + "\n" for item in dropped))
     _summarise(out, utterances, dropped)
 
 
@@ -113,4 +106,4 @@ def _summarise(out: Path, utterances: list[Utterance], dropped: Sequence[Dropped
     for reason, count in sorted(Counter(item.reason.rpartition(": ")[2] for item in dropped).items()):
         print(f"{out}: dropped {count}: {reason}")
     if dropped:
-        print(f"{out}: every dropped one with its place is in {out / 'dropped.tsv'}")
+        print(f"{out}: all of them, with file and line, are in {out / 'dropped.tsv'}")

@@ -36,25 +36,11 @@ up_to_date() {
     in_place && [[ $(tail -n +2 "${mark}") == "$(inputs)" ]]
 }
 
-waited=false
-wait_for_other() {
-    if ! ${waited}; then say "waiting for the install of .venv that runs already (host, process, since: $1)"; fi
-    waited=true
-}
-
-end_child() {
-    if [[ -n ${child} ]]; then kill "${child}" 2>/dev/null || true; fi
-}
-
-# In the background, so that an interrupt is obeyed at once. A pip that outlives this script keeps the lock.
+# In the background, so that an interrupt is handled at once. A pip that outlives this script keeps the lock.
 logged() {
     echo "+ $*" >>"${log}"
     "$@" >>"${log}" 2>&1 &
-    child=$!
-    local status=0
-    wait "${child}" || status=$?
-    child=''
-    return "${status}"
+    wait "$!"
 }
 
 # Sets python to one that can make the environment.
@@ -63,15 +49,13 @@ choose_python() {
     for candidate in python3 python3.12 python3.11 python3.10; do
         version=$("${candidate}" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null) || continue
         seen+=" ${candidate} is ${version}"
-        case ${version} in
-            3.10 | 3.11 | 3.12)
-                if "${candidate}" -c 'import ensurepip, venv' 2>/dev/null; then
-                    python=${candidate}
-                    return
-                fi
-                seen+=" without venv (Debian, Ubuntu: apt install python${version}-venv)"
-                ;;
-        esac
+        if [[ ${version} =~ ^3\.1[0-2]$ ]]; then
+            if "${candidate}" -c 'import ensurepip, venv' 2>/dev/null; then
+                python=${candidate}
+                return
+            fi
+            seen+=" without venv (Debian, Ubuntu: apt install python${version}-venv)"
+        fi
         seen+=';'
     done
     fail "needs Python 3.10 to 3.12 with its venv module;${seen:- no python3 on PATH;}" \
@@ -80,7 +64,7 @@ choose_python() {
 
 show_log_and_fail() {
     tail -n 15 "${log}" >&2
-    fail "$1 (the whole log: ${PWD}/${log}); once that is put right, the same command goes on from here"
+    fail "$1 (the whole log: ${PWD}/${log}); after fixing that, the same command continues from here"
 }
 
 if up_to_date; then exit 0; fi
@@ -90,10 +74,9 @@ if [[ -d .venv && ! -e ${mark} && ! -e ${log} ]]; then
 fi
 mkdir -p .venv
 if [[ ! -w .venv ]]; then fail "cannot write in ${PWD}/.venv"; fi
-child=''
-take_lock "${lock}" wait_for_other
-trap end_child EXIT
-trap 'say "interrupted; the next use begins anew"; exit 130' INT TERM HUP
+take_lock "${lock}" say "waiting for the install of .venv by another process (host, process, since):"
+trap 'kill $(jobs -p) 2>/dev/null || true' EXIT
+trap 'say "interrupted; the next use installs again"; exit 130' INT TERM HUP
 if up_to_date; then exit 0; fi
 
 before=''

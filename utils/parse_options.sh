@@ -6,17 +6,17 @@
 #
 # Legal options are the script's plain lower-case variables. An exported variable counts only where the script itself
 # assigns it, so that `http_proxy` and its like in a user's environment are no options.
-# Values are stored, never evaluated. A script that hands other options on declares an array other_options=() for them.
+# Values are stored, never evaluated. A script that passes other options on declares an array other_options=() for them.
 
 _po_fail() {
     printf '%s: %s\n' "${0##*/}" "$*" >&2
     exit 1
 }
 
-# Fills _po_known (names) and _po_booleans (" name name ").
+# Fills _po_known and _po_booleans, names between blanks: " name name ".
 _po_list() {
     local name attributes IFS=$'\n'
-    _po_known=() _po_booleans=' '
+    _po_known=' ' _po_booleans=' '
     for name in $(compgen -v); do
         [[ ${name} =~ ^[a-z][A-Za-z0-9_]*$ && ${name} != help_message && -v ${name} ]] || continue
         # Other attributes would do more than store: -i evaluates, -n points elsewhere, -r fails.
@@ -26,39 +26,33 @@ _po_list() {
             'declare -x '*) grep -Eq "^(export +)?${name}=" "${_po_script}" || continue ;;
             *) continue ;;
         esac
-        _po_known+=("${name}")
-        case ${!name} in
-            true | false) _po_booleans+="${name} " ;;
-        esac
+        _po_known+="${name} "
+        if [[ ${!name} == true || ${!name} == false ]]; then _po_booleans+="${name} "; fi
     done
 }
 
 _po_is_known() {
-    local name
-    for name in ${_po_known[@]+"${_po_known[@]}"}; do
-        if [[ ${name} == "$1" ]]; then return 0; fi
-    done
-    return 1
+    [[ $1 != *[!A-Za-z0-9_]* && ${_po_known} == *" $1 "* ]]
 }
 
-# " (did you mean --x?)"; a beginning of a name is likelier an abbreviation than a slip.
+# " (did you mean --x?)"; a beginning of a name is more likely an abbreviation than a typing error.
 _po_hint() {
     python3 -Ic 'if True:
         import difflib, sys
-        wanted, *known = sys.argv[1:]
+        wanted, known = sys.argv[1], sys.argv[2].split()
         near = [name for name in known if wanted and name.startswith(wanted)]
         print(" (did you mean --%s?)" % (near or difflib.get_close_matches(wanted, known, 1, 0))[0])' \
-        "${1:0:40}" ${_po_known[@]+"${_po_known[@]}"} config help 2>/dev/null || true
+        "${1:0:40}" "${_po_known} config help" 2>/dev/null || true
 }
 
 # Script, option, and why it is refused: options that are gone, and those that belong to another script.
 _po_refused="
-run.sh int8 is gone: give --onnx true, and quantise the pack's onnx/model.onnx by onnxruntime.quantization.quantize_dynamic
+run.sh int8 is gone: use --onnx true and quantise the pack's onnx/model.onnx by onnxruntime.quantization.quantize_dynamic
 reproduce_paper.sh every is gone: progress is printed after each experiment, and --parallel runs several at once
 reproduce_paper.sh beta|grl|seed|protocol|tag|stop_stage|skip_stages is for ./run.sh; here --settings, --seeds and \
---protocols say what is run"
+--protocols select what is run"
 
-# _po_refuse NAME SHOWN [WHERE]: exits, unless the script hands unknown options on.
+# _po_refuse NAME SHOWN [WHERE]: exits, unless the script passes unknown options on.
 _po_refuse() {
     local script option why
     while read -r script option why; do
@@ -73,7 +67,7 @@ _po_check() {
     _po_fail "$3: expected true or false, got '$2'"
 }
 
-# name=value lines; the value may stand in quotes; # begins a comment.
+# name=value lines; the value may be quoted; # begins a comment.
 _po_read_config() {
     local file=$1 line name value number=0
     local quoted="^(\"([^\"]*)\"|'([^']*)')[[:space:]]*(#.*)?\$"
@@ -88,7 +82,7 @@ _po_read_config() {
         if [[ ${value} =~ ${quoted} ]]; then
             value=${BASH_REMATCH[2]}${BASH_REMATCH[3]}
         else
-            if [[ ${value} =~ ^(.*[^[:space:]]|)[[:space:]]+#.*$ || ${value} =~ ^()#.*$ ]]; then value=${BASH_REMATCH[1]}; fi
+            value=" ${value}" value=${value%%[[:space:]]#*} value=${value# }
             value=${value%"${value##*[![:space:]]}"}
         fi
         _po_is_known "${name}" || _po_refuse "${name}" "${name}" "${file}:${number}: "
@@ -97,8 +91,8 @@ _po_read_config() {
     done <"${file}"
 }
 
-# The help is what the script says of itself: its first comment, its `name=default  # comment` lines and the comments
-# that stand right above one of these, as headings.
+# The help is taken from the script: its first comment, its `name=default  # comment` lines and the comments
+# directly above one of these, as headings.
 _po_help() {
     local line name shown heading='' intro=true
     local option='^([a-z][A-Za-z0-9_]*)=.*[[:space:]]#[[:space:]]*(.*)$'

@@ -144,32 +144,23 @@ run_in_background() {
 # lock_dirs DIRECTORY...: keeps other run.sh out of them until this one ends; stops where one works there.
 lock_dirs() {
     local directory
-    for directory in "$@"; do _lock "${directory}" _stop_for_other; done
+    for directory in "$@"; do
+        _lock "${directory}" die 2 "another run.sh works on ${directory}: wait for it, or use another --tag or" \
+            "--expdir (host, process, since):"
+    done
 }
 
 # wait_for_dir DIRECTORY: keeps other run.sh out of it, waiting for one that works there.
 wait_for_dir() {
-    _lock "$1" _wait_for_other
+    _lock "$1" log "waiting for another run.sh (host, process, since):"
 }
 
-# _lock DIRECTORY BUSY: also removes what killed programs have left there.
+# _lock DIRECTORY COMMAND WORD...: also removes what killed programs have left there.
 _lock() {
     if ${dry_run}; then return; fi
     mkdir -p "$1"
-    take_lock "$1/.lock" "$2" || exit 2
+    take_lock "$1/.lock" "${@:2}" || exit 2
     python3 -m sermtl.bin.stamp clean "$1"
-}
-
-_stop_for_other() {
-    local host pid since
-    read -r host pid since <<<"$1"
-    die 2 "another run.sh works on ${directory} (host ${host}, process ${pid}, since ${since});" \
-        "wait for it, or use another --tag or --expdir"
-}
-
-_wait_for_other() {
-    if [[ -z ${_waited:-} ]]; then log "waiting for another run.sh: $1"; fi
-    _waited=true
 }
 
 # finish: the last lines, seconds of each stage and success.

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 import os
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from multiprocessing import get_context
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 from sermtl.fileio.wav_scp import is_pipe, locate
 
@@ -26,6 +27,9 @@ TOLERANCE = 0.1
 Task = tuple[str, str, float | None, float | None]
 """Key, wav.scp value, duration in utt2dur (s), latest end in segments (s); None where not known."""
 
+Item = TypeVar("Item")
+Answer = TypeVar("Answer")
+
 
 def check_all(tasks: list[Task], allow_pipes: bool, nj: int) -> Iterator[str]:
     """Give a message for each recording with something wrong, in order.
@@ -35,12 +39,16 @@ def check_all(tasks: list[Task], allow_pipes: bool, nj: int) -> Iterator[str]:
         allow_pipes: Shell commands are passed over (and never run) instead of refused.
         nj: Processes.
     """
-    check = partial(check_recording, allow_pipes=allow_pipes)
-    if nj < 2 or len(tasks) < POOL_FROM:
-        yield from filter(None, map(check, tasks))
+    return filter(None, map_recordings(partial(check_recording, allow_pipes=allow_pipes), tasks, nj))
+
+
+def map_recordings(function: Callable[[Item], Answer], items: Sequence[Item], nj: int) -> Iterator[Answer]:
+    """Apply a function to each recording, in order; in ``nj`` processes where there are many."""
+    if nj < 2 or len(items) < POOL_FROM:
+        yield from map(function, items)
         return
-    with get_context("fork").Pool(nj) as pool:
-        yield from filter(None, pool.imap(check, tasks, chunksize=500))
+    with ProcessPoolExecutor(nj, get_context("fork")) as pool:
+        yield from pool.map(function, items, chunksize=250)
 
 
 def check_recording(task: Task, allow_pipes: bool = False) -> str | None:
@@ -50,18 +58,25 @@ def check_recording(task: Task, allow_pipes: bool = False) -> str | None:
         return f"{key}: no path"
     if is_pipe(entry):
         return None if allow_pipes else f"{key}: a shell command, refused unless --allow_pipes true: {entry}"
-    try:
-        seconds = header_seconds(entry)
-    except FileNotFoundError:
-        return f"{key}: no such file: {entry}"
-    except (OSError, RuntimeError, ValueError, TypeError, OverflowError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
-        return f"{key}: not readable as audio: {entry}: {reason}"
+    seconds = seconds_or_fault(entry)
+    if isinstance(seconds, str):
+        return f"{key}: {seconds}: {entry}"
     if duration is not None and abs(duration - seconds) > TOLERANCE:
         return f"{key}: {seconds:.2f} s of audio, but {duration:.2f} s in utt2dur: {entry}"
     if end is not None and end > seconds + TOLERANCE:
         return f"{key}: {seconds:.2f} s of audio, but segments go to {end:.2f} s: {entry}"
     return None
+
+
+def seconds_or_fault(entry: str) -> float | str:
+    """Duration of a recording (s) by its header, or what is wrong with it, without its path."""
+    try:
+        return header_seconds(entry)
+    except FileNotFoundError:
+        return "no such file"
+    except (OSError, RuntimeError, ValueError, TypeError, OverflowError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        return f"not readable as audio: {reason.rpartition(entry)[2].lstrip(chr(39) + ': ')}"
 
 
 def header_seconds(entry: str) -> float:

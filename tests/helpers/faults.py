@@ -49,7 +49,7 @@ UNCOMPARED = re.compile(
 """Not compared: logs; stamps, which hold the times of files; checkpoints, which hold seconds (what is resumed from them
 is compared); the source files of the corpus (what is made of them is compared)."""
 SAID = re.compile(
-    r"(?m)^\s*error: |\(stages\.sh:\d+:(check_options|select_folds|require_file|require_current|_stop_for_other)\) "
+    r"(?m)^\s*error: |\(stages\.sh:\d+:(check_options|select_folds|require_file|require_current)\) "
     r"|^(bash|mkdir|mv|touch|cp|utils/\S+|\./run\.sh)\b.*(No space left|Read-only|Permission denied)"
     r"|cannot start: |: no such file$|cannot make the lock |interrupted by SIG"
     r"|another (run\.sh|process) works on |makes it anew:|after saving \(status 75\)"

@@ -40,7 +40,7 @@ def test_the_same_bytes_every_time_and_no_work_the_second_time(mini: Path, tmp_p
     assert "made" in make(again)
     assert contents(again) == contents(mini / RELEASE)
     (again / "Session1/kept").touch()
-    assert "stands already" in make(again)
+    assert "exists already" in make(again)
     assert (again / "Session1/kept").exists()
 
 

@@ -129,8 +129,8 @@ def test_values_that_need_no_words(cluster: Cluster) -> None:
         ("option mem -l mem=$0", "c.conf:2: cannot read 'option mem -l mem=$0'"),
         ("default gpu", "c.conf:2: cannot read 'default gpu'"),
         ("option mem=* -l 'x", "c.conf:2: cannot read 'option mem=* -l 'x': No closing quotation"),
-        ("option mem=2G -l x", "c.conf says nothing about --mem 4G: add a line, for example `option mem=4G"),
-        ("option time=* -l x=$0", "c.conf says nothing about --mem 4G: add a line, for example `option mem=* -"),
+        ("option mem=2G -l x", "c.conf has no line for --mem 4G: add one, for example `option mem=4G"),
+        ("option time=* -l x=$0", "c.conf has no line for --mem 4G: add one, for example `option mem=* -"),
     ],
 )
 def test_configuration_errors(sge: Cluster, line: str, message: str) -> None:
@@ -159,7 +159,7 @@ def test_a_named_value_beats_the_star(sge: Cluster) -> None:
     [
         (["JOB=1:2", "x.log", "true"], "2 tasks cannot share the log x.log: put JOB in its name"),
         (["--mem", "x.log"], "usage"),
-        (["--colour", "red", "x.log", "true"], "says nothing about --colour red: add a line"),
+        (["--colour", "red", "x.log", "true"], "has no line for --colour red: add one"),
     ],
 )
 def test_wrong_calls_submit_nothing(cluster: Cluster, words: list[str], message: str) -> None:
@@ -240,7 +240,7 @@ def test_a_master_that_is_lost_does_not_lose_the_tasks(cluster: Cluster) -> None
     cluster.says("run", f"sleep 1.5; {INDEX[cluster.program]}=1 bash $SCRIPT\n")
     status, err = cluster("x.log", "true")
     assert status == 0
-    assert err == f"{cluster.program}: the scheduler does not answer; job 7 is waited for all the same\n"
+    assert err == f"{cluster.program}: the scheduler does not answer; still waiting for job 7\n"
 
 
 PENDING = {
@@ -322,7 +322,7 @@ esac
             "over its time or memory limit (qmaster enforced",
         ),
         ("100 : assumedly after job", "137", "killed by signal 9 from outside: deleted (qdel), or for memory"),
-        ("21  : in recognizing job", "0", "Grid Engine says: in recognizing job, exit status 0"),
+        ("21  : in recognizing job", "0", "Grid Engine reports: in recognizing job, exit status 0"),
     ],
 )
 def test_grid_engine_reports_how_a_task_ended(sge: Cluster, failed: str, status: str, reason: str) -> None:
@@ -360,7 +360,7 @@ def test_slurm_reports_how_tasks_ended(slurm: Cluster, state: str, reason: str, 
         slurm.says("sacct", f"0\n7_1|COMPLETED|0:0\n7_[2-3]|{state} by 0|0:9\n")
     status, err = slurm("JOB=1:3", "x.JOB.log", "true")
     assert (status, "2 / 3 failed" in err) == (1, True)
-    assert f"slurm.pl: task 2: {reason}; x.2.log is empty or not there" in err
+    assert f"slurm.pl: task 2: {reason}; x.2.log is empty or missing" in err
 
 
 def test_a_task_put_back_into_the_queue_is_not_lost(slurm: Cluster) -> None:

@@ -1,11 +1,12 @@
 """queue.pl and slurm.pl: tasks as one array job of the cluster.
 
-A task's end is a file, the mark, that holds its exit status; the engine is asked now and then, so that a task which
-cannot leave a mark any more is noticed. Files may come late over a shared file system; nothing is locked.
+A task's end is a file, the mark, that holds its exit status; the scheduler is queried at intervals, so that a task
+that cannot leave a mark is noticed. Files may come late over a shared file system; nothing is locked.
 """
 
 from __future__ import annotations
 
+import glob
 import os
 import re
 import shlex
@@ -15,10 +16,10 @@ import time
 from dataclasses import replace
 
 from jobs.config import Config, option_words, read_config
-from jobs.engines import Engine, GridEngine, Slurm, ask
-from jobs.logs import last_lines, read_lines, status_in
+from jobs.engines import GridEngine, Slurm, ask, job_id
+from jobs.logs import read_text, status_in
 from jobs.report import describe, report, say
-from jobs.request import JobError, Request, make_way_for
+from jobs.request import JobError, Request, clear_path
 from jobs.script import Script, folder_of, stem_of
 from jobs.signals import Signals
 
@@ -33,7 +34,7 @@ TERMINATED = 143
 
 
 def run(request: Request) -> int:
-    """Run the request's tasks on the cluster; 0, or as `report` says; 2 interrupted.
+    """Run the request's tasks on the cluster; exit status as `report` gives it, 2 where interrupted.
 
     Raises:
         JobError: the configuration or an option is wrong, or the scheduler takes no job.
@@ -43,22 +44,19 @@ def run(request: Request) -> int:
     request = replace(request, options={**config.defaults, **request.options})
     signals = Signals()
     if request.options.get("check") == "true":
-        status = _Job(_probe(request), engine, config, signals).run()
+        log = os.path.join(folder_of(request), stem_of(request) + ".check.log")
+        probe = replace(request, log=log, command="python3 -c pass", job=None, first=1, last=1)
+        status = _Job(probe, engine, config, signals).run()
         if status:
             say(request, "path.sh does not set the environment up on the cluster; nothing else was submitted")
             return status
     return _Job(request, engine, config, signals).run()
 
 
-def _probe(request: Request) -> Request:
-    log = os.path.join(folder_of(request), stem_of(request) + ".check.log")
-    return replace(request, log=log, command="python3 -c pass", job=None, first=1, last=1)
-
-
 class _Job:
     """One submission: its script, its marks, and what is known of its tasks."""
 
-    def __init__(self, request: Request, engine: Engine, config: Config, signals: Signals) -> None:
+    def __init__(self, request: Request, engine: GridEngine | Slurm, config: Config, signals: Signals) -> None:
         self.request, self.engine, self.signals = request, engine, signals
         self.tasks = request.picked_tasks()
         self.script = Script(request, self.tasks, engine)
@@ -85,6 +83,7 @@ class _Job:
         self._prepare()
         try:
             self.id = self._submit()
+            self.cancel = [self.engine.cancels, self.id]
             self._wait()
             if self.signals.number is not None:
                 return self._cancel()
@@ -97,36 +96,37 @@ class _Job:
     def _prepare(self) -> None:
         logs = [self.request.log_of(task) for task in self.tasks]
         for path in (self.script.path, self.script.output, os.path.join(self.script.marks, "x"), *logs):
-            make_way_for(path)
+            clear_path(path)
         self.script.write(self.command)
 
     def _submit(self) -> str:
+        null, pipe = subprocess.DEVNULL, subprocess.PIPE
         for attempt in range(RETRIES + 1):
-            status, said = self._call()
-            job = self.engine.job_id(said)
-            if status == 0 and job:
-                return job
-            if attempt == RETRIES or not PASSING.search(said) or self.signals.number is not None:
+            try:
+                # Out of reach of Ctrl-C: an interrupted submission may have been made, without a number to cancel it.
+                done = subprocess.run(
+                    self.command, stdin=null, stdout=pipe, stderr=subprocess.STDOUT, start_new_session=True
+                )
+            except OSError as error:
+                raise JobError(
+                    f"cannot start {self.command[0]} ({error.strerror}): submit from a host where "
+                    f"{self.engine.submits} is on PATH; --cmd_backend local runs jobs here"
+                ) from None
+            answer = done.stdout.decode(errors="replace")
+            if done.returncode == 0 and job_id(answer):
+                return job_id(answer)
+            if attempt == RETRIES or not PASSING.search(answer):
                 break
-            self.signals.pause(ASK_EVERY)
+            again = time.monotonic() + ASK_EVERY
+            while self.signals.number is None and time.monotonic() < again:
+                self.signals.wait(again - time.monotonic())
+            if self.signals.number is not None:
+                break
         if self.signals.number is not None:
             return ""
+        reason = answer.strip() or f"status {done.returncode}"
         shown = " ".join(map(shlex.quote, self.command))
-        raise JobError(f"{self.command[0]} took no job: {said.strip() or f'status {status}'}\nthe command was: {shown}")
-
-    def _call(self) -> tuple[int, str]:
-        try:
-            # Out of reach of Ctrl-C: a submission that is cut off may have been made, with no number to cancel it by.
-            pipe, null = subprocess.PIPE, subprocess.DEVNULL
-            done = subprocess.run(
-                self.command, stdin=null, stdout=pipe, stderr=subprocess.STDOUT, start_new_session=True
-            )
-        except OSError as error:
-            raise JobError(
-                f"cannot start {self.command[0]} ({error.strerror}): jobs go out from a host where "
-                f"{self.engine.submits} is on PATH; --cmd_backend local runs them here"
-            ) from None
-        return done.returncode, done.stdout.decode(errors="replace")
+        raise JobError(f"{self.command[0]} took no job: {reason}\nthe command was: {shown}")
 
     def _wait(self) -> None:
         self.begun = time.monotonic()
@@ -144,22 +144,21 @@ class _Job:
                 nap = min(nap * 1.5, 1.0, ASK_EVERY)
 
     def _read_marks(self) -> bool:
-        """Take what has come; True if anything has. Listing a folder makes a shared file system look anew."""
+        """Take the new marks; True if there are any. Listing the folder refreshes a shared file system's view."""
         before = len(self.open), len(self.terminated)
-        for name in _names(self.script.marks):
-            match = re.match(r"done\.(\d+)$", name)
-            task = int(match[1]) if match else -1
+        for path in glob.glob(os.path.join(glob.escape(self.script.marks), "done.*")):
+            task = int(path.rpartition(".")[2])
             if task not in self.open or task in self.terminated:
                 continue
-            lines = read_lines(os.path.join(self.script.marks, name))
-            if len(lines) < 2 or not lines[0].isdigit():
-                continue  # it is being written, or still on its way
-            status = int(lines[0])
+            text = read_text(path)
+            if not re.fullmatch(r"\d+\n", text):
+                continue  # still being written
+            status = int(text)
             self.has_run = True
             if status == TERMINATED:
-                # Cancelled, or put back into the queue to run again: the engine knows.
+                # Cancelled, or put back into the queue to run again: the next query shows which.
                 self.terminated.add(task)
-                os.remove(os.path.join(self.script.marks, name))
+                os.remove(path)
                 continue
             self.open.discard(task)
             if status > 128:
@@ -174,7 +173,7 @@ class _Job:
         if queued is None:
             self.silent_since = self.silent_since or now
             if now - self.silent_since >= PATIENCE:
-                self._tell(f"the scheduler does not answer; job {self.id} is waited for all the same")
+                self._say_once(f"the scheduler does not answer; still waiting for job {self.id}")
             return
         self.silent_since = None
         for task in sorted(self.open):
@@ -185,7 +184,8 @@ class _Job:
                 self.missing.pop(task, None)
                 self.has_run = self.has_run or state == "running"
             elif state:
-                self._fail(task, state)
+                self.failures[task] = state
+                self.open.discard(task)
             else:
                 self.missing.setdefault(task, now)
         self._read_marks()
@@ -193,48 +193,43 @@ class _Job:
         if self.open and not self.has_run and now - self.begun >= PATIENCE:
             reason = self.engine.why_waiting(self.id)
             if reason:
-                cancel = " ".join(self.engine.cancel_words(self.id))
-                self._tell(f"job {self.id} still waits; {reason} (to give it up: Ctrl-C, or {cancel})")
+                self._say_once(f"job {self.id} still waits; {reason} (to cancel: Ctrl-C, or {' '.join(self.cancel)})")
 
     def _look_for_missing(self, now: float) -> None:
-        gone = sorted(self.open & set(self.missing))
+        gone = sorted(self.open & self.missing.keys())
         ended = self.engine.ended(self.id) if gone else {}
         for task in gone:
             reason = ended.get(self.index[task])
-            if reason:
-                self._fail(task, reason)
-            elif task in self.terminated:
-                self._fail(task, describe(TERMINATED, self.request.log_of(task)))
-            elif now - self.missing[task] >= LATE_FILES:
-                self._fail(
-                    task,
+            if not reason and task in self.terminated:
+                reason = describe(TERMINATED, self.request.log_of(task))
+            elif not reason and now - self.missing[task] >= LATE_FILES:
+                reason = (
                     f"it left the queue of job {self.id} without a mark in {self.script.marks}: "
-                    "it was deleted or killed, or its host does not share this folder",
+                    "it was deleted or killed, or its host does not share this folder"
                 )
+            if reason:
+                self.failures[task] = reason
+        self.open.difference_update(self.failures)
 
-    def _fail(self, task: int, reason: str) -> None:
-        self.open.discard(task)
-        self.failures[task] = reason
-
-    def _tell(self, message: str) -> None:
+    def _say_once(self, message: str) -> None:
         if message not in self.said:
             say(self.request, message)
             self.said.add(message)
 
     def _explain(self) -> None:
-        """Replace "killed by signal" by the engine's own reason, where it has one; leave nothing in the queue."""
+        """Replace "killed by signal" by the scheduler's reason, where it gives one; leave nothing in the queue."""
         ended = self.engine.ended(self.id) if self.killed else {}
         for task, status in self.killed.items():
             index = self.index[task]
             self.failures[task] = ended.get(index) or describe(status, self.request.log_of(task))
         if any("could not start it" in reason for reason in self.failures.values()):
-            ask(self.engine.cancel_words(self.id))
+            ask(self.cancel)
 
     def _await_logs(self) -> None:
         deadline = time.monotonic() + LATE_FILES
         late = [task for task in self.tasks if task not in self.failures]
         while self.signals.number is None:
-            late = [task for task in late if status_in(last_lines(self.request.log_of(task))) is None]
+            late = [task for task in late if status_in(self.request.log_of(task)) is None]
             if not late or time.monotonic() >= deadline:
                 break
             self.signals.wait(0.2)
@@ -242,23 +237,13 @@ class _Job:
             self.failures[task] = f"it succeeded, but its log did not reach this host within {LATE_FILES:.0f} s"
 
     def _cancel(self) -> int:
-        if not self.id:
-            say(self.request, f"interrupted by {self.signals.name()}: nothing was submitted")
-            return self.signals.status()
-        words = self.engine.cancel_words(self.id)
-        status, out, err = ask(words)
-        done = len(self.tasks) - len(self.open)
-        shown = " ".join(words)
-        if status == 0:
+        ending = "nothing was submitted"
+        if self.id:
+            status, out, err = ask(self.cancel)
+            done = len(self.tasks) - len(self.open)
             ending = f"cancelled job {self.id} ({done} of {len(self.tasks)} tasks had ended)"
-        else:
-            ending = f"job {self.id} could NOT be cancelled: {(err or out).strip()}; do it by hand: {shown}"
+            if status != 0:
+                shown = " ".join(self.cancel)
+                ending = f"job {self.id} could NOT be cancelled: {(err or out).strip()}; do it by hand: {shown}"
         say(self.request, f"interrupted by {self.signals.name()}: {ending}")
         return self.signals.status()
-
-
-def _names(folder: str) -> list[str]:
-    try:
-        return os.listdir(folder)
-    except OSError:
-        return []

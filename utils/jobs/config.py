@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 
 from jobs.request import JobError, Request
 
-OWN_OPTIONS = ("config", "pick", "check")  # the runner's own; never passed on
+RUNNER_OPTIONS = ("config", "pick", "check")  # never passed on to the scheduler
+LINE = re.compile(r"command\s+(\S.*)|option\s+([\w-]+)=(\S+)(?:\s+(.*))?$|default\s+([\w-]+)=(\S+)$")
 
 
 @dataclass
@@ -35,31 +36,28 @@ def read_config(path: str) -> Config:
     config = Config(path)
     for number, line in enumerate(lines, 1):
         text = re.sub(r"(^|\s)#.*", "", line).strip()
-        if text and not _take_line(config, text, f"{path}:{number}"):
+        if not text:
+            continue
+        match = LINE.match(text)
+        if not match:
             raise JobError(
                 f"{path}:{number}: cannot read '{line.strip()}'; a line is `command WORDS`, `option name=value WORDS`, "
                 "`option name=* WORDS with $0`, or `default name=value`"
             )
+        command, option, value, words, default, default_value = match.groups()
+        try:
+            words = shlex.split(command or words or "")
+        except ValueError as error:
+            raise JobError(f"{path}:{number}: cannot read '{text}': {error}") from None
+        if command:
+            config.command = words
+        elif option:
+            config.options.setdefault(option.replace("-", "_"), {})[value] = words
+        else:
+            config.defaults[default.replace("-", "_")] = default_value
     if not config.command:
         raise JobError(f"{path}: no line gives the submit command: `command qsub ...` or `command sbatch ...`")
     return config
-
-
-def _take_line(config: Config, text: str, where: str) -> bool:
-    match = re.match(r"command\s+(\S.*)|option\s+([\w-]+)=(\S+)(?:\s+(.*))?$|default\s+([\w-]+)=(\S+)$", text)
-    if not match:
-        return False
-    command, option, value, words, default, default_value = match.groups()
-    try:
-        if command:
-            config.command = shlex.split(command)
-        elif option:
-            config.options.setdefault(option.replace("-", "_"), {})[value] = shlex.split(words or "")
-        else:
-            config.defaults[default.replace("-", "_")] = default_value
-    except ValueError as error:
-        raise JobError(f"{where}: cannot read '{text}': {error}") from None
-    return True
 
 
 def option_words(config: Config, request: Request, example: str) -> list[str]:
@@ -72,11 +70,11 @@ def option_words(config: Config, request: Request, example: str) -> list[str]:
     """
     words: list[str] = []
     for name, value in request.options.items():
-        if name in OWN_OPTIONS or (name == "max_jobs_run" and request.job is None):
+        if name in RUNNER_OPTIONS or (name == "max_jobs_run" and request.job is None):
             continue
         known = config.options.get(name, {})
         if value not in known and "*" not in known:
             line = f"option {name}={value if known else '*'} {example.replace('NAME', name)}"
-            raise JobError(f"{config.path} says nothing about --{name} {value}: add a line, for example `{line}`")
+            raise JobError(f"{config.path} has no line for --{name} {value}: add one, for example `{line}`")
         words += [word.replace("$0", value) for word in known.get(value, known.get("*", []))]
     return words + request.engine_words

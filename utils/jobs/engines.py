@@ -1,4 +1,4 @@
-"""Grid Engine and Slurm: how each is asked, and what its answers mean. Tasks go by the engine's own array index."""
+"""Grid Engine and Slurm: the commands that query each, and what their answers mean. Tasks go by array index."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class GridEngine:
     """qsub, qstat, qacct, qalter, qdel. Every question may go unanswered: None then, or nothing."""
 
     config = "conf/queue.conf"
-    submits = "qsub"
+    submits, cancels = "qsub", "qdel"
     index = "SGE_TASK_ID"
     environment = ""
     example = "-l NAME=$0"
@@ -25,11 +25,6 @@ class GridEngine:
     def submit_words(self, name: str, output: str, request: Request, array: str) -> list[str]:
         """-N, -o and, where ``array`` is "first-last" and not "", -t."""
         return ["-N", name, "-o", output, *(["-t", array] if array else [])]
-
-    def job_id(self, said: str) -> str:
-        """Out of `Your job 12 (...)`, or the bare number of -terse."""
-        match = re.search(r"[Yy]our job(?:-array)? (\d+)|^(\d+)(?:\.\S*)?$", said, re.M)
-        return (match[1] or match[2]) if match else ""
 
     def queued(self, job: str) -> dict[int, str] | None:
         """Tasks that are "waiting", "running", or why one will never run, by `qstat -g d`: a line for each task."""
@@ -48,9 +43,8 @@ class GridEngine:
         if "E" not in state:
             return "running" if re.search("[rt]", state) else "waiting"
         _, out, _ = ask(["qstat", "-j", job])
-        reasons = re.findall(r"^error reason\s+(\d+):\s+(.*)", out, re.M)
-        said = [text for number, text in reasons if int(number) == task] or ["no reason given"]
-        return f"Grid Engine could not start it: {said[0]}"
+        reason = re.search(rf"^error reason\s+{task}:\s+(.*)", out, re.M)
+        return f"Grid Engine could not start it: {reason[1] if reason else 'no reason given'}"
 
     def ended(self, job: str) -> dict[int, str]:
         """Why tasks left the queue badly, by `qacct`, which some sites switch off, and which lags by some seconds."""
@@ -69,7 +63,7 @@ class GridEngine:
             return "killed by signal 9 from outside: deleted (qdel), or for memory (--mem)"
         if failed.startswith("37"):
             return f"over its time or memory limit ({text})"
-        return f"Grid Engine says: {text}, exit status {status}"
+        return f"Grid Engine reports: {text}, exit status {status}"
 
     def why_waiting(self, job: str) -> str:
         """By `qalter -w v`, which verifies against an empty cluster: what cannot run there never will."""
@@ -77,16 +71,12 @@ class GridEngine:
         lines = [line.strip() for line in (out + err).splitlines() if "cannot run" in line]
         return "no host or queue could ever run it: " + "; ".join(lines[:3]) if status == 1 and lines else ""
 
-    def cancel_words(self, job: str) -> list[str]:
-        """`qdel`."""
-        return ["qdel", job]
-
 
 class Slurm:
     """sbatch, squeue, scontrol, sacct, scancel."""
 
     config = "conf/slurm.conf"
-    submits = "sbatch"
+    submits, cancels = "sbatch", "scancel"
     index = "SLURM_ARRAY_TASK_ID"
     environment = "SLURM_"
     example = "--NAME $0"
@@ -112,11 +102,6 @@ class Slurm:
             words += ["--array", array + (f"%{most}" if most else "")]
         return words
 
-    def job_id(self, said: str) -> str:
-        """Out of `Submitted batch job 12`, or the bare number of --parsable."""
-        match = re.search(r"Submitted batch job (\d+)|^(\d+)(?:;\S*)?$", said, re.M)
-        return (match[1] or match[2]) if match else ""
-
     def queued(self, job: str) -> dict[int, str] | None:
         """By `squeue -r`, which has a line for each task."""
         status, out, err = ask(["squeue", "-h", "-r", "-j", job, "-o", "%K|%T|%r"])
@@ -126,10 +111,10 @@ class Slurm:
         for line in out.splitlines():
             task, state, reason = line.split("|", 2)
             if "launch failed" in reason:
-                said = f"Slurm could not start it: {reason}"
+                state = f"Slurm could not start it: {reason}"
             else:
-                said = "waiting" if state == "PENDING" else "running"
-            tasks[int(task) if task.isdigit() else ALONE] = said
+                state = "waiting" if state == "PENDING" else "running"
+            tasks[int(task) if task.isdigit() else ALONE] = state
         return tasks
 
     def ended(self, job: str) -> dict[int, str]:
@@ -148,7 +133,7 @@ class Slurm:
             number = code.partition(":")[2]
             if state == "FAILED" and number not in ("", "0"):
                 reason = f"killed by signal {number} from outside" + (", or for memory" if number == "9" else "")
-            # Tasks that were cancelled before they began stand in one line: 3-7,9%2.
+            # Tasks that were cancelled before they began are in one line: 3-7,9%2.
             for index in expand(task) if reason else []:
                 ended[index] = reason
         return ended
@@ -159,12 +144,11 @@ class Slurm:
         reasons = sorted({line for line in out.splitlines() if line and line.split(",")[0] not in self.turn})
         return "Slurm's reason: " + ", ".join(reasons) if status == 0 and reasons else ""
 
-    def cancel_words(self, job: str) -> list[str]:
-        """`scancel`."""
-        return ["scancel", job]
 
-
-Engine = GridEngine | Slurm
+def job_id(answer: str) -> str:
+    """A new job's number: of `Your job 12 (...)`, `Submitted batch job 12`, or alone (-terse, --parsable); or ""."""
+    match = re.search(r"(?:[Yy]our job(?:-array)?|Submitted batch job) (\d+)|^(\d+)(?:[.;]\S*)?$", answer, re.M)
+    return (match[1] or match[2]) if match else ""
 
 
 def expand(tasks: str) -> list[int]:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import glob
 import os
 import platform
 import signal
 import subprocess
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import metadata
 
-from jobs.logs import commented, date
+from jobs.logs import commented, date, read_text
 from jobs.report import describe, report, say
-from jobs.request import JobError, Request, make_way_for
+from jobs.request import JobError, Request, clear_path
 from jobs.signals import Signals
 
 GRACE = 10.0  # seconds between SIGTERM and SIGKILL
@@ -21,25 +22,20 @@ GRACE = 10.0  # seconds between SIGTERM and SIGKILL
 
 @dataclass
 class Task:
-    """A running task: its shell leads its own session and process group."""
+    """A running task: its shell leads a new session and process group."""
 
     number: int
-    slot: int
-    log: str
     shell: subprocess.Popen
     begun: float
 
 
-def run(request: Request) -> int:
-    """Run the request's tasks; 0, or as `report` says; 2 interrupted.
+class Runner:
+    """Runs a request's tasks.
 
     Raises:
         JobError: for an option's value that does not fit this machine, or a log that cannot be written.
     """
-    return _Runner(request).run()
 
-
-class _Runner:
     def __init__(self, request: Request) -> None:
         self.request = request
         self.threads = request.number("num_threads", 1, 1)
@@ -52,9 +48,10 @@ class _Runner:
         self.signals = Signals()
 
     def run(self) -> int:
+        """Run the tasks; exit status as `report` gives it, 2 where interrupted."""
         waiting = self.request.picked_tasks()
         for number in waiting:
-            make_way_for(self.request.log_of(number))
+            clear_path(self.request.log_of(number))
         while (waiting or self.running) and self.signals.number is None:
             while waiting and len(self.running) < len(self.slots) and self.signals.number is None:
                 self._start(waiting.pop(0))
@@ -66,13 +63,12 @@ class _Runner:
 
     def _start(self, number: int) -> None:
         slot = min(set(range(len(self.slots))) - set(self.running))
-        log = self.request.log_of(number)
         command = self.request.command_of(number)
         env = dict(os.environ, CUDA_VISIBLE_DEVICES=self.slots[slot])
         if "num_threads" in self.request.options:
             env["OMP_NUM_THREADS"] = str(self.threads)
         try:
-            with open(log, "a", encoding="utf-8", errors="surrogateescape") as file:
+            with open(self.request.log_of(number), "a", encoding="utf-8", errors="surrogateescape") as file:
                 file.write(f"{commented(command)}\n# Started at {date()}\n#\n")
                 file.write(f"# Running on {os.uname().nodename}, GPU {self.slots[slot] or 'none'}, {self.versions}\n")
                 file.flush()
@@ -81,45 +77,36 @@ class _Runner:
         except OSError as error:
             self.failures[number] = f"cannot start: {error}"
             return
-        self.running[slot] = Task(number, slot, log, shell, time.time())
+        self.running[slot] = Task(number, shell, time.time())
 
     def _collect(self) -> None:
-        for task in list(self.running.values()):
+        for slot, task in list(self.running.items()):
             code = task.shell.poll()
-            if code is not None:
-                del self.running[task.slot]
-                self._end(task, code)
-
-    def _end(self, task: Task, code: int) -> None:
-        status = code if code >= 0 else 128 - code
-        shown = f"code {status}" if code >= 0 else f"code {status}; signal {-code}"
-        seconds = int(time.time() - task.begun)
-        with open(task.log, "a", encoding="utf-8") as file:
-            file.write(
-                f"# Accounting: time={seconds} threads={self.threads}\n"
-                f"# Ended ({shown}) at {date()}, elapsed time {seconds} seconds\n"
-            )
-        if status:
-            self.failures[task.number] = describe(status, task.log)
+            if code is None:
+                continue
+            del self.running[slot]
+            log = self.request.log_of(task.number)
+            status = code if code >= 0 else 128 - code
+            shown = f"code {status}" if code >= 0 else f"code {status}; signal {-code}"
+            seconds = int(time.time() - task.begun)
+            with open(log, "a", encoding="utf-8") as file:
+                file.write(f"# Accounting: time={seconds} threads={self.threads}\n")
+                file.write(f"# Ended ({shown}) at {date()}, elapsed time {seconds} seconds\n")
+            if status:
+                self.failures[task.number] = describe(status, log)
 
     def _stop(self, not_begun: int) -> int:
         """End what runs, with all that it started, even in other sessions (as torchrun's workers are)."""
         killed = len(self.running)
         shells = {task.shell.pid for task in self.running.values()}
         others = descendants(shells)
-        for task in self.running.values():
-            _send(os.killpg, task.shell.pid, signal.SIGTERM)
-        for pid in others:
-            if _group(pid) not in shells:
-                _send(os.kill, pid, signal.SIGTERM)
+        kill_groups(shells | set(others.values()), signal.SIGTERM)
         deadline = time.monotonic() + GRACE
         while time.monotonic() < deadline and (self.running or any(map(alive, others))) and not self.signals.again:
             self.signals.wait(0.05)
             self._collect()
-        for task in self.running.values():
-            _send(os.killpg, task.shell.pid, signal.SIGKILL)
-        for pid in filter(alive, others):
-            _send(os.kill, pid, signal.SIGKILL)
+        left = {task.shell.pid for task in self.running.values()}
+        kill_groups(left | {others[pid] for pid in others if alive(pid)}, signal.SIGKILL)
         while self.running:
             time.sleep(0.02)
             self._collect()
@@ -161,7 +148,7 @@ def visible_gpus() -> list[str]:
 
 
 def versions() -> str:
-    """Python and torch of the environment that tasks are started in, which is this program's own."""
+    """Python and torch of the environment that tasks are started in, the one that runs this program."""
     try:
         torch = metadata.version("torch")
     except metadata.PackageNotFoundError:
@@ -169,44 +156,29 @@ def versions() -> str:
     return f"Python {platform.python_version()}, torch {torch}"
 
 
-def descendants(pids: set[int]) -> set[int]:
-    """Processes that the given ones started, and those started in turn; none where there is no /proc."""
-    children: dict[int, list[int]] = {}
-    for name in filter(str.isdigit, os.listdir("/proc") if os.path.isdir("/proc") else []):
-        fields = _stat(int(name))
-        if fields:
-            children.setdefault(int(fields[1]), []).append(int(name))
-    found: set[int] = set()
-    new = list(pids)
+def descendants(pids: set[int]) -> dict[int, int]:
+    """Process groups of the processes that the given ones started, and of all started in turn; none without /proc."""
+    stats = {int(path[6:]): stat(int(path[6:])) for path in glob.glob("/proc/[1-9]*")}
+    found: dict[int, int] = {}
+    new = pids
     while new:
-        new = [child for pid in new for child in children.get(pid, []) if child not in found]
-        found.update(new)
+        new = {pid for pid, fields in stats.items() if fields and int(fields[1]) in new and pid not in found}
+        found.update((pid, int(stats[pid][2])) for pid in new)
     return found
 
 
 def alive(pid: int) -> bool:
     """Whether a process runs; one that has ended and waits for its parent does not."""
-    fields = _stat(pid)
-    return bool(fields) and fields[0] not in "ZX"
+    return stat(pid)[:1] not in ([], ["Z"], ["X"])
 
 
-def _stat(pid: int) -> list[str]:
-    try:
-        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
-            return file.read().rpartition(")")[2].split()
-    except OSError:
-        return []
+def stat(pid: int) -> list[str]:
+    """State, parent, process group, ... of a process; empty where there is none."""
+    return read_text(f"/proc/{pid}/stat").rpartition(")")[2].split()
 
 
-def _group(pid: int) -> int:
-    try:
-        return os.getpgid(pid)
-    except OSError:
-        return 0
-
-
-def _send(kill: Callable[[int, int], None], pid: int, number: int) -> None:
-    try:
-        kill(pid, number)
-    except OSError:
-        pass
+def kill_groups(groups: set[int], number: int) -> None:
+    """Send a signal to process groups; some may have ended."""
+    for group in groups:
+        with contextlib.suppress(OSError):
+            os.killpg(group, number)

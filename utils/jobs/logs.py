@@ -17,28 +17,24 @@ def date() -> str:
     return time.strftime("%a %b %e %H:%M:%S %Z %Y")
 
 
-def read_lines(path: str) -> list[str]:
-    """Lines of a log, none where it is not there."""
+def read_text(path: str, last: int = 0) -> str:
+    """Text of a file, or of its last bytes; empty where it is missing."""
     try:
-        with open(path, encoding="utf-8", errors="replace") as file:
-            return file.read().split("\n")
+        with open(path, "rb") as file:
+            file.seek(max(0, os.path.getsize(path) - last) if last else 0)
+            return file.read().decode(errors="replace")
     except OSError:
-        return []
+        return ""
 
 
 def last_lines(path: str) -> list[str]:
-    """Lines of a log's last 64 KiB, without empty ones at the end; none where it is not there."""
-    try:
-        with open(path, "rb") as file:
-            file.seek(max(0, os.path.getsize(path) - 65536))
-            return file.read().decode(errors="replace").rstrip("\n").split("\n")
-    except OSError:
-        return []
+    """Lines of a log's last 64 KiB, without empty ones at the end; a single empty one where it is missing."""
+    return read_text(path, 65536).rstrip("\n").split("\n")
 
 
-def status_in(lines: list[str]) -> int | None:
-    """Exit status that a log's last line gives; None where it has no such line."""
-    for line in reversed([line for line in lines[-3:] if line]):
+def status_in(path: str) -> int | None:
+    """Exit status that the end of a log gives; None where it gives none."""
+    for line in reversed(last_lines(path)[-3:]):
         match = re.match(r"# Ended \(code (\d+)|# Finished at .* with status (\d+)$", line)
         if match:
             return int(match[1] or match[2])

@@ -12,9 +12,11 @@ def main(program: str) -> int:
     try:
         request = parse(program, sys.argv[1:])
         if program == "run.pl":
-            from jobs.local import run
-        else:
-            from jobs.cluster import run
+            from jobs.local import Runner
+
+            return Runner(request).run()
+        from jobs.cluster import run
+
         return run(request)
     except JobError as error:
         print(f"{program}: {error}", file=sys.stderr)

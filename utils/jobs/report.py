@@ -19,7 +19,7 @@ MEMORY_SIGNS = re.compile(
 
 
 def describe(status: int, log: str) -> str:
-    """Why a task failed, for people, from its exit status and what its log says."""
+    """Why a task failed, from its exit status and its log."""
     if status == STOPPED:
         return HAS_SAVED
     lines = [line for line in last_lines(log)[-SHOWN_LINES:] if not line.startswith("# ")]
@@ -29,11 +29,8 @@ def describe(status: int, log: str) -> str:
             return "killed for memory (signal 9): ask for more with --mem"
         return "killed by signal 9, which is what happens to a task that uses too much memory (--mem)"
     if 128 < status < 128 + 65:
-        try:
-            name = signal.Signals(status - 128).name
-        except ValueError:
-            name = "unknown"
-        return f"killed by signal {status - 128} ({name})"
+        names = {number.value: number.name for number in signal.Signals}
+        return f"killed by signal {status - 128} ({names.get(status - 128, 'unknown')})"
     return f"status {status}" + (": it ran out of memory" if short else "")
 
 
@@ -60,18 +57,11 @@ def report(request: Request, failures: dict[int, str], scheduler_log: str = "") 
         say(request, f"{task}{failures[first]}; the last lines of {shown}:")
         sys.stderr.write("".join(f"    {line}\n" for line in last_lines(shown)[-SHOWN_LINES:]))
     else:
-        say(request, f"{task}{failures[first]}; {request.log_of(first)} is empty or not there")
+        say(request, f"{task}{failures[first]}; {request.log_of(first)} is empty or missing")
     if total > 1:
-        again = [request.program, "--pick", "failed", *_without_pick(request.words)]
-        say(request, "to rerun only what failed: " + " ".join(map(shlex.quote, again)))
+        words = re.sub(r"--pick \w+ ", "", " ".join(map(shlex.quote, request.words)), count=1)
+        say(request, f"to rerun only what failed: {request.program} --pick failed {words}")
     return STOPPED if set(failures.values()) == {HAS_SAVED} else 1
-
-
-def _without_pick(words: list[str]) -> list[str]:
-    for i, word in enumerate(words):
-        if word == "--pick":
-            return words[:i] + words[i + 2 :]
-    return words
 
 
 def say(request: Request, message: str) -> None:

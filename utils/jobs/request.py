@@ -11,7 +11,7 @@ import re
 import shlex
 from dataclasses import dataclass, field
 
-from jobs.logs import commented, read_lines, status_in
+from jobs.logs import commented, read_text, status_in
 
 LOCAL_OPTIONS = "gpu mem num_threads time name max_jobs_run config pick jobs_per_gpu num_nodes check".split()
 NO_VALUE = {"-V", "-cwd", "-notify", "-H", "-h", "-k", "-s", "-O", "-Q", "-W"}  # of qsub and sbatch
@@ -62,10 +62,8 @@ class Request:
 
     def _is_done(self, task: int) -> bool:
         # The log of another command proves nothing about this one.
-        lines = read_lines(self.log_of(task))
-        head = commented(self.command_of(task)).split("\n")
-        begins = any(lines[i : i + len(head)] == head for i in range(len(lines) - len(head) + 1))
-        return begins and status_in(lines) == 0
+        log, command = self.log_of(task), commented(self.command_of(task))
+        return f"\n{command}\n" in f"\n{read_text(log)}" and status_in(log) == 0
 
 
 def parse(program: str, words: list[str]) -> Request:
@@ -113,13 +111,11 @@ def _take_option(request: Request, rest: list[str]) -> None:
         if request.program == "run.pl" and name not in LOCAL_OPTIONS:
             near = difflib.get_close_matches(name, LOCAL_OPTIONS, 1, 0)[0]
             raise JobError(f"unknown option {word} (did you mean --{near}?)")
-        before = request.options.get(name)
+        before = request.options.get(name, rest[0])
         request.options[name] = rest[0]
-        # A stage may lower the site's limit, not raise it.
-        if name == "max_jobs_run" and before is not None:
-            request.options[name] = str(min(int(before), request.number(name, 1, 1)))
         if name == "max_jobs_run":
-            request.number(name, 1, 1)
+            # A stage may lower the site's limit, not raise it.
+            request.options[name] = str(min(request.number(name, 1, 1), int(before)))
     del rest[:values]
 
 
@@ -151,8 +147,8 @@ def shell_text(words: list[str]) -> str:
     return " ".join(shlex.quote(word) if not word or re.search(r"\s", word) else word for word in words)
 
 
-def make_way_for(path: str) -> None:
-    """Make the folder that a file is to stand in, and remove an earlier file of that name.
+def clear_path(path: str) -> None:
+    """Make the folder of a file, and remove an earlier file of that name.
 
     Raises:
         JobError: where that is not possible.

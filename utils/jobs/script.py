@@ -6,7 +6,7 @@ import os
 import re
 import shlex
 
-from jobs.engines import ALONE, Engine
+from jobs.engines import ALONE, GridEngine, Slurm
 from jobs.request import Request
 
 BODY = os.path.join(os.path.dirname(os.path.abspath(__file__)), "task.sh")
@@ -15,13 +15,13 @@ BODY = os.path.join(os.path.dirname(os.path.abspath(__file__)), "task.sh")
 class Script:
     """Paths under `q/` beside the logs; ``index`` maps each task to the engine's number for it."""
 
-    def __init__(self, request: Request, tasks: list[int], engine: Engine) -> None:
+    def __init__(self, request: Request, tasks: list[int], engine: GridEngine | Slurm) -> None:
         self.request, self.engine = request, engine
         self.root = _working_directory()
         base = os.path.join(self.root, folder_of(request), "q", stem_of(request))
         self.path, self.output = base + ".sh", base + ".out"
         self.marks = f"{base}.{os.uname().nodename}.{os.getpid()}"
-        # Grid Engine knows only ranges, so a choice of tasks is numbered anew.
+        # Grid Engine takes ranges only, so selected tasks are renumbered.
         self.renumbered = len(tasks) != request.last - request.first + 1
         numbers = range(1, len(tasks) + 1) if self.renumbered else tasks
         self.index = {task: numbers[i] if request.job else ALONE for i, task in enumerate(tasks)}
@@ -39,9 +39,8 @@ class Script:
         with open(BODY, encoding="utf-8") as file:
             body = file.read()
         with open(self.path, "w", encoding="utf-8", errors="surrogateescape") as file:
-            file.write("#!/bin/bash\n")
-            file.write(f"# Submitted with: {' '.join(map(shlex.quote, submission))}\n")
-            file.write(f"{self._variables()}\n{body}")
+            words = " ".join(map(shlex.quote, submission))
+            file.write(f"#!/bin/bash\n# Submitted with: {words}\n{self._variables()}\n{body}")
 
     def _variables(self) -> str:
         request = self.request
@@ -57,9 +56,10 @@ class Script:
         }
         lines = [f"job_{name}={shlex.quote(value)}\n" for name, value in values.items()]
         # Clusters pass little more than PATH; path.sh must know which Python to use.
-        own = [f"export {k}={shlex.quote(v)}\n" for k, v in sorted(os.environ.items()) if re.match(r"SERMTL_\w+$", k)]
+        passed = sorted((k, v) for k, v in os.environ.items() if re.match(r"SERMTL_\w+$", k))
+        lines += [f"export {name}={shlex.quote(value)}\n" for name, value in passed]
         shown = f"${{!{self.engine.environment}@}}" if self.engine.environment else ""
-        return "".join(lines + own) + f"job_shown=({shown})\njob_task={self._task()}\n"
+        return "".join(lines) + f"job_shown=({shown})\njob_task={self._task()}\n"
 
     def _task(self) -> str:
         if not self.request.job:
@@ -71,12 +71,10 @@ class Script:
 
 def folder_of(request: Request) -> str:
     """Folder of the logs; where each task has another, the one above these."""
-    parts = os.path.dirname(request.log).split("/")
-    for i, part in enumerate(parts):
-        if request.job and re.search(rf"\b{request.job}\b", part):
-            parts = parts[:i]
-            break
-    return "/".join(parts) or ("/" if request.log.startswith("/") else "")
+    folder = os.path.dirname(request.log)
+    if request.job:
+        folder = re.split(rf"(?:^|/)[^/]*\b{request.job}\b", folder)[0]
+    return folder or ("/" if request.log.startswith("/") else "")
 
 
 def stem_of(request: Request) -> str:
@@ -88,6 +86,6 @@ def stem_of(request: Request) -> str:
 
 
 def _working_directory() -> str:
-    """The name under which the user came here, which other hosts are likelier to know than where links lead."""
+    """The working directory as the shell names it, for the target of a link may be missing on other hosts."""
     name = os.environ.get("PWD", "")
     return name if os.path.isdir(name) and os.path.samefile(name, ".") else os.getcwd()

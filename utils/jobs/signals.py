@@ -1,4 +1,4 @@
-"""Signals as something a loop can look at."""
+"""Signals that a loop can poll."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Signals:
         self.number: int | None = None
         self.again = False
         self._first = 0.0
-        # run.sh names itself; when it is killed with no chance to say so, its jobs must not go on beside the next.
+        # run.sh sets SERMTL_CALLER; where it is killed by SIGKILL, its jobs must end as well.
         parent = os.getppid()
         self._caller = parent if os.environ.get("SERMTL_CALLER") == str(parent) else None
         self._read, write = os.pipe()
@@ -28,12 +28,12 @@ class Signals:
         signal.set_wakeup_fd(write, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            # nohup ignores SIGHUP and means it; a shell's `&` ignores SIGINT and does not.
+            # nohup ignores SIGHUP on purpose; a shell's `&` ignores SIGINT by default.
             if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
                 signal.signal(number, self._note)
 
     def _note(self, number: int, _frame: object) -> None:
-        # A signal to a whole process group comes twice: directly, and passed on by run.sh. A person's second is later.
+        # A signal to a whole process group comes twice: directly, and from run.sh. A user's second Ctrl-C comes later.
         now = time.monotonic()
         self.again = self.again or (self.number is not None and now - self._first > SAME)
         if self.number is None:
@@ -48,7 +48,7 @@ class Signals:
         return 128 + (self.number or 0) if self._caller else 2
 
     def wait(self, seconds: float) -> None:
-        """Sleep until a signal comes, a child's end included, for at most so long."""
+        """Sleep until a signal comes, a child's end included, at most ``seconds``."""
         select.select([self._read], [], [], max(0.0, seconds))
         try:
             while os.read(self._read, 4096):
@@ -57,9 +57,3 @@ class Signals:
             pass
         if self._caller not in (None, os.getppid()) and self.number is None:
             self.number = signal.SIGHUP
-
-    def pause(self, seconds: float) -> None:
-        """Sleep so long, unless an interrupt comes."""
-        end = time.monotonic() + seconds
-        while self.number is None and time.monotonic() < end:
-            self.wait(end - time.monotonic())

@@ -1,7 +1,7 @@
 # shellcheck shell=bash disable=SC2154
 # The body of a cluster task's script; queue.pl and slurm.pl write the variables that it reads above it:
 # job_root job_log job_mark job_name job_task job_command job_threads job_set_threads job_gpu job_shown.
-# It starts few processes, for it is run once for each task.
+# It starts few processes, because each task runs it.
 
 job_log=${job_log//"${job_name}"/${job_task}}
 job_command=${job_command//"${job_name}"/${job_task}}
@@ -13,20 +13,20 @@ job_date() {
     printf -v job_now '%(%a %b %e %H:%M:%S %Z %Y)T' -1
 }
 
-# Whatever ends the task: its log's last lines, then the mark for the head node, whole with its line's end.
+# At the task's end, whatever its cause: the log's last lines, then the mark for the head node, with its newline.
 job_finish() {
     trap - EXIT
     job_date
     printf '# Accounting: time=%d threads=%d\n# Finished at %s with status %d\n' \
         "${SECONDS}" "${job_threads}" "${job_now}" "${job_status}" >>"${job_log}"
     echo "${job_status}" >"${job_mark}.${job_task}"
-    # Grid Engine takes 99 and 100 for orders to itself.
+    # To Grid Engine, 99 means "reschedule" and 100 "error state".
     exit $((job_status != 0))
 }
 
-# Comment lines on the environment; versions are read from files, for starting Python costs more.
+# Comment lines on the environment; versions are read from files, because starting Python takes longer.
 job_about() {
-    local python prefix found name equals value version='' torch=none
+    local python prefix found version torch=none
     if ((job_gpu > 0)) && command -v nvidia-smi >/dev/null; then
         nvidia-smi -L 2>&1 | sed 's/^/# /'
     else
@@ -34,18 +34,14 @@ job_about() {
     fi
     python=$(type -P python3) || return 0
     prefix=${python%/bin/*}
-    if [[ -f ${prefix}/pyvenv.cfg ]]; then
-        while read -r name equals value; do
-            if [[ ${name} == version* && ${equals} == '=' ]]; then version="Python ${value}"; fi
-        done <"${prefix}/pyvenv.cfg"
-    fi
+    version=$(sed -n 's/^version[_a-z]* *= */Python /p' "${prefix}/pyvenv.cfg" 2>/dev/null)
     for found in "${prefix}"/lib/python3*/site-packages/torch-*.dist-info; do
         if [[ -d ${found} ]]; then torch=${found##*/torch-} torch=${torch%.dist-info}; fi
     done
     echo "# ${version:-$(python3 -V 2>&1)}, torch ${torch}"
 }
 
-# Folders made a moment ago on the head node may reach this host late.
+# Folders just made on the head node may appear on this host late.
 job_enter() {
     local _
     for _ in {1..30}; do
@@ -69,7 +65,7 @@ job_date
 } >>"${job_log}"
 if ((job_gpu == 0)); then export CUDA_VISIBLE_DEVICES=; fi
 if ${job_set_threads}; then export OMP_NUM_THREADS=${job_threads}; fi
-# A subshell keeps what path.sh sets away from the lines above.
+# In a subshell, so that path.sh cannot change the variables above.
 (
     trap - EXIT TERM INT
     if [[ -f path.sh ]]; then
