@@ -77,10 +77,6 @@ def spell_numbers(text: str, lang: str = "en") -> str:
     return text.replace("&", f" {_AND[lang]} ") if lang in _AND else text
 
 
-def _keep_english(text: str) -> str:
-    return re.sub(r"[^A-Z' ]", "", text)
-
-
 def _keep_letters(text: str) -> str:
     # Marks are kept because the vowels of many scripts are marks; digits only live on where no number
     # words are known. Composed again, since deleting a sign can bring a mark beside a letter.
@@ -105,7 +101,7 @@ def normalise(text: str, lang: str = "en") -> str:
     text = unicodedata.normalize("NFKC", text).translate(_QUOTES)
     text = spell_numbers(drop_tags(text), lang)
     text = _DASH.sub(" ", text).upper()
-    text = _keep_english(text) if lang == "en" else _keep_letters(text)
+    text = re.sub(r"[^A-Z' ]", "", text) if lang == "en" else _keep_letters(text)
     return " ".join(word for word in text.split() if word.strip("'"))
 
 
