@@ -23,19 +23,16 @@ from sermtl.errors import UserError, command
 from sermtl.fileio.files import write_json, write_text
 from sermtl.fileio.tables import read_ids
 
-FILE_NAMES = {
-    part: [f"{name}{suffix}" for name in names for suffix in ("", ".txt", ".lst")]
-    for part, names in {
-        "train": ["train"], "dev": ["dev", "valid", "val", "validation"], "test": ["test"],
-    }.items()
-}  # fmt: skip
+LISTS = {"train": ["train"], "dev": ["dev", "valid", "val", "validation"], "test": ["test"]}
+"""Names of a part's list, before .txt or .lst."""
 
 
 def read_fold(fold: Path) -> dict[str, list[str]] | None:
     """Read a fold's lists; None where the directory is not a fold."""
     lists: dict[str, list[str]] = {"dev": []}
-    for part, names in FILE_NAMES.items():
-        found = [fold / name for name in names if (fold / name).is_file()]
+    for part, names in LISTS.items():
+        paths = [fold / f"{name}{suffix}" for name in names for suffix in ("", ".txt", ".lst")]
+        found = [path for path in paths if path.is_file()]
         if len(found) > 1:
             raise UserError(f"{fold}: {found[0].name} or {found[1].name}? Keep one list for {part}")
         if found:

@@ -65,7 +65,11 @@ def validate(data: Path, options: Options | None = None) -> tuple[list[str], dic
     if not data.is_dir():
         return [f"{data}: no such directory"], {}
     faults = Faults()
-    required(data, options, faults)
+    needed = [MAIN_TABLE, DERIVED_TABLE] + ["text"] * options.text
+    needed += ["wav.scp"] * (options.wav and not (data / "feats.scp").is_file())
+    for name in needed:
+        if not (data / name).is_file():
+            faults.add(f"{data / name}: no such file")
     if not (data / MAIN_TABLE).is_file():
         return faults.lines(), {}
     tables = tables_of(data)
@@ -93,18 +97,14 @@ def read_all(
     tables = {}
     for name in names:
         tables[name] = read(data / name, faults)
-        compare_keys(data / name, tables[name], data / keys_of, keys, faults)
+        for key in keys:
+            if key not in tables[name]:
+                faults.add(f"{data / name} lacks what {keys_of} has", key)
+        known = set(keys)
+        for key in tables[name]:
+            if key not in known:
+                faults.add(f"{data / keys_of} lacks what {name} has", key)
     return tables
-
-
-def required(data: Path, options: Options, faults: Faults) -> None:
-    """Check that the files that every directory has are there."""
-    names = [MAIN_TABLE, DERIVED_TABLE] + ["text"] * options.text
-    if options.wav and not (data / "feats.scp").is_file():
-        names.append("wav.scp")
-    for name in names:
-        if not (data / name).is_file():
-            faults.add(f"{data / name}: no such file")
 
 
 def read(path: Path, faults: Faults) -> dict[str, str]:
@@ -191,14 +191,6 @@ def value_check(name: str) -> Check:
     if name == "segments":
         return "expected a recording, a start and a later end in seconds", is_segment
     return "unprintable character", str.isprintable
-
-
-def compare_keys(path: Path, table: Iterable[str], other_path: Path, other: Iterable[str], faults: Faults) -> None:
-    """Note the keys that one of two tables lacks."""
-    for name, keys, than_name, than in ((path, set(table), other_path, other), (other_path, set(other), path, table)):
-        for key in than:
-            if key not in keys:
-                faults.add(f"{name} lacks what {than_name.name} has", key)
 
 
 def check_speakers(data: Path, names: list[str], utt2spk: dict[str, str], options: Options, faults: Faults) -> None:

@@ -10,20 +10,10 @@ from collections.abc import Iterable
 from num2words import num2words
 
 _QUOTES = str.maketrans(dict.fromkeys("\u2018\u2019\u201a\u201b\u2032\u02bc", "'"))
-
-
 _TAG = re.compile(r"\[.*?\]|\{.*?\}|\+\+.*?\+\+", re.DOTALL)
-
-
 _NUMBER = re.compile(r"\d{1,3}(?:,\d{3})+(?!\d)|\d+(?:\.\d+)?")
-
-
 _ORDINAL = re.compile(r"(\d+)(?:st|nd|rd|th)\b", re.IGNORECASE)
-
-
 _DASH = re.compile(r"[-\u2010-\u2015\u2212\u2e3a\u2e3b\ufe58\s]")
-
-
 _AND = {
     "en": "and",
     "de": "und",
