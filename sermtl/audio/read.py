@@ -130,7 +130,7 @@ def refuse_wrong_length(file: BinaryIO, name: str) -> None:
 
 
 def check_rate(rate: int, name: str) -> None:
-    """Refuse what is no sampling rate of speech, and would blow a short file up.
+    """Refuse a sampling rate that speech does not have; resampling such a short file could fill the memory.
 
     Raises:
         UserError: The message begins with ``name``.

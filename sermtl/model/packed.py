@@ -23,7 +23,7 @@ kernel costs most."""
 
 
 def is_packable(encoder: Any) -> bool:
-    """Whether an encoder is built of the layers that `encode` knows (WavLM's relative positions are not)."""
+    """Whether `encode` can compute an encoder (not one with WavLM's relative positions)."""
     parts = ["feed_forward.intermediate_dense", "final_layer_norm"]
     parts += [f"attention.{name}_proj" for name in ("q", "k", "v", "out")]
     try:
