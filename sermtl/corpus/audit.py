@@ -250,7 +250,7 @@ def copies(audit: Audit) -> str:
 
 
 def warnings(audit: Audit) -> list[str]:
-    """Say what keeps its promises and still deserves a look."""
+    """Say what breaks no promise and should be known before the fold is used."""
     found = []
     if audit["test_utterances_audio_seen"] and audit["allows_copies"]:
         found.append(copies(audit))

@@ -183,8 +183,8 @@ def check_names(corpus: Corpus, protocol: str, tested: list[str]) -> None:
 class DevPicker:
     """Takes dev utterances from training parts, stratified by emotion and speaker.
 
-    Within a stratum the order is that of a digest of seed and id, so an utterance's fate does not hang on
-    how many others there are, nor on their order in any file.
+    Within a stratum the order is that of a digest of seed and id, so whether an utterance is taken does not
+    depend on the number of others, nor on their order in any file.
     """
 
     def __init__(self, corpus: Corpus, ratio: float, seed: int) -> None:

@@ -8,8 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from sermtl.audio.headers import Task, check_all
-from sermtl.fileio.table_kinds import DERIVED_TABLE, MAIN_TABLE, tables_of
-from sermtl.fileio.tables import raw_lines, spk2utt_of
+from sermtl.fileio.tables import DERIVED_TABLE, MAIN_TABLE, raw_lines, spk2utt_of, tables_of
 
 SHOWN = 5
 """Lines shown of each kind of fault."""
@@ -109,7 +108,7 @@ def read_all(
 
 def read(path: Path, faults: Faults) -> dict[str, str]:
     """Read what can be read of a table, and note what is wrong with its lines and values."""
-    expected, is_right = value_check(path.name)
+    expected, is_right = VALUES.get(path.name, ("unprintable character", str.isprintable))
     table: dict[str, str] = {}
     previous = ""
     for number, raw in raw_lines(path):
@@ -174,23 +173,15 @@ def is_segment(value: str) -> bool:
     return 0 <= start < math.inf and (start < end < math.inf or end == -1)
 
 
-LABELS = ("utt2spk", "utt2emo", "utt2session", "utt2style", "utt2paper", "utt2lang")
+LABELS = ("utt2emo", "utt2session", "utt2style", "utt2paper", "utt2lang")
 NUMBERS = ("utt2dur", "utt2num_frames", "utt2num_samples")
-Check = tuple[str, Callable[[str], bool]]
-"""What a value should be, in words and as a test."""
-
-
-def value_check(name: str) -> Check:
-    """How the values of a table look, by its name."""
-    if name == "utt2spk":
-        return "expected one speaker", is_word
-    if name in LABELS:
-        return "expected one word or none", lambda value: not value or is_word(value)
-    if name in NUMBERS:
-        return "expected a number above 0", is_number
-    if name == "segments":
-        return "expected a recording, a start and a later end in seconds", is_segment
-    return "unprintable character", str.isprintable
+VALUES: dict[str, tuple[str, Callable[[str], bool]]] = {
+    **dict.fromkeys(LABELS, ("expected one word or none", lambda value: not value or is_word(value))),
+    **dict.fromkeys(NUMBERS, ("expected a number above 0", is_number)),
+    "utt2spk": ("expected one speaker", is_word),
+    "segments": ("expected a recording, a start and a later end in seconds", is_segment),
+}
+"""What a table's values should be, in words and as a test."""
 
 
 def check_speakers(data: Path, names: list[str], utt2spk: dict[str, str], options: Options, faults: Faults) -> None:
