@@ -191,7 +191,7 @@ def nearest(word: str, known: list[str]) -> str:
 
 
 def experiment_tag(corpus: str, protocol: str, config_name: str, config: TrainConfig, extra: list[str]) -> str:
-    """The name of an experiment's directory: another value of a setting is another directory.
+    """The name of an experiment's directory; each combination of settings has its own.
 
     Args:
         corpus: Name of the data directory.
@@ -213,7 +213,7 @@ def _parse(text: str, where: str) -> Any:
         depth = 0
         for event in yaml.parse(text, Loader=yaml.SafeLoader):
             depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-            # A few lines of aliases unfold to gigabytes as soon as somebody prints the value.
+            # A few lines of aliases unfold to gigabytes when the value is printed.
             if depth > DEEPEST or isinstance(event, yaml.AliasEvent):
                 raise UserError(f"{where}: values more than {DEEPEST} deep, or aliases (*name), are not read")
         return yaml.safe_load(text)

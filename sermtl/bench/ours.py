@@ -43,7 +43,7 @@ def build_model(device: torch.device) -> TrainedModel:
 
 
 def row_names(device: torch.device) -> list[str]:
-    """As shipped, then without each measure that the device knows."""
+    """Names of our rows on a device: as shipped, then without one measure each."""
     measures = ["bf16"] * has_bf16(device) + ["stored-outputs", "frozen-encoder"]
     measures += ["packing", "fourier-positions", "bit-dropout"] * (device.type == "cpu")
     return ["ours", *(f"ours-without-{measure}" for measure in [*measures, "fused-adamw"])]

@@ -10,7 +10,6 @@ listed twice or unknown to the data directory, test utterances without emotion, 
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections import Counter
 from pathlib import Path
@@ -67,8 +66,9 @@ def coverage(corpus: Corpus, folds: dict[str, dict[str, list[str]]]) -> str:
     return f"{once} of {len(labelled)} labelled utterances are tested{again}"
 
 
-def parse() -> argparse.Namespace:
-    """Read the command line."""
+@command
+def main() -> int:
+    """Audit and print."""
     parser = audit_options(__doc__)
     parser.add_argument("--folds", type=Path, required=True, help="directory of fold lists")
     parser.add_argument("--protocol", help="name for the record (default: that of the directory of folds)")
@@ -76,13 +76,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--allow_shared_speakers", choices=("true", "false"), help="the split promises no disjoint speakers"
     )
-    return parser.parse_args()
-
-
-@command
-def main() -> int:
-    """Audit and print."""
-    args = parse()
+    args = parser.parse_args()
     folds = read_folds(args.folds)
     corpus = load_corpus(args.data)
     root = args.folds.resolve()

@@ -38,7 +38,7 @@ def main() -> int:
         raise UserError("--ngpu 1: PyTorch sees no GPU here; use --ngpu 0")
     device = torch.device("cuda" if args.ngpu else "cpu")
     torch.set_num_threads(args.num_threads or len(os.sched_getaffinity(0)))
-    # transformers takes seconds to import: --help and wrong words are answered without it.
+    # transformers takes seconds to import: --help and wrong options are answered without it.
     from sermtl.bench.epochs import epoch_costs
     from sermtl.bench.measure import copy_rate, machine, print_table, say
     from sermtl.bench.tables import choose_rows, updates_and_decoding
