@@ -15,10 +15,12 @@ import yaml
 from sermtl.errors import UserError
 
 T = TypeVar("T")
-
-
 DEEPEST = 20
 """Values within values of a YAML file; settings need three."""
+NOT_NEGATIVE = ["alpha", "beta", "save_minutes", "weight_decay", "grad_clip", "adam_eps"]
+NOT_NEGATIVE += ["freq_masks", "time_masks", "num_workers"]
+POSITIVE = ["epochs", "batch_size", "bucket_batches", "accum_grad", "freq_mask_width", "time_mask_width", "nbpe"]
+"""Settings of training that take 0 or more, and 1 or more."""
 
 
 @dataclass(frozen=True)
@@ -120,19 +122,9 @@ class TrainConfig:
                 "feats_type is 'conv', stored outputs of the convolutional encoder, which freeze_feature_encoder=false "
                 'trains; give --train_args "--set freeze_feature_encoder=true", or use feats_type raw'
             )
-        for key in ("alpha", "beta", "save_minutes", "weight_decay", "grad_clip", "adam_eps"):
+        for key in NOT_NEGATIVE:
             _check(self, key, getattr(self, key) >= 0, "0 or more")
-        for key in ("freq_masks", "time_masks", "num_workers"):
-            _check(self, key, getattr(self, key) >= 0, "0 or more")
-        for key in (
-            "epochs",
-            "batch_size",
-            "bucket_batches",
-            "accum_grad",
-            "freq_mask_width",
-            "time_mask_width",
-            "nbpe",
-        ):
+        for key in POSITIVE:
             _check(self, key, getattr(self, key) >= 1, "1 or more")
         _check(self, "learning_rate", self.learning_rate > 0, "above 0")
         for key in ("warmup_ratio", "max_nonfinite"):
@@ -199,7 +191,7 @@ def nearest(word: str, known: list[str]) -> str:
 
 
 def experiment_tag(corpus: str, protocol: str, config_name: str, config: TrainConfig, extra: list[str]) -> str:
-    """The name of an experiment's directory: another value of a setting is another directory.
+    """The name of an experiment's directory; each combination of settings has its own.
 
     Args:
         corpus: Name of the data directory.
@@ -221,7 +213,7 @@ def _parse(text: str, where: str) -> Any:
         depth = 0
         for event in yaml.parse(text, Loader=yaml.SafeLoader):
             depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-            # A few lines of aliases unfold to gigabytes as soon as somebody prints the value.
+            # A few lines of aliases unfold to gigabytes when the value is printed.
             if depth > DEEPEST or isinstance(event, yaml.AliasEvent):
                 raise UserError(f"{where}: values more than {DEEPEST} deep, or aliases (*name), are not read")
         return yaml.safe_load(text)

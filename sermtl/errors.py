@@ -1,4 +1,4 @@
-"""Errors for the person at the keyboard."""
+"""Errors that users can correct."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 
 class UserError(Exception):
-    """Something the user can put right: says what is wrong, in which file and line, and what to do."""
+    """Something that the user can correct: says what is wrong, in which file and line, and what to do."""
 
     status = 2
     """Exit status of the program that it ends."""

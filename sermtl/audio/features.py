@@ -7,8 +7,6 @@ import numpy as np
 from sermtl.audio.resample import SAMPLE_RATE
 
 FBANK_BANDS = 80
-
-
 FBANK_WINDOW = 400
 """Samples of a 25 ms window; one frame needs as many."""
 

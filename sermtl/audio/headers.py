@@ -104,12 +104,12 @@ def header_seconds(entry: str) -> float:
 def length_flaw(file: BinaryIO, size: int, alone: bool = True) -> str:
     """What is wrong with the length that a recording's own header gives; empty where nothing is, or it gives none.
 
-    libsndfile shortens a truncated file without a word, and inside an archive reads on into the next one.
+    libsndfile shortens a truncated file without an error, and inside an archive reads on into the next file.
 
     Args:
         file: Open at the recording's first byte, where it is left.
         size: Bytes from there to the end of the file.
-        alone: Whether nothing but the recording stands in the file, so that what follows it should be counted.
+        alone: Whether the file holds this recording only, so that bytes behind it are an error.
     """
     start = file.tell()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -87,22 +88,33 @@ def _decode(file: bytes | io.BytesIO, name: str) -> np.ndarray:
         refuse_wrong_length(file, name)
     try:
         with soundfile.SoundFile(file) as sound:
-            check_rate(sound.samplerate, name)
-            exact = sound.subtype == "PCM_16" and sound.channels == 1 and sound.samplerate == SAMPLE_RATE
-            samples = sound.read(dtype="int16" if exact else "float32")
-            rate, frames = sound.samplerate, sound.frames
+            samples_S, rate = np.concatenate([*mono_blocks(sound, name)]), sound.samplerate
     except RuntimeError as error:
         raise UserError(f"{name}: not readable as audio ({error})") from error
-    if len(samples) == 0:
+    return samples_S if samples_S.dtype == np.int16 else to_int16(resample(samples_S, rate, SAMPLE_RATE))
+
+
+def mono_blocks(sound: soundfile.SoundFile, name: str, size: int = -1) -> Iterator[np.ndarray]:
+    """A file's samples in blocks of ``size`` (-1: in one), at its rate; channels are averaged.
+
+    Yields:
+        int16 (S,) of 16-bit mono at 16 kHz, float32 (S,) of all else.
+
+    Raises:
+        UserError: The file is empty, truncated, or holds NaN or infinite samples; the message begins with ``name``.
+    """
+    check_rate(sound.samplerate, name)
+    exact = sound.subtype == "PCM_16" and sound.channels == 1 and sound.samplerate == SAMPLE_RATE
+    read = 0
+    while len(samples := sound.read(size, dtype="int16" if exact else "float32")):
+        read += len(samples)
+        if not (exact or np.isfinite(samples).all()):
+            raise UserError(f"{name}: NaN or infinite samples")
+        yield samples.mean(axis=1) if samples.ndim == 2 else samples
+    if not read:
         raise UserError(f"{name}: no samples")
-    if len(samples) < frames:
-        raise UserError(f"{name}: truncated: {len(samples)} of {frames} samples")
-    if exact:
-        return samples
-    if not np.isfinite(samples).all():
-        raise UserError(f"{name}: NaN or infinite samples")
-    mono_S = samples.mean(axis=1) if samples.ndim == 2 else samples
-    return to_int16(resample(mono_S, rate, SAMPLE_RATE))
+    if read < sound.frames:
+        raise UserError(f"{name}: truncated: {read} of {sound.frames} samples")
 
 
 def refuse_wrong_length(file: BinaryIO, name: str) -> None:
@@ -118,7 +130,7 @@ def refuse_wrong_length(file: BinaryIO, name: str) -> None:
 
 
 def check_rate(rate: int, name: str) -> None:
-    """Refuse what is no sampling rate of speech, and would blow a short file up.
+    """Refuse a sampling rate that speech does not have; resampling such a short file could fill the memory.
 
     Raises:
         UserError: The message begins with ``name``.

@@ -6,11 +6,10 @@ import math
 
 import numpy as np
 
-SAMPLE_RATE = 16000
+from sermtl.fileio.wav_scp import SAMPLE_RATE
+
 RESAMPLING_ZEROS, RESAMPLING_ROLLOFF = 6, 0.99
-"""Of torchaudio's resampling filter: how far an output sample sees."""
-
-
+"""Of torchaudio's resampling filter: its half-width in zero crossings, and its cutoff over the Nyquist frequency."""
 LARGEST_KERNEL = 1_000_000
 """Most values of torchaudio's table of filters, which at 44,099 Hz would take gigabytes."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
 
@@ -42,19 +43,17 @@ def audio_spans(data: Path) -> list[AudioSpan]:
 
 def read_all(part: Iterable[AudioSpan], allow_pipes: bool) -> Iterator[tuple[str, np.ndarray | UserError]]:
     """Each utterance's samples (S,), or why it has none; a recording of several segments is read once."""
-    current = ""
-    recording: np.ndarray | UserError = np.zeros(0, dtype=np.int16)
-    for utterance in part:
-        if utterance.recording != current:
-            current = utterance.recording
-            try:
-                recording = read.read_recording(current, allow_pipes)
-            except UserError as error:
-                recording = error
-        if utterance.end is None or isinstance(recording, UserError):
-            yield utterance.name, recording
-            continue
+    for entry, utterances in groupby(part, key=lambda utterance: utterance.recording):
+        recording: np.ndarray | UserError
         try:
-            yield utterance.name, read.cut(recording, utterance.start, utterance.end, utterance.recording)
+            recording = read.read_recording(entry, allow_pipes)
         except UserError as error:
-            yield utterance.name, error
+            recording = error
+        for name, _, start, end in utterances:
+            if end is None or isinstance(recording, UserError):
+                yield name, recording
+                continue
+            try:
+                yield name, read.cut(recording, start, end, entry)
+            except UserError as error:
+                yield name, error

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import soundfile
 
-from sermtl.audio.read import check_rate, read_audio, refuse_no_file, refuse_wrong_length
+from sermtl.audio.read import check_rate, mono_blocks, read_audio, refuse_no_file, refuse_wrong_length
 from sermtl.audio.resample import RESAMPLING_ROLLOFF, RESAMPLING_ZEROS, SAMPLE_RATE, resample, to_int16
 from sermtl.errors import UserError
 from sermtl.fileio.wav_scp import is_pipe
@@ -84,32 +84,13 @@ def audio_blocks(path: str, seconds: float = 10.0) -> Iterator[np.ndarray]:
         with open(path, "rb") as raw:
             refuse_wrong_length(raw, path)
         with soundfile.SoundFile(os.fsencode(path)) as file:
-            yield from _blocks(file, path, seconds)
+            stream = Resampler(file.samplerate)
+            for samples_S in mono_blocks(file, path, max(1, round(seconds * file.samplerate))):
+                yield samples_S if samples_S.dtype == np.int16 else to_int16(stream.push(samples_S))
+            yield to_int16(stream.finish())
     except (OSError, RuntimeError) as error:
         reason = "no such file" if not Path(path).exists() else f"not readable as audio ({error})"
         raise UserError(f"{path}: {reason}") from error
-
-
-def _blocks(file: soundfile.SoundFile, path: str, seconds: float) -> Iterator[np.ndarray]:
-    check_rate(file.samplerate, path)
-    exact = file.subtype == "PCM_16" and file.channels == 1 and file.samplerate == SAMPLE_RATE
-    stream = Resampler(file.samplerate)
-    block = max(1, round(seconds * file.samplerate))
-    read = 0
-    while len(samples := file.read(block, dtype="int16" if exact else "float32")):
-        read += len(samples)
-        if exact:
-            yield samples
-            continue
-        if not np.isfinite(samples).all():
-            raise UserError(f"{path}: NaN or infinite samples")
-        yield to_int16(stream.push(samples.mean(axis=1) if samples.ndim == 2 else samples))
-    if not exact:
-        yield to_int16(stream.finish())
-    if not read:
-        raise UserError(f"{path}: no samples")
-    if read < file.frames:
-        raise UserError(f"{path}: truncated: {read} of {file.frames} samples")
 
 
 class Resampler:

@@ -60,7 +60,9 @@ def run_rounds(rows: list[Row], rounds: int, device: torch.device, limit: float)
         for row in rows[shift:] + rows[:shift]:
             before, used = rest(device), time.process_time()
             seconds = timed(partial(row.run, number), device)
-            row.peak_mb = max(row.peak_mb, _peak(device) - before + row.resident_mb())
+            on_gpu = device.type == "cuda"
+            peak = torch.cuda.max_memory_allocated(device) / 2**20 if on_gpu else status_mb("VmHWM")
+            row.peak_mb = max(row.peak_mb, peak - before + row.resident_mb())
             if number:
                 row.seconds.append(seconds)
                 row.cpu.append(time.process_time() - used)
@@ -107,10 +109,6 @@ def rest(device: torch.device) -> float:
         ctypes.CDLL(None).malloc_trim(0)
         Path("/proc/self/clear_refs").write_text("5")
     return status_mb("VmRSS")
-
-
-def _peak(device: torch.device) -> float:
-    return torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else status_mb("VmHWM")
 
 
 def status_mb(name: str) -> float:

@@ -18,6 +18,7 @@ from sermtl.data.dataset import FoldDataset
 from sermtl.model import packed
 from sermtl.model.front_end import FrontEnd
 from sermtl.model.multitask import MultiTaskModel
+from sermtl.model.precision import has_bf16
 from sermtl.model.trained_model import TrainedModel
 from sermtl.model.upstreams.load import config_from
 from sermtl.model.upstreams.wav2vec2 import Upstream
@@ -41,6 +42,13 @@ def build_model(device: torch.device) -> TrainedModel:
     return TrainedModel(model.to(device), front_end, labels, [f"s{n}" for n in range(SPEAKERS)], tokenizer)
 
 
+def row_names(device: torch.device) -> list[str]:
+    """Names of our rows on a device: as shipped, then without one measure each."""
+    measures = ["bf16"] * has_bf16(device) + ["stored-outputs", "frozen-encoder"]
+    measures += ["packing", "fourier-positions", "bit-dropout"] * (device.type == "cpu")
+    return ["ours", *(f"ours-without-{measure}" for measure in [*measures, "fused-adamw"])]
+
+
 @dataclass
 class Ours:
     """The three trainers that the rows need, over one model's weights."""
@@ -48,11 +56,11 @@ class Ours:
     trained: TrainedModel
     material: Material
     device: torch.device
-    bf16: bool
     directory: Path
 
     def __post_init__(self) -> None:
         """Make the trainers."""
+        self.bf16 = has_bf16(self.device)
         self.config = load_config(TrainConfig, SHIPPED, [*FAST, "num_workers=0"])
         # The order matters: a trainer that freezes the encoder leaves its parameters out.
         self.trained.model.upstream.model.feature_extractor.requires_grad_(True)
@@ -68,16 +76,8 @@ class Ours:
         data = FoldDataset(examples, front_end, config, self.trained.model.upstream.masking)
         return Trainer(self.trained, config, Sets(data, {}, {}), self.directory, self.device)
 
-    def rows(self) -> list[Row]:
-        """As shipped, then without each measure."""
-        names = ["ours", *(["ours-without-bf16"] if self.bf16 else []), "ours-without-stored-outputs"]
-        names.append("ours-without-frozen-encoder")
-        if self.device.type == "cpu":
-            names += [f"ours-without-{measure}" for measure in ("packing", "fourier-positions", "bit-dropout")]
-        names.append("ours-without-fused-adamw")
-        return [self._row(name) for name in names]
-
-    def _row(self, name: str) -> Row:
+    def row(self, name: str) -> Row:
+        """As shipped, or without a measure."""
         off = name.removeprefix("ours-without-") if name != "ours" else ""
         upstream, passes = self.trained.model.upstream, {"stored-outputs": 1, "frozen-encoder": 3}.get(off, 0)
         trainer = {"stored-outputs": self.raw, "frozen-encoder": self.all}.get(off, self.stored)

@@ -12,14 +12,26 @@ import torch
 from sermtl.bench import published
 from sermtl.bench.material import make_material
 from sermtl.bench.measure import Row, print_table, run_rounds, summarise, timed
-from sermtl.bench.ours import Ours, build_model, decoders, update_flops
+from sermtl.bench.ours import Ours, build_model, decoders, row_names, update_flops
 from sermtl.errors import UserError
-from sermtl.model.precision import has_bf16
 
 QUICK_SECONDS = 200.0
 """After which ``--quick`` begins no further round."""
 QUICK_ROWS = ("published-frozen", "ours", "ours-without-bf16", "ours-without-packing")
 """Beside *published*: few, so that five rounds of them fit that time on two cores."""
+
+
+def choose_rows(only: list[str], quick: bool, device: torch.device) -> list[str]:
+    """Names of the rows: *published* and those of ``only``; where it is empty, `QUICK_ROWS` or all.
+
+    Raises:
+        UserError: ``only`` names no row.
+    """
+    known = ["published", "published-frozen", *row_names(device)]
+    if unknown := set(only) - set(known):
+        raise UserError(f"--only: no row {' '.join(sorted(unknown))}; known: {' '.join(known)}")
+    chosen = {"published", *(only or (QUICK_ROWS if quick else known))}
+    return [name for name in known if name in chosen]
 
 
 def updates_and_decoding(
@@ -33,11 +45,8 @@ def updates_and_decoding(
         rates: As for `summarise`.
         rounds: Timed updates of each row.
         size: Utterances of an update.
-        only: Rows beside *published*; empty: all, or `QUICK_ROWS`.
+        only: The rows, as `choose_rows` gives them.
         quick: Stop after `QUICK_SECONDS`.
-
-    Raises:
-        UserError: ``only`` names no row.
     """
     torch.manual_seed(0)
     trained = build_model(device)
@@ -62,12 +71,8 @@ def updates_and_decoding(
         )
         for name, frozen in (("published", False), ("published-frozen", True))
     ]  # fmt: skip
-    ours = Ours(trained, material, device, has_bf16(device), directory)
-    rows += ours.rows()
-    if unknown := set(only) - {row.name for row in rows}:
-        raise UserError(f"--only: no row {' '.join(unknown)}; known: {' '.join(row.name for row in rows)}")
-    if chosen := only or (QUICK_ROWS if quick else ()):
-        rows = [row for row in rows if row.name in {"published", *chosen}]
+    ours = Ours(trained, material, device, directory)
+    rows = [row for row in rows if row.name in only] + [ours.row(name) for name in only if name.startswith("ours")]
     rounds = run_rounds(rows, rounds, device, QUICK_SECONDS if quick else float("inf"))
     report: dict[str, Any] = {"rounds": rounds, "batch_size": size, "rows": summarise(rows, size, rates)}
     print_table([{key: value for key, value in row.items() if key != "seconds"} for row in report["rows"]])

@@ -10,7 +10,6 @@ listed twice or unknown to the data directory, test utterances without emotion, 
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections import Counter
 from pathlib import Path
@@ -23,19 +22,16 @@ from sermtl.errors import UserError, command
 from sermtl.fileio.files import write_json, write_text
 from sermtl.fileio.tables import read_ids
 
-FILE_NAMES = {
-    part: [f"{name}{suffix}" for name in names for suffix in ("", ".txt", ".lst")]
-    for part, names in {
-        "train": ["train"], "dev": ["dev", "valid", "val", "validation"], "test": ["test"],
-    }.items()
-}  # fmt: skip
+LISTS = {"train": ["train"], "dev": ["dev", "valid", "val", "validation"], "test": ["test"]}
+"""Names of a part's list, before .txt or .lst."""
 
 
 def read_fold(fold: Path) -> dict[str, list[str]] | None:
     """Read a fold's lists; None where the directory is not a fold."""
     lists: dict[str, list[str]] = {"dev": []}
-    for part, names in FILE_NAMES.items():
-        found = [fold / name for name in names if (fold / name).is_file()]
+    for part, names in LISTS.items():
+        paths = [fold / f"{name}{suffix}" for name in names for suffix in ("", ".txt", ".lst")]
+        found = [path for path in paths if path.is_file()]
         if len(found) > 1:
             raise UserError(f"{fold}: {found[0].name} or {found[1].name}? Keep one list for {part}")
         if found:
@@ -70,8 +66,9 @@ def coverage(corpus: Corpus, folds: dict[str, dict[str, list[str]]]) -> str:
     return f"{once} of {len(labelled)} labelled utterances are tested{again}"
 
 
-def parse() -> argparse.Namespace:
-    """Read the command line."""
+@command
+def main() -> int:
+    """Audit and print."""
     parser = audit_options(__doc__)
     parser.add_argument("--folds", type=Path, required=True, help="directory of fold lists")
     parser.add_argument("--protocol", help="name for the record (default: that of the directory of folds)")
@@ -79,13 +76,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--allow_shared_speakers", choices=("true", "false"), help="the split promises no disjoint speakers"
     )
-    return parser.parse_args()
-
-
-@command
-def main() -> int:
-    """Audit and print."""
-    args = parse()
+    args = parser.parse_args()
     folds = read_folds(args.folds)
     corpus = load_corpus(args.data)
     root = args.folds.resolve()

@@ -2,7 +2,7 @@
 
     python -m sermtl.bin.bench --quick
     python -m sermtl.bin.bench --rounds 7 --json bench.json
-    python -m sermtl.bin.bench --only ours published --hours 0.5 --epoch_hours 1 10 100
+    python -m sermtl.bin.bench --only ours --epoch_hours 1 10 100
 
 wav2vec2-base with random weights, utterances of noise whose lengths are drawn as those of acted conversations are
 (log-normal, median 3.58 s, 95 % under 11.1 s). All rows of a round compute the same utterances, in one process and in
@@ -23,6 +23,12 @@ import torch
 from sermtl.errors import UserError, command
 from sermtl.fileio.files import write_json
 
+GONE = {
+    "hours": "`time ./run.sh ...` gives the seconds of a run, which prints those of each stage",
+    "upstream": "`time ./run.sh --upstream NAME ...` gives the seconds of a run with it",
+}
+"""Options that are gone, and what replaces them."""
+
 
 @command
 def main() -> int:
@@ -32,12 +38,13 @@ def main() -> int:
         raise UserError("--ngpu 1: PyTorch sees no GPU here; use --ngpu 0")
     device = torch.device("cuda" if args.ngpu else "cpu")
     torch.set_num_threads(args.num_threads or len(os.sched_getaffinity(0)))
-    # transformers takes seconds to import: --help and wrong words are answered without it.
+    # transformers takes seconds to import: --help and wrong options are answered without it.
+    from sermtl.bench.epochs import epoch_costs
     from sermtl.bench.measure import copy_rate, machine, print_table, say
-    from sermtl.bench.recipe import epoch_costs, stage_seconds
-    from sermtl.bench.tables import updates_and_decoding
+    from sermtl.bench.tables import choose_rows, updates_and_decoding
     from sermtl.model.precision import matmul_rate
 
+    names = choose_rows(args.only, args.quick, device)
     rates = {"float32": matmul_rate(torch.float32, device), "bf16": matmul_rate(torch.bfloat16, device)}
     rates["copy"] = copy_rate(device)
     report: dict[str, Any] = {"machine": machine(device, rates), "rows": []}
@@ -47,13 +54,10 @@ def main() -> int:
         directory = Path(name)
         if not args.no_steps:
             size = args.batch_size or (2 if args.quick else 8)
-            report |= updates_and_decoding(directory, device, rates, args.rounds, size, args.only, args.quick)
+            report |= updates_and_decoding(directory, device, rates, args.rounds, size, names, args.quick)
         if args.epoch_hours:
             report["epochs"] = epoch_costs(args.epoch_hours, directory / "epochs")
             print_table(report["epochs"])
-        if args.hours:
-            report["stages"] = stage_seconds(args.hours, directory / "stages")
-            print_table([{"stage": number, "seconds": spent} for number, spent in report["stages"]["stages"].items()])
     if args.json:
         write_json(args.json, report)
     return 0
@@ -61,21 +65,24 @@ def main() -> int:
 
 def parse() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter, allow_abbrev=False
+    )
     parser.add_argument("--quick", action="store_true", help="small updates, few rows; under five minutes on two cores")
     parser.add_argument("--rounds", type=int, default=5, help="timed updates of each row")
     parser.add_argument("--batch_size", type=int, help="utterances an update (default: 8; with --quick 2)")
     parser.add_argument("--only", nargs="+", default=[], metavar="ROW", help="rows to run, beside published")
-    parser.add_argument("--hours", type=float, help="run the recipe's stages on a corpus of this length")
     parser.add_argument("--epoch_hours", type=float, nargs="+", default=[], help="cost of an epoch of this length")
     parser.add_argument("--no_steps", action="store_true", help="leave out the tables of updates and decoding")
     parser.add_argument("--ngpu", type=int, default=0, choices=[0, 1])
     parser.add_argument("--num_threads", type=int, help="CPU threads (default: the cores)")
     parser.add_argument("--json", type=Path, help="write everything here too")
-    parser.add_argument("--upstream", help=argparse.SUPPRESS)
+    for name in GONE:
+        parser.add_argument(f"--{name}", help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.upstream:
-        raise UserError("--upstream is gone: --hours trains the upstream tiny; ./run.sh --upstream times another one")
+    for name, instead in GONE.items():
+        if getattr(args, name) is not None:
+            raise UserError(f"--{name} is gone: {instead}")
     return args
 
 

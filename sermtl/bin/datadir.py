@@ -64,8 +64,7 @@ def parse(words: list[str]) -> argparse.Namespace:
 def main() -> int:
     """Run the verb."""
     args = parse(sys.argv[1:])
-    status: int = args.run(args)
-    return status
+    return args.run(args)
 
 
 if __name__ == "__main__":

@@ -5,9 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-import numpy as np
-
 from sermtl.errors import UserError, command
+from sermtl.fileio.ark import read_matrix
 from sermtl.fileio.stamp import NAME, Stamp, inputs, package_digest
 from sermtl.report.build import Sources, build
 from sermtl.report.load import load_experiments
@@ -20,27 +19,15 @@ READ = (
 """What it reads of the experiments."""
 
 
-def parse() -> argparse.Namespace:
-    """The command line."""
+@command
+def main() -> None:
+    """Load, compute, write."""
     parser = argparse.ArgumentParser(prog="python -m sermtl.bin.report", description=__doc__)
     parser.add_argument("--exp", type=Path, required=True, help="directory of the experiments")
     parser.add_argument("--data", type=Path, required=True, help="data/<corpus>")
     parser.add_argument("--corpus", required=True, help="name of the corpus in the experiments' settings")
     parser.add_argument("--out", type=Path, required=True, help="exp/report/<corpus>")
-    return parser.parse_args()
-
-
-def read_vector(location: str) -> np.ndarray:
-    """An embedding; kaldiio is loaded only where there are any."""
-    from sermtl.fileio.ark import read_matrix
-
-    return read_matrix(location)
-
-
-@command
-def main() -> None:
-    """Load, compute, write."""
-    args = parse()
+    args = parser.parse_args()
     if not args.exp.is_dir():
         raise UserError(f"{args.exp}: no such directory; ./run.sh --corpus {args.corpus} makes experiments")
     read = {f"exp:{path.relative_to(args.exp)}": path for name in READ for path in sorted(args.exp.glob(name))}
@@ -53,7 +40,7 @@ def main() -> None:
         return
     made.begin()
     loaded = load_experiments(args.exp, args.data, args.corpus)
-    document = build(loaded, args.corpus, Sources(args.data, args.out / "images", read_vector))
+    document = build(loaded, args.corpus, Sources(args.data, args.out / "images", read_matrix))
     write_report(document, loaded.experiments, args.out)
     files = (path for path in args.out.rglob("*") if path.is_file() and path != made.path)
     made.finish(sorted(path for path in files if not path.relative_to(args.out).parts[0].startswith(".")))

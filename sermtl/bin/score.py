@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
 
 from sermtl.errors import UserError, command
+from sermtl.fileio.ark import read_matrix
 from sermtl.fileio.files import write_json, write_text
 from sermtl.fileio.stamp import NAME, Stamp, fold_roots, inputs, package_digest
 from sermtl.fileio.tables import read_list
@@ -19,21 +19,6 @@ INPUTS = (
     "exp:decode_dev/stamp.json", "exp:config.yaml", "top:labels.txt", "data:utt2emo", "data:text", "data:utt2spk",
     "fold:train", "fold:dev", "fold:test", "fold:audit.json",
 )  # fmt: skip
-
-
-def parse() -> argparse.Namespace:
-    """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m sermtl.bin.score", description=__doc__)
-    verbs = parser.add_subparsers(dest="verb", required=True)
-    fold = verbs.add_parser("folds", help="score folds -> exp/<tag>/<fold>/score_test/")
-    fold.add_argument("--exp", type=Path, required=True, help="exp/<tag>, with <fold>/decode_test")
-    fold.add_argument("--data", type=Path, required=True, help="data/<corpus>: utt2emo, text, utt2spk")
-    fold.add_argument("--folds_dir", type=Path, required=True, help="data/<corpus>/folds/<protocol>")
-    fold.add_argument("--folds", nargs="+", required=True, metavar="FOLD", help="fold names")
-    pool = verbs.add_parser("pool", help="pool the scored folds -> exp/<tag>/scores.json, RESULTS.md")
-    pool.add_argument("--exp", type=Path, required=True, help="exp/<tag>")
-    pool.add_argument("--folds_file", type=Path, required=True, help="data/<corpus>/folds/<protocol>/folds")
-    return parser.parse_args()
 
 
 def score_folds(args: argparse.Namespace) -> None:
@@ -61,17 +46,11 @@ def score_one(exp: Path, data: Path, fold_dir: Path) -> None:
         write_text(out / f"result_{name}.txt", render(scores))
     (out / "probe.json").unlink(missing_ok=True)
     if (decoded / "emb.scp").exists():
-        write_json(out / "probe.json", probed(decoded.parent, data, fold_dir))
+        from sermtl.score.speaker_probe import probe_fold  # with scikit-learn, which takes seconds to import
+
+        write_json(out / "probe.json", probe_fold(decoded.parent, data, fold_dir, read_matrix))
     write_json(out / "scores.json", scores)
     made.finish(sorted(path for path in out.iterdir() if path.name[0] != "." and path.name != NAME))
-
-
-def probed(trained: Path, data: Path, fold_dir: Path) -> dict[str, Any]:
-    """Speaker information in the fold's embeddings; scikit-learn and kaldiio are loaded only for this."""
-    from sermtl.fileio.ark import read_matrix
-    from sermtl.score.speaker_probe import probe_fold
-
-    return probe_fold(trained, data, fold_dir, read_matrix)
 
 
 def pool(args: argparse.Namespace) -> None:
@@ -98,7 +77,17 @@ def pool(args: argparse.Namespace) -> None:
 @command
 def main() -> None:
     """Run the verb."""
-    args = parse()
+    parser = argparse.ArgumentParser(prog="python -m sermtl.bin.score", description=__doc__)
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    fold = verbs.add_parser("folds", help="score folds -> exp/<tag>/<fold>/score_test/")
+    fold.add_argument("--exp", type=Path, required=True, help="exp/<tag>, with <fold>/decode_test")
+    fold.add_argument("--data", type=Path, required=True, help="data/<corpus>: utt2emo, text, utt2spk")
+    fold.add_argument("--folds_dir", type=Path, required=True, help="data/<corpus>/folds/<protocol>")
+    fold.add_argument("--folds", nargs="+", required=True, metavar="FOLD", help="fold names")
+    pooled = verbs.add_parser("pool", help="pool the scored folds -> exp/<tag>/scores.json, RESULTS.md")
+    pooled.add_argument("--exp", type=Path, required=True, help="exp/<tag>")
+    pooled.add_argument("--folds_file", type=Path, required=True, help="data/<corpus>/folds/<protocol>/folds")
+    args = parser.parse_args()
     {"folds": score_folds, "pool": pool}[args.verb](args)
 
 

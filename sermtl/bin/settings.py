@@ -33,29 +33,25 @@ def main() -> int:
     geometry = find_geometry(config.upstream)
     bands = read_yaml(geometry).get("input_bands", 0) if geometry else 0
     check_feats_type(config.upstream, config.feats_type, bands)
+    dumped = config.feats_type
+    if dumped == "conv":
+        # Seconds of imports, that every other run of run.sh does without.
+        from sermtl.data.stored_features import dump_name
+
+        dumped = dump_name(config)
     values = {
         "auto_tag": experiment_tag(args.corpus, args.protocol, args.config.stem, config, args.set),
         "feats_type": config.feats_type,
         "speeds": " ".join(f"{speed:g}" for speed in config.speed_perturb if speed != 1.0),
         "token_type": config.token_type,
         "nbpe": config.nbpe,
-        "dump_name": name_of_dump(config),
+        "dump_name": dumped,
         "upstream": config.upstream,
         "seed": config.seed,
     }
     for name, value in values.items():
         print(f"{name}={value}")
     return 0
-
-
-def name_of_dump(config: TrainConfig) -> str:
-    """The dump directory's name under ``dump/<corpus>/``."""
-    if config.feats_type != "conv":
-        return config.feats_type
-    # Seconds of imports, that every other run of run.sh does without.
-    from sermtl.data.stored_features import dump_name
-
-    return dump_name(config)
 
 
 if __name__ == "__main__":

@@ -42,7 +42,11 @@ def main() -> int:
     clean = verbs.add_parser("clean", help="remove temporary files of programs that were killed")
     clean.add_argument("directories", nargs="+", type=Path)
     args = parser.parse_args()
-    return {"current": is_current, "finish": finish, "require": require_current, "clean": clean_up}[args.verb](args)
+    if args.verb == "clean":
+        for directory in args.directories:
+            remove_leftovers(directory)
+        return 0
+    return {"current": is_current, "finish": finish, "require": require_current}[args.verb](args)
 
 
 def stamp_of(args: argparse.Namespace) -> Stamp:
@@ -86,28 +90,19 @@ def require_current(args: argparse.Namespace) -> int:
 
 def made_before(args: argparse.Namespace) -> Iterator[tuple[int, Path, Mapping[str, Path]]]:
     """Stamps of the stages before ``--stage``, in their order, each with the places of its inputs."""
-    everything: list[tuple[int, Path, Mapping[str, Path]]]
-    everything = [(1, args.data, {}), (1, args.folds_dir, {"data": args.data})]
-    for name in args.dumps:
-        everything.append((2, args.dump / name, {"data": args.data}))
+    data = {"data": args.data}
+    everything: list[tuple[int, Path, Mapping[str, Path]]] = [(1, args.data, {}), (1, args.folds_dir, data)]
+    everything += [(2, args.dump / name, data) for name in args.dumps]
     for fold in args.folds:
         roots = fold_roots(args.exp / fold, args.data, args.folds_dir / fold)
         roots |= {"dump": args.dump, "tokens": args.tokens / fold}
-        everything.append((2, args.tokens / fold, roots))
-        everything.append((3, roots["exp"], roots))
+        everything += [(2, args.tokens / fold, roots), (3, roots["exp"], roots)]
         everything += [(4, roots["exp"] / f"decode_{part}", roots) for part in ("test", "dev")]
         everything.append((5, roots["exp"] / "score_test", roots))
     everything.append((5, args.exp, {"exp": args.exp, "folds": args.folds_dir}))
     for stage, directory, places in sorted(everything, key=lambda item: item[0]):
         if stage < args.stage:
             yield stage, directory / NAME, places
-
-
-def clean_up(args: argparse.Namespace) -> int:
-    """Remove what killed programs left behind."""
-    for directory in args.directories:
-        remove_leftovers(directory)
-    return 0
 
 
 if __name__ == "__main__":

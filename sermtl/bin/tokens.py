@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
 from pathlib import Path
 
 from sermtl.errors import UserError, command
-from sermtl.fileio.files import atomic_write
+from sermtl.fileio.files import atomic_write, write_text
 from sermtl.fileio.stamp import NAME, Stamp, inputs
 from sermtl.fileio.tables import read_list, read_table
 from sermtl.text.tokenizer import BOUNDARY, BPE_MODEL, SPECIALS, BpeTokenizer, char_tokens, train_bpe
@@ -17,30 +16,26 @@ CODE_VERSION = 1
 INPUTS = ("data:text", "data:lang", "fold:train")
 
 
-def train_texts(train: Path, text: dict[str, str]) -> Iterator[str]:
-    """Yield the transcripts of a training list.
+def write_tokens(out: Path, text: dict[str, str], train: Path, token_type: str, nbpe: int, lang: str) -> list[str]:
+    """Write one fold's ``tokens.txt``, with ``bpe.model`` beside it for subwords; returns the tokens.
 
     Raises:
         UserError: The list is missing, or names an utterance without a line in ``text``.
     """
-    for utt in read_list(train):
+    listed = read_list(train)
+    for utt in listed:
         if utt not in text:
             raise UserError(f"{train}: {utt} is not in the data directory's text; make the folds again (stage 1)")
-        yield text[utt]
-
-
-def write_tokens(out: Path, text: dict[str, str], train: Path, token_type: str, nbpe: int, lang: str) -> list[str]:
-    """Write one fold's ``tokens.txt``, with ``bpe.model`` beside it for subwords; returns the tokens."""
+    texts = [text[utt] for utt in listed]
     if token_type == "bpe":
-        model = train_bpe(train_texts(train, text), nbpe, train)
+        model = train_bpe(texts, nbpe, train)
         tokens = BpeTokenizer(model).tokens
         with atomic_write(out / BPE_MODEL, "wb") as file:
             file.write(model)
     else:
         (out / BPE_MODEL).unlink(missing_ok=True)
-        tokens = char_tokens(train_texts(train, text), lang)
-    with atomic_write(out / "tokens.txt") as file:
-        file.writelines(f"{token}\n" for token in tokens)
+        tokens = char_tokens(texts, lang)
+    write_text(out / "tokens.txt", "".join(f"{token}\n" for token in tokens))
     return tokens
 
 

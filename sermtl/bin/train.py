@@ -23,7 +23,7 @@ from sermtl.data.fold_data import refuse_cut_arks
 from sermtl.data.fold_job import from_torchrun
 from sermtl.errors import UserError, command
 from sermtl.fileio import lock
-from sermtl.fileio.files import atomic_write
+from sermtl.fileio.files import write_text
 from sermtl.model.geometry import check_feats_type
 from sermtl.model.trained_model import save_description
 from sermtl.model.upstreams.load import load_upstream
@@ -60,8 +60,7 @@ def main() -> int:
     if ranks.first:
         lock.hold(paths.exp)
         fold_job.log_also_to(paths.exp / "train.log")
-        with atomic_write(args.exp / LABELS) as file:
-            file.writelines(f"{label}\n" for label in fold.labels)
+        write_text(args.exp / LABELS, "".join(f"{label}\n" for label in fold.labels))
 
     if config.deterministic:
         os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # PyTorch refuses to be deterministic without

@@ -107,17 +107,15 @@ def audit_fold(
         "audio": audio.codes,
     }
     for what, codes in columns.items():
-        audit |= overlap_figures(what, codes, rows)
+        figures = overlap_figures(what, np.full(len(corpus.utts), -1) if codes is None else codes, rows)
+        audit |= dict.fromkeys(figures) if codes is None else figures
     audit["speaker_dependent"] = audit["test_utterances_speaker_seen"] > 0
     audit |= id_figures(corpus, lists, rows)
     audit |= class_figures(corpus, rows)
     audit |= speaker_figures(corpus, rows)
     audit |= style_figures(corpus, rows)
-    audit |= corpus_figures(corpus, audio)
-    audit["shared_audio_utterances"] = None
-    if audio.codes is not None:
-        copied = rows["test"][seen(audio.codes, rows)]
-        audit["shared_audio_utterances"] = [corpus.utts[i] for i in copied[:FEW]]
+    audit |= audio_figures(corpus, audio, rows)
+    audit |= {"corpus_utterances": len(corpus.utts), "corpus_speakers": len(corpus.speaker.names)}
     audit["broken"] = broken_promises(audit)
     audit["warnings"] = warnings(audit)
     audit["ok"] = not audit["broken"]
@@ -131,21 +129,17 @@ def seen(codes: np.ndarray, rows: dict[str, np.ndarray]) -> np.ndarray:
     return (test >= 0) & np.isin(test, training)
 
 
-def overlap_figures(what: str, codes: np.ndarray | None, rows: dict[str, np.ndarray]) -> Audit:
+def overlap_figures(what: str, codes: np.ndarray, rows: dict[str, np.ndarray]) -> Audit:
     """Count a column's distinct values by part, in pairs of parts, and the test utterances seen."""
     plural = {"audio": "audio"}.get(what, what + "s")
-    figures: Audit = {}
-    values = {p: np.unique(codes[r][codes[r] >= 0]) for p, r in rows.items()} if codes is not None else None
-    for part in PARTS:
-        if what != "audio":
-            figures[f"{plural}_{part}"] = len(values[part]) if values else None
+    values = {part: np.unique(codes[r][codes[r] >= 0]) for part, r in rows.items()}
+    figures: Audit = {f"{plural}_{part}": len(values[part]) for part in PARTS if what != "audio"}
     for a, b in PAIRS:
-        shared = len(np.intersect1d(values[a], values[b], assume_unique=True)) if values else None
-        figures[f"{plural}_shared_{a}_{b}"] = shared
+        figures[f"{plural}_shared_{a}_{b}"] = len(np.intersect1d(values[a], values[b], assume_unique=True))
     if what != "utterance":
-        count = int(seen(codes, rows).sum()) if codes is not None else None
+        count = int(seen(codes, rows).sum())
         figures[f"test_utterances_{what}_seen"] = count
-        figures[f"test_utterances_{what}_seen_share"] = None if count is None else share(count, rows["test"])
+        figures[f"test_utterances_{what}_seen_share"] = share(count, rows["test"])
     return figures
 
 
@@ -211,21 +205,16 @@ def style_figures(corpus: Corpus, rows: dict[str, np.ndarray]) -> Audit:
     return {"test_transcript_seen_by_style": {style: [known[style], every[style]] for style in every}}
 
 
-def corpus_figures(corpus: Corpus, audio: Audio) -> Audit:
-    """Figures of the whole corpus, the same in each of its folds."""
-    duplicates = missing = None
+def audio_figures(corpus: Corpus, audio: Audio, rows: dict[str, np.ndarray]) -> Audit:
+    """Name the test utterances of seen audio; count what the whole corpus has twice, and what was not compared."""
+    names = ("shared_audio_utterances", "corpus_duplicate_audio", "corpus_audio_not_compared")
+    figures: Audit = dict.fromkeys(names) | {"corpus_audio_compared": audio.compared}
     if audio.codes is not None:
-        known = audio.codes[audio.codes >= 0]
-        numbers = np.bincount(known)
-        duplicates = int(numbers[numbers > 1].sum())
-        missing = int((audio.codes < 0).sum())
-    return {
-        "corpus_utterances": len(corpus.utts),
-        "corpus_speakers": len(corpus.speaker.names),
-        "corpus_duplicate_audio": duplicates,
-        "corpus_audio_compared": audio.compared,
-        "corpus_audio_not_compared": missing,
-    }
+        copied = rows["test"][seen(audio.codes, rows)]
+        numbers = np.bincount(audio.codes[audio.codes >= 0])
+        values = ([corpus.utts[i] for i in copied[:FEW]], int(numbers[numbers > 1].sum()), int((audio.codes < 0).sum()))
+        figures |= zip(names, values, strict=True)
+    return figures
 
 
 def broken_promises(audit: Audit) -> list[str]:
@@ -261,7 +250,7 @@ def copies(audit: Audit) -> str:
 
 
 def warnings(audit: Audit) -> list[str]:
-    """Say what keeps its promises and still deserves a look."""
+    """Say what breaks no promise and should be known before the fold is used."""
     found = []
     if audit["test_utterances_audio_seen"] and audit["allows_copies"]:
         found.append(copies(audit))

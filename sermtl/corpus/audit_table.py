@@ -64,7 +64,7 @@ def audit_table(audits: Sequence[Audit]) -> str:
         shown += ["speakers_train", "speakers_test", "speakers_shared_train_test", "sessions_shared_train_test"]
         shown += ["test_utterances_transcript_seen", "test_utterances_audio_seen"]
         numbers = [str(a["class_counts_test"][name]) for name in classes]
-        body.append([a["fold"], *(cell(a[key]) for key in shown), *numbers])
+        body.append([a["fold"], *("-" if a[key] is None else str(a[key]) for key in shown), *numbers])
     total: Counter[str] = Counter()
     for a in audits:
         total.update(a["class_counts_test"])
@@ -72,11 +72,6 @@ def audit_table(audits: Sequence[Audit]) -> str:
     tested = str(sum(a["utterances_test"] for a in audits))
     body.append(["all", "", "", tested, "", "", "", "", *sums, *(str(total[name]) for name in classes)])
     return aligned(body)
-
-
-def cell(value: int | None) -> str:
-    """Show a figure; ``-`` where it is not known."""
-    return "-" if value is None else str(value)
 
 
 def total_of(audits: Sequence[Audit], key: str) -> str:

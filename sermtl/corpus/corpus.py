@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -75,16 +75,15 @@ def load_corpus(data: str | Path) -> Corpus:
     nameless = [utt for utt, speaker in utt2spk.items() if not speaker or " " in speaker]
     if nameless:
         raise UserError(f"{data / 'utt2spk'}: {len(nameless)} utterances without one speaker id, first {nameless[0]}")
-    text = optional_values(data / "text", utt2spk)
     return Corpus(
         path=data,
         utts=list(utt2spk),
         index={utt: i for i, utt in enumerate(utt2spk)},
         speaker=Column.of(utt2spk.values()),
         emotion=Column.of(table_values(data / "utt2emo", utt2spk)),
-        session=None if (v := optional_values(data / "utt2session", utt2spk)) is None else Column.of(v),
-        transcript=None if text is None else Column.of(map(comparable_text, text)),
-        style=None if (v := optional_values(data / "utt2style", utt2spk)) is None else Column.of(v),
+        session=optional_column(data / "utt2session", utt2spk),
+        transcript=optional_column(data / "text", utt2spk, comparable_text),
+        style=optional_column(data / "utt2style", utt2spk),
     )
 
 
@@ -102,9 +101,9 @@ def table_values(path: Path, utts: Mapping[str, object]) -> list[str]:
     return list(table.values())
 
 
-def optional_values(path: Path, utts: Mapping[str, object]) -> list[str] | None:
-    """Read a table's values as `table_values` does, or give None where the file is absent."""
-    return table_values(path, utts) if path.exists() else None
+def optional_column(path: Path, utts: Mapping[str, object], form: Callable[[str], str] = str) -> Column | None:
+    """Code the ``form`` of a table's values; None where the file is absent."""
+    return Column.of(map(form, table_values(path, utts))) if path.exists() else None
 
 
 def comparable_text(text: str) -> str:

@@ -6,26 +6,14 @@ import shutil
 from pathlib import Path
 
 from sermtl.errors import UserError
-from sermtl.fileio.table_kinds import DERIVED_TABLE, MAIN_TABLE, tables_of
-from sermtl.fileio.tables import raw_lines, spk2utt_of, write_table
+from sermtl.fileio.tables import DERIVED_TABLE, MAIN_TABLE, raw_lines, spk2utt_of, tables_of, write_table
+from sermtl.fileio.text_table import plural
 
 BACKUP = ".backup"
 
 Table = dict[str, str]
 Tables = dict[str, dict[str, Table]]
 """What the keys are (utterance, speaker, recording: as `tables_of` names them) -> file name -> table."""
-
-
-def read_tables(data: Path, notes: list[str]) -> Tables:
-    """Read what can be read of each table and note the lines that cannot.
-
-    Raises:
-        UserError: There is no such directory, or no utt2spk in it.
-    """
-    if not (data / MAIN_TABLE).is_file():
-        raise UserError(f"no {data / MAIN_TABLE}: {data} is no data directory")
-    kinds = tables_of(data).items()
-    return {kind: {name: read_leniently(data / name, notes) for name in names} for kind, names in kinds}
 
 
 def read_leniently(path: Path, notes: list[str]) -> Table:
@@ -82,7 +70,7 @@ def complete(tables: Tables, notes: list[str], data: Path) -> set[str]:
 def note_lost(notes: list[str], what: str, utts: set[str]) -> None:
     """Note how many utterances are lost, and which one is the first."""
     if utts:
-        notes.append(f"{what} {len(utts)} utterance{'s' * (len(utts) > 1)}, first {min(utts)}")
+        notes.append(f"{what} {plural(len(utts), 'utterance')}, first {min(utts)}")
 
 
 def fix(data: Path) -> tuple[int, int, list[str]]:
@@ -92,10 +80,13 @@ def fix(data: Path) -> tuple[int, int, list[str]]:
         Utterances kept, utterances before, and what was dropped and why.
 
     Raises:
-        UserError: Nothing would be left (the directory stays as it was).
+        UserError: There is no utt2spk, or nothing would be left (the directory stays as it was).
     """
+    if not (data / MAIN_TABLE).is_file():
+        raise UserError(f"no {data / MAIN_TABLE}: {data} is no data directory")
     notes: list[str] = []
-    tables = read_tables(data, notes)
+    kinds = tables_of(data).items()
+    tables = {kind: {name: read_leniently(data / name, notes) for name in names} for kind, names in kinds}
     before = len(tables["utterance"][MAIN_TABLE])
     kept = complete(tables, notes, data)
     if not kept:

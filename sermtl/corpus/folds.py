@@ -12,11 +12,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from sermtl.corpus.corpus import Corpus, optional_values
+from sermtl.corpus.corpus import Corpus, table_values
 from sermtl.errors import UserError
 from sermtl.fileio.tables import read_table
 
-PROTOCOLS = ("speaker", "session", "paper", "kfoldK")
+NAMED = ("speaker", "session", "paper")
+"""Protocols beside ``kfoldK``."""
 RESERVED = ("folds", "audit.txt")
 """Files that stand beside the folds' directories."""
 
@@ -43,9 +44,9 @@ def without_copies(fold: Fold, audio: np.ndarray) -> Fold:
         fold: The fold.
         audio: (N,) codes of equal audio of all utterances, -1 where unknown.
     """
-    heard = audio[fold.test]
-    heard = heard[heard >= 0]
-    train, dev = (rows[~np.isin(audio[rows], heard)] for rows in (fold.train, fold.dev))
+    tested = audio[fold.test]
+    tested = tested[tested >= 0]
+    train, dev = (rows[~np.isin(audio[rows], tested)] for rows in (fold.train, fold.dev))
     return replace(fold, train=train, dev=dev)
 
 
@@ -72,16 +73,15 @@ def make_folds(corpus: Corpus, protocol: str, dev_ratio: float = 0.0, seed: int 
     if not 0 <= dev_ratio <= 0.5:
         raise UserError(f"--dev_ratio {dev_ratio:g} is outside 0 to 0.5, the share of training that becomes dev")
     group, names = divide(corpus, protocol)
-    return folds_of(corpus, group, names, DevPicker(corpus, dev_ratio, seed))
+    picker = DevPicker(corpus, dev_ratio, seed)
 
-
-def folds_of(corpus: Corpus, group: np.ndarray, names: list[str], picker: DevPicker) -> Iterator[Fold]:
-    """Make the fold that each group's labelled utterances test."""
-    for name in names:
+    def fold(name: str) -> Fold:
         inside = group == name
         train = np.flatnonzero(~inside)
         dev = picker.pick(train)
-        yield Fold(name, np.setdiff1d(train, dev), dev, np.flatnonzero(inside & corpus.labelled))
+        return Fold(name, np.setdiff1d(train, dev), dev, np.flatnonzero(inside & corpus.labelled))
+
+    return map(fold, names)
 
 
 def divide(corpus: Corpus, protocol: str) -> tuple[np.ndarray, list[str]]:
@@ -94,15 +94,15 @@ def divide(corpus: Corpus, protocol: str) -> tuple[np.ndarray, list[str]]:
 
 def check_protocol(protocol: str) -> None:
     """Refuse a protocol's name that is none, naming the nearest."""
-    if protocol in ("speaker", "session", "paper"):
+    if protocol in NAMED:
         return
     if folds := re.fullmatch(r"kfold(0|[1-9][0-9]*)", protocol):
         if int(folds[1]) < 2:
             raise UserError(f"{protocol}: at least 2 folds are needed to train on one part and test on another")
         return
-    near = difflib.get_close_matches(protocol, ["speaker", "session", "paper", "kfold10"], 1, 0.5)
+    near = difflib.get_close_matches(protocol, [*NAMED, "kfold10"], 1, 0.5)
     hint = f"; did you mean {near[0]}?" if near else ""
-    raise UserError(f"unknown protocol {protocol!r}{hint} (known: {' '.join(PROTOCOLS)}, as in kfold10)")
+    raise UserError(f"unknown protocol {protocol!r}{hint} (known: {' '.join(NAMED)} kfoldK, as in kfold10)")
 
 
 def groups(corpus: Corpus, protocol: str) -> list[str]:
@@ -133,9 +133,9 @@ def speaker_groups(corpus: Corpus) -> list[str]:
 def required_groups(corpus: Corpus, table: str, absent: str) -> list[str]:
     """Groups by a table that gives every utterance a value."""
     path = corpus.path / table
-    values = optional_values(path, corpus.index)
-    if values is None:
+    if not path.exists():
         raise UserError(f"no {path}: the corpus {absent}")
+    values = table_values(path, corpus.index)
     empty = [utt for utt, value in zip(corpus.utts, values, strict=True) if not value]
     if empty:
         raise UserError(f"{path}: no value for {len(empty)} utterances, first {empty[0]}")
@@ -183,8 +183,8 @@ def check_names(corpus: Corpus, protocol: str, tested: list[str]) -> None:
 class DevPicker:
     """Takes dev utterances from training parts, stratified by emotion and speaker.
 
-    Within a stratum the order is that of a digest of seed and id, so an utterance's fate does not hang on
-    how many others there are, nor on their order in any file.
+    Within a stratum the order is that of a digest of seed and id, so whether an utterance is taken does not
+    depend on the number of others, nor on their order in any file.
     """
 
     def __init__(self, corpus: Corpus, ratio: float, seed: int) -> None:

@@ -8,8 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from sermtl.audio.headers import Task, check_all
-from sermtl.fileio.table_kinds import DERIVED_TABLE, MAIN_TABLE, tables_of
-from sermtl.fileio.tables import raw_lines, spk2utt_of
+from sermtl.fileio.tables import DERIVED_TABLE, MAIN_TABLE, raw_lines, spk2utt_of, tables_of
 
 SHOWN = 5
 """Lines shown of each kind of fault."""
@@ -65,7 +64,11 @@ def validate(data: Path, options: Options | None = None) -> tuple[list[str], dic
     if not data.is_dir():
         return [f"{data}: no such directory"], {}
     faults = Faults()
-    required(data, options, faults)
+    needed = [MAIN_TABLE, DERIVED_TABLE] + ["text"] * options.text
+    needed += ["wav.scp"] * (options.wav and not (data / "feats.scp").is_file())
+    for name in needed:
+        if not (data / name).is_file():
+            faults.add(f"{data / name}: no such file")
     if not (data / MAIN_TABLE).is_file():
         return faults.lines(), {}
     tables = tables_of(data)
@@ -93,23 +96,19 @@ def read_all(
     tables = {}
     for name in names:
         tables[name] = read(data / name, faults)
-        compare_keys(data / name, tables[name], data / keys_of, keys, faults)
+        for key in keys:
+            if key not in tables[name]:
+                faults.add(f"{data / name} lacks what {keys_of} has", key)
+        known = set(keys)
+        for key in tables[name]:
+            if key not in known:
+                faults.add(f"{data / keys_of} lacks what {name} has", key)
     return tables
-
-
-def required(data: Path, options: Options, faults: Faults) -> None:
-    """Check that the files that every directory has are there."""
-    names = [MAIN_TABLE, DERIVED_TABLE] + ["text"] * options.text
-    if options.wav and not (data / "feats.scp").is_file():
-        names.append("wav.scp")
-    for name in names:
-        if not (data / name).is_file():
-            faults.add(f"{data / name}: no such file")
 
 
 def read(path: Path, faults: Faults) -> dict[str, str]:
     """Read what can be read of a table, and note what is wrong with its lines and values."""
-    expected, is_right = value_check(path.name)
+    expected, is_right = VALUES.get(path.name, ("unprintable character", str.isprintable))
     table: dict[str, str] = {}
     previous = ""
     for number, raw in raw_lines(path):
@@ -174,31 +173,15 @@ def is_segment(value: str) -> bool:
     return 0 <= start < math.inf and (start < end < math.inf or end == -1)
 
 
-LABELS = ("utt2spk", "utt2emo", "utt2session", "utt2style", "utt2paper", "utt2lang")
+LABELS = ("utt2emo", "utt2session", "utt2style", "utt2paper", "utt2lang")
 NUMBERS = ("utt2dur", "utt2num_frames", "utt2num_samples")
-Check = tuple[str, Callable[[str], bool]]
-"""What a value should be, in words and as a test."""
-
-
-def value_check(name: str) -> Check:
-    """How the values of a table look, by its name."""
-    if name == "utt2spk":
-        return "expected one speaker", is_word
-    if name in LABELS:
-        return "expected one word or none", lambda value: not value or is_word(value)
-    if name in NUMBERS:
-        return "expected a number above 0", is_number
-    if name == "segments":
-        return "expected a recording, a start and a later end in seconds", is_segment
-    return "unprintable character", str.isprintable
-
-
-def compare_keys(path: Path, table: Iterable[str], other_path: Path, other: Iterable[str], faults: Faults) -> None:
-    """Note the keys that one of two tables lacks."""
-    for name, keys, than_name, than in ((path, set(table), other_path, other), (other_path, set(other), path, table)):
-        for key in than:
-            if key not in keys:
-                faults.add(f"{name} lacks what {than_name.name} has", key)
+VALUES: dict[str, tuple[str, Callable[[str], bool]]] = {
+    **dict.fromkeys(LABELS, ("expected one word or none", lambda value: not value or is_word(value))),
+    **dict.fromkeys(NUMBERS, ("expected a number above 0", is_number)),
+    "utt2spk": ("expected one speaker", is_word),
+    "segments": ("expected a recording, a start and a later end in seconds", is_segment),
+}
+"""What a table's values should be, in words and as a test."""
 
 
 def check_speakers(data: Path, names: list[str], utt2spk: dict[str, str], options: Options, faults: Faults) -> None:

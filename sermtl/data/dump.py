@@ -126,7 +126,7 @@ class Dump:
         tables: dict[str, dict[str, str]] = {suffix: {} for suffix in TABLES}
         for job in range(1, self.nj + 1):
             stem = self.out / "parts" / f"{job}"
-            # The jobs read the arks a moment ago: sizes are enough here.
+            # The jobs have just read the arks back: sizes are enough here.
             if self.part_stamp(job).changed(contents=False):
                 raise UserError(f"{stem}.ark is missing, truncated or older than its audio; rerun stage 2")
             for suffix, table in tables.items():

@@ -89,11 +89,12 @@ def load_fold(
         )
 
     examples = {part: [example(utterance) for utterance in lists[part]] for part in PARTS}
-    perturbed = {
-        speed: _perturbed_copies(dump.with_name(f"{dump.name}_sp{speed:g}"), config.feats_type, speed, lists["train"])
-        for speed in config.speed_perturb
-        if speed != 1.0
-    }
+    perturbed = {}
+    for name, speed in ((f"sp{speed:g}", speed) for speed in config.speed_perturb if speed != 1.0):
+        directory = dump.with_name(f"{dump.name}_{name}")
+        copies = read_dump(directory, config.feats_type)
+        _refuse_unknown(directory, [f"{name}-{utterance}" for utterance in lists["train"]], copies, directory)
+        perturbed[speed] = {utterance: copies[f"{name}-{utterance}"] for utterance in lists["train"]}
     by_speaker: dict[str, list[Example]] = {}
     for utterance, speaker in speakers_of.items():
         if utterance in dumped:
@@ -127,13 +128,6 @@ def read_dump(dump: Path, feats_type: str) -> dict[str, Example]:
         utterance: Example(utterance, entry, int(values[utterance]), "", checksum=checksums[utterance])
         for utterance, entry in entries.items()
     }
-
-
-def _perturbed_copies(directory: Path, feats_type: str, speed: float, utterances: list[str]) -> dict[str, Example]:
-    dumped = read_dump(directory, feats_type)
-    prefix = f"sp{speed:g}-"
-    _refuse_unknown(directory, [prefix + utterance for utterance in utterances], dumped, directory)
-    return {utterance: dumped[prefix + utterance] for utterance in utterances}
 
 
 def _refuse_unknown(where: Path, utterances: list[str], table: Mapping[str, object], source: Path) -> None:

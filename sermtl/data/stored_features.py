@@ -90,7 +90,14 @@ def conv_features(upstream: str, seed: int, ngpu: int, data: Path, out: Path, sp
     wanted = features.digest if speed == 1.0 else f"{features.digest}_sp{speed:g}"
     if out.name != wanted:
         raise UserError(f"{out}: this upstream's outputs belong in {out.parent / wanted}")
-    check_space(out, features.bytes_of(data, speed))
+    out.mkdir(parents=True, exist_ok=True)
+    there = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())  # of a dump that was cut off
+    needed, free = features.bytes_of(data, speed) - there, shutil.disk_usage(out).free
+    if needed > free:
+        raise UserError(
+            f"{out} needs {needed / 1e9:.2f} GB more, and its disk has {free / 1e9:.2f} GB free; "
+            "make room, give another --dumpdir, or use --feats_type raw, which stores the waveforms only"
+        )
     return features
 
 
@@ -117,19 +124,3 @@ def dump_name(config: TrainConfig, trained: Upstream | None = None) -> str:
         return config.feats_type
     digest = conv_digest(trained) if trained else ConvFeatures(config.upstream, config.seed, torch.device("cpu")).digest
     return f"conv/{digest}"
-
-
-def check_space(out: Path, needed: int) -> None:
-    """Refuse to begin a dump that the disk cannot hold, counting what is there of it already.
-
-    Raises:
-        UserError: It cannot, with the figures.
-    """
-    out.mkdir(parents=True, exist_ok=True)
-    there = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
-    free = shutil.disk_usage(out).free
-    if needed - there > free:
-        raise UserError(
-            f"{out} needs {(needed - there) / 1e9:.2f} GB more, and its disk has {free / 1e9:.2f} GB free; "
-            "make room, give another --dumpdir, or use --feats_type raw, which stores the waveforms only"
-        )

@@ -1,6 +1,7 @@
 """Kaldi arks: int16 RIFF audio and float32 matrices, written whole or not at all.
 
-The only module that uses kaldiio. Nothing read from a file is executed: pipes and pickles are refused.
+The only module that uses kaldiio, which is loaded when an entry is read or written. Nothing read from a file is
+executed: pipes and pickles are refused.
 """
 
 from __future__ import annotations
@@ -13,13 +14,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-import kaldiio
 import numpy as np
 
 from sermtl.errors import UserError
 from sermtl.fileio.files import atomic_write
+from sermtl.fileio.wav_scp import SAMPLE_RATE
 
-SAMPLE_RATE = 16000
 FEATURE_TABLES = ("feats.scp", "utt2num_frames")
 DUMP_TABLES = {"raw": ("wav.scp", "utt2num_samples"), "fbank": FEATURE_TABLES, "conv": FEATURE_TABLES}
 """Names, as Kaldi and ESPnet call them, of a dump's scp and of its table of lengths."""
@@ -49,6 +49,8 @@ class ArkWriter:
         if key in self.scp:
             raise UserError(f"{self._path}: utterance {key} twice")
         self.scp[key] = f"{self._path}:{self._file.tell() + len(key.encode()) + 1}"
+        import kaldiio
+
         # What kaldiio leaves half written it writes again, and fails at again, when it is collected as garbage.
         entry = io.BytesIO()
         kaldiio.save_ark(entry, {key: value})
@@ -104,6 +106,8 @@ def checksum(array: np.ndarray) -> str:
 
 
 def _read(specifier: str, key: str) -> object:
+    import kaldiio
+
     path, _, offset = specifier.rpartition(":")
     if specifier.rstrip().endswith("|") or not path or not offset.isdigit():
         raise UserError(f"{specifier!r} ({key}): expected file.ark:offset")
@@ -114,7 +118,7 @@ def _read(specifier: str, key: str) -> object:
             # kaldiio would unpickle such an entry, which can run code
             if head[:3] in (b"PKL", b"NPY", b""):
                 raise UserError(f"{specifier} ({key}): no Kaldi entry there; rerun stage 2")
-            # and shorten truncated audio without a word
+            # and shorten truncated audio without an error
             end = int(offset) + 8 + int.from_bytes(head[4:], "little")
             if head[:4] == b"RIFF" and end > os.fstat(file.fileno()).st_size:
                 raise UserError(f"{specifier} ({key}): the file ends within this entry; rerun stage 2")

@@ -66,7 +66,7 @@ class Stamp:
         return {name: digest(path) for name, path in self.inputs.items()}
 
     def begin(self) -> None:
-        """Empty the stamp: what stands there is about to change."""
+        """Empty the stamp: its outputs are about to change."""
         with atomic_write(self.path, sync=False) as file:
             json.dump({"begun": self.digests}, file)
 
@@ -188,20 +188,16 @@ def inputs(roots: Mapping[str, Path], *names: str) -> dict[str, Path]:
 def digest(path: Path) -> str | None:
     """Digest of a file, a folder, or (``wav.scp*``) a table and what it names; None where something is missing."""
     if path.name.endswith("*"):
-        return _digest_of_table(path.with_name(path.name[:-1]))
+        lines = hashlib.sha256()
+        try:
+            for key, entry in read_table(path.with_name(path.name[:-1])).items():
+                lines.update(f"{key} {entry} {stat_of(entry)}\n".encode())
+        except (OSError, UserError):
+            return None
+        return lines.hexdigest()
     if path.is_dir():
         return _digest_of_folder(path)
     return sha256(path) if path.is_file() else None
-
-
-def _digest_of_table(table: Path) -> str | None:
-    lines = hashlib.sha256()
-    try:
-        for key, entry in read_table(table).items():
-            lines.update(f"{key} {entry} {stat_of(entry)}\n".encode())
-    except (OSError, UserError):
-        return None
-    return lines.hexdigest()
 
 
 def _digest_of_folder(folder: Path) -> str:

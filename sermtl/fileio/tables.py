@@ -10,6 +10,10 @@ from sermtl.fileio.files import atomic_write
 
 PARTS = ("train", "dev", "test")
 """The lists of a fold."""
+UTTERANCE_TABLES = ("text", "feats.scp", "vad.scp")
+SPEAKER_TABLES = ("cmvn.scp",)
+MAIN_TABLE = "utt2spk"
+DERIVED_TABLE = "spk2utt"
 
 Line = tuple[int, bytes]
 """A line's number, from 1, and its bytes without the line feed."""
@@ -86,7 +90,7 @@ def read_list(path: str | Path) -> list[str]:
 
 
 def read_ids(path: str | Path) -> list[str]:
-    """Read a list as people keep it: the first word of each line that has one, in any order, repeated or not.
+    """Read a list from another source: the first word of each line that has one, in any order, repeated or not.
 
     Raises:
         UserError: The file is missing or not UTF-8.
@@ -111,3 +115,27 @@ def spk2utt_of(utt2spk: Mapping[str, str]) -> dict[str, str]:
     for utt, speaker in utt2spk.items():
         spk2utt.setdefault(speaker, []).append(utt)
     return {speaker: " ".join(utts) for speaker, utts in spk2utt.items()}
+
+
+def tables_of(data: Path) -> dict[str, list[str]]:
+    """Name the tables that a data directory holds, by what their keys are.
+
+    ``wav.scp`` is keyed by recordings where there is ``segments``, else by utterances. ``spk2utt`` is made
+    from ``utt2spk`` and is not among them.
+
+    Returns:
+        "utterance", "speaker", "recording" -> file names, sorted, ``utt2spk`` first.
+    """
+    found: dict[str, list[str]] = {"utterance": [], "speaker": [], "recording": []}
+    segmented = (data / "segments").exists()
+    for name in sorted(path.name for path in data.iterdir() if path.is_file()):
+        if name == "wav.scp":
+            found["recording" if segmented else "utterance"].append(name)
+        elif name in UTTERANCE_TABLES or name == "segments" or name.startswith("utt2"):
+            found["utterance"].append(name)
+        elif name in SPEAKER_TABLES or (name.startswith("spk2") and name != DERIVED_TABLE):
+            found["speaker"].append(name)
+        elif name.startswith("reco2"):
+            found["recording" if segmented else "utterance"].append(name)
+    found["utterance"].sort(key=lambda name: name != MAIN_TABLE)
+    return found

@@ -11,6 +11,9 @@ from pathlib import Path
 from sermtl.errors import UserError
 from sermtl.fileio.tables import read_table
 
+SAMPLE_RATE = 16000
+"""Of all audio that was read, in memory and in dumps (Hz)."""
+
 
 @dataclass(frozen=True)
 class Source:

@@ -30,7 +30,7 @@ class ConvGeometry:
 
     @property
     def receptive_field(self) -> int:
-        """Inputs (samples, or feature frames) that one output frame sees."""
+        """Inputs (samples, or feature frames) that one output frame depends on."""
         field, hop = 1, 1
         for kernel, stride in zip(self.kernels, self.strides, strict=True):
             field += (kernel - 1) * hop

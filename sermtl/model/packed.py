@@ -23,24 +23,18 @@ kernel costs most."""
 
 
 def is_packable(encoder: Any) -> bool:
-    """Whether an encoder is built of the layers that `encode` knows (WavLM's relative positions are not)."""
-    layers = list(encoder.layers)
-    parts = (
-        *(f"attention.{name}_proj" for name in ("q", "k", "v", "out")),
-        "feed_forward.intermediate_dense",
-        "final_layer_norm",
-    )
-    whole = all(_has(layer, name) for layer in layers for name in parts)
-    plain = all(not hasattr(layer.attention, "rel_attn_embed") for layer in layers)
-    return whole and plain and all(getattr(layer, "adapter_layer", None) is None for layer in layers)
-
-
-def _has(module: nn.Module, name: str) -> bool:
+    """Whether `encode` can compute an encoder (not one with WavLM's relative positions)."""
+    parts = ["feed_forward.intermediate_dense", "final_layer_norm"]
+    parts += [f"attention.{name}_proj" for name in ("q", "k", "v", "out")]
     try:
-        module.get_submodule(name)
+        for layer in encoder.layers:
+            for name in parts:
+                layer.get_submodule(name)
     except AttributeError:
         return False
-    return True
+    return not any(
+        hasattr(layer.attention, "rel_attn_embed") or getattr(layer, "adapter_layer", None) for layer in encoder.layers
+    )
 
 
 def encode(encoder: Any, hidden_ND: Tensor, positions_ND: Tensor, frames: Sequence[int], pre_norm: bool) -> Tensor:

@@ -37,7 +37,7 @@ def enough_bits(hidden_BCT: Tensor, channels: int) -> Iterator[Tensor]:
 
 
 def convolve_channels_last(hidden_BCT: Tensor, conv: nn.Conv1d, weight: Tensor | None = None) -> Tensor:
-    """``conv``, whose weight the caller may have at hand, with the channels of (B, C, T) side by side in memory.
+    """``conv`` (with another ``weight`` where one is given), with the channels of (B, C, T) side by side in memory.
 
     Layer normalisation and activation then read memory in order, and a CPU takes half the time or less for the
     convolutions of small encoders and for the grouped one of positions.

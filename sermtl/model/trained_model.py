@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from safetensors.torch import load_file, save
 
 from sermtl.errors import UserError
-from sermtl.fileio.files import atomic_write, load_json
+from sermtl.fileio.files import atomic_write, load_json, write_json
 from sermtl.model.front_end import FrontEnd
 from sermtl.model.multitask import MultiTaskModel
 from sermtl.model.upstreams.load import config_from, settings_of
@@ -49,9 +47,7 @@ def save_description(directory: Path, trained: TrainedModel, tokens: Path) -> No
         "global_std": None if front_end.global_std_F is None else front_end.global_std_F.tolist(),
         "upstream": settings_of(trained.model.upstream.config),
     }
-    with atomic_write(directory / "model.json") as file:
-        json.dump(description, file, indent=1, sort_keys=True)
-        file.write("\n")
+    write_json(directory / "model.json", description, sort_keys=True)
     for name in ("tokens.txt", "bpe.model"):
         if (tokens / name).is_file():
             with atomic_write(directory / "tokens" / name, "wb") as file:
@@ -80,39 +76,25 @@ def load_model(directory: str | Path, device: torch.device) -> TrainedModel:
         raise UserError(f"{directory}/model.json: not a model of format {FORMAT}; train it again")
     tokenizer = load_tokenizer(directory / "tokens")
     try:
-        upstream = Upstream(_upstream_config(description["upstream"], directory))
+        settings = dict(description["upstream"])
+        upstream = Upstream(config_from(settings.pop("model_type"), settings, f"{directory}/model.json"))
         model = MultiTaskModel(
             upstream, len(description["labels"]), len(tokenizer.tokens), len(description["speakers"])
         )
-        model.load_state_dict(load_file(directory / "model.safetensors"))
-        front_end = front_end_of(description, upstream)
+        model.load_state_dict(load_file(directory / WEIGHTS))
+        statistics = {
+            f"{name}_F": None if (values := description.get(name)) is None else np.array(values, dtype=np.float32)
+            for name in ("global_mean", "global_std")
+        }
+        front_end = FrontEnd(
+            description["feats_type"], upstream.normalize, description["cmvn"], upstream.geometry,
+            norm_vars=description.get("norm_vars", True), **statistics,
+        )  # fmt: skip
     except UserError:
         raise
     except Exception as error:  # damaged bytes and values that do not fit together: errors of many types
         reason = " ".join(str(error).split())
         raise UserError(
-            f"{directory}/model.safetensors is missing, damaged or of another model ({reason}); rerun stage 3"
+            f"{directory}/{WEIGHTS} is missing, damaged or of another model ({reason}); rerun stage 3"
         ) from error
     return TrainedModel(model.to(device).eval(), front_end, description["labels"], description["speakers"], tokenizer)
-
-
-def front_end_of(description: dict[str, Any], upstream: Upstream) -> FrontEnd:
-    """The front end that a description and its upstream ask for."""
-
-    def array(key: str) -> np.ndarray | None:
-        return None if description.get(key) is None else np.array(description[key], dtype=np.float32)
-
-    return FrontEnd(
-        feats_type=description["feats_type"],
-        normalize_wav=upstream.normalize,
-        cmvn=description["cmvn"],
-        geometry=upstream.geometry,
-        global_mean_F=array("global_mean"),
-        global_std_F=array("global_std"),
-        norm_vars=description.get("norm_vars", True),
-    )
-
-
-def _upstream_config(values: dict[str, Any], directory: Path) -> Any:
-    kept = {key: value for key, value in values.items() if key != "model_type"}
-    return config_from(values["model_type"], kept, f"{directory}/model.json")

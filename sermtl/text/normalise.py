@@ -10,20 +10,10 @@ from collections.abc import Iterable
 from num2words import num2words
 
 _QUOTES = str.maketrans(dict.fromkeys("\u2018\u2019\u201a\u201b\u2032\u02bc", "'"))
-
-
 _TAG = re.compile(r"\[.*?\]|\{.*?\}|\+\+.*?\+\+", re.DOTALL)
-
-
 _NUMBER = re.compile(r"\d{1,3}(?:,\d{3})+(?!\d)|\d+(?:\.\d+)?")
-
-
 _ORDINAL = re.compile(r"(\d+)(?:st|nd|rd|th)\b", re.IGNORECASE)
-
-
 _DASH = re.compile(r"[-\u2010-\u2015\u2212\u2e3a\u2e3b\ufe58\s]")
-
-
 _AND = {
     "en": "and",
     "de": "und",
@@ -77,10 +67,6 @@ def spell_numbers(text: str, lang: str = "en") -> str:
     return text.replace("&", f" {_AND[lang]} ") if lang in _AND else text
 
 
-def _keep_english(text: str) -> str:
-    return re.sub(r"[^A-Z' ]", "", text)
-
-
 def _keep_letters(text: str) -> str:
     # Marks are kept because the vowels of many scripts are marks; digits only live on where no number
     # words are known. Composed again, since deleting a sign can bring a mark beside a letter.
@@ -105,7 +91,7 @@ def normalise(text: str, lang: str = "en") -> str:
     text = unicodedata.normalize("NFKC", text).translate(_QUOTES)
     text = spell_numbers(drop_tags(text), lang)
     text = _DASH.sub(" ", text).upper()
-    text = _keep_english(text) if lang == "en" else _keep_letters(text)
+    text = re.sub(r"[^A-Z' ]", "", text) if lang == "en" else _keep_letters(text)
     return " ".join(word for word in text.split() if word.strip("'"))
 
 

@@ -18,7 +18,7 @@ BPE_MODEL = "bpe.model"
 
 
 class Tokenizer(Protocol):
-    """What the CTC head needs to know of a token list."""
+    """What the CTC head needs of a token list."""
 
     tokens: list[str]
 

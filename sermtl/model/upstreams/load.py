@@ -19,8 +19,6 @@ from sermtl.model.geometry import find_geometry
 from sermtl.model.upstreams.wav2vec2 import Upstream
 
 MODEL_TYPES = ("wav2vec2", "hubert", "wavlm", "data2vec-audio")
-
-
 OUR_KEYS = ("input_bands", "normalize")
 
 
@@ -33,7 +31,12 @@ def load_upstream(name: str) -> Upstream:
     """
     geometry = find_geometry(name)
     if geometry is not None:
-        return _from_scratch(geometry)
+        try:
+            return Upstream(read_geometry(geometry))
+        except UserError:
+            raise
+        except Exception as error:  # values that do not fit together: errors of many types
+            raise UserError(f"{geometry}: no model can be built of it ({' '.join(str(error).split())})") from error
     from transformers.utils import logging
 
     local = Path(name).is_dir()
@@ -76,15 +79,6 @@ def hub_commit(name: str) -> str | None:
         return None
 
 
-def _from_scratch(geometry: Path) -> Upstream:
-    try:
-        return Upstream(read_geometry(geometry))
-    except UserError:
-        raise
-    except Exception as error:  # values that do not fit together: errors of many types
-        raise UserError(f"{geometry}: no model can be built of it ({' '.join(str(error).split())})") from error
-
-
 def _wants_normalised(name: str) -> bool:
     try:
         return bool(AutoFeatureExtractor.from_pretrained(name, trust_remote_code=False).do_normalize)
@@ -112,12 +106,11 @@ def config_from(model_type: str, values: dict[str, Any], where: str) -> Pretrain
     for key in values:
         if key not in known:
             raise UserError(f"{where}: unknown key {key!r}{nearest(key, known)}")
-    ours = {key: values[key] for key in OUR_KEYS if key in values}
     config = AutoConfig.for_model(model_type, **{key: v for key, v in values.items() if key not in OUR_KEYS})
     if model_type == "wavlm":
         config._attn_implementation = "eager"
-    config.input_bands = ours.get("input_bands", 0)
-    config.normalize = ours.get("normalize", True)
+    config.input_bands = values.get("input_bands", 0)
+    config.normalize = values.get("normalize", True)
     return config
 
 

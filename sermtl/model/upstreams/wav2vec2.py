@@ -18,20 +18,14 @@ from torch import Tensor, nn
 from transformers import AutoModel, PretrainedConfig
 
 from sermtl.errors import UserError
+from sermtl.model import padded
 from sermtl.model.geometry import ConvGeometry, SpanMasking
 from sermtl.model.packed import Dropout, convolve_positions, encode, is_packable
-from sermtl.model.padded import (
-    convolve_by_device,
-    convolve_channels_last,
-    enough_bits,
-    is_padded,
-    masked_group_norm,
-    own_frames,
-)
 
 PACKED_FROM = 256
 """Hidden size from which arithmetic on padding costs more than many small operations."""
 _current = threading.local()
+"""``own_BT`` is the mask of the frames of the batch that this thread encodes."""
 
 
 class Upstream(nn.Module):
@@ -80,7 +74,7 @@ class Upstream(nn.Module):
         positions = self.model.encoder.pos_conv_embed
         for layer in (positions, *getattr(positions, "layers", ())):
             if conv := getattr(layer, "conv", None):
-                conv._conv_forward = partial(convolve_by_device, conv)
+                conv._conv_forward = partial(padded.convolve_by_device, conv)
 
     @property
     def packable(self) -> bool:
@@ -140,10 +134,10 @@ class Upstream(nn.Module):
     def convolve(self, inputs: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
         """The convolutional encoder: (B, T, C) and the number of own frames (B,).
 
-        The convolutions have no padding, so own frames see own samples only; the one leak is group
+        The convolutions have no padding, so own frames depend on own samples only; the one exception is group
         normalisation, whose statistics run over time: it gets those of the own frames.
         """
-        if self.packed and len(inputs) > 1 and is_padded(lengths_B, inputs.shape[1]):
+        if self.packed and len(inputs) > 1 and padded.is_padded(lengths_B, inputs.shape[1]):
             # An utterance at a time: what fills the padding costs more than many small operations here too.
             wholes = [max(length, self.geometry.receptive_field) for length in lengths_B.tolist()]
             parts = [self.convolve(inputs[b : b + 1, :n], lengths_B[b : b + 1]) for b, n in enumerate(wholes)]
@@ -155,14 +149,18 @@ class Upstream(nn.Module):
             lengths_B = (lengths_B - layer.conv.kernel_size[0]) // layer.conv.stride[0] + 1
             norm = getattr(layer, "layer_norm", None)
             if isinstance(norm, nn.LayerNorm):
-                hidden_BTC = layer.activation(norm(convolve_channels_last(hidden_BCT, layer.conv).transpose(1, 2)))
+                hidden_BTC = layer.activation(
+                    norm(padded.convolve_channels_last(hidden_BCT, layer.conv).transpose(1, 2))
+                )
                 hidden_BCT = hidden_BTC.transpose(1, 2)
                 continue
-            with enough_bits(hidden_BCT, layer.conv.weight.shape[1]) as input_BCT:
+            with padded.enough_bits(hidden_BCT, layer.conv.weight.shape[1]) as input_BCT:
                 hidden_BCT = layer.conv(input_BCT)
             if norm is not None:
-                padded = is_padded(lengths_B, hidden_BCT.shape[2])
-                hidden_BCT = masked_group_norm(hidden_BCT, lengths_B, norm) if padded else norm(hidden_BCT)
+                if padded.is_padded(lengths_B, hidden_BCT.shape[2]):
+                    hidden_BCT = padded.masked_group_norm(hidden_BCT, lengths_B, norm)
+                else:
+                    hidden_BCT = norm(hidden_BCT)
             hidden_BCT = layer.activation(hidden_BCT)
         return hidden_BCT.transpose(1, 2), lengths_B
 
@@ -178,9 +176,9 @@ class Upstream(nn.Module):
             return self._contextualise_packed(conv_BTC, frames_B, time_mask_BT, feature_mask_BD)
         feature_mask_B1D = None if feature_mask_BD is None else feature_mask_BD[:, None]
         hidden_BTD = self._mask(self._project(conv_BTC), time_mask_BT, feature_mask_B1D)
-        own_BT = own_frames(frames_B, hidden_BTD.shape[1])
-        self._own_BT = own_BT
-        if not is_padded(frames_B, hidden_BTD.shape[1]):
+        own_BT = padded.own_frames(frames_B, hidden_BTD.shape[1])
+        _current.own_BT = own_BT
+        if not padded.is_padded(frames_B, hidden_BTD.shape[1]):
             return self.model.encoder(hidden_BTD).last_hidden_state
         hidden_BTD = hidden_BTD * own_BT[:, :, None]
         output_BTD = self.model.encoder(hidden_BTD, attention_mask=own_BT).last_hidden_state
@@ -190,7 +188,7 @@ class Upstream(nn.Module):
         self, conv_BTC: Tensor, frames_B: Tensor, time_mask_BT: Tensor | None, feature_mask_BD: Tensor | None
     ) -> Tensor:
         """The same without padding."""
-        own_BT = own_frames(frames_B, conv_BTC.shape[1])
+        own_BT = padded.own_frames(frames_B, conv_BTC.shape[1])
         places_N = own_BT.flatten().nonzero()[:, 0]
         frames = frames_B.tolist()
         hidden_ND = self._project(conv_BTC.flatten(0, 1).index_select(0, places_N))
@@ -211,7 +209,7 @@ class Upstream(nn.Module):
         single = hasattr(positions, "conv") and getattr(positions, "batch_norm", None) is None
         if self.fourier_positions and single:
             return positions.activation(convolve_positions(hidden_ND, frames, positions.conv))
-        self._own_BT = own_BT
+        _current.own_BT = own_BT
         hidden_BTD = hidden_ND.new_zeros((*own_BT.shape, self.hidden_size))
         return positions(hidden_BTD.masked_scatter(own_BT[:, :, None], hidden_ND))[own_BT]
 
@@ -229,29 +227,20 @@ class Upstream(nn.Module):
         """Keep the convolutional encoder's weights as they are."""
         self.model.feature_extractor.requires_grad_(False)
 
-    @property
-    def _own_BT(self) -> Tensor:
-        """Mask of the current batch's frames; each thread has its own batch."""
-        return _current.own_BT
-
-    @_own_BT.setter
-    def _own_BT(self, own_BT: Tensor) -> None:
-        _current.own_BT = own_BT
-
     def _keep_padding_out_of_positions(self) -> None:
-        """Silence what fills the padding before a positional convolution sees it.
+        """Set the frames of the padding to 0 after each layer, before a positional convolution reads them.
 
         data2vec-audio stacks such convolutions, which have biases; some HuBERT models put a batch normalisation
         before theirs.
         """
 
-        def silence_padding(_layer: nn.Module, _inputs: Any, output_BTD: Tensor) -> Tensor:
-            return output_BTD * self._own_BT[:, None].to(output_BTD.dtype)
+        def clear_padding(_layer: nn.Module, _inputs: Any, output_BTD: Tensor) -> Tensor:
+            return output_BTD * _current.own_BT[:, None].to(output_BTD.dtype)
 
         positions = self.model.encoder.pos_conv_embed
         for layer in [*getattr(positions, "layers", []), getattr(positions, "batch_norm", None)]:
             if layer is not None:
-                layer.register_forward_hook(silence_padding)
+                layer.register_forward_hook(clear_padding)
 
 
 def _build(config: PretrainedConfig) -> nn.Module:
