@@ -125,8 +125,8 @@ def summarise(rows: list[Row], batch_size: int, rates: Mapping[str, float]) -> l
     Args:
         rows: Timed on the same updates.
         batch_size: Utterances of an update.
-        rates: Floating-point operations a second of a matrix product (``float32``, ``bf16``), and bytes a second of
-            a ``copy``.
+        rates: Floating-point operations a second of a matrix product (``float32``, and ``bf16`` where the device has
+            it), and bytes a second of a ``copy``.
     """
     table = []
     for row in rows:
@@ -167,7 +167,7 @@ def machine(device: torch.device, rates: Mapping[str, float]) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "load": os.getloadavg()[0],
         "gflops_float32": rates["float32"] / 1e9,
-        "gflops_bf16": rates["bf16"] / 1e9,
+        "gflops_bf16": rates["bf16"] / 1e9 if "bf16" in rates else None,
         "gb_per_s": rates["copy"] / 1e9,
         "python": platform.python_version(),
         **{library: version(library) for library in ("torch", "transformers", "kaldiio")},

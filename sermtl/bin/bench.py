@@ -42,11 +42,12 @@ def main() -> int:
     from sermtl.bench.epochs import epoch_costs
     from sermtl.bench.measure import copy_rate, machine, print_table, say
     from sermtl.bench.tables import choose_rows, updates_and_decoding
-    from sermtl.model.precision import matmul_rate
+    from sermtl.model.precision import has_bf16, matmul_rate
 
     names = choose_rows(args.only, args.quick, device)
-    rates = {"float32": matmul_rate(torch.float32, device), "bf16": matmul_rate(torch.bfloat16, device)}
-    rates["copy"] = copy_rate(device)
+    rates = {"float32": matmul_rate(torch.float32, device), "copy": copy_rate(device)}
+    if has_bf16(device):  # minutes of emulation where it has not
+        rates["bf16"] = matmul_rate(torch.bfloat16, device)
     report: dict[str, Any] = {"machine": machine(device, rates), "rows": []}
     say("  ".join(f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}"
                   for key, value in report["machine"].items()))  # fmt: skip
