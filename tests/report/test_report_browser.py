@@ -18,7 +18,7 @@ def page(tmp_path_factory):
     """A report with every kind of section, warnings included; gives its URL."""
     root = tmp_path_factory.mktemp("browser")
     data = make_data(root, 4, 120, dev=3)
-    made = grid(root, data, 7, epochs=3, embeddings=True)
+    made = grid(root, data, 7, epochs=3, embeddings=3)
     broken = made[-1] / "scores.json"
     broken.write_text(broken.read_text()[:200])
     (made[-1] / "01F/config.yaml").write_text("corpus: toy\n")
