@@ -154,7 +154,7 @@ def summarise(rows: list[Row], batch_size: int, rates: Mapping[str, float]) -> l
 
 
 def machine(device: torch.device, rates: Mapping[str, float]) -> dict[str, Any]:
-    """What the numbers hold for."""
+    """The machine and the versions that the numbers belong to."""
     name = platform.processor()
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)

@@ -1,4 +1,4 @@
-"""Data directories: what the scripts in utils/ do that users of Kaldi know by these names."""
+"""Check and repair data directories: utils/validate_data_dir.sh and utils/fix_data_dir.sh."""
 
 from __future__ import annotations
 

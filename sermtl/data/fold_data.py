@@ -152,7 +152,7 @@ def _check_training_list(
 
 
 def refuse_cut_arks(examples: Iterable[Example]) -> None:
-    """Stop where an ark of these examples is not of the size that stage 2 wrote; one without a stamp is not judged.
+    """Stop where an ark of these examples is not of the size that stage 2 wrote; one without a stamp is not checked.
 
     Its content is compared when it is read, an utterance at a time: a large dump would take minutes here.
 

@@ -19,8 +19,8 @@ _held: dict[Path, IO[str]] = {}
 def hold(exp: Path) -> None:
     """Keep other processes from training or decoding this fold until this one ends.
 
-    A job can outlive the run.sh that started it, and the next run.sh starts another. The lock goes with its process,
-    however that ends; where the file system has none, nothing is held.
+    A job can outlive the run.sh that started it, and the next run.sh starts another. The lock ends with its process; on
+    a file system without locks there is a warning, and no lock.
 
     Raises:
         UserError: Another process has it.

@@ -39,7 +39,7 @@ class Stamp:
     """By names that survive a move: ``data:text``."""
 
     def changed(self, contents: bool = True) -> str:
-        """What makes the directory to be made again; empty where nothing does.
+        """Why the directory has to be made again; empty where nothing changed.
 
         Args:
             contents: Compare the outputs' contents; else only their sizes.
@@ -134,7 +134,7 @@ def damaged_outputs(path: Path, stamp: Mapping[str, Any], contents: bool = True)
 
 
 def refuse_damaged(path: Path, remedy: str, contents: bool = True) -> None:
-    """Stop where the outputs of a stamp are not as they were made; a directory without a stamp is not judged.
+    """Stop where the outputs of a stamp are not as they were made; a directory without a stamp is not checked.
 
     Args:
         path: The stamp.
@@ -154,7 +154,7 @@ def refuse_damaged(path: Path, remedy: str, contents: bool = True) -> None:
 
 
 def outdated(path: Path, roots: Mapping[str, Path]) -> list[str]:
-    """Inputs of a stamp that are not what they were; those that are gone are no newer, and are passed over.
+    """Inputs of a stamp that have changed; inputs that no longer exist are not compared.
 
     Args:
         path: The stamp. One that is missing says nothing.

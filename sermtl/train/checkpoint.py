@@ -54,7 +54,11 @@ def load_checkpoint(directory: Path) -> dict[str, Any] | None:
                     # Out of the way, or the next save would put it in the place of the whole one.
                     os.replace(bad, bad.with_suffix(".damaged"))
                     print(f"warning: {bad} is damaged; going on from {path}", flush=True)
-                return _unpickle(path, body)
+                try:
+                    return torch.load(io.BytesIO(body), map_location="cpu", weights_only=True)
+                except (pickle.UnpicklingError, RuntimeError) as error:
+                    reason = str(error).split("\n")[0]
+                    raise UserError(f"{path} is not a checkpoint of this program ({reason}); remove it") from error
             damaged.append(path)
     if damaged:
         raise UserError(
@@ -62,11 +66,3 @@ def load_checkpoint(directory: Path) -> dict[str, Any] | None:
             f"remove {directory} to train this fold anew"
         )
     return None
-
-
-def _unpickle(path: Path, body: bytes) -> dict[str, Any]:
-    try:
-        return torch.load(io.BytesIO(body), map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError) as error:
-        reason = str(error).split("\n")[0]
-        raise UserError(f"{path} is not a checkpoint of this program ({reason}); remove it") from error

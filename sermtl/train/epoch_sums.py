@@ -6,9 +6,6 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from sermtl.model.batch import Batch
 from sermtl.model.ctc import greedy_texts
 from sermtl.model.multitask import TASKS, Output, total_loss
@@ -73,7 +70,7 @@ class EpochSums:
         """Means over the utterances (losses) and updates (gradient norms), and rates; None of nothing."""
         losses = {f"loss_{task}": self.ratio(f"loss_{task}", "utterances") for task in TASKS}
         if not self.sums.get("speakers"):
-            losses["loss_sid"] = None  # of speakers that the head does not know there is no loss
+            losses["loss_sid"] = None  # unknown speakers have no loss
         known = {task: value for task in TASKS if (value := losses[f"loss_{task}"]) is not None}
         gradients = {name: self.ratio(name, "updates") for name in self.sums if name.startswith("grad_")}
         counts = {name: int(self.sums.get(name, 0)) for name in ("no_ctc", "nonfinite")}
@@ -92,18 +89,10 @@ def total_over_processes(own: EpochSums, ranks: Ranks) -> EpochSums:
     return total
 
 
-def sum_losses(losses: dict[str, Tensor]) -> dict[str, float]:
-    """Scalar tensors as floats, copied from the device at once."""
-    values = torch.stack([loss.detach().float() for loss in losses.values()]).tolist()
-    return dict(zip(losses, values, strict=True))
-
-
-def plain(record: dict[str, Any]) -> dict[str, Any]:
-    """Numbers rounded to nine significant digits, and None for those that JSON does not have."""
-    return {key: plain(value) if isinstance(value, dict) else _plain(value) for key, value in record.items()}
-
-
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """A number, or all those of a dictionary, to nine significant digits; None for those that JSON does not have."""
+    if isinstance(value, dict):
+        return {key: plain(part) for key, part in value.items()}
     if not isinstance(value, float):
         return value
     return float(f"{value:.9g}") if math.isfinite(value) else None

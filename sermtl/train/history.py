@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sermtl.config import TrainConfig
-from sermtl.fileio.files import atomic_write
+from sermtl.fileio.files import write_text
 
 WARNINGS = "warnings.txt"
 EXPLOSION = 10.0
@@ -17,13 +17,11 @@ EXPLOSION = 10.0
 
 def write_history(path: Path, records: list[dict[str, Any]]) -> None:
     """Write one JSON object an epoch, all of them anew, so that a resumed training repeats none."""
-    with atomic_write(path) as file:
-        for record in records:
-            file.write(json.dumps(record, allow_nan=False) + "\n")
+    write_text(path, "".join(f"{json.dumps(record, allow_nan=False)}\n" for record in records))
 
 
 class TensorBoard:
-    """The epochs' numbers as TensorBoard scalars; begins anew with the records there are, so none is there twice."""
+    """The epochs' numbers as TensorBoard scalars; written anew from the given records, so that none appears twice."""
 
     def __init__(self, directory: Path, records: list[dict[str, Any]]):
         from torch.utils.tensorboard import SummaryWriter
@@ -63,8 +61,7 @@ def summary(record: dict[str, Any]) -> str:
 def write_warnings(exp: Path, history: Sequence[Mapping[str, Any]], dead: Sequence[str]) -> None:
     """Write ``warnings.txt``, which the report repeats: exploded losses of any epoch, then dead heads, one a line."""
     messages = [message for end in range(1, len(history) + 1) for message in exploded(history[:end])]
-    with atomic_write(exp / WARNINGS) as file:
-        file.writelines(f"{message}\n" for message in [*messages, *dead])
+    write_text(exp / WARNINGS, "".join(f"{message}\n" for message in [*messages, *dead]))
 
 
 def exploded(history: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -1,4 +1,4 @@
-"""What a training reads, in batches, by loader processes that outlive a stop until the training is saved."""
+"""What a training reads, in batches; its loader processes go on after SIGTERM until the training is saved."""
 
 from __future__ import annotations
 
@@ -37,5 +37,5 @@ def batch_loader(dataset: FoldDataset, batches: list[list[int]], num_workers: in
 
 
 def _outlive_a_stop(_worker: int) -> None:
-    """Work on after SIGTERM, which queues send to all processes of a job, until the update is saved."""
+    """Go on after SIGTERM, which queues send to all processes of a job, until the update is saved."""
     signal.signal(signal.SIGTERM, lambda *_: signal.alarm(WORKER_GRACE))

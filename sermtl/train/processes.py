@@ -2,7 +2,7 @@
 
 PyTorch's launcher (torchrun) starts them. Gradients are added, not averaged, because every loss is already divided by
 the utterances of the whole update; that holds for shares of any size, the empty one too, which
-``DistributedDataParallel`` does not know. A single process is alone, and every method leaves its values as they are.
+``DistributedDataParallel`` does not support. A single process is alone, and every method leaves its values as they are.
 """
 
 from __future__ import annotations
@@ -42,14 +42,17 @@ class Ranks:
 
     @classmethod
     def join(cls, device: torch.device) -> Ranks:
-        """Meet the processes that torchrun has started; alone where it has not.
+        """Join the processes that torchrun has started; without torchrun there is one.
 
         Tensors on a GPU are exchanged by nccl, those on the CPU by gloo.
         """
         ranks = cls()
         if not dist.is_torchelastic_launched():
             return ranks
-        end_with_parent()
+        with contextlib.suppress(OSError, AttributeError):
+            # The kernel sends SIGTERM when the launcher dies, so that no process trains on alone (Linux only).
+            pr_set_pdeathsig = 1
+            ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
         with _peers():
             backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
             dist.init_process_group(backend, timeout=PATIENCE)
@@ -77,7 +80,7 @@ class Ranks:
         return [count > 0 for count in self.add(torch.tensor(flags, dtype=torch.int32)).tolist()]
 
     def gather(self, value: T) -> list[T]:
-        """Everybody's value, in the order of the ranks."""
+        """The values of all processes, in the order of the ranks."""
         values: list[T] = [value] * self.world
         if self.world > 1:
             with _peers():
@@ -147,10 +150,3 @@ def _peers() -> Iterator[None]:
             f"process {os.environ['RANK']} lost another process of this training ({str(error).splitlines()[0]}); "
             "the other's own error stands in this log too"
         ) from error
-
-
-def end_with_parent() -> None:
-    """Have the kernel send SIGTERM when the launcher dies, so that nobody trains on unwatched (Linux only)."""
-    with contextlib.suppress(OSError, AttributeError):
-        pr_set_pdeathsig = 1
-        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)

@@ -17,7 +17,7 @@ from sermtl.data import fold_job
 from sermtl.data.fold_data import FoldData
 from sermtl.errors import UserError
 from sermtl.fileio import lock
-from sermtl.fileio.files import atomic_write, crc32, sha256
+from sermtl.fileio.files import crc32, sha256, write_text
 from sermtl.fileio.stamp import NAME, read_stamp
 from sermtl.model.geometry import find_geometry
 from sermtl.model.precision import has_bf16
@@ -90,7 +90,7 @@ def upstream_digest(upstream: str) -> str | None:
 def was_trained(exp: Path) -> bool:
     """Whether something was trained with the settings in ``config.yaml``."""
     results = (checkpoint.NAME, checkpoint.PREVIOUS, "model.safetensors")
-    return (exp / "config.yaml").is_file() and any((exp / name).exists() for name in results)
+    return (exp / CONFIG).is_file() and any((exp / name).exists() for name in results)
 
 
 def finished_config(exp: Path) -> str:
@@ -142,5 +142,4 @@ def write_config_once(exp: Path, settings: dict[str, Any]) -> None:
         if not finished_with_these:
             lock.hold(exp)  # whoever trains it now does so with what is written there
             (exp / NAME).unlink(missing_ok=True)  # more epochs: it is not finished any more
-        with atomic_write(path) as file:
-            file.write(text)
+        write_text(path, text)

@@ -49,13 +49,9 @@ def train_stamp(paths: fold_job.FoldPaths, fold: FoldData) -> Stamp:
     """The stamp of a trained fold; its settings are in ``config.yaml``."""
     roots = {"data": paths.data, "fold": paths.fold_dir, "tokens": paths.tokens, "dump": paths.dump}
     tables = (*(f"data:{name}" for name in ("text", "utt2spk", "utt2emo")), *(f"fold:{part}" for part in PARTS))
-    names = (
-        *tables,
-        "tokens:tokens.txt",
-        "tokens:bpe.model",
-        f"dump:{fold.dump.relative_to(paths.dump)}/{DUMP_DIGESTS}",
-    )
-    return Stamp(paths.exp / NAME, CODE_VERSION, {}, inputs(roots, *names))
+    dumped = f"dump:{fold.dump.relative_to(paths.dump)}/{DUMP_DIGESTS}"
+    names = inputs(roots, *tables, "tokens:tokens.txt", "tokens:bpe.model", dumped)
+    return Stamp(paths.exp / NAME, CODE_VERSION, {}, names)
 
 
 def read_by_training(fold: FoldData) -> Iterator[Example]:
@@ -94,14 +90,9 @@ def build(config: TrainConfig, fold: FoldData, upstream: Upstream) -> TrainedMod
 def make_sets(data: Path, config: TrainConfig, fold: FoldData, trained: TrainedModel) -> Sets:
     """The training set with its augmentation, and the sets scored after each epoch."""
     examples = fold.examples["train"]
-    train = FoldDataset(
-        examples,
-        trained.front_end,
-        config,
-        trained.model.upstream.masking,
-        fold.perturbed,
-        fold_data.speaker_statistics(config, fold, examples),
-    )
+    statistics = fold_data.speaker_statistics(config, fold, examples)
+    masking = trained.model.upstream.masking
+    train = FoldDataset(examples, trained.front_end, config, masking, fold.perturbed, statistics)
     evaluated = {}
     if fold.examples["dev"]:
         evaluated["dev"] = fold_data.evaluation_set(trained.front_end, config, fold, "dev")
@@ -122,12 +113,6 @@ def log_summary(config: TrainConfig, fold: FoldData, trainer: Trainer) -> None:
     log.info("utterances: %s; classes: %s; speakers: %d", sizes, " ".join(fold.labels), len(fold.speakers))
     if any(example.speaker >= 0 for example in fold.examples["test"]):
         log.info("speaker-dependent: test speakers are trained on too")
-    parameters, learned = total_parameters(trainer.model)
+    parameters = sum(parameter.numel() for parameter in trainer.model.parameters())
     log.info("upstream %s; %d parameters, bf16 %s", config.upstream, parameters, trainer.model.bf16)
-    log.info("%d parameters are trained", learned)
-
-
-def total_parameters(model: torch.nn.Module) -> tuple[int, int]:
-    """Number of parameters, and of those that are trained."""
-    sizes: list[tuple[int, bool]] = [(p.numel(), p.requires_grad) for p in model.parameters()]
-    return sum(size for size, _ in sizes), sum(size for size, trained in sizes if trained)
+    log.info("%d parameters are trained", sum(parameter.numel() for parameter in trainer.parameters))

@@ -27,7 +27,7 @@ from sermtl.model.out_of_memory import in_parts, is_exhausted, release, smaller
 from sermtl.model.trained_model import WEIGHTS, TrainedModel, save_weights
 from sermtl.seeding import derive_seed
 from sermtl.train.checkpoint import load_checkpoint, save_checkpoint
-from sermtl.train.epoch_sums import EpochSums, plain, sum_losses, total_over_processes
+from sermtl.train.epoch_sums import EpochSums, plain, total_over_processes
 from sermtl.train.history import TensorBoard, dead_heads, exploded, summary, write_history, write_warnings
 from sermtl.train.loader import Sets, batch_loader
 from sermtl.train.optimizer import learning_rate, make_optimizer
@@ -72,7 +72,7 @@ class Trainer:
         self.nonfinite: list[str] = []
         self.stopping = False
         self.saved = time.monotonic()
-        # Loading may put a damaged file out of the way, which one process must do before the others look.
+        # Loading may rename a damaged file, which one process must do before the others load.
         with self.ranks.first_alone():
             self.resume()
         if len(set(self.ranks.gather((self.epoch, self.batch)))) > 1:
@@ -80,7 +80,7 @@ class Trainer:
         self.ranks.copy_from_first(self.model)
 
     def resume(self) -> None:
-        """Take up the newest checkpoint, by however many processes it was written."""
+        """Load the newest checkpoint; any number of processes may have written it."""
         state = load_checkpoint(self.exp)
         if state is None:
             return
@@ -93,18 +93,14 @@ class Trainer:
         log.info("resumed after %d updates of epoch %d of %d", self.batch, self.epoch + 1, self.config.epochs)
 
     def save(self) -> None:
-        """Make the training safe as it stands between two updates; all processes wait until it is."""
+        """Write a checkpoint between two updates; all processes wait until it is written."""
         epoch_sums = total_over_processes(self.epoch_sums, self.ranks)
         with self.ranks.first_alone():
             if self.ranks.first:
-                self.write_checkpoint(epoch_sums)
+                state = {name: getattr(self, name) for name in STATE} | {"tally": epoch_sums.sums}
+                state |= {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
+                save_checkpoint(self.exp, state)
         self.saved = time.monotonic()
-
-    def write_checkpoint(self, epoch_sums: EpochSums) -> None:
-        """Write ``checkpoint.pth``; ``epoch_sums`` is that of all processes."""
-        state = {name: getattr(self, name) for name in STATE} | {"tally": epoch_sums.sums}
-        state |= {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
-        save_checkpoint(self.exp, state)
 
     def stop_soon(self, *_signal: object) -> None:
         """Save after the update that is being computed, and raise `Interrupted` (a handler of SIGTERM).
@@ -154,7 +150,7 @@ class Trainer:
         write_history(self.exp / "history.jsonl", self.history)
 
     def finish_epoch(self, record: dict[str, Any]) -> None:
-        """Log an epoch and make it safe."""
+        """Log an epoch and save it."""
         self.epoch, self.batch, self.epoch_sums = self.epoch + 1, 0, EpochSums(len(self.trained.labels))
         self.history.append(record)
         seconds, left = record["seconds"], record["seconds"] * (self.config.epochs - self.epoch)
@@ -288,7 +284,9 @@ class Trainer:
         batches = self.ranks.share(decode_batches(dataset.lengths, EVALUATION_BATCH))
         for host_batch in self.load(dataset, batches):
             for batch, output in in_parts(host_batch.to(self.device), self.model):
-                for task, loss in sum_losses(task_losses(output, batch, 1)).items():
+                losses = task_losses(output, batch, 1)
+                values = torch.stack([loss.float() for loss in losses.values()]).tolist()  # copied at once
+                for task, loss in zip(losses, values, strict=True):
                     epoch_sums.add(f"loss_{task}", loss)
                 epoch_sums.add("utterances", len(batch.utterances))
                 self.count(epoch_sums, output, batch)
