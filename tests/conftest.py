@@ -9,6 +9,12 @@ from pathlib import Path
 
 import pytest
 from browser import driver  # noqa: F401 (a fixture of the tests that open a page)
+from hypothesis import HealthCheck, settings
+
+# The same examples each time, however slow a machine that others use too.
+ALLOWED = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
+settings.register_profile("sermtl", derandomize=True, deadline=None, suppress_health_check=ALLOWED)
+settings.load_profile("sermtl")
 
 ROOT = Path(__file__).resolve().parents[1]
 LONGEST = (

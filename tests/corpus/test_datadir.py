@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import soundfile
 from datadirs import contents, make_data, noise, rows_of, write_wav
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from sermtl.audio.headers import check_recording
@@ -18,9 +18,7 @@ from sermtl.fileio.tables import read_list, read_table, write_list, write_table
 
 ROOT = Path(__file__).parents[2]
 NO_WAV = Options(wav=False)
-fuzzing = settings(
-    max_examples=40, derandomize=True, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+fuzzing = settings(max_examples=40)
 # Lines of the kinds that real tables hold, whole and damaged.
 damaged_line = st.one_of(
     st.binary(max_size=12),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from datadirs import CLASSES, contents, make_data, rows_of
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.model_selection import LeaveOneGroupOut
 
@@ -94,7 +94,7 @@ def test_utterances_without_emotion_train_but_are_never_dev_or_test(tmp_path):
     seed=st.integers(0, 99),
     data=st.data(),
 )
-@settings(max_examples=40, derandomize=True, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40)
 def test_dev_is_a_stratified_share_of_training(tmp_path_factory, sizes, ratio, seed, data):
     rows = [
         {"utt": f"s{s}-{n:02d}", "utt2spk": f"s{s}", "utt2emo": data.draw(st.sampled_from(("", *CLASSES)))}

@@ -24,7 +24,7 @@ def raw(tmp_path_factory):
     return Speech2Emotion.from_pretrained(save_model(tmp_path_factory.mktemp("model") / "raw"))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.integers(0, 40), min_size=1, max_size=12), st.integers(1, 30), st.data())
 def test_windows_cover_a_stream_however_it_is_cut(sizes, window, data):
     hop = data.draw(st.integers(1, window))

@@ -260,7 +260,7 @@ VALUES = st.one_of(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     st.one_of(st.text(max_size=80), st.tuples(KEYS, VALUES).map(": ".join)),
     st.lists(st.tuples(KEYS, VALUES).map("=".join), max_size=2),
@@ -289,7 +289,7 @@ JSON = st.recursive(
 )  # fmt: skip
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(JSON)
 def test_any_json_is_taken_or_refused(tmp_path_factory: pytest.TempPathFactory, value: object) -> None:
     path = tmp_path_factory.getbasetemp() / NAME

@@ -180,7 +180,7 @@ def untouched(tmp_path_factory):
 STRANGE = st.sampled_from([None, True, -1, 10**30, 0.5, float("nan"), "", "../../x", "<b>", [], {}, [[]], {"ang": 1}])
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.data())
 def test_scores_of_other_programs_are_read_or_refused(untouched, data):
     root, path = untouched
