@@ -4,10 +4,10 @@
 
 _lock_fds=()
 
-# take_lock FILE COMMAND WORD...: where another process has it, runs the command once with that one's words behind its
-# own, which may end the script, then waits.
+# take_lock FILE COMMAND WORD...: where another process has it, runs the command once with "(host H, process P, since T)"
+# behind its own words, which may end the script, then waits.
 take_lock() {
-    local said fd status waits=false
+    local said fd status host pid since waits=false
     if ! command -v flock >/dev/null; then
         echo "cannot make the lock $1: there is no program flock; install the package util-linux" >&2
         return 1
@@ -18,7 +18,10 @@ take_lock() {
     fi
     exec {fd}<>"$1" # for writing too: over NFS, only such a file can be locked
     while status=0 && { flock -n "${fd}" || status=$?; } && ((status == 1)); do
-        ${waits} || "${@:2}" "$(<"$1")"
+        if ! ${waits}; then
+            read -r host pid since <"$1" || true
+            "${@:2}" "(host ${host}, process ${pid}, since ${since})"
+        fi
         waits=true
         sleep 0.5
     done

@@ -74,7 +74,7 @@ if [[ -d .venv && ! -e ${mark} && ! -e ${log} ]]; then
 fi
 mkdir -p .venv
 if [[ ! -w .venv ]]; then fail "cannot write in ${PWD}/.venv"; fi
-take_lock "${lock}" say "waiting for the install of .venv by another process (host, process, since):"
+take_lock "${lock}" say "waiting for the install of .venv by another process"
 trap 'kill $(jobs -p) 2>/dev/null || true' EXIT
 trap 'say "interrupted; the next use installs again"; exit 130' INT TERM HUP
 if up_to_date; then exit 0; fi

@@ -145,14 +145,13 @@ run_in_background() {
 lock_dirs() {
     local directory
     for directory in "$@"; do
-        _lock "${directory}" die 2 "another run.sh works on ${directory}: wait for it, or use another --tag or" \
-            "--expdir (host, process, since):"
+        _lock "${directory}" die 2 "wait, or use another --tag or --expdir: another run.sh works on ${directory}"
     done
 }
 
 # wait_for_dir DIRECTORY: keeps other run.sh out of it, waiting for one that works there.
 wait_for_dir() {
-    _lock "$1" log "waiting for another run.sh (host, process, since):"
+    _lock "$1" log "waiting for another run.sh"
 }
 
 # _lock DIRECTORY COMMAND WORD...: also removes what killed programs have left there.
