@@ -4,8 +4,8 @@
     python tests/helpers/faults.py --seed 3                the same at other instants
     python tests/helpers/faults.py --only kill --kills 10
 
-A run of the synthetic corpus with two epochs goes through stages 1 to 6 undisturbed; what each stage leaves is kept. Each
-fault is then done to a copy: it must end with the same files after a rerun, bit for bit (dates and seconds apart), or
+A run of `mini` with two epochs goes through stages 1 to 6 undisturbed; what each stage leaves is kept. Each fault is
+then done to a copy: it must end with the same files after a rerun, bit for bit (dates and seconds apart), or
 with a clear message and nothing lost. The last lines are a table; the exit status is 1 where anything else happened.
 """
 
