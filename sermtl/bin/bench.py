@@ -73,7 +73,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=5, help="timed updates of each row (default: 5)")
     parser.add_argument("--batch_size", type=int, help="utterances per update (default: 8; with --quick 2)")
     parser.add_argument("--only", nargs="+", default=[], metavar="ROW", help="rows to run besides published")
-    parser.add_argument("--epoch_hours", type=float, nargs="+", default=[], help="measure epochs of these hours of audio")
+    parser.add_argument("--epoch_hours", type=float, nargs="+", default=[], help="time an epoch of so many hours")
     parser.add_argument("--no_steps", action="store_true", help="leave out the tables of updates and decoding")
     parser.add_argument("--ngpu", type=int, default=0, choices=[0, 1], help="1: on a GPU (default: 0)")
     parser.add_argument("--num_threads", type=int, help="CPU threads (default: number of cores)")

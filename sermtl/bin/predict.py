@@ -100,7 +100,7 @@ def parse() -> argparse.Namespace:
     add("--hop", type=float, help="seconds from one window to the next (default: half a window)")
     text = "write the segments of one emotion: path start end emotion posteriors"
     add("--timeline", type=Path, metavar="TSV", help=text)
-    text = "draw waveform, posteriors over time, transcript;\na name without .png: a folder, with a picture per recording"
+    text = "draw waveform, posteriors over time, transcript;\na name without .png: a folder, one picture per recording"
     add("--plot", type=Path, metavar="PNG", help=text)
     add("--device", help="cpu or cuda (default: a GPU if there is one)")
     printed = parser.add_mutually_exclusive_group()
