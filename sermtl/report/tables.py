@@ -84,8 +84,8 @@ def comparisons(results: Results) -> Table:
     note = (
         f"p: permutation test that swaps the two settings within folds (exact up to {statistics.EXACT_FOLDS} folds, "
         f"else 100,000 random permutations). Holm's correction is over all {len(rows)} tests of this table. d_z: mean "
-        "of the folds' differences divided by their standard deviation. Detectable: smallest difference that a paired t "
-        "test over folds finds with power 80 %, two-sided at .05."
+        "of the folds' differences divided by their standard deviation. Detectable: smallest difference that a paired "
+        "t test over folds finds with power 80 %, two-sided at .05."
     )
     return results.family.table(
         "comparisons", "Differences from β 0 on the same utterances and seeds.", head, rows, note
