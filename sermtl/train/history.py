@@ -21,7 +21,7 @@ def write_history(path: Path, records: list[dict[str, Any]]) -> None:
 
 
 class TensorBoard:
-    """The epochs' numbers as TensorBoard scalars; all written again from the given records, so that none appears twice."""
+    """Numbers of the epochs as TensorBoard scalars, written again from the given records so that none appears twice."""
 
     def __init__(self, directory: Path, records: list[dict[str, Any]]):
         from torch.utils.tensorboard import SummaryWriter
