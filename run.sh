@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # Speech emotion recognition by multi-task learning with speaker normalisation: from a corpus to scored folds.
 #
-#   ./run.sh                                                      the made-up corpus, in minutes on two cores
-#   ./run.sh --stage 3 --beta 1                                   train, decode and score with another beta
+#   ./run.sh                                                      the synthetic corpus mini, in minutes on two cores
+#   ./run.sh --stage 3 --beta 1                                   training, decoding, scoring with another beta
 #   ./run.sh --corpus iemocap --corpus_dir IEMOCAP_full_release   the paper's setting
 #
-# Stages: 1 data and folds, 2 dump to ark and token lists, 3 training, 4 decoding, 5 scoring, 6 report, 7 packs (only on request).
+# Stages: 1 data and folds, 2 arks and token lists, 3 training, 4 decoding, 5 scoring, 6 report, 7 packs (--stage 7).
 # shellcheck disable=SC2034,SC2154 # options and settings are read by name
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
@@ -17,46 +17,46 @@ skip_stages=  # stages to leave out, e.g. "2 4"
 dry_run=false # print what the stages would run
 # Corpus and folds
 corpus=mini        # mini, iemocap, emodb, manifest or kaldi
-corpus_dir=        # where the corpus is (mini is made on the spot)
+corpus_dir=        # folder of the corpus (not for mini, which is generated)
 manifest=          # the TSV of --corpus manifest
 corpus_name=       # name of the data directory (default: the corpus)
-classes=           # emotion classes to keep (default: the corpus's own four, or all)
+classes=           # emotion classes to keep (default: four of mini, iemocap and emodb; all of others)
 merge_excited=true # IEMOCAP: count excited as happy
-lang=              # language of a manifest's text (default: seen from the text)
-skip_broken=false  # leave broken audio, and speakers of one utterance, out instead of stopping
+lang=              # language of the text of a manifest or Kaldi directory (default: en if only A to Z, else unknown)
+skip_broken=false  # drop broken audio and speakers of one utterance instead of stopping
 allow_pipes=false  # let the wav.scp of a Kaldi directory run commands
 protocol=speaker   # speaker, session, paper or kfoldK
-folds=             # "01F 02M" or all (default: all; of mini 01F)
+folds=             # "01F 02M" or all (default: all; 01F of mini with protocol speaker)
 dev_ratio=0        # share of each training list that becomes dev
-copies=stop        # audio of test utterances that is also in training: stop, drop (it there) or keep
-# Experiment
+copies=stop        # audio of test utterances that is also in training or dev: stop, drop (there) or keep
+# Experiment (without a default here: as in the training settings)
 train_config=                     # training settings (default: conf/<corpus>.yaml, else conf/train.yaml)
 train_args=                       # settings to override, "--set epochs=2 learning_rate=1e-4"
 inference_config=conf/decode.yaml # decoding settings
-upstream=                         # model id, folder, or geometry in conf/upstream
+upstream=                         # model of the Hugging Face hub, folder, or name of a file in conf/upstream
 feats_type=                       # raw, fbank, or conv: stored outputs of a frozen convolutional encoder
 token_type=                       # char, or bpe trained on each fold's training text
 nbpe=                             # size of the bpe vocabulary
 alpha=                            # weight of the CTC loss
 beta=                             # scale of the speaker head's gradient at the encoder
 grl=                              # reverse or forward
-seed=                             # of all random draws
+seed=                             # seed of all random draws
 tag=                              # name of the experiment (default: made from its settings)
 # Machine
 cmd_backend=   # local, sge or slurm (default: that of conf/cmd.sh)
-nj=            # tasks of stage 2 (default: the cores; on a cluster 8)
-ngpu=          # GPUs of a fold's training on each of its hosts; decoding uses one (default: 1, or 0 on a machine without)
-jobs_per_gpu=1 # folds that are trained on one GPU at the same time; local only
-num_nodes=1    # hosts of a fold's training; more than one under Slurm only
-num_threads=   # CPU threads of a fold's job (default: the cores, shared by the folds; on a cluster one for each GPU)
-python=        # absolute path of an environment's python3 to use as it is
+nj=            # jobs of stage 2 (default: number of cores; on a cluster 8)
+ngpu=          # GPUs per host for a fold's training; decoding uses one (default: 1; 0 on a machine without GPUs)
+jobs_per_gpu=1 # folds trained on one GPU at the same time; only with cmd_backend local
+num_nodes=1    # hosts of a fold's training; more than one only with cmd_backend slurm
+num_threads=   # CPU threads of a fold's job (default: cores divided by folds; on a cluster one per GPU)
+python=        # absolute path of the python3 of an environment to use instead of .venv
 datadir=data   # data directories
 dumpdir=dump   # Kaldi arks
 expdir=exp     # experiments
 # Packs
-onnx=false     # add an ONNX file to each
-model_license= # licence of the weights, for the card, e.g. cc-by-nc-4.0 (default: that of the earlier pack)
-data_license=  # licence of the corpus, for the card (likewise)
+onnx=false     # add an ONNX file to each pack
+model_license= # licence of the weights for the model card, e.g. cc-by-nc-4.0 (default: that of the existing pack)
+data_license=  # licence of the corpus for the model card (default: that of the existing pack)
 
 arguments=("$@")
 . utils/parse_options.sh
@@ -155,7 +155,7 @@ fi
 if ((stage <= 6 && stop_stage >= 6)) && ! skipped 6; then
     require_current 6 "${made_from[@]}"
     start_stage 6 "report: ${expdir}/*/scores.json -> ${report}/"
-    wait_for_dir "${report}" # all experiments' report: other run.sh write it too
+    wait_for_dir "${report}" # other run.sh write this report too
     run python3 -m sermtl.bin.report --exp "${expdir}" --data "${data}" --corpus "${corpus_name}" --out "${report}"
 fi
 

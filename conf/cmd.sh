@@ -1,14 +1,14 @@
 # shellcheck shell=bash disable=SC2034
-# Where jobs run. Moving to a cluster: change the word here (or give --cmd_backend), and conf/queue.conf or
-# conf/slurm.conf for what the site calls its queues and resources. Options of the runners may follow a command, for
-# example cuda_cmd='slurm.pl --config conf/slurm.conf --mem 16G --time 36:00:00'.
+# Where jobs run. For a cluster, change cmd_backend here (or give --cmd_backend), and the names of queues and resources
+# in conf/queue.conf or conf/slurm.conf. Options of the runners may follow a command, for example
+# cuda_cmd='slurm.pl --config conf/slurm.conf --mem 16G --time 36:00:00'.
 
 cmd_backend=${cmd_backend:-local} # local | sge | slurm
 
 case ${cmd_backend} in
     local)
-        train_cmd=run.pl  # jobs of stages 2 and 7, and training without a GPU
-        cuda_cmd=run.pl   # training and decoding with --ngpu 1 or more
+        train_cmd=run.pl  # stages 2 and 7, and training without a GPU
+        cuda_cmd=run.pl   # training and decoding with --ngpu 1 or more, and stage 2 of --feats_type conv with it
         decode_cmd=run.pl # decoding without a GPU
         ;;
     sge)

@@ -1,17 +1,17 @@
 #!/usr/bin/env bash
-# Prepare and check the data directory of one corpus, unless it was made from the same files and options.
+# Prepare and validate the data directory of one corpus, unless the same files and options have made it before.
 # shellcheck disable=SC2034 # options are read by name
 set -euo pipefail
 
 corpus=mini        # mini, iemocap, emodb, manifest or kaldi
-corpus_dir=        # where the corpus is (mini is made on the spot)
+corpus_dir=        # folder of the corpus (not for mini, which is generated)
 manifest=          # the TSV of --corpus manifest
 out=               # data directory to write, e.g. data/mini
-classes=           # emotion classes to keep (default: the corpus's own four, or all)
+classes=           # emotion classes to keep (default: four of mini, iemocap and emodb; all of others)
 merge_excited=true # IEMOCAP: count excited as happy
-lang=              # language of a manifest's or Kaldi directory's text (default: seen from the text)
+lang=              # language of the text of a manifest or Kaldi directory (default: en if only A to Z, else unknown)
 allow_pipes=false  # let the wav.scp of a Kaldi directory run commands
-skip_broken=false  # leave broken audio, and speakers of one utterance, out instead of stopping
+skip_broken=false  # drop broken audio and speakers of one utterance instead of stopping
 nj=2               # processes that read audio headers
 
 . utils/parse_options.sh

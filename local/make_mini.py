@@ -1,4 +1,4 @@
-"""Make the made-up corpus `mini`: spoken by espeak-ng, laid out exactly as IEMOCAP_full_release.
+"""Make the synthetic corpus `mini`: spoken by espeak-ng, laid out exactly as IEMOCAP_full_release.
 
 The emotion is in the prosody alone (rate, pitch, range, loudness, vocal effort, each with jitter): every
 sentence occurs with every emotion. The same versions of the libraries make the same bytes.

@@ -1,4 +1,4 @@
-"""Who says what, and how, in the made-up corpus: speakers, sentences, emotions, turns."""
+"""Who says what, and how, in the synthetic corpus: speakers, sentences, emotions, turns."""
 
 from __future__ import annotations
 

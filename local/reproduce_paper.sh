@@ -5,25 +5,25 @@
 #   local/reproduce_paper.sh --corpus iemocap --corpus_dir IEMOCAP_full_release --cmd_backend slurm --parallel 4
 #   local/reproduce_paper.sh --corpus iemocap --dry_run true       the commands, and which of them are finished
 #
-# Other options are run.sh's. After a kill or a failure the same command goes on: run.sh keeps what is finished.
+# Other options are those of run.sh. After a kill or a failure the same command continues; finished folds are kept.
 # The report needs two things that run.sh does not do by default: a tenth of each training list becomes dev, for the
-# speaker probe, and the test fold is scored after each epoch, for the paper's figures 2 and 3 (it selects nothing).
+# speaker probe, and the test fold is scored after each epoch, for the paper's figures 2 and 3 (it selects no model).
 # shellcheck disable=SC2086,SC2206 # names and options without blanks are kept as lists of words
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 corpus=mini                                                     # mini, iemocap, emodb, manifest or kaldi
-protocols=                                                      # of folds (default: speaker; of iemocap and mini "speaker paper")
-seeds="0 1 2"                                                   # of all random draws
-settings="beta0 reverse0.1 reverse1 forward0.1 forward1 alpha0" # gradient and beta; alpha0: beta 0 and no CTC loss
+protocols=                                                      # fold protocols (default: speaker; for iemocap and mini "speaker paper")
+seeds="0 1 2"                                                   # seeds of all random draws
+settings="beta0 reverse0.1 reverse1 forward0.1 forward1 alpha0" # gradient and beta; alpha0 is beta 0 without CTC loss
 alpha=0.1                                                       # weight of the CTC loss in all settings but alpha0
 folds=all                                                       # "01F 02M" or all
-dev_ratio=0.1                                                   # share of each training list that becomes dev; 0 is the paper's
+dev_ratio=0.1                                                   # share of each training list that becomes dev; 0 in the paper
 train_args=                                                     # training settings to override, "--set epochs=2"
-stage=1                                                         # first stage: 1, 2, or 3 where data and dump are made
+stage=1                                                         # first stage: 1, 2, or 3 if data and dump exist
 dry_run=false                                                   # print the commands, and which of them are finished
-parallel=1                                                      # experiments at once: for a cluster or a machine of many cores
-expdir=exp                                                      # experiments; the logs are in its folder reproduce/<corpus>
+parallel=1                                                      # experiments at the same time, for a cluster or many cores
+expdir=exp                                                      # experiments; logs are in its folder reproduce/<corpus>
 
 other_options=() # run.sh's
 set -f           # no word of an option is a pattern of file names

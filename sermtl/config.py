@@ -47,7 +47,7 @@ class TrainConfig:
     batch_size: int = 8
     """Utterances an update."""
     bucket_batches: int = 16
-    """This many shuffled batches are sorted by length together and cut anew; 1 shuffles only."""
+    """This many shuffled batches are sorted by length together and divided again; 1 shuffles only."""
     accum_grad: int = 1
     """Parts into which an update's utterances are split to save memory; the update is the same."""
     learning_rate: float = 5e-5
@@ -198,7 +198,7 @@ def experiment_tag(corpus: str, protocol: str, config_name: str, config: TrainCo
         protocol: Name of the fold protocol.
         config_name: Stem of the training configuration's file.
         config: The resolved settings.
-        extra: Further ``key=value`` settings that were given by hand.
+        extra: Further ``key=value`` settings from the command line.
     """
     in_name = {"upstream", "alpha", "beta", "grl", "seed"}
     upstream = re.sub(r"\.ya?ml$", "", Path(config.upstream).name) or config.upstream

@@ -90,7 +90,7 @@ require_current() {
     local status=0
     if [[ ${_stage} == "$(($1 - 1))" ]] || ${dry_run}; then return; fi
     python3 -m sermtl.bin.stamp require --stage "$@" || status=$?
-    if ((status > 100)); then die 2 "stage $((status - 100)) makes it anew:$(rerun_from "$((status - 100))")"; fi
+    if ((status > 100)); then die 2 "run stage $((status - 100)) again:$(rerun_from "$((status - 100))")"; fi
     if ((status)); then exit "${status}"; fi
 }
 

@@ -29,7 +29,7 @@ def resample(samples_S: np.ndarray, rate: int, new_rate: int) -> np.ndarray:
 
 
 def interpolate(samples_S: np.ndarray, step_in: int, step_out: int) -> np.ndarray:
-    """Resampling by ``step_out / step_in`` with torchaudio's filter, computed anew for each output sample.
+    """Resampling by ``step_out / step_in`` with torchaudio's filter, computed for each output sample.
 
     Slower than its table of ``step_in x step_out`` values, but in the same memory at any ratio.
     """

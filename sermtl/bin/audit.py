@@ -1,11 +1,11 @@
-"""Audit fold lists, this recipe's or published ones, against a data directory.
+"""Audit fold lists, those of this recipe or others, against a data directory.
 
-DIR holds one directory a fold, or is a fold itself. A fold is a file train (or train.txt, train.lst), a
-file test, and perhaps a file dev (or valid, val, validation): utterance ids, the first word of each line.
+FOLDS has one directory per fold, or is a fold. A fold has the files train (or train.txt, train.lst) and
+test, and may have dev (or valid, val, validation): utterance ids, the first word of each line.
 
-Exit status 1 where a promise is broken: parts that share utterances, test audio that is also in train or
-dev, speakers on both sides (unless --allow_shared_speakers true, the default for protocol paper), ids
-listed twice or unknown to the data directory, test utterances without emotion, an empty train or test.
+Exit status 1 where parts share utterances, test audio is also in train or dev, a test speaker is also in
+train or dev (unless --allow_shared_speakers true, the default for protocol paper), ids are listed twice or
+unknown to the data directory, test utterances have no emotion, or train or test is empty.
 """
 
 from __future__ import annotations
@@ -70,11 +70,11 @@ def coverage(corpus: Corpus, folds: dict[str, dict[str, list[str]]]) -> str:
 def main() -> int:
     """Audit and print."""
     parser = audit_options(__doc__)
-    parser.add_argument("--folds", type=Path, required=True, help="directory of fold lists")
-    parser.add_argument("--protocol", help="name for the record (default: that of the directory of folds)")
+    parser.add_argument("--folds", type=Path, required=True, help="directory of folds, or one fold")
+    parser.add_argument("--protocol", help="name in the audits (default: that of the directory of folds)")
     parser.add_argument("--out", type=Path, help="write <fold>/audit.json and audit.txt here")
     parser.add_argument(
-        "--allow_shared_speakers", choices=("true", "false"), help="the split promises no disjoint speakers"
+        "--allow_shared_speakers", choices=("true", "false"), help="test speakers may be in train or dev"
     )
     args = parser.parse_args()
     folds = read_folds(args.folds)

@@ -1,10 +1,10 @@
-"""How fast training and decoding are on this machine, beside the step of the published code.
+"""Speed of training and decoding on this machine, compared with the update of the published code.
 
     python -m sermtl.bin.bench --quick
     python -m sermtl.bin.bench --rounds 7 --json bench.json
     python -m sermtl.bin.bench --only ours --epoch_hours 1 10 100
 
-wav2vec2-base with random weights, utterances of noise whose lengths are drawn as those of acted conversations are
+The model is wav2vec2-base with random weights, the utterances are noise with the durations of acted conversations
 (log-normal, median 3.58 s, 95 % under 11.1 s). All rows of a round compute the same utterances, in one process and in
 turns; ratios are medians over rounds. docs/performance.md explains the rows.
 """
@@ -70,14 +70,14 @@ def parse() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter, allow_abbrev=False
     )
     parser.add_argument("--quick", action="store_true", help="small updates, few rows; under five minutes on two cores")
-    parser.add_argument("--rounds", type=int, default=5, help="timed updates of each row")
-    parser.add_argument("--batch_size", type=int, help="utterances an update (default: 8; with --quick 2)")
-    parser.add_argument("--only", nargs="+", default=[], metavar="ROW", help="rows to run, beside published")
-    parser.add_argument("--epoch_hours", type=float, nargs="+", default=[], help="cost of an epoch of this length")
+    parser.add_argument("--rounds", type=int, default=5, help="timed updates of each row (default: 5)")
+    parser.add_argument("--batch_size", type=int, help="utterances per update (default: 8; with --quick 2)")
+    parser.add_argument("--only", nargs="+", default=[], metavar="ROW", help="rows to run besides published")
+    parser.add_argument("--epoch_hours", type=float, nargs="+", default=[], help="time an epoch of so many hours")
     parser.add_argument("--no_steps", action="store_true", help="leave out the tables of updates and decoding")
-    parser.add_argument("--ngpu", type=int, default=0, choices=[0, 1])
-    parser.add_argument("--num_threads", type=int, help="CPU threads (default: the cores)")
-    parser.add_argument("--json", type=Path, help="write everything here too")
+    parser.add_argument("--ngpu", type=int, default=0, choices=[0, 1], help="1: on a GPU (default: 0)")
+    parser.add_argument("--num_threads", type=int, help="CPU threads (default: number of cores)")
+    parser.add_argument("--json", type=Path, help="write all results to this file too")
     for name in GONE:
         parser.add_argument(f"--{name}", help=argparse.SUPPRESS)
     args = parser.parse_args()

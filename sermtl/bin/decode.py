@@ -1,4 +1,4 @@
-"""Stage 4: decode the test list of one fold, and its dev list where it has one.
+"""Stage 4: decode the test list of one fold, and its dev list if it is not empty.
 
     python -m sermtl.bin.decode --config conf/decode.yaml --data data/mini \\
         --folds_dir data/mini/folds/speaker --dump dump/mini --tokens dump/mini/tokens/speaker --exp exp/T --folds 01F

@@ -1,9 +1,9 @@
-"""A page on this computer to try a model: upload or record audio, see posteriors, also over time, and the transcript.
+"""A demo page for a model: upload or record audio, see the posteriors, also over time, and the transcript.
 
     pip install 'sermtl[demo]'
     python -m sermtl.bin.demo --model exp/<tag>/<fold>/pack
 
-The page is served on 127.0.0.1 only, loads nothing from elsewhere, and deletes all uploads at the end.
+The page is served on 127.0.0.1 only, loads nothing from other hosts, and deletes all uploads at the end.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ HOST = "127.0.0.1"
 def main() -> None:
     """Serve the page until interrupted."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--model", action="append", required=True, help="a fold, a pack, exp/<tag>")
-    parser.add_argument("--port", type=int, default=7860, help="port on 127.0.0.1 (0: a free one)")
-    parser.add_argument("--max_mb", type=float, default=50, help="largest upload, in MB")
-    parser.add_argument("--max_minutes", type=float, default=30, help="longest recording")
-    parser.add_argument("--device", help="cpu or cuda (default: a GPU where there is one)")
+    parser.add_argument("--model", action="append", required=True, help="a fold, a pack, or exp/<tag> (all its folds)")
+    parser.add_argument("--port", type=int, default=7860, help="port on 127.0.0.1 (default: 7860; 0: a free one)")
+    parser.add_argument("--max_mb", type=float, default=50, help="largest upload in MB (default: 50)")
+    parser.add_argument("--max_minutes", type=float, default=30, help="longest recording in minutes (default: 30)")
+    parser.add_argument("--device", help="cpu or cuda (default: a GPU if there is one)")
     args = parser.parse_args()
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) == signal.SIG_DFL:

@@ -1,10 +1,10 @@
-"""Stage 2: audio of a data directory into Kaldi arks, in parts that jobs make side by side.
+"""Stage 2: write the audio of a data directory to Kaldi arks; `part` writes one part per job, `merge` joins them.
 
     python -m sermtl.bin.dump part --data data/X --out dump/X/raw --feats_type raw --job 1 --nj 4
     python -m sermtl.bin.dump merge --data data/X --out dump/X/raw --feats_type raw --nj 4
 
-raw is 16-bit audio, fbank log-mel features, conv the outputs of --upstream's convolutional encoder, for which --out
-is dump/X/conv/<digest>; python -m sermtl.bin.settings prints the digest.
+raw is 16-bit audio, fbank is log-mel features, conv is the outputs of --upstream's convolutional encoder, for which
+--out is dump/X/conv/<digest>; python -m sermtl.bin.settings prints it as dump_name.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ def main() -> int:
     parser.add_argument("--data", type=Path, required=True, help="data directory with wav.scp")
     parser.add_argument("--out", type=Path, required=True, help="dump directory")
     parser.add_argument("--feats_type", choices=["raw", "fbank", "conv"], required=True)
-    parser.add_argument("--speed", type=float, default=1.0, help="speed perturbation; ids get sp<speed>-")
-    parser.add_argument("--allow_pipes", choices=["true", "false"], default="false", help="run wav.scp's commands")
-    parser.add_argument("--job", type=int, default=1, help="this part, from 1")
+    parser.add_argument("--speed", type=float, default=1.0, help="speed perturbation; ids get the prefix sp<speed>-")
+    parser.add_argument("--allow_pipes", choices=["true", "false"], default="false", help="run the commands in wav.scp")
+    parser.add_argument("--job", type=int, default=1, help="number of this part, from 1")
     parser.add_argument("--nj", type=int, default=1, help="number of parts")
-    parser.add_argument("--upstream", default="", help="conv: whose convolutional encoder")
-    parser.add_argument("--seed", type=int, default=0, help="conv: of the training, for an upstream without weights")
-    parser.add_argument("--ngpu", type=int, default=0, help="conv: compute on a GPU")
+    parser.add_argument("--upstream", default="", help="conv: the model whose convolutional encoder is used")
+    parser.add_argument("--seed", type=int, default=0, help="conv: seed of an upstream without pretrained weights")
+    parser.add_argument("--ngpu", type=int, default=0, help="conv: 1 computes on a GPU")
     args = parser.parse_args()
     dump = Dump(args.data, args.out, args.feats_type, args.speed, args.nj)
     if args.verb == "merge":

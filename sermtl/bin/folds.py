@@ -1,7 +1,7 @@
 """Write a protocol's fold lists with their audits: ``data/X/folds/<protocol>/<fold>/{train,dev,test}``.
 
-Beside the folds stand ``folds`` (their names, one a line) and ``audit.txt`` (the table that is printed).
-Nothing is written where the protocol's promise is broken: exit status 1, with what is shared.
+``folds`` has their names, one per line, and ``audit.txt`` the table that is printed. If a fold breaks a rule
+of the protocol, nothing is written, what is shared is printed, and the exit status is 1.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ def main() -> int:
     """Make, audit and write folds."""
     parser = audit_options(__doc__)
     parser.add_argument("--protocol", default="speaker", help="speaker, session, paper or kfoldK")
-    parser.add_argument("--dev_ratio", type=float, default=0.0, help="share of training that becomes dev")
-    parser.add_argument("--seed", type=int, default=0, help="which utterances become dev")
+    parser.add_argument("--dev_ratio", type=float, default=0.0, help="share of each training list that becomes dev")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the choice of dev")
     parser.add_argument(
         "--copies", choices=("stop", "drop", "keep"), default="stop",
-        help="audio of the test part that is also in train or dev: stop, drop it there, or keep it",
+        help="audio of test utterances that is also in train or dev: stop, drop it there, or keep it",
     )  # fmt: skip
     args = parser.parse_args()
     corpus = load_corpus(args.data)

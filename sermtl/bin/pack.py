@@ -31,10 +31,10 @@ def main() -> int:
     from sermtl.pack.write_pack import PackOptions, earlier_options, pack_stamp, write_pack
 
     fold_job.add_arguments(parser)
-    text = "add onnx/model.onnx (needs the extra [onnx])"
+    text = "add onnx/model.onnx (needs sermtl[onnx])"
     parser.add_argument("--onnx", choices=["true", "false"], default="false", help=text)
     for name, text in (("--model_license", "weights"), ("--data_license", "corpus")):
-        parser.add_argument(name, default="", help=f"licence of the {text}, for the card (default: the earlier pack's)")
+        parser.add_argument(name, default="", help=f"licence of the {text}, for the model card (default: as before)")
     args = parser.parse_args()
     fold_job.set_up(args)
     transformers_logging.disable_progress_bar()

@@ -4,8 +4,8 @@
     python -m sermtl.bin.predict --model exp/<tag> --json a.wav > a.jsonl     all folds, averaged
     python -m sermtl.bin.predict --model PACK --window 10 --hop 5 --timeline day.tsv --plot day.png day.flac
 
-Results go to standard output, everything else to standard error. The exit status is 1 where files could not be read
-(they are listed at the end), 2 where nothing could be done at all.
+Results go to standard output, all else to standard error. The exit status is 1 if a file could not be read (these are
+listed at the end), and 2 if nothing could be done.
 """
 
 from __future__ import annotations
@@ -92,25 +92,25 @@ def parse() -> argparse.Namespace:
         prog="python -m sermtl.bin.predict", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     add = parser.add_argument
-    add("audio", nargs="*", help="audio files, folders, lists.scp")
-    text = "a fold, a pack, exp/<tag> (all of its folds), or an id of the hub;\nseveral are averaged"
+    add("audio", nargs="*", help="audio files, folders, .scp lists")
+    text = "a fold, a pack, exp/<tag> (all of its folds), or a model of the hub;\nseveral are averaged"
     add("--model", action="append", required=True, help=text)
-    text = "seconds of a window for longer recordings\n(default: 10, for those of more than a minute)"
+    text = "length of windows, in seconds, for longer recordings\n(default: 10, for recordings of more than a minute)"
     add("--window", type=float, help=text)
     add("--hop", type=float, help="seconds from one window to the next (default: half a window)")
     text = "write the segments of one emotion: path start end emotion posteriors"
     add("--timeline", type=Path, metavar="TSV", help=text)
-    text = "draw waveform, posteriors over time, transcript;\nanother name than *.png: a folder, for one each"
+    text = "draw waveform, posteriors over time, transcript;\na name without .png: a folder, one picture per recording"
     add("--plot", type=Path, metavar="PNG", help=text)
-    add("--device", help="cpu or cuda (default: a GPU where there is one)")
+    add("--device", help="cpu or cuda (default: a GPU if there is one)")
     printed = parser.add_mutually_exclusive_group()
-    printed.add_argument("--json", action="store_true", help="an object a line: path, emotion, scores, text, seconds")
-    printed.add_argument("--tsv", action="store_true", help="tab-separated, with a head line")
+    printed.add_argument("--json", action="store_true", help="JSON lines: path, emotion, scores, text, seconds")
+    printed.add_argument("--tsv", action="store_true", help="tab-separated, with a header line")
     cores = len(os.sched_getaffinity(0))
-    add("--num_threads", type=int, default=cores, help="CPU threads (default: the cores)")
+    add("--num_threads", type=int, default=cores, help="CPU threads (default: number of cores)")
     args = parser.parse_args()
     if not args.audio:
-        raise UserError("no audio: name files, folders or lists.scp after the options")
+        raise UserError("no audio: name files, folders or .scp lists after the options")
     if args.num_threads < 1:
         raise UserError("--num_threads takes 1 or more")
     return args

@@ -1,4 +1,4 @@
-"""Stage 5: ``score folds`` scores hypotheses, ``score pool`` pools an experiment's folds."""
+"""Stage 5: `score folds` scores the decoded folds, `score pool` pools the scored folds of an experiment."""
 
 from __future__ import annotations
 

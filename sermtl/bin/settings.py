@@ -19,11 +19,11 @@ from sermtl.model.geometry import check_feats_type, find_geometry
 def main() -> int:
     """Print what the stages need to know before the first one starts."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--config", type=Path, required=True)
-    parser.add_argument("--inference_config", type=Path, required=True)
-    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE")
-    parser.add_argument("--corpus", required=True)
-    parser.add_argument("--protocol", required=True)
+    parser.add_argument("--config", type=Path, required=True, help="training settings (YAML)")
+    parser.add_argument("--inference_config", type=Path, required=True, help="decoding settings (YAML)")
+    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="training settings to override")
+    parser.add_argument("--corpus", required=True, help="name of the data directory")
+    parser.add_argument("--protocol", required=True, help="speaker, session, paper or kfoldK")
     args = parser.parse_args()
     config = load_config(TrainConfig, args.config, args.set)
     load_config(DecodeConfig, args.inference_config)
@@ -35,7 +35,7 @@ def main() -> int:
     check_feats_type(config.upstream, config.feats_type, bands)
     dumped = config.feats_type
     if dumped == "conv":
-        # Seconds of imports, that every other run of run.sh does without.
+        # These imports take seconds; other runs of run.sh do not need them.
         from sermtl.data.stored_features import dump_name
 
         dumped = dump_name(config)

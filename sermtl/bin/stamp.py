@@ -1,4 +1,4 @@
-"""Stamps for shell scripts: is something current, was it made from what is there now, and what a kill left behind.
+"""Stamps for shell scripts: check whether outputs are current, and remove the temporary files of killed programs.
 
 python -m sermtl.bin.stamp current --stamp data/X/stamp.json --settings a b --inputs corpus my.tsv
 python -m sermtl.bin.stamp finish  --stamp data/X/stamp.json --settings a b --inputs corpus my.tsv
@@ -26,14 +26,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     verbs = parser.add_subparsers(dest="verb", required=True)
     for verb, text in (
-        ("current", "0 and a line where nothing changed; else 1, and the stamp is emptied"),
-        ("finish", "write the stamp; all files beside it are its outputs"),
+        ("current", "exit status 0 if nothing changed; else 1, and the stamp is emptied"),
+        ("finish", "write the stamp; its outputs are all files of its folder"),
     ):
         one = verbs.add_parser(verb, help=text)
         one.add_argument("--stamp", type=Path, required=True)
         one.add_argument("--settings", nargs="*", default=[])
         one.add_argument("--inputs", nargs="*", type=Path, default=[])
-    require = verbs.add_parser("require", help="0, or 100 + the stage to rerun before --stage")
+    require = verbs.add_parser("require", help="exit status 0, or 100 + the stage to run again before --stage")
     require.add_argument("--stage", type=int, required=True)
     require.add_argument("--dumps", nargs="*", default=[], help="names of the dump directories in --dump")
     require.add_argument("--folds", nargs="*", default=[])

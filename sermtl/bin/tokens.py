@@ -1,4 +1,4 @@
-"""Write the token list of every fold: characters or subwords of its training text, or the fixed 32."""
+"""Write the token list of each fold: characters (of English the fixed 32) or subwords of its training text."""
 
 from __future__ import annotations
 
@@ -59,11 +59,11 @@ def main() -> None:
     """Write the token lists of the folds."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="data directory")
-    parser.add_argument("--folds_dir", type=Path, required=True, help="its fold lists under one protocol")
+    parser.add_argument("--folds_dir", type=Path, required=True, help="folds of a protocol")
     parser.add_argument("--folds", required=True, help='fold names, "01F 02M"')
     parser.add_argument("--token_type", choices=("char", "bpe"), default="char")
-    parser.add_argument("--nbpe", type=int, default=300, help="pieces of --token_type bpe, specials included")
-    parser.add_argument("--out", type=Path, required=True, help="a folder for each fold is made here")
+    parser.add_argument("--nbpe", type=int, default=100, help="tokens of --token_type bpe, specials included")
+    parser.add_argument("--out", type=Path, required=True, help="directory for one folder per fold")
     args = parser.parse_args()
     lang = read_lang(args.data)
     text = read_table(args.data / "text")

@@ -1,4 +1,4 @@
-"""Stage 3: train one fold, from its checkpoint where there is one.
+"""Stage 3: train one fold, from its checkpoint if there is one.
 
     python -m sermtl.bin.train --config conf/mini.yaml --set beta=1 --data data/mini \\
         --folds_dir data/mini/folds/speaker --dump dump/mini --tokens dump/mini/tokens/speaker --exp exp/T --folds 01F

@@ -19,7 +19,7 @@ def audit_options(description: str | None) -> argparse.ArgumentParser:
     parser.add_argument("--data", type=Path, required=True, help="data directory")
     parser.add_argument(
         "--audio", choices=("true", "false"), default="false",
-        help="compare decoded samples (reads everything) instead of the files' bytes",
+        help="compare decoded samples (decodes all audio) instead of the bytes of files",
     )  # fmt: skip
     return parser
 

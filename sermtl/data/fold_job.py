@@ -43,8 +43,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for name, text in PATHS.items():
         parser.add_argument(f"--{name}", type=Path, required=True, help=text)
     parser.add_argument("--folds", nargs="+", required=True, metavar="FOLD", help="fold names")
-    parser.add_argument("--job", type=int, default=1, help="which of --folds this job does, from 1")
-    parser.add_argument("--ngpu", type=int, default=0, help="GPUs of this job, on each of its nodes")
+    parser.add_argument("--job", type=int, default=1, help="which of --folds this job computes, from 1")
+    parser.add_argument("--ngpu", type=int, default=0, help="GPUs of this job on each of its hosts")
     parser.add_argument("--num_threads", type=int, default=1, help="CPU threads of this job")
 
 

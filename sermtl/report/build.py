@@ -170,7 +170,7 @@ def detail_sections(family: Family, sources: Sources) -> list[Section]:
     if styles:
         per_style.items += tables.by_group(family, "style", styles, lambda s, style: s.first.style == style)
     else:
-        per_style.items.append("The data directory names no speaking styles (it has no utt2style).")
+        per_style.items.append("No speaking styles are known: the data directory has no utt2style.")
     return [per_fold, per_speaker, per_class, per_style]
 
 
@@ -185,8 +185,8 @@ def speaker_section(family: Family, known: list[Knowledge], sources: Sources) ->
         bars = {row.setting.name: {"head": row.head, "probe": row.probe} for row in known}
         drawn = figures.speaker_knowledge(bars, [row.chance for row in known])
         caption = (
-            "Speaker accuracy on held-out utterances of training speakers: the model's own head and a probe trained on "
-            "the frozen embeddings. Black bars: range of the probe with shuffled speakers, which is chance."
+            "Speaker accuracy on held-out utterances of training speakers: the model's speaker head and a probe "
+            "trained on the frozen embeddings. Black bars: range of the probe with shuffled speakers (chance)."
         )
         section.items.append(sources.draw(drawn, family, "probe", caption))
     section.items.append(speaker.table(family, known))
@@ -196,8 +196,8 @@ def speaker_section(family: Family, known: list[Knowledge], sources: Sources) ->
     else:
         caption = (
             f"Pooled embeddings on their two principal components ({shown[1]}), coloured by speaker on the left and by "
-            "emotion on the right, a setting a row. The components are those of largest variance; the probe uses all "
-            "dimensions."
+            "emotion on the right, one row per setting. The components are those of largest variance; the probe uses "
+            "all dimensions."
         )
         section.items.append(sources.draw(shown[0], family, "embeddings", caption))
     return section

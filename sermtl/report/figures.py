@@ -160,7 +160,7 @@ def speaker_knowledge(rows: Mapping[str, Mapping[str, float | None]], chances: S
     figure = Figure(figsize=(5.8, 3.4))
     axes = figure.add_subplot()
     for shift, key, colour, hatch, label in (
-        (-0.2, "head", COLOURS[4], "", "the model's own speaker head"),
+        (-0.2, "head", COLOURS[4], "", "the model's speaker head"),
         (0.2, "probe", COLOURS[1], "//", "probe on frozen embeddings"),
     ):
         known = [(at, value) for at, row in enumerate(rows.values()) if (value := row.get(key)) is not None]

@@ -58,17 +58,17 @@ def table(family: Family, rows: Sequence[Knowledge]) -> Table:
         uniform = math.log(row.speakers) if row.speakers else None
         known: list[Cell] = [row.setting.name, row.probe, span, row.chance, row.head, row.head_loss, uniform]
         cells.append([*known, row.utterances, row.eer, row.eer_folds, speaker_accuracy(row.setting)["acc"]])
-    head = ["setting", "probe accuracy", "lowest to highest fold", "chance [of shuffles]", "own head's accuracy"]
-    head += ["own head's cross-entropy", "ln(training speakers)", "held-out utterances", "EER, unseen speakers"]
-    head += ["folds with EER", "own head on the test folds"]
+    head = ["setting", "probe accuracy", "lowest to highest fold", "chance [range]", "speaker head's accuracy"]
+    head += ["speaker head's cross-entropy", "ln(training speakers)", "held-out utterances", "EER, unseen speakers"]
+    head += ["folds with EER", "speaker head on the test folds"]
     note = (
         "Probe: a logistic regression trained on the frozen embeddings, cross-validated on held-out utterances of "
-        "training speakers. Own head: the model's speaker head on the same utterances. Chance: the probe with the "
+        "training speakers. Speaker head: that of the model, on the same utterances. Chance: the probe with the "
         f"speakers shuffled among utterances of equal emotion, mean [lowest, highest] of "
-        f"{speaker_probe.PERMUTATIONS} times. "
-        "EER: equal error rate of speaker verification on unseen test speakers by cosine, mean over folds (each fold "
-        "has its own model, so embeddings of different folds are never compared); where a fold tests one speaker, its "
-        "impostors are held-out utterances of training speakers."
+        f"{speaker_probe.PERMUTATIONS} shuffles. "
+        "EER: equal error rate of speaker verification on unseen test speakers by cosine similarity, mean over "
+        "folds (embeddings of different folds, which have different models, are not compared); where a fold tests one "
+        "speaker, its impostors are held-out utterances of training speakers."
     )
     if reasons := sorted({reason for row in rows for reason in row.reasons}):
         note += f" Undefined: {'; '.join(reasons)}."

@@ -50,7 +50,7 @@ def ablation(results: Results) -> Table | None:
     head, cells = _measured(results, rows, ("wa", "speaker"), ("ua", "speaker"), ("wer", "speaker"))
     names = [f"{what}, {paper.ABLATION_COLUMN}" for what in ("accuracy", "WER")]
     caption = "Multi-task ablation: β 0 with and without the ASR loss."
-    note = f"Published numbers: {paper.ABLATION_CITE}. Without the loss the characters are not trained."
+    note = f"Published numbers: {paper.ABLATION_CITE}. With α 0 the token head is not trained."
     return family.table("ablation", caption, ["α", *names, *head], cells, note)
 
 
@@ -82,10 +82,10 @@ def comparisons(results: Results) -> Table:
     head = ["comparison", "rate", *(f"difference {shown}" for shown in INTERVAL.values()), "p, folds swapped"]
     head += ["p, Holm", "d_z over folds", "detectable at 80 %", "folds", "seeds"]
     note = (
-        "p: exact permutation test that swaps the two settings within folds (from 100,000 random swaps above "
-        f"{statistics.EXACT_FOLDS} folds); Holm's correction is over all {len(rows)} tests of this table. d_z: "
-        "mean over standard deviation of the folds' differences. Detectable: by a paired t test over folds, two-sided "
-        "at .05."
+        f"p: permutation test that swaps the two settings within folds (exact up to {statistics.EXACT_FOLDS} folds, "
+        f"else 100,000 random permutations). Holm's correction is over all {len(rows)} tests of this table. d_z: mean "
+        "of the folds' differences divided by their standard deviation. Detectable: smallest difference that a paired "
+        "t test over folds finds with power 80 %, two-sided at .05."
     )
     return results.family.table(
         "comparisons", "Differences from β 0 on the same utterances and seeds.", head, rows, note
@@ -106,7 +106,7 @@ def mcnemar(results: Results) -> Table:
         "The test assumes independent utterances, which those of one speaker are not. Holm's correction is over all "
         f"{len(rows)} tests of this table."
     )
-    caption = "Emotion, utterance by utterance: exact McNemar test of each pair of trainings."
+    caption = "Emotion: exact McNemar test of each pair of trainings with one seed."
     return results.family.table("mcnemar", caption, head, rows, note)
 
 

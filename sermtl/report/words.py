@@ -45,10 +45,9 @@ def detectable(results: Results) -> str:
     return (
         "Smallest detectable differences in WA (power 80 %, two-sided at .05, before Holm's correction), by McNemar's "
         f"exact test of one seed and by a paired t test over {plural(comparisons[0].folds, 'fold')} "
-        f"({'mean of ' if seeds > 1 else ''}{plural(seeds, 'seed')}): {each}. A training and that of β 0 with its "
-        f"seed disagree (exactly one is right) on {span} of the {n} test utterances. A gain of "
-        f"{100 * paper.GAIN:.1f} points (the paper's: two or three of its {paper.UTTERANCES} utterances) {verdict} be "
-        "detected here."
+        f"({'mean of ' if seeds > 1 else ''}{plural(seeds, 'seed')}): {each}. Exactly one of two "
+        f"compared trainings (same seed) is right on {span} of the {n} test utterances. The paper's gain, "
+        f"{100 * paper.GAIN:.1f} points (two or three of {paper.UTTERANCES} utterances), {verdict} be detected here."
     )
 
 
@@ -100,10 +99,10 @@ def _speakers(family: Family, known: Sequence[Knowledge]) -> list[str]:
     p = statistics.sign_flip([np.mean(strongest.by_fold[fold]) - np.mean(base.by_fold[fold]) for fold in folds])
     heads = ""
     if base.head is not None and strongest.head is not None:
-        heads = f" The accuracy of the model's own head on them is {base.head:.2f} and {strongest.head:.2f}."
+        heads = f" The accuracies of the model's speaker head are {base.head:.2f} and {strongest.head:.2f}."
     return [
-        f"A probe trained on the frozen embeddings finds the speaker of {base.probe:.2f} of the held-out utterances "
-        f"with β 0 and of {strongest.probe:.2f} with {strongest.setting.name} (chance {strongest.chance.value:.2f}); "
-        f"the difference is {'' if p < LEVEL else 'not '}significant (p {show(P(p))}, {plural(len(folds), 'fold')} "
-        f"swapped).{heads}"
+        "A probe trained on the frozen embeddings has a speaker accuracy on held-out utterances of "
+        f"{base.probe:.2f} with β 0 and of {strongest.probe:.2f} with {strongest.setting.name} (chance "
+        f"{strongest.chance.value:.2f}); the difference is {'' if p < LEVEL else 'not '}significant (permutation test "
+        f"over {plural(len(folds), 'fold')}, p {show(P(p))}).{heads}"
     ]

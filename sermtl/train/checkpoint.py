@@ -63,6 +63,6 @@ def load_checkpoint(directory: Path) -> dict[str, Any] | None:
     if damaged:
         raise UserError(
             f"{' and '.join(map(str, damaged))} damaged: training cannot go on from there; "
-            f"remove {directory} to train this fold anew"
+            f"remove {directory} to train this fold again"
         )
     return None

@@ -16,12 +16,12 @@ EXPLOSION = 10.0
 
 
 def write_history(path: Path, records: list[dict[str, Any]]) -> None:
-    """Write one JSON object an epoch, all of them anew, so that a resumed training repeats none."""
+    """Write one JSON object per epoch, all epochs each time, so that a resumed training repeats none."""
     write_text(path, "".join(f"{json.dumps(record, allow_nan=False)}\n" for record in records))
 
 
 class TensorBoard:
-    """The epochs' numbers as TensorBoard scalars; written anew from the given records, so that none appears twice."""
+    """Numbers of the epochs as TensorBoard scalars, written again from the given records so that none appears twice."""
 
     def __init__(self, directory: Path, records: list[dict[str, Any]]):
         from torch.utils.tensorboard import SummaryWriter

@@ -46,7 +46,7 @@ def _become_srun(module: str, words: list[str], processes: int, nodes: int, stop
     if not job or not shutil.which("srun"):
         raise UserError(
             f"--num_nodes {nodes}: only jobs of Slurm have several nodes (--cmd_backend slurm); elsewhere start "
-            f"`torchrun --nnodes {nodes} --rdzv_endpoint HOST:PORT ... -m {module}` on each by hand"
+            f"`torchrun --nnodes {nodes} --rdzv_endpoint HOST:PORT ... -m {module}` on each"
         )
     with socket.create_server(("", 0)) as free:
         place = f"{socket.gethostname()}:{free.getsockname()[1]}"

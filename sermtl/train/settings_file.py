@@ -121,7 +121,7 @@ def write_config_once(exp: Path, settings: dict[str, Any]) -> None:
     if config_is_damaged(exp) and not finished_with_these:
         raise UserError(
             f"{path} is missing or damaged, and these are not the settings that it had: run with those to have it "
-            f"written again, or remove {exp} to train anew"
+            f"written again, or remove {exp} to train again"
         )
     if was_trained(exp) and not finished_with_these:
         old = read_yaml(path)
@@ -132,7 +132,7 @@ def write_config_once(exp: Path, settings: dict[str, Any]) -> None:
         ]
         if differences:
             raise UserError(
-                f"{exp} was trained with other settings; remove it to train anew, or give another --tag:\n"
+                f"{exp} was trained with other settings; remove it to train again, or give another --tag:\n"
                 + "\n".join(differences)
             )
         unlike = {key for key, value in settings.items() if old.get(key) != value}

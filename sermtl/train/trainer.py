@@ -140,7 +140,7 @@ class Trainer:
         elif not (self.exp / WEIGHTS).is_file() or sha256(self.exp / WEIGHTS) != self.best_digest:
             raise UserError(
                 f"{self.exp / WEIGHTS}, the best epoch's weights, is gone or damaged, and checkpoints hold the last "
-                f"epoch's; remove {self.exp}/checkpoint*.pth and {self.exp}/history.jsonl to train the fold anew"
+                f"epoch's; remove {self.exp}/checkpoint*.pth and {self.exp}/history.jsonl to train the fold again"
             )
         dead = dead_heads(self.history, len(self.trained.labels), len(self.trained.speakers), self.config.alpha)
         for message in dead:

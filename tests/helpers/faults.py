@@ -4,8 +4,8 @@
     python tests/helpers/faults.py --seed 3                the same at other instants
     python tests/helpers/faults.py --only kill --kills 10
 
-A run of the made-up corpus with two epochs goes through stages 1 to 6 undisturbed; what each stage leaves is kept. Each
-fault is then done to a copy: it must end with the same files after a rerun, bit for bit (dates and seconds apart), or
+A run of `mini` with two epochs goes through stages 1 to 6 undisturbed; what each stage leaves is kept. Each fault is
+then done to a copy: it must end with the same files after a rerun, bit for bit (dates and seconds apart), or
 with a clear message and nothing lost. The last lines are a table; the exit status is 1 where anything else happened.
 """
 
@@ -52,7 +52,7 @@ SAID = re.compile(
     r"(?m)^\s*error: |\(stages\.sh:\d+:(check_options|select_folds|require_file|require_current)\) "
     r"|^(bash|mkdir|mv|touch|cp|utils/\S+|\./run\.sh)\b.*(No space left|Read-only|Permission denied)"
     r"|cannot start: |: no such file$|cannot make the lock |interrupted by SIG"
-    r"|another (run\.sh|process) works on |makes it anew:|after saving \(status 75\)"
+    r"|another (run\.sh|process) works on |run stage \d again:|after saving \(status 75\)"
 )
 """What a person is told: a program's own message, or the system's about a file that the shell names."""
 
@@ -215,7 +215,7 @@ def check(
         if not recipe.settle():
             return found.add(kind, stage, "a process stays", again.out)
         again = recipe.run(stage, stage)
-    if again.status and (named := re.search(r"stage (\d) makes it anew", again.out)):
+    if again.status and (named := re.search(r"run stage (\d) again", again.out)):
         told, again = True, recipe.run(int(named[1]), stage)
     different = recipe.differences(stage)[:20]
     outcome = "told, then same result" if told else "same result"

@@ -1,4 +1,4 @@
-"""The made-up corpus: whole, the same every time, and with its emotions in the sound alone."""
+"""The synthetic corpus: whole, the same every time, and with its emotions in the sound alone."""
 
 from __future__ import annotations
 

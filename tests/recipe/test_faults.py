@@ -83,7 +83,7 @@ def test_what_changed_is_redone_and_what_depends_on_it_refused_with_the_command(
     text.write_text("\n".join([lines[0] + " AGAIN", *lines[1:]]) + "\n")
     refused = recipe.run(3, 3)
     assert refused.status == 2 and "data/mini/text is not as it was made; if you changed it on purpose" in refused.out
-    assert f"stage 1 makes it anew: ./run.sh --stop_stage 3 --datadir {recipe.here}/data" in refused.out
+    assert f"run stage 1 again: ./run.sh --stop_stage 3 --datadir {recipe.here}/data" in refused.out
     (recipe.here / "data/mini/stamp.json").unlink()  # as the message says
     refused = recipe.run(5, 5)
     assert refused.status == 2 and "was made from another" in refused.out and "--stage 1\n" in refused.out

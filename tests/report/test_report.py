@@ -226,7 +226,7 @@ def test_probe_and_head_stand_side_by_side(made):
     chance, low, high = map(float, re.findall(r"[\d.]+", rows["β 0"][3]))
     assert low < chance < high and chance == pytest.approx(1 / 3, abs=0.1) and 0 < float(rows["β 0"][8]) < 0.5
     page = page_of(made)
-    assert "A probe trained on the frozen embeddings finds the speaker" in page and "(p 0.125, 4 folds swapped)" in page
+    assert "has a speaker accuracy on held-out" in page and "(permutation test over 4 folds, p 0.125)" in page
     assert "impostors are held-out utterances of training speakers" in page
 
 

@@ -293,7 +293,7 @@ def test_a_failed_cancellation_says_what_to_do(cluster: Cluster) -> None:
     process.send_signal(signal.SIGTERM)
     err = process.communicate(timeout=10)[1]
     assert process.returncode == 2
-    assert "job 7 could NOT be cancelled: denied; do it by hand: " in err
+    assert "job 7 could NOT be cancelled: denied; run: " in err
 
 
 def test_grid_engine_error_state(sge: Cluster) -> None:

@@ -244,6 +244,6 @@ class _Job:
             ending = f"cancelled job {self.id} ({done} of {len(self.tasks)} tasks had ended)"
             if status != 0:
                 shown = " ".join(self.cancel)
-                ending = f"job {self.id} could NOT be cancelled: {(err or out).strip()}; do it by hand: {shown}"
+                ending = f"job {self.id} could NOT be cancelled: {(err or out).strip()}; run: {shown}"
         say(self.request, f"interrupted by {self.signals.name()}: {ending}")
         return self.signals.status()
