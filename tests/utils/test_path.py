@@ -186,7 +186,7 @@ def test_a_pip_that_outlives_its_install_is_waited_for(shell: Recipe) -> None:
     time.sleep(0.7)
     assert shell.pip_calls() == 1
     (shell.folder / "waiting").unlink()
-    assert f" {install} " in second.communicate(timeout=10)[1]
+    assert f"process {install}," in second.communicate(timeout=10)[1]
     assert (second.returncode, shell.pip_calls()) == (0, 2)
 
 
