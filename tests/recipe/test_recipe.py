@@ -85,13 +85,6 @@ def test_another_beta_reruns_training_to_scoring_only(
     assert sorted("beta0_" in exp.name for exp in experiments(work)) == [False, True]
 
 
-def test_the_stored_outputs_of_a_frozen_encoder_are_trained_on(finished: object, recipe: Path, work: Path) -> None:
-    words = [*folders(work), "--upstream", "tiny", "--feats_type", "conv", "--tag", "conv", "--stage", "2"]
-    done = run(recipe, *words, "--train_args", "--set freeze_feature_encoder=true epochs=1", "--stop_stage", "5")
-    assert done.returncode == 0, done.stdout + done.stderr
-    check_scores(work / "exp" / "conv", work / "data/mini/folds/speaker", ["01F"])
-
-
 def test_a_failing_job_shows_its_log_and_the_way_on(
     finished: object, recipe: Path, options: list[str], work: Path
 ) -> None:
