@@ -34,7 +34,7 @@ train_config=                     # training settings (default: conf/<corpus>.ya
 train_args=                       # settings to override, "--set epochs=2 learning_rate=1e-4"
 inference_config=conf/decode.yaml # decoding settings
 upstream=                         # model of the Hugging Face hub, folder, or name of a file in conf/upstream
-feats_type=                       # raw, fbank, or conv: stored outputs of a frozen convolutional encoder
+feats_type=                       # raw, fbank, or stored: outputs of the frozen part of the upstream, computed once
 token_type=                       # char, or bpe trained on each fold's training text
 nbpe=                             # size of the bpe vocabulary
 alpha=                            # weight of the CTC loss
@@ -80,7 +80,7 @@ for name in upstream feats_type token_type nbpe alpha beta grl seed; do
 done
 resolved=$(python3 -m sermtl.bin.settings --config "${train_config}" --inference_config "${inference_config}" \
     --corpus "${corpus_name}" --protocol "${protocol}" --set ${settings[@]+"${settings[@]}"})
-read_values auto_tag feats_type speeds token_type nbpe dump_name upstream seed <<<"${resolved}"
+read_values auto_tag feats_type speeds token_type nbpe dump_name short_folds <<<"${resolved}"
 set_job_options # nj ngpu num_threads cores, and from conf/cmd.sh's commands dump_cmd fold_cmd infer_cmd
 
 # Directories
@@ -107,10 +107,12 @@ fi
 if ((stop_stage == 1)); then finish; fi
 
 select_folds "${folds:-all}" "${folds_dir}/folds"
-num_threads=${num_threads:-$((${#fold_names[@]} < cores ? cores / ${#fold_names[@]} : 1))}
+fold_jobs=${#fold_names[@]} # of training and decoding; folds of seconds share a process, whose start takes as long
+if ${short_folds} && [[ ${cmd_backend} == local ]]; then fold_jobs=$((fold_jobs < cores ? fold_jobs : cores)); fi
+num_threads=${num_threads:-$((fold_jobs < cores ? cores / fold_jobs : 1))}
 paths=(--data "${data}" --folds_dir "${folds_dir}" --dump "${dump}" --tokens "${tokens}" --exp "${exp}"
     --folds "${fold_names[@]}")
-fold_job=("${paths[@]}" --job JOB --num_threads "${num_threads}") made_from=("${paths[@]}" --dumps "${dumps[@]}")
+fold_job=("${paths[@]}" --job JOB --jobs "${fold_jobs}" --num_threads "${num_threads}") made_from=("${paths[@]}" --dumps "${dumps[@]}")
 
 if ((stage <= 2 && stop_stage >= 2)) && ! skipped 2; then
     require_current 2 "${made_from[@]}"
@@ -118,7 +120,8 @@ if ((stage <= 2 && stop_stage >= 2)) && ! skipped 2; then
     for out in "${dumps[@]}"; do
         speed=${out#"${dump_name}"} speed=${speed#_sp} out=${dump}/${out}
         dump_job=(--data "${data}" --out "${out}" --feats_type "${feats_type}" --speed "${speed:-1}" --nj "${nj}"
-            --allow_pipes "${allow_pipes}" --upstream "${upstream}" --seed "${seed}" --ngpu "${ngpu}")
+            --allow_pipes "${allow_pipes}" --ngpu "${ngpu}" --config "${train_config}"
+            --set ${settings[@]+"${settings[@]}"})
         submit "${dump_cmd} JOB=1:${nj}" "${out}/log/dump.JOB.log" \
             python3 -m sermtl.bin.dump part "${dump_job[@]}" --job JOB
         run python3 -m sermtl.bin.dump merge "${dump_job[@]}"
@@ -132,7 +135,7 @@ if ((stop_stage >= 3)); then lock_dirs "${exp}"; fi
 if ((stage <= 3 && stop_stage >= 3)) && ! skipped 3; then
     require_current 3 "${made_from[@]}"
     start_stage 3 "training: ${dump}/ -> ${exp}/ (${fold_names[*]})"
-    submit "${fold_cmd} --num_threads ${num_threads} JOB=1:${#fold_names[@]}" "${exp}/log/train.JOB.log" \
+    submit "${fold_cmd} --num_threads ${num_threads} JOB=1:${fold_jobs}" "${exp}/log/train.JOB.log" \
         python3 -m sermtl.bin.train --config "${train_config}" "${fold_job[@]}" --ngpu "${ngpu}" \
         --num_nodes "${num_nodes}" --set ${settings[@]+"${settings[@]}"}
 fi
@@ -140,7 +143,7 @@ fi
 if ((stage <= 4 && stop_stage >= 4)) && ! skipped 4; then
     require_current 4 "${made_from[@]}"
     start_stage 4 "decoding: ${exp}/*/model.safetensors -> ${exp}/*/decode_test/"
-    submit "${infer_cmd} --num_threads ${num_threads} JOB=1:${#fold_names[@]}" "${exp}/log/decode.JOB.log" \
+    submit "${infer_cmd} --num_threads ${num_threads} JOB=1:${fold_jobs}" "${exp}/log/decode.JOB.log" \
         python3 -m sermtl.bin.decode --config "${inference_config}" "${fold_job[@]}" --ngpu "$((ngpu > 0))"
 fi
 
@@ -156,7 +159,8 @@ if ((stage <= 6 && stop_stage >= 6)) && ! skipped 6; then
     require_current 6 "${made_from[@]}"
     start_stage 6 "report: ${expdir}/*/scores.json -> ${report}/"
     wait_for_dir "${report}" # other run.sh write this report too
-    run python3 -m sermtl.bin.report --exp "${expdir}" --data "${data}" --corpus "${corpus_name}" --out "${report}"
+    run python3 -m sermtl.bin.report --exp "${expdir}" --data "${data}" --dump "${dump}" \
+        --corpus "${corpus_name}" --out "${report}"
 fi
 
 if ((stage <= 7 && stop_stage >= 7)) && ! skipped 7; then

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
@@ -18,9 +17,13 @@ T = TypeVar("T")
 DEEPEST = 20
 """Values within values of a YAML file; settings need three."""
 NOT_NEGATIVE = ["alpha", "beta", "save_minutes", "weight_decay", "grad_clip", "adam_eps"]
-NOT_NEGATIVE += ["freq_masks", "time_masks", "num_workers"]
+NOT_NEGATIVE += ["freq_masks", "time_masks", "num_workers", "projection", "updates", "head_learning_rate"]
 POSITIVE = ["epochs", "batch_size", "bucket_batches", "accum_grad", "freq_mask_width", "time_mask_width", "nbpe"]
 """Settings of training that take 0 or more, and 1 or more."""
+
+
+GONE = {"freeze_feature_encoder": "give freeze: conv for true, freeze: none for false"}
+"""Settings of earlier versions, and what replaces them."""
 
 
 @dataclass(frozen=True)
@@ -30,8 +33,8 @@ class TrainConfig:
     upstream: str = "facebook/wav2vec2-base"
     """A transformers model id or folder, or a geometry ``conf/upstream/<name>.yaml`` (from scratch)."""
     feats_type: str = "raw"
-    """What the upstream reads: ``raw`` waveforms, ``fbank`` (80 log-mel bands, 10 ms), or ``conv``: the outputs of its
-    frozen convolutional encoder, which stage 2 stores."""
+    """What training reads: ``raw`` waveforms, ``fbank`` (80 log-mel bands, 10 ms), or ``stored``: what the frozen part
+    of the upstream makes of each utterance, which stage 2 computes once."""
     alpha: float = 0.1
     """Weight of the CTC loss; 0 trains without characters."""
     beta: float = 0.1
@@ -40,10 +43,27 @@ class TrainConfig:
     """``reverse`` multiplies that gradient by -beta (adversarial), ``forward`` by +beta."""
     grl_schedule: str = "constant"
     """``constant``, or ``dann``: beta times 2 / (1 + exp(-10 p)) - 1 over training progress p."""
-    freeze_feature_encoder: bool = False
-    """Whether the convolutional encoder of a pretrained upstream keeps its weights."""
+    freeze: str = "none"
+    """What keeps its weights: ``none``, ``conv`` (the convolutional front), a number k (front, projection, positions
+    and the first k layers; heads then read states from k on), or ``all``. It runs in evaluation mode, without
+    SpecAugment."""
+    layers: str = "last"
+    """Which hidden state the heads read: ``last``, a number (0 enters the first layer), or ``mix``: learned softmax
+    weights over all. Layers above the highest one that is read are left out."""
+    ctc_layers: str = ""
+    """The same for the characters' head; empty: as ``layers``."""
+    projection: int = 0
+    """Size of a linear layer between what is pooled (or, for characters, a frame) and the heads; 0: none."""
+    pooling: str = "mean"
+    """Of an utterance's frames: ``mean``, ``mean_std`` (means and deviations), or learned ``attention``."""
+    pooled_norm: str = "none"
+    """``train``: each state and dimension, once pooled, is standardised by the training list; needs freeze all."""
+    final_dropout: str = "auto"
+    """Share of what the heads read that training drops; ``auto``: what the upstream's configuration says."""
     epochs: int = 100
-    """Passes over the training list."""
+    """Passes over the training list, or with ``updates`` blocks of so many updates."""
+    updates: int = 0
+    """Updates of an epoch, whose passes over the training list follow one another; 0: one pass."""
     batch_size: int = 8
     """Utterances an update."""
     bucket_batches: int = 16
@@ -52,10 +72,12 @@ class TrainConfig:
     """Parts into which an update's utterances are split to save memory; the update is the same."""
     learning_rate: float = 5e-5
     """Peak learning rate of AdamW."""
+    head_learning_rate: float = 0.0
+    """The same of all that is not the upstream; 0: as ``learning_rate``."""
     warmup_ratio: float = 0.1
     """Share of the updates over which the learning rate climbs linearly."""
     lr_schedule: str = "linear"
-    """Decay after the warm-up: ``linear`` or ``cosine``, to 0 at the last update."""
+    """After the warm-up: ``linear`` or ``cosine`` decay to 0 at the last update, or ``constant``."""
     weight_decay: float = 0.0
     """AdamW's decoupled decay, on weight matrices only."""
     adam_betas: tuple[float, ...] = (0.9, 0.999)
@@ -91,7 +113,11 @@ class TrainConfig:
     """Batches: utterances ``padded`` to the longest, ``packed`` end to end, or ``auto``: packed on a CPU where the
     upstream is wide enough to gain by it (256). The outputs are the same; dropout draws other numbers."""
     select: str = "last"
-    """The model that is scored: the ``last`` epoch's, or the ``best`` on dev by UA."""
+    """The model that is scored: the ``last`` epoch's, or the ``best`` on dev by ``select_by``."""
+    select_by: str = "ua"
+    """``ua`` or ``wa``."""
+    random_dev: float = 0.0
+    """Share of train and dev together that is drawn at random as dev; 0: the fold's own lists."""
     monitor_test: bool = False
     """Log test scores each epoch (the paper's figures). They select nothing and are marked."""
     max_nonfinite: float = 0.01
@@ -108,26 +134,39 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         """Refuse values out of range, naming the key."""
-        _choice(self, "feats_type", "raw", "fbank", "conv")
+        _choice(self, "feats_type", "raw", "fbank", "stored")
+        _choice(self, "pooling", "mean", "mean_std", "attention")
+        _choice(self, "pooled_norm", "none", "train")
+        _choice(self, "select_by", "ua", "wa")
         _choice(self, "grl", "reverse", "forward")
         _choice(self, "grl_schedule", "constant", "dann")
-        _choice(self, "lr_schedule", "linear", "cosine")
+        _choice(self, "lr_schedule", "linear", "cosine", "constant")
         _choice(self, "cmvn", "utterance", "speaker", "global")
         _choice(self, "token_type", "char", "bpe")
         _choice(self, "precision", "auto", "float32", "bf16")
         _choice(self, "layout", "auto", "padded", "packed")
         _choice(self, "select", "last", "best")
-        if self.feats_type == "conv" and not self.freeze_feature_encoder:
+        _number_or(self, "freeze", 1, "none", "conv", "all")
+        _number_or(self, "layers", 0, "last", "mix")
+        _number_or(self, "ctc_layers", 0, "", "last", "mix")
+        if self.feats_type == "stored" and self.freeze == "none":
+            raise UserError("feats_type is 'stored', but freeze is 'none': nothing is frozen that could be stored")
+        if self.pooled_norm == "train" and self.freeze != "all":
+            raise UserError(f"pooled_norm is 'train', which needs freeze 'all', not {self.freeze!r}: states would move")
+        if self.beta and self.freeze == "all" and not self.projection:
             raise UserError(
-                "feats_type is 'conv', stored outputs of the convolutional encoder, which freeze_feature_encoder=false "
-                'trains; give --train_args "--set freeze_feature_encoder=true", or use feats_type raw'
+                f"beta is {self.beta:g}, but with freeze 'all' and projection 0 nothing is trained before the heads "
+                "whose gradient could be reversed; give --beta 0, or a projection"
             )
+        if self.final_dropout != "auto":
+            share = _typed(TrainConfig, "random_dev", self.final_dropout, "final_dropout")
+            _check(self, "final_dropout", 0 <= share < 1, "auto, or a number in [0, 1)")
         for key in NOT_NEGATIVE:
             _check(self, key, getattr(self, key) >= 0, "0 or more")
         for key in POSITIVE:
             _check(self, key, getattr(self, key) >= 1, "1 or more")
         _check(self, "learning_rate", self.learning_rate > 0, "above 0")
-        for key in ("warmup_ratio", "max_nonfinite"):
+        for key in ("warmup_ratio", "max_nonfinite", "random_dev"):
             _check(self, key, 0 <= getattr(self, key) <= 1, "between 0 and 1")
         two_decays = len(self.adam_betas) == 2 and all(0 <= value < 1 for value in self.adam_betas)
         _check(self, "adam_betas", two_decays, "two numbers in [0, 1)")
@@ -190,24 +229,6 @@ def nearest(word: str, known: list[str]) -> str:
     return f" (did you mean {close[0]}?)" if close else ""
 
 
-def experiment_tag(corpus: str, protocol: str, config_name: str, config: TrainConfig, extra: list[str]) -> str:
-    """The name of an experiment's directory; each combination of settings has its own.
-
-    Args:
-        corpus: Name of the data directory.
-        protocol: Name of the fold protocol.
-        config_name: Stem of the training configuration's file.
-        config: The resolved settings.
-        extra: Further ``key=value`` settings from the command line.
-    """
-    in_name = {"upstream", "alpha", "beta", "grl", "seed"}
-    upstream = re.sub(r"\.ya?ml$", "", Path(config.upstream).name) or config.upstream
-    parts = [corpus, protocol, upstream, config_name]
-    parts += [f"alpha{config.alpha:g}", f"beta{config.beta:g}", config.grl, f"seed{config.seed}"]
-    parts += [word for word in sorted(extra) if word.partition("=")[0] not in in_name]
-    return "_".join(re.sub(r"[^A-Za-z0-9.+-]+", "-", part).strip("-") for part in parts)
-
-
 def _parse(text: str, where: str) -> Any:
     try:
         depth = 0
@@ -224,6 +245,8 @@ def _parse(text: str, where: str) -> Any:
 def _typed(cls: type, key: str, value: Any, where: str) -> Any:
     """Convert a YAML value to its field's type, or say what the field takes."""
     hints = get_type_hints(cls)
+    if key in GONE:
+        raise UserError(f"{where}: {key} is gone; {GONE[key]}")
     if key not in hints:
         raise UserError(f"{where}: unknown key {key!r}{nearest(key, list(hints))}; known: {', '.join(hints)}")
     wanted = hints[key]
@@ -248,8 +271,16 @@ def _typed(cls: type, key: str, value: Any, where: str) -> Any:
 
 def _choice(config: Any, key: str, *known: str) -> None:
     value = getattr(config, key)
+    if (key, value) == ("feats_type", "conv"):
+        raise UserError("feats_type 'conv' is gone; give feats_type: stored and freeze: conv")
     if value not in known:
         raise UserError(f"{key} is {value!r}{nearest(str(value), list(known))}; it takes {' or '.join(known)}")
+
+
+def _number_or(config: Any, key: str, least: int, *known: str) -> None:
+    value = getattr(config, key)
+    if not (value.isdecimal() and int(value) >= least):
+        _check(config, key, value in known, f"{', '.join(filter(None, known))}, or a number from {least}")
 
 
 def _check(config: Any, key: str, holds: bool, takes: str) -> None:

@@ -2,7 +2,8 @@
 # The test command: sets the environment up where it is not, then lint, types and all tests.
 # Words go to pytest: tests/run.sh -m "not slow" is the quick part.
 #
-# Real speech is looked for in SERMTL_TEST_DATA; tests that need it are skipped without.
+# Real speech is looked for in SERMTL_TEST_DATA, pretrained encoders in SERMTL_TEST_MODELS; tests that need them are
+# skipped without.
 set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."

@@ -4,7 +4,8 @@ import inspect
 import pytest
 import yaml
 
-from sermtl.config import DecodeConfig, TrainConfig, as_dict, experiment_tag, load_config
+from sermtl.config import DecodeConfig, TrainConfig, as_dict, load_config
+from sermtl.data.names import experiment_tag
 from sermtl.errors import UserError
 
 
@@ -40,8 +41,13 @@ def test_overrides_win_and_are_typed(load):
 
 
 def test_settings_survive_a_round_trip_through_yaml(load):
-    config = load("", "beta=1", "speed_perturb=[0.9, 1.1]", "freeze_feature_encoder=false")
+    config = load("", "beta=1", "speed_perturb=[0.9, 1.1]", "freeze=2", "layers=4", "feats_type=stored")
     assert load(yaml.safe_dump(as_dict(config))) == config
+
+
+def test_what_is_frozen_whole_can_be_reversed_by_a_projection_alone(load):
+    assert load("", "freeze=all", "beta=0").beta == 0
+    assert load("", "freeze=all", "projection=8").beta == 0.1
 
 
 def test_every_field_is_documented():
@@ -69,7 +75,26 @@ def test_every_field_is_documented():
         ("seed=zero", ["seed", "a whole number"]),
         ("grl=revers", ["grl", "did you mean reverse?"]),
         ("grl_schedule=linear", ["grl_schedule", "constant or dann"]),
-        ("feats_type=mfcc", ["feats_type", "raw or fbank or conv"]),
+        ("feats_type=mfcc", ["feats_type", "raw or fbank or stored"]),
+        ("feats_type=conv", ["'conv' is gone", "feats_type: stored and freeze: conv"]),
+        ("freeze_feature_encoder=true", ["freeze_feature_encoder is gone", "freeze: conv for true", "none for false"]),
+        ("freeze=0", ["freeze", "none, conv, all, or a number from 1"]),
+        ("freeze=half", ["freeze", "none, conv, all, or a number from 1"]),
+        ("layers=-1", ["layers", "last, mix, or a number from 0"]),
+        ("layers=first", ["layers", "last, mix, or a number from 0"]),
+        ("ctc_layers=first", ["ctc_layers", "last, mix, or a number from 0"]),
+        ("pooling=max", ["pooling", "mean or mean_std or attention"]),
+        ("pooled_norm=test", ["pooled_norm", "none or train"]),
+        ("pooled_norm=train", ["pooled_norm", "needs freeze 'all'"]),
+        ("projection=-1", ["projection", "0 or more"]),
+        ("head_learning_rate=-1", ["head_learning_rate", "0 or more"]),
+        ("updates=-1", ["updates", "0 or more"]),
+        ("final_dropout=1", ["final_dropout", "auto, or a number in [0, 1)"]),
+        ("final_dropout=some", ["final_dropout", "a number"]),
+        ("random_dev=2", ["random_dev", "between 0 and 1"]),
+        ("select_by=wer", ["select_by", "ua or wa"]),
+        ("feats_type=stored", ["freeze is 'none'", "nothing is frozen that could be stored"]),
+        ("freeze=all", ["beta is 0.1", "nothing is trained before the heads", "--beta 0, or a projection"]),
         ("select=test", ["select", "last or best"]),
         ("warmup_ratio=1.5", ["warmup_ratio", "between 0 and 1"]),
         ("adam_betas=[0.9]", ["adam_betas", "two numbers"]),

@@ -40,7 +40,7 @@ set_job_options() {
     dump_cmd=${train_cmd} fold_cmd=${train_cmd} infer_cmd=${decode_cmd}
     if ((ngpu)); then
         fold_cmd="${cuda_cmd} --gpu ${ngpu}" infer_cmd="${cuda_cmd} --gpu 1"
-        if [[ ${feats_type} == conv ]]; then dump_cmd=${infer_cmd}; fi
+        if [[ ${feats_type} == stored ]]; then dump_cmd=${infer_cmd}; fi
     fi
     if ((ngpu && jobs_per_gpu > 1)); then
         if [[ ${cmd_backend} != local ]]; then die 2 "--jobs_per_gpu ${jobs_per_gpu}: only with --cmd_backend local"; fi

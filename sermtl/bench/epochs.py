@@ -17,8 +17,7 @@ from sermtl.data.fold_data import load_fold
 from sermtl.fileio.ark import checksum, write_ark
 from sermtl.fileio.files import write_text
 from sermtl.fileio.tables import write_list, write_table
-from sermtl.model.upstreams.load import config_from
-from sermtl.model.upstreams.wav2vec2 import Upstream
+from sermtl.model.upstreams.load import build_upstream, config_from
 from sermtl.text.tokenizer import char_tokens
 from sermtl.train.loader import Sets
 from sermtl.train.setup import build
@@ -35,7 +34,7 @@ NARROW = {
 }
 """So narrow that reading, collating and counting are what an epoch costs."""
 COLUMNS = ["data/utt2spk", "data/utt2emo", "data/text", "fold/train"]
-COLUMNS += [f"dump/conv/bench/{name}" for name in ("feats.scp", "utt2num_frames", "utt2num_samples", "utt2digest")]
+COLUMNS += [f"dump/stored/bench/{name}" for name in ("feats.scp", "utt2num_frames", "utt2num_samples", "utt2digest")]
 """The tables of a fold and its dump."""
 
 
@@ -56,14 +55,14 @@ def epoch_costs(hours: list[float], directory: Path) -> list[dict[str, Any]]:
 
 def _epoch_cost(hours: float, hour: np.ndarray, entries: list[tuple[str, int, str]], directory: Path) -> dict[str, Any]:
     seconds = np.tile(hour, max(1, round(hours)))[: max(4 * SPEAKERS, round(len(hour) * hours))]
-    config = TrainConfig(feats_type="conv", freeze_feature_encoder=True, epochs=1, num_workers=0)
+    config = TrainConfig(feats_type="stored", freeze="conv", epochs=1, num_workers=0)
     write_fold(directory, seconds, entries)
     before = rest(torch.device("cpu"))
     started = time.perf_counter()
     data, lists, dump, tokens = (directory / name for name in ("data", "fold", "dump", "tokens"))
-    fold = load_fold(data, lists, dump, tokens, config, "conv/bench")
+    fold = load_fold(data, lists, dump, tokens, config, "stored/bench")
     torch.manual_seed(0)
-    upstream = Upstream(config_from("wav2vec2", dict(NARROW), "narrow"))
+    upstream = build_upstream(config_from("wav2vec2", dict(NARROW), "narrow"))
     trained = build(config, fold, upstream)
     train = FoldDataset(fold.examples["train"], trained.front_end, config, upstream.masking)
     trainer = Trainer(trained, config, Sets(train, {}, {}), directory, torch.device("cpu"))

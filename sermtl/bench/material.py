@@ -13,7 +13,7 @@ import numpy as np
 from sermtl.audio.resample import SAMPLE_RATE
 from sermtl.data.dataset import Example
 from sermtl.fileio.ark import checksum, write_ark
-from sermtl.model.geometry import ConvGeometry
+from sermtl.model.geometry import Geometry
 
 MEDIAN, P95, SHORTEST, LONGEST = 3.58, 11.1, 0.59, 34.1
 """Seconds: a log-normal distribution through median and 95th percentile, clipped."""
@@ -57,7 +57,7 @@ def draw_seconds(count: int, random: np.random.Generator) -> np.ndarray:
 
 
 def make_material(
-    directory: Path, updates: int, utterances: int, geometry: ConvGeometry, channels: int, seed: int = 0
+    directory: Path, updates: int, utterances: int, geometry: Geometry, channels: int, seed: int = 0
 ) -> Material:
     """Write the dumps of ``updates * utterances`` utterances."""
     random = np.random.default_rng(seed)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import torch
@@ -17,26 +18,27 @@ from sermtl.config import TrainConfig, load_config
 from sermtl.data.dataset import FoldDataset
 from sermtl.model import packed
 from sermtl.model.front_end import FrontEnd
+from sermtl.model.heads import HeadSettings
 from sermtl.model.multitask import MultiTaskModel
 from sermtl.model.precision import has_bf16
 from sermtl.model.trained_model import TrainedModel
-from sermtl.model.upstreams.load import config_from
-from sermtl.model.upstreams.wav2vec2 import Upstream
+from sermtl.model.upstreams.load import build_upstream, config_from
 from sermtl.text.tokenizer import CharTokenizer, char_tokens
 from sermtl.train.epoch_sums import EpochSums
 from sermtl.train.loader import Sets
 from sermtl.train.trainer import Trainer
 
 SHIPPED = Path(__file__).parents[2] / "conf" / "train.yaml"
-FAST = ("feats_type=conv", "freeze_feature_encoder=true")
-"""What is set beside ``conf/train.yaml``: ``./run.sh --feats_type conv --train_args "--set freeze_..."``."""
+FAST = ("feats_type=stored", "freeze=conv")
+"""What is set beside ``conf/train.yaml``: ``./run.sh --feats_type stored --train_args "--set freeze=conv"``."""
 
 
 def build_model(device: torch.device) -> TrainedModel:
     """wav2vec2-base with random weights under our heads."""
-    upstream = Upstream(config_from("wav2vec2", dict(BASE), "wav2vec2-base"))
+    upstream = build_upstream(config_from("wav2vec2", dict(BASE), "wav2vec2-base"))
     tokenizer = CharTokenizer(char_tokens([], "en"))
-    model = MultiTaskModel(upstream, EMOTIONS, len(tokenizer.tokens), SPEAKERS)
+    last = (upstream.total_layers,)
+    model = MultiTaskModel(upstream, HeadSettings(last, last), EMOTIONS, len(tokenizer.tokens), SPEAKERS)
     front_end = FrontEnd("raw", upstream.normalize, "utterance", upstream.geometry)
     labels = [f"e{number}" for number in range(EMOTIONS)]
     return TrainedModel(model.to(device), front_end, labels, [f"s{n}" for n in range(SPEAKERS)], tokenizer)
@@ -62,15 +64,16 @@ class Ours:
         """Make the trainers."""
         self.bf16 = has_bf16(self.device)
         self.config = load_config(TrainConfig, SHIPPED, [*FAST, "num_workers=0"])
-        # The order matters: a trainer that freezes the encoder leaves its parameters out.
-        self.trained.model.upstream.model.feature_extractor.requires_grad_(True)
-        self.all = self._trainer(replace(self.config, feats_type="raw", freeze_feature_encoder=False))
+        # The order matters: a trainer of a frozen encoder leaves its parameters out.
+        upstream = self.trained.model.upstream
+        self.all = self._trainer(replace(self.config, feats_type="raw", freeze="none"))
+        upstream.freeze("conv")
         self.stored = self._trainer(self.config)
         self.raw = self._trainer(replace(self.config, feats_type="raw"))
         self.raw.optimizer = self.stored.optimizer
 
     def _trainer(self, config: TrainConfig) -> Trainer:
-        stored = config.feats_type == "conv"
+        stored = config.feats_type == "stored"
         front_end = self.trained.front_end.stored() if stored else self.trained.front_end
         examples = self.material.conv if stored else self.material.raw
         data = FoldDataset(examples, front_end, config, self.trained.model.upstream.masking)
@@ -92,12 +95,15 @@ class Ours:
 
     def _update(self, trainer: Trainer, number: int, off: str) -> None:
         """Read, collate and compute update ``number``."""
-        model = self.trained.model.train()
-        trains = off == "frozen-encoder"
-        model.upstream.model.feature_extractor.requires_grad_(trains)
+        model = self.trained.model
+        model.upstream.frozen = "none" if off == "frozen-encoder" else "conv"
+        model.upstream.entry = "audio" if trainer is not self.stored else "front"
+        model.upstream.model.feature_extractor.requires_grad_(off == "frozen-encoder")
+        model.train()
         model.bf16 = self.bf16 and off != "bf16"
         model.upstream.lay_out("padded" if off == "packing" else "auto", self.device)
-        model.upstream.fourier_positions = off != "fourier-positions"
+        upstream: Any = model.upstream
+        upstream.fourier_positions = off != "fourier-positions"
         indices = self.material.updates[number]
         for group in trainer.optimizer.param_groups:
             group["fused"] = off != "fused-adamw"
@@ -113,7 +119,7 @@ def _resident_mb(trainer: Trainer) -> float:
     return (moments + sum(parameter.nbytes for parameter in trainer.model.parameters())) / 2**20
 
 
-def update_flops(upstream: Upstream, material: Material, number: int, passes: int) -> float:
+def update_flops(upstream: Any, material: Material, number: int, passes: int) -> float:
     """Of own frames only: 3 forward passes where weights are trained, ``passes`` of the convolutional encoder."""
     return sum(
         3 * transformer_flops(upstream, material.conv[index].length)
@@ -122,7 +128,7 @@ def update_flops(upstream: Upstream, material: Material, number: int, passes: in
     )
 
 
-def transformer_flops(upstream: Upstream, frames: int) -> float:
+def transformer_flops(upstream: Any, frames: int) -> float:
     """Of a forward pass over ``frames``: projection, positions, layers and attention."""
     config = upstream.config
     weights = sum(
@@ -134,7 +140,7 @@ def transformer_flops(upstream: Upstream, frames: int) -> float:
     return 2.0 * frames * (weights + 2 * config.num_hidden_layers * config.hidden_size * frames)
 
 
-def convolution_flops(upstream: Upstream, samples: int) -> float:
+def convolution_flops(upstream: Any, samples: int) -> float:
     """Of a forward pass of the convolutional encoder."""
     lengths = upstream.geometry.layer_lengths(samples)
     layers = upstream.model.feature_extractor.conv_layers
@@ -147,8 +153,10 @@ def decoders(ours: Ours) -> dict[str, Callable[[list[int]], None]]:
 
     def run(trainer: Trainer, indices: list[int]) -> None:
         ours.trained.model.bf16 = False
+        ours.trained.model.upstream.entry = "front" if trainer is ours.stored else "audio"
         ours.trained.model.upstream.lay_out("auto", ours.device)
-        ours.trained.model.upstream.fourier_positions = True
+        upstream: Any = ours.trained.model.upstream
+        upstream.fourier_positions = True
         data = trainer.sets.train
         chosen = FoldDataset([data.examples[index] for index in indices], data.front_end)
         for _ in decode(ours.trained, chosen, 16, ours.device):

@@ -13,10 +13,12 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import torch
+
 from sermtl.config import DecodeConfig, load_config, read_yaml
 from sermtl.data import fold_data, fold_job
 from sermtl.data.fold_data import load_fold, refuse_cut_arks
-from sermtl.data.stored_features import dump_name
+from sermtl.data.names import stored_form
 from sermtl.errors import UserError, command
 from sermtl.fileio import lock
 from sermtl.fileio.stamp import NAME, refuse_damaged
@@ -35,9 +37,14 @@ def main() -> int:
     fold_job.add_arguments(parser)
     args = parser.parse_args()
     device = fold_job.set_up(args)
-    paths = fold_job.fold_paths(args)
+    config = load_config(DecodeConfig, args.config)
+    for paths in fold_job.own_folds(args):
+        decode_fold(paths, config, device)
+    return 0
 
-    decode_config = load_config(DecodeConfig, args.config)
+
+def decode_fold(paths: fold_job.FoldPaths, decode_config: DecodeConfig, device: torch.device) -> None:
+    """Decode one fold."""
     refuse_damaged(paths.exp / NAME, "rerun ./run.sh --stage 3, which makes it again from the checkpoint")
     trained = load_model(paths.exp, device)
     config = training_config(paths.exp)
@@ -45,7 +52,7 @@ def main() -> int:
         raise UserError(f"{paths.exp} is not trained to its last epoch, {config.epochs}; rerun ./run.sh --stage 3")
     unperturbed = replace(config, speed_perturb=())
     trained.model.upstream.lay_out(config.layout, device)
-    dumped = dump_name(config, trained.model.upstream)
+    dumped = read_yaml(paths.exp / "config.yaml")["dump"]
     fold = load_fold(paths.data, paths.fold_dir, paths.dump, paths.tokens, unperturbed, dumped)
     if fold.digest != read_yaml(paths.exp / "config.yaml").get("inputs"):
         raise UserError(f"{paths.exp} was trained on other lists or data than there are now; rerun ./run.sh --stage 3")
@@ -60,14 +67,16 @@ def main() -> int:
         lock.hold(paths.exp)
         started = time.monotonic()
         refuse_cut_arks(fold.examples[part])
-        front_end = trained.front_end.stored() if config.feats_type == "conv" else trained.front_end
+        front_end = trained.front_end
+        if config.feats_type == "stored":
+            front_end, form = front_end.stored(), stored_form(config)
+            trained.model.upstream.entry = int(form) if form.isdecimal() else form.partition(" ")[0]
         dataset = fold_data.evaluation_set(front_end, config, fold, part)
         decoded = sorted(decode(trained, dataset, decode_config.batch_size, device), key=lambda d: d.utterance.encode())
         made.begin()
         write_decoded(directory, decoded, trained.labels)
         made.finish(directory / name for name in FILES)
         log.info("%s: %d utterances in %.1f s", directory, len(decoded), time.monotonic() - started)
-    return 0
 
 
 if __name__ == "__main__":

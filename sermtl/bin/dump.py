@@ -3,18 +3,24 @@
     python -m sermtl.bin.dump part --data data/X --out dump/X/raw --feats_type raw --job 1 --nj 4
     python -m sermtl.bin.dump merge --data data/X --out dump/X/raw --feats_type raw --nj 4
 
-raw is 16-bit audio, fbank is log-mel features, conv is the outputs of --upstream's convolutional encoder, for which
---out is dump/X/conv/<digest>; python -m sermtl.bin.settings prints it as dump_name.
+raw is 16-bit audio, fbank is log-mel features, stored is the outputs of the frozen part of the upstream, for which
+--out is dump/X/stored/<digest>; python -m sermtl.bin.settings prints it as dump_name.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+
 from sermtl.audio.features import fbank
+from sermtl.config import TrainConfig, load_config
 from sermtl.data.dump import Dump
+from sermtl.data.names import check_dump_name
 from sermtl.errors import command
 
 
@@ -25,27 +31,37 @@ def main() -> int:
     parser.add_argument("verb", choices=["part", "merge"])
     parser.add_argument("--data", type=Path, required=True, help="data directory with wav.scp")
     parser.add_argument("--out", type=Path, required=True, help="dump directory")
-    parser.add_argument("--feats_type", choices=["raw", "fbank", "conv"], required=True)
+    parser.add_argument("--feats_type", choices=["raw", "fbank", "stored"], required=True)
     parser.add_argument("--speed", type=float, default=1.0, help="speed perturbation; ids get the prefix sp<speed>-")
     parser.add_argument("--allow_pipes", choices=["true", "false"], default="false", help="run the commands in wav.scp")
     parser.add_argument("--job", type=int, default=1, help="number of this part, from 1")
     parser.add_argument("--nj", type=int, default=1, help="number of parts")
-    parser.add_argument("--upstream", default="", help="conv: the model whose convolutional encoder is used")
-    parser.add_argument("--seed", type=int, default=0, help="conv: seed of an upstream without pretrained weights")
-    parser.add_argument("--ngpu", type=int, default=0, help="conv: 1 computes on a GPU")
+    parser.add_argument("--config", type=Path, default=Path("conf/train.yaml"), help="stored: training settings (YAML)")
+    parser.add_argument(
+        "--set", nargs="*", default=[], metavar="KEY=VALUE", help="stored: settings that override the file"
+    )
+    parser.add_argument("--ngpu", type=int, default=0, help="stored: 1 computes on a GPU")
     args = parser.parse_args()
     dump = Dump(args.data, args.out, args.feats_type, args.speed, args.nj)
     if args.verb == "merge":
         dump.merge()
         return 0
-    features = fbank
-    if args.feats_type == "conv":
-        # Only this kind of dump needs PyTorch, which takes seconds to import.
-        from sermtl.data.stored_features import conv_features
-
-        features = conv_features(args.upstream, args.seed, args.ngpu, args.data, args.out, args.speed)
+    features: Callable[[np.ndarray], np.ndarray] = fbank
+    if args.feats_type == "stored":
+        config = load_config(TrainConfig, args.config, args.set)
+        check_dump_name(args.out, config, args.speed)
+        # Not before an utterance needs it: a part that is there already loads no upstream.
+        load = functools.cache(functools.partial(stored, config, args))
+        features = lambda samples_S: load()(samples_S)  # noqa: E731
     dump.write_part(args.job, args.allow_pipes == "true", features)
     return 0
+
+
+def stored(config: TrainConfig, args: argparse.Namespace) -> Callable[[np.ndarray], np.ndarray]:
+    """The frozen part of the upstream."""
+    from sermtl.data.stored_features import stored_features  # PyTorch takes seconds to import
+
+    return stored_features(config, args.ngpu, args.data, args.out, args.speed)
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ def main() -> int:
     args = parser.parse_args()
     fold_job.set_up(args)
     transformers_logging.disable_progress_bar()
-    paths = fold_job.fold_paths(args)
+    paths = fold_job.own_folds(args)[0]
     earlier = earlier_options(paths.exp)
     options = PackOptions(
         onnx=args.onnx == "true",

@@ -13,7 +13,8 @@ from sermtl.report.load import load_experiments
 from sermtl.report.render import write_report
 
 READ = (
-    "*/scores.json", "*/*/config.yaml", "*/*/history.jsonl", "*/*/warnings.txt", "*/*/decode_*/stamp.json",
+    "*/scores.json", "*/*/config.yaml", "*/*/history.jsonl", "*/*/warnings.txt", "*/*/layer_weights.json",
+    "*/*/decode_*/stamp.json",
     "*/*/score_test/*.json", "*/*/score_test/per_utt.tsv",
 )  # fmt: skip
 """What it reads of the experiments."""
@@ -25,6 +26,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m sermtl.bin.report", description=__doc__)
     parser.add_argument("--exp", type=Path, required=True, help="directory of the experiments")
     parser.add_argument("--data", type=Path, required=True, help="data/<corpus>")
+    parser.add_argument("--dump", type=Path, default=Path("dump"), help="parent of the corpus's dumps, dump/<corpus>")
     parser.add_argument("--corpus", required=True, help="name of the corpus in the experiments' settings")
     parser.add_argument("--out", type=Path, required=True, help="exp/report/<corpus>")
     args = parser.parse_args()
@@ -40,7 +42,7 @@ def main() -> None:
         return
     made.begin()
     loaded = load_experiments(args.exp, args.data, args.corpus)
-    document = build(loaded, args.corpus, Sources(args.data, args.out / "images", read_matrix))
+    document = build(loaded, args.corpus, Sources(args.data, args.out / "images", args.dump, read_matrix))
     write_report(document, loaded.experiments, args.out)
     files = (path for path in args.out.rglob("*") if path.is_file() and path != made.path)
     made.finish(sorted(path for path in files if not path.relative_to(args.out).parts[0].startswith(".")))

@@ -9,8 +9,9 @@ import argparse
 import sys
 from pathlib import Path
 
-from sermtl.config import DecodeConfig, TrainConfig, experiment_tag, load_config, read_yaml
+from sermtl.config import DecodeConfig, TrainConfig, load_config, read_yaml
 from sermtl.corpus.folds import check_protocol
+from sermtl.data.names import dump_name, experiment_tag, stored_form
 from sermtl.errors import UserError, command
 from sermtl.model.geometry import check_feats_type, find_geometry
 
@@ -33,21 +34,14 @@ def main() -> int:
     geometry = find_geometry(config.upstream)
     bands = read_yaml(geometry).get("input_bands", 0) if geometry else 0
     check_feats_type(config.upstream, config.feats_type, bands)
-    dumped = config.feats_type
-    if dumped == "conv":
-        # These imports take seconds; other runs of run.sh do not need them.
-        from sermtl.data.stored_features import dump_name
-
-        dumped = dump_name(config)
     values = {
         "auto_tag": experiment_tag(args.corpus, args.protocol, args.config.stem, config, args.set),
         "feats_type": config.feats_type,
         "speeds": " ".join(f"{speed:g}" for speed in config.speed_perturb if speed != 1.0),
         "token_type": config.token_type,
         "nbpe": config.nbpe,
-        "dump_name": dumped,
-        "upstream": config.upstream,
-        "seed": config.seed,
+        "dump_name": dump_name(config),
+        "short_folds": str(config.feats_type == "stored" and stored_form(config).startswith("pooled")).lower(),
     }
     for name, value in values.items():
         print(f"{name}={value}")

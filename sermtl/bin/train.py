@@ -9,38 +9,24 @@ With --ngpu 2 or more, or --num_nodes, this starts a process for each GPU by tor
 from __future__ import annotations
 
 import argparse
-import logging
-import os
 import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-
+from sermtl.config import TrainConfig, load_config
 from sermtl.data import fold_job
-from sermtl.data.fold_data import refuse_cut_arks
 from sermtl.data.fold_job import from_torchrun
 from sermtl.errors import UserError, command
-from sermtl.fileio import lock
-from sermtl.fileio.files import write_text
-from sermtl.model.geometry import check_feats_type
-from sermtl.model.trained_model import save_description
-from sermtl.model.upstreams.load import load_upstream
-from sermtl.seeding import derive_seed
-from sermtl.train import history
+from sermtl.train.fold import train_fold
 from sermtl.train.launch import launch
 from sermtl.train.processes import Ranks, exit_with
-from sermtl.train.settings_file import FILES, LABELS, STOPPED, choose_precision, resolved_settings, write_config_once
-from sermtl.train.setup import build, log_summary, make_sets, read_by_training, resolve, train_stamp
-from sermtl.train.trainer import Interrupted, Trainer
-
-log = logging.getLogger("sermtl.bin.train")
+from sermtl.train.settings_file import STOPPED
 
 
 @command
 def main() -> int:
-    """Train one fold."""
+    """Train the folds of this job."""
     args = parse()
     processes = max(1, args.ngpu)
     if processes * args.num_nodes > 1 and not from_torchrun("WORLD_SIZE", 0):
@@ -48,50 +34,20 @@ def main() -> int:
         return launch("sermtl.bin.train", sys.argv[1:], processes, args.num_nodes, STOPPED)
     device = fold_job.set_up(args)
     ranks = Ranks.join(device)
-    paths, config, fold = resolve(args)
-    precision = ranks.from_first(choose_precision(config, paths.exp, device))
-    if ranks.first:
-        write_config_once(paths.exp, resolved_settings(paths, config, fold) | {"computed_in": precision})
-    made = train_stamp(paths, fold)
-    if ranks.from_first(not made.changed() and history.is_finished(paths.exp, config)):
-        log.info("nothing changed: %s is trained already (%d epochs)", paths.exp, config.epochs)
-        return 0
-    refuse_cut_arks(read_by_training(fold))
-    if ranks.first:
-        lock.hold(paths.exp)
-        fold_job.log_also_to(paths.exp / "train.log")
-        write_text(args.exp / LABELS, "".join(f"{label}\n" for label in fold.labels))
-
-    if config.deterministic:
-        os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # PyTorch refuses to be deterministic without
-        torch.use_deterministic_algorithms(True)
-    torch.manual_seed(derive_seed(config.seed, "weights"))
-    upstream = load_upstream(config.upstream)
-    check_feats_type(config.upstream, config.feats_type, upstream.input_bands)
-    trained = build(config, fold, upstream)
-    trained.model.bf16 = precision == "bf16"
-    upstream.lay_out(config.layout, device)
-    if ranks.first:
-        save_description(paths.exp, trained, paths.tokens)
-    trainer = Trainer(trained, config, make_sets(paths.data, config, fold, trained), paths.exp, device, ranks)
-    log_summary(config, fold, trainer)
-    signal.signal(signal.SIGTERM, trainer.stop_soon)
-    try:
-        trainer.run()
-    except Interrupted:
-        log.warning("stopped by SIGTERM after saving %s; the same command goes on from there", paths.exp)
-        return STOPPED
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
-            raise
-        raise UserError(
-            f"{error}: killed, or out of memory? The same command goes on from the last checkpoint; "
-            "--train_args '--set num_workers=0' does without such processes"
-        ) from error
-    if ranks.first:
-        made.finish(path for name in FILES if (path := paths.exp / name).is_file())
-    log.info("finished: %s", paths.exp / "model.safetensors")
-    return 0
+    config = load_config(TrainConfig, args.config, args.set)
+    folds, failed = fold_job.own_folds(args), 0
+    for paths in folds:
+        try:
+            status = train_fold(paths, config, device, ranks)
+        except UserError as error:
+            if len(folds) == 1:
+                raise
+            print(f"error: {paths.exp}: {error}", file=sys.stderr)  # the job's other folds do not suffer for it
+            failed = status = error.status
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # until the next fold's trainer is there to save something
+        if status == STOPPED:
+            return status
+    return failed
 
 
 def parse(words: Sequence[str] | None = None) -> argparse.Namespace:

@@ -15,6 +15,7 @@ from torch.utils.data import Dataset
 
 from sermtl.config import TrainConfig
 from sermtl.data.augment import mask_features, span_mask
+from sermtl.data.names import stored_form
 from sermtl.errors import UserError
 from sermtl.fileio.ark import checksum, read_entry
 from sermtl.model.batch import Batch
@@ -76,7 +77,9 @@ class FoldDataset(Dataset):
         self.speaker_stats = speaker_stats or {}
         self.epoch = 0
         self._kept: dict[str, np.ndarray] = {}
-        if config is not None and config.in_memory:
+        # Pooled vectors are small, and an epoch over them takes less time than reading them again.
+        pooled = config is not None and config.feats_type == "stored" and stored_form(config).startswith("pooled")
+        if config is not None and (config.in_memory or pooled):
             copies = [self.perturbed[speed].values() for speed in config.speed_perturb if speed != 1.0]
             everything = chain(self.examples, *copies)
             self._kept = {example.entry: read_dumped(example, front_end.feats_type) for example in everything}

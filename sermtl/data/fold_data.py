@@ -17,6 +17,7 @@ from sermtl.fileio.ark import DUMP_DIGESTS, DUMP_SAMPLES, DUMP_TABLES
 from sermtl.fileio.stamp import refuse_damaged
 from sermtl.fileio.tables import PARTS, read_list, read_table
 from sermtl.model.front_end import FrontEnd
+from sermtl.seeding import generator
 from sermtl.text.tokenizer import Tokenizer, load_tokenizer
 
 
@@ -52,7 +53,7 @@ def load_fold(
         dump: Parent of the dump directories ``<feats_type>`` and ``<feats_type>_sp<speed>``.
         tokens: Directory with the fold's ``tokens.txt``.
         config: The training settings.
-        dump_name: The dump directory's name where it is not ``<feats_type>`` (``conv/<digest>``).
+        dump_name: The dump directory's name where it is not ``<feats_type>`` (``stored/<digest>``).
 
     Raises:
         UserError: A file is missing (naming the stage that makes it), ids do not fit together, or a list
@@ -61,12 +62,14 @@ def load_fold(
     dump = dump / (dump_name or config.feats_type)
     dumped = read_dump(dump, config.feats_type)
     # Stored outputs make the batches that their audio makes: frames alone would leave ties.
-    samples = read_table(dump / DUMP_SAMPLES) if config.feats_type == "conv" else {}
+    samples = read_table(dump / DUMP_SAMPLES) if config.feats_type == "stored" else {}
     emotions, speakers_of = read_table(data / "utt2emo"), read_table(data / "utt2spk")
     texts = read_table(data / "text")
     if not (fold_dir / "train").is_file():
         raise UserError(f"{fold_dir}/train is missing; run ./run.sh --stage 1 first")
     lists = {part: read_list(fold_dir / part) for part in PARTS}
+    if config.random_dev:
+        lists["train"], lists["dev"] = random_dev(lists["train"] + lists["dev"], config.random_dev, config.seed)
     tokenizer = load_tokenizer(tokens)
     for part, utterances in lists.items():
         _refuse_unknown(fold_dir / part, utterances, dumped, dump)
@@ -103,6 +106,13 @@ def load_fold(
     return FoldData(examples, labels, speakers, tokenizer, perturbed, by_speaker, digest, dump)
 
 
+def random_dev(utterances: list[str], share: float, seed: int) -> tuple[list[str], list[str]]:
+    """Train and dev: of these utterances, a share that is drawn at random is dev."""
+    drawn = generator(seed, "dev").permutation(len(utterances))[: round(share * len(utterances))]
+    dev = {utterances[index] for index in drawn}
+    return [name for name in utterances if name not in dev], [name for name in utterances if name in dev]
+
+
 def read_dump(dump: Path, feats_type: str) -> dict[str, Example]:
     """Entries, lengths and checksums of a dump directory, by utterance, without speakers and targets.
 
@@ -112,8 +122,8 @@ def read_dump(dump: Path, feats_type: str) -> dict[str, Example]:
     """
     scp_name, lengths_name = DUMP_TABLES[feats_type]
     if not (dump / scp_name).is_file():
-        others = sorted(p.name for p in dump.parent.glob("*/feats.scp")) if feats_type == "conv" else []
-        there = f" ({len(others)} of other upstreams are there)" if others else ""
+        others = sorted(p.name for p in dump.parent.glob("*/feats.scp")) if feats_type == "stored" else []
+        there = f" ({len(others)} of other upstreams or forms are there)" if others else ""
         raise UserError(f"{dump / scp_name} is missing{there}; run ./run.sh --stage 2 first")
     entries = read_table(dump / scp_name)
     values = read_table(dump / lengths_name)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import os
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,21 +45,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for name, text in PATHS.items():
         parser.add_argument(f"--{name}", type=Path, required=True, help=text)
     parser.add_argument("--folds", nargs="+", required=True, metavar="FOLD", help="fold names")
-    parser.add_argument("--job", type=int, default=1, help="which of --folds this job computes, from 1")
+    parser.add_argument("--job", type=int, default=1, help="which job this is, from 1")
+    parser.add_argument("--jobs", type=int, default=0, help="jobs that share --folds (default: one for each fold)")
     parser.add_argument("--ngpu", type=int, default=0, help="GPUs of this job on each of its hosts")
     parser.add_argument("--num_threads", type=int, default=1, help="CPU threads of this job")
 
 
-def fold_paths(args: argparse.Namespace) -> FoldPaths:
-    """The paths of the job's own fold.
+def own_folds(args: argparse.Namespace) -> list[FoldPaths]:
+    """The paths of the job's own folds: one, or each ``--jobs``-th.
 
     Raises:
-        UserError: There is no fold of that number.
+        UserError: There is no job of that number.
     """
-    if not 1 <= args.job <= len(args.folds):
-        raise UserError(f"--job {args.job}: there are {len(args.folds)} folds")
-    fold = args.folds[args.job - 1]
-    return FoldPaths(args.data, args.folds_dir / fold, args.dump, args.tokens / fold, args.exp / fold)
+    jobs = args.jobs or len(args.folds)
+    if not 1 <= args.job <= jobs:
+        raise UserError(f"--job {args.job}: there are {jobs} jobs")
+    return [
+        FoldPaths(args.data, args.folds_dir / fold, args.dump, args.tokens / fold, args.exp / fold)
+        for fold in args.folds[args.job - 1 :: jobs]
+    ]
 
 
 def set_up(args: argparse.Namespace) -> torch.device:
@@ -89,11 +95,20 @@ def check_gpus(wanted: int) -> None:
         )
 
 
-def log_also_to(path: Path) -> None:
-    """Add what is logged from now on to a file too: a fold's ``train.log`` over all of its runs."""
+@contextlib.contextmanager
+def also_logged_to(path: Path, wanted: bool = True) -> Iterator[None]:
+    """Add what is logged meanwhile to a file too: a fold's ``train.log`` over all of its runs."""
+    if not wanted:
+        yield
+        return
     handler = logging.FileHandler(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter(LOG_FORMAT, LOG_DATE))
     logging.getLogger().addHandler(handler)
+    try:
+        yield
+    finally:
+        logging.getLogger().removeHandler(handler)
+        handler.close()
 
 
 def from_torchrun(name: str, alone: int) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from sermtl.config import TrainConfig
 from sermtl.seeding import generator
 
 
@@ -32,3 +33,12 @@ def decode_batches(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
     """Indices in batches of similar length, the longest first."""
     order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
     return [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
+
+
+def batches_of_epoch(lengths: Sequence[int], config: TrainConfig, epoch: int, updates: int) -> list[list[int]]:
+    """An epoch's batches: as many ``updates``, of passes over the list that follow one another."""
+    of_pass, first = -(-len(lengths) // config.batch_size), epoch * updates
+    numbers = range(first // of_pass, -(-(first + updates) // of_pass))
+    passes = (epoch_batches(lengths, config.batch_size, config.bucket_batches, config.seed, n) for n in numbers)
+    skipped = first - numbers[0] * of_pass
+    return [batch for batches in passes for batch in batches][skipped : skipped + updates]

@@ -1,14 +1,13 @@
-"""Stored outputs of a frozen convolutional encoder (``--feats_type conv``): computing them, naming and sizing them.
+"""Stored outputs of the frozen part of an upstream (``--feats_type stored``): computing and sizing them.
 
-An utterance goes through the encoder alone, so nothing is padded, and what is stored is the same in any dump. A dump
-is named by a digest of the encoder, so that another encoder's is never taken for it.
+An utterance goes through the upstream alone, so nothing is padded, and what is stored is the same in any dump.
+`sermtl.data.names` says which form is stored, and where.
 
-Shape suffixes: S samples, T frames, C channels.
+Shape suffixes: S samples, T frames, D values of a frame, n states, P pooled values of a state.
 """
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 from pathlib import Path
 
@@ -18,41 +17,44 @@ import torch
 from sermtl.audio.resample import SAMPLE_RATE
 from sermtl.config import TrainConfig
 from sermtl.data.fold_job import check_gpus
+from sermtl.data.names import stored_form
 from sermtl.errors import UserError
 from sermtl.fileio.tables import read_table
 from sermtl.model.front_end import FrontEnd
+from sermtl.model.heads import head_settings, pool
 from sermtl.model.out_of_memory import is_exhausted
 from sermtl.model.precision import use_whole_float32
 from sermtl.model.upstreams.load import load_upstream
-from sermtl.model.upstreams.wav2vec2 import Upstream
 from sermtl.seeding import derive_seed
 
-CODE_VERSION = 1
-"""Raised when the same encoder would give other outputs."""
 
-
-class ConvFeatures:
-    """The convolutional encoder of the upstream that a training with this seed begins with.
+class StoredFeatures:
+    """The frozen part of the upstream that a training with these settings begins with.
 
     Raises:
-        UserError: The upstream cannot be loaded, or reads no waveforms.
+        UserError: The upstream cannot be loaded, reads no waveforms, or lacks a state.
     """
 
-    def __init__(self, upstream: str, seed: int, device: torch.device):
-        torch.manual_seed(derive_seed(seed, "weights"))  # an encoder without pretrained weights is the seed's
-        self.upstream = load_upstream(upstream)
+    def __init__(self, config: TrainConfig, device: torch.device):
+        torch.manual_seed(derive_seed(config.seed, "weights"))  # an upstream without pretrained weights is the seed's
+        self.upstream = load_upstream(config.upstream)
         if self.upstream.input_bands:
-            raise UserError(f"upstream {upstream} reads log-mel features, no waveforms; use --feats_type fbank")
-        self.digest = conv_digest(self.upstream)
+            raise UserError(f"upstream {config.upstream} reads log-mel features, no waveforms; use --feats_type fbank")
+        self.form, self.pooling = stored_form(config), config.pooling
+        settings = head_settings(config, self.upstream.total_layers)
+        if self.form.startswith("pooled"):
+            self.upstream.read(tuple(range(self.upstream.total_layers + 1)))
+        elif self.form.startswith("states"):
+            self.upstream.read(settings.states)
+        else:
+            self.upstream.read((0,) if self.form == "front" else (int(self.form),))
         self.device = device
-        # Only the encoder is needed: the rest of the memory goes to other jobs.
-        del self.upstream.model.encoder, self.upstream.model.feature_projection
         self.upstream.to(device).eval()
         self._waveform = FrontEnd("raw", self.upstream.normalize, "", self.upstream.geometry).waveform
 
     @torch.inference_mode()
     def __call__(self, samples_S: np.ndarray) -> np.ndarray:
-        """Float32 outputs (T, C) for int16 samples.
+        """Float32 frames (T, D), or pooled vectors (n, P), for int16 samples.
 
         Raises:
             UserError: They do not fit the memory.
@@ -61,7 +63,7 @@ class ConvFeatures:
         missing = max(0, self.upstream.geometry.receptive_field - len(wav_S))
         wav_1S = torch.nn.functional.pad(wav_S, (0, missing))[None].to(self.device)
         try:
-            conv_1TC, _ = self.upstream.convolve(wav_1S, torch.tensor([len(samples_S)], device=self.device))
+            values = self._outputs(wav_1S, torch.tensor([len(samples_S)], device=self.device))
         except RuntimeError as error:
             if not is_exhausted(error):
                 raise
@@ -69,58 +71,73 @@ class ConvFeatures:
                 f"out of memory with an utterance of {len(samples_S) / SAMPLE_RATE:.1f} s: {error}; give stage 2 a "
                 "machine with more memory (--ngpu 0 uses the host's), or leave such utterances out"
             ) from error
-        return conv_1TC[0].float().cpu().numpy()
+        return values.float().cpu().numpy()
+
+    def _outputs(self, wav_1S: torch.Tensor, length_1: torch.Tensor) -> torch.Tensor:
+        if self.form == "front":
+            return self.upstream.front(wav_1S, length_1)[0][0]
+        states, frames_1 = self.upstream(wav_1S, length_1)
+        if self.form.startswith("pooled"):
+            return torch.cat([pool(state, frames_1, self.pooling) for state in states])
+        return torch.cat(states, 2)[0]
+
+    @property
+    def described(self) -> str:
+        """The form in words."""
+        if self.form.startswith("pooled"):
+            what = "means" if self.pooling == "mean" else "means and deviations"
+            return f"{what} of {len(self.upstream.reads)} hidden states, one vector each an utterance"
+        if self.form == "front":
+            return "frames of the front"
+        return (
+            f"frames of hidden state{'s' * (len(self.upstream.reads) > 1)} {', '.join(map(str, self.upstream.reads))}"
+        )
 
     def bytes_of(self, data: Path, speed: float) -> int:
         """Size of a whole dump, from the durations in ``utt2dur``."""
-        channels, frames = self.upstream.config.conv_dim[-1], self.upstream.geometry.frames
-        seconds = map(float, read_table(data / "utt2dur").values())
-        return sum(4 * channels * frames(round(s / speed * SAMPLE_RATE)) + 64 for s in seconds)
+        upstream = self.upstream
+        seconds = [float(value) / speed for value in read_table(data / "utt2dur").values()]
+        values = len(upstream.reads) * upstream.hidden_size
+        if self.form.startswith("pooled"):
+            return len(seconds) * (64 + 4 * values * (1 if self.pooling == "mean" else 2))
+        values = upstream.front_size if self.form == "front" else values
+        return sum(64 + 4 * values * upstream.geometry.frames(round(s * SAMPLE_RATE)) for s in seconds)
 
 
-def conv_features(upstream: str, seed: int, ngpu: int, data: Path, out: Path, speed: float) -> ConvFeatures:
-    """The convolutional encoder of ``--upstream``, where its outputs fit the name and the disk of ``out``.
+def stored_features(config: TrainConfig, ngpu: int, data: Path, out: Path, speed: float) -> StoredFeatures:
+    """The frozen part of the upstream, where its outputs fit the disk of ``out``; their size is printed.
 
     Raises:
         UserError: They do not, or PyTorch sees no GPU and one is asked for.
     """
     check_gpus(ngpu)
     use_whole_float32()
-    features = ConvFeatures(upstream, seed, torch.device("cuda" if ngpu else "cpu"))
-    wanted = features.digest if speed == 1.0 else f"{features.digest}_sp{speed:g}"
-    if out.name != wanted:
-        raise UserError(f"{out}: this upstream's outputs belong in {out.parent / wanted}")
-    out.mkdir(parents=True, exist_ok=True)
-    there = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())  # of a dump that was cut off
-    needed, free = features.bytes_of(data, speed) - there, shutil.disk_usage(out).free
-    if needed > free:
-        raise UserError(
-            f"{out} needs {needed / 1e9:.2f} GB more, and its disk has {free / 1e9:.2f} GB free; "
-            "make room, give another --dumpdir, or use --feats_type raw, which stores the waveforms only"
-        )
+    if not ngpu:
+        torch.set_num_threads(1)  # as many parts as cores are made side by side
+    features = StoredFeatures(config, torch.device("cuda" if ngpu else "cpu"))
+    size = features.bytes_of(data, speed)
+    print(f"storing {features.described}: {size / 1e6:.1f} MB in {out}", flush=True)
+    windows = features.upstream.window and sum(
+        features.upstream.geometry.frames(round(float(s) / speed * SAMPLE_RATE)) > features.upstream.window
+        for s in read_table(data / "utt2dur").values()
+    )
+    if windows:
+        print(f"{windows} utterances are longer than the upstream takes at once: encoded in windows, without overlap")
+    check_space(out, size)
     return features
 
 
-def conv_digest(upstream: Upstream) -> str:
-    """Digest of all that decides a convolutional encoder's outputs: weights, shapes, and how waveforms come in."""
-    config = upstream.config
-    shape = (upstream.geometry, config.conv_dim, config.feat_extract_activation, upstream.normalize, CODE_VERSION)
-    digest = hashlib.sha256(repr(shape).encode())
-    for name, tensor in sorted(upstream.model.feature_extractor.state_dict().items()):
-        values = tensor.detach().cpu().float().contiguous().numpy()
-        digest.update(f"{name} {values.shape}\n".encode())
-        digest.update(values)
-    return digest.hexdigest()[:16]
+def check_space(out: Path, needed: int) -> None:
+    """Refuse to begin a dump that the disk cannot hold, counting what is there of it already.
 
-
-def dump_name(config: TrainConfig, trained: Upstream | None = None) -> str:
-    """The dump directory's name under ``dump/<corpus>/``.
-
-    Args:
-        config: The training settings; for ``conv`` their upstream is loaded.
-        trained: The upstream after training, instead.
+    Raises:
+        UserError: It cannot, with the figures.
     """
-    if config.feats_type != "conv":
-        return config.feats_type
-    digest = conv_digest(trained) if trained else ConvFeatures(config.upstream, config.seed, torch.device("cpu")).digest
-    return f"conv/{digest}"
+    out.mkdir(parents=True, exist_ok=True)
+    there = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
+    free = shutil.disk_usage(out).free
+    if needed - there > free:
+        raise UserError(
+            f"{out} needs {(needed - there) / 1e9:.2f} GB more, and its disk has {free / 1e9:.2f} GB free; "
+            "make room, give another --dumpdir, or use --feats_type raw, which stores the waveforms only"
+        )

@@ -21,7 +21,7 @@ from sermtl.fileio.files import atomic_write
 from sermtl.fileio.wav_scp import SAMPLE_RATE
 
 FEATURE_TABLES = ("feats.scp", "utt2num_frames")
-DUMP_TABLES = {"raw": ("wav.scp", "utt2num_samples"), "fbank": FEATURE_TABLES, "conv": FEATURE_TABLES}
+DUMP_TABLES = {"raw": ("wav.scp", "utt2num_samples"), "fbank": FEATURE_TABLES, "stored": FEATURE_TABLES}
 """Names, as Kaldi and ESPnet call them, of a dump's scp and of its table of lengths."""
 DUMP_SAMPLES = "utt2num_samples"
 """Table of the samples that a dump was made from."""

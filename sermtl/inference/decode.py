@@ -49,7 +49,7 @@ def decode(trained: TrainedModel, dataset: FoldDataset, batch_size: int, device:
         for batch, output in in_parts(host_batch.to(device), model):
             posteriors_BC = output.emotion_BC.double().softmax(-1).cpu().numpy()
             speakers_B = output.speaker_BS.argmax(-1).tolist()
-            embeddings_BD = output.pooled_BD.float().cpu().numpy()
+            embeddings_BD = output.vector_BM.float().cpu().numpy()
             texts = greedy_texts(output, trained.tokenizer)
             for row, utterance in enumerate(batch.utterances):
                 yield Decoded(

@@ -195,10 +195,12 @@ class Speech2Emotion:
         trained = self.models[m]
         items = [(EXAMPLE, features(trained, recordings[number]), None, None) for number in batch]
         output = trained.model(self._sets[m].collate(items).to(self.device))
-        best_BT = output.tokens_BTV.argmax(-1).to(torch.int32).cpu().numpy()
-        tokens = [best_BT[row, :frames] for row, frames in enumerate(output.frames_B.tolist())]
+        tokens = [np.zeros(0, dtype=np.int32)] * len(batch)
+        if output.tokens_BTV is not None:
+            best_BT = output.tokens_BTV.argmax(-1).to(torch.int32).cpu().numpy()
+            tokens = [best_BT[row, :frames] for row, frames in enumerate(output.frames_B.tolist())]
         posteriors_BC = output.emotion_BC.double().softmax(-1).cpu().numpy()
-        return posteriors_BC, tokens, output.pooled_BD.float().cpu().numpy()
+        return posteriors_BC, tokens, output.vector_BM.float().cpu().numpy()
 
     def _side_by_side(self, run: Callable[[Task], Output], tasks: Sequence[Task]) -> list[Output]:
         """Run tasks; on a CPU at the same time.
@@ -219,9 +221,7 @@ class Speech2Emotion:
         if self.device.type != "cpu":
             return BATCH_SECONDS
         upstream = trained.model.upstream
-        values_per_input = upstream.config.conv_dim[0] / upstream.geometry.strides[0]
-        inputs_per_second = 100 if upstream.input_bands else SAMPLE_RATE
-        return min(BATCH_SECONDS, CPU_VALUES / (values_per_input * inputs_per_second))
+        return min(BATCH_SECONDS, CPU_VALUES / upstream.values_per_second)
 
     def _result(self, whole: Prediction, seconds: float, parts: Sequence[Part] = ()) -> Result:
         spread_C = whole.posteriors_MC.std(0, ddof=1) if len(self.models) > 1 else None

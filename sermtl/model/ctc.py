@@ -10,7 +10,9 @@ from sermtl.text.tokenizer import Tokenizer
 
 
 def greedy_texts(output: Output, tokenizer: Tokenizer) -> list[str]:
-    """The best token of each own frame, repeats collapsed, as words."""
+    """The best token of each own frame, repeats collapsed, as words; empty where there are no tokens."""
+    if output.tokens_BTV is None:
+        return [""] * len(output.frames_B)
     best_BT = output.tokens_BTV.argmax(-1).to(torch.int32).cpu().numpy()
     return [
         tokenizer.decode(collapse(row_T[:frames]))

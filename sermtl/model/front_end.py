@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from sermtl.errors import UserError
-from sermtl.model.geometry import ConvGeometry
+from sermtl.model.geometry import ConvGeometry, Geometry
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class FrontEnd:
     feats_type: str
     normalize_wav: bool
     cmvn: str
-    geometry: ConvGeometry
+    geometry: Geometry
     global_mean_F: np.ndarray | None = None
     global_std_F: np.ndarray | None = None
     norm_vars: bool = True
@@ -26,11 +26,11 @@ class FrontEnd:
         """The upstream's input of what the dump holds."""
         if self.feats_type == "raw":
             return self.waveform(dumped)
-        return dumped if self.feats_type == "conv" else self.features(dumped, speaker_stats)
+        return dumped if self.feats_type == "stored" else self.features(dumped, speaker_stats)
 
     def stored(self) -> FrontEnd:
-        """The same over the stored outputs of the convolutional encoder, whose frames are the upstream's own."""
-        return replace(self, feats_type="conv", geometry=ConvGeometry((), ()))
+        """The same over stored outputs of the upstream, whose frames are its own."""
+        return replace(self, feats_type="stored", geometry=ConvGeometry((), ()))
 
     def waveform(self, samples_S: np.ndarray) -> np.ndarray:
         """Int16 samples as float32, brought to zero mean and unit variance where the upstream wants it."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from sermtl.config import nearest
 from sermtl.errors import UserError
@@ -14,11 +15,22 @@ GEOMETRIES = Path(__file__).parents[2] / "conf" / "upstream"
 def check_feats_type(upstream: str, feats_type: str, input_bands: int) -> None:
     """Refuse an upstream whose input (``input_bands`` of log-mel features; 0: waveforms) is not the ``feats_type``."""
     reads = "fbank" if input_bands else "raw"
-    if reads != feats_type.replace("conv", "raw"):
+    if reads != feats_type.replace("stored", "raw"):
         raise UserError(
             f"upstream {upstream} reads {reads}, but feats_type is {feats_type}; use --feats_type {reads}, "
             "or a --train_config made for this upstream"
         )
+
+
+class Geometry(Protocol):
+    """Frame arithmetic of an upstream's front."""
+
+    @property
+    def receptive_field(self) -> int:
+        """Inputs that a batch has at least; a shorter utterance is continued with zeros."""
+
+    def frames(self, length: int) -> int:
+        """Frames of an input of ``length``, at least 1."""
 
 
 @dataclass(frozen=True)

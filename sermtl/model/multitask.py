@@ -1,9 +1,9 @@
 """The three-head model: emotion, characters, and speaker behind a gradient reversal.
 
-    waveform or log-mel -> upstream -> hidden (B, T, D)
-       emotion head   mean over the utterance's own frames -> linear -> C logits
+    waveform or log-mel -> upstream -> hidden states (B, T, D), of which `sermtl.model.heads` makes what the heads read
+       emotion head   a vector of the utterance, e.g. the mean over its own frames -> linear -> C logits
        ASR head       linear on every frame -> V tokens, CTC
-       speaker head   the same mean -> gradient scaled by -beta or +beta -> linear -> S logits
+       speaker head   the same vector -> gradient scaled by -beta or +beta -> linear -> S logits
     L = L_ser + alpha L_asr + L_sid, where beta scales only the gradient that L_sid sends into the encoder (reversed
     -beta, forward +beta); the speaker head itself learns at full strength
 
@@ -12,7 +12,7 @@ Shape suffixes: B batch, T frames, D hidden, C classes, V tokens, S speakers, N 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,9 +22,9 @@ from torch import Tensor, nn
 
 from sermtl.model.batch import Batch
 from sermtl.model.gradient_reversal import scale_gradient
+from sermtl.model.heads import HeadSettings, Mix, UtteranceVector, pool
 from sermtl.model.packed import Dropout
-from sermtl.model.padded import own_frames
-from sermtl.model.upstreams.wav2vec2 import Upstream
+from sermtl.model.upstreams.base import Upstream
 
 TASKS = ("ser", "asr", "sid")
 
@@ -35,26 +35,48 @@ class Output:
 
     emotion_BC: Tensor
     """Emotion logits."""
-    tokens_BTV: Tensor
-    """Token logits, meaningful on own frames."""
+    tokens_BTV: Tensor | None
+    """Token logits, meaningful on own frames; None where no state is read for them."""
     speaker_BS: Tensor
     """Logits over the training speakers."""
-    pooled_BD: Tensor
-    """Mean of the hidden vectors over own frames."""
+    vector_BM: Tensor
+    """What the emotion head reads."""
     frames_B: Tensor
     """Number of own frames."""
 
 
 class MultiTaskModel(nn.Module):
-    """An upstream and three linear heads."""
+    """An upstream and three linear heads.
 
-    def __init__(self, upstream: Upstream, emotions: int, tokens: int, speakers: int):
+    Args:
+        upstream: The encoder; its layers above the highest state that is read are left out.
+        settings: What the heads read.
+        emotions: Number of classes.
+        tokens: Number of CTC's tokens.
+        speakers: Number of training speakers.
+        dropout: Share of what the heads read that is dropped during training; None: as the upstream was trained.
+    """
+
+    def __init__(
+        self,
+        upstream: Upstream,
+        settings: HeadSettings,
+        emotions: int,
+        tokens: int,
+        speakers: int,
+        dropout: float | None = None,
+    ):
         super().__init__()
-        self.upstream = upstream
-        self.dropout = Dropout(upstream.final_dropout)
-        self.emotion_head = nn.Linear(upstream.hidden_size, emotions)
-        self.token_head = nn.Linear(upstream.hidden_size, tokens)
-        self.speaker_head = nn.Linear(upstream.hidden_size, speakers)
+        self.upstream, self.settings = upstream, settings
+        upstream.read(settings.states)
+        width = upstream.hidden_size
+        self.dropout = Dropout(upstream.final_dropout if dropout is None else dropout)
+        self.vector = UtteranceVector(settings, width)
+        self.emotion_head = nn.Linear(self.vector.size, emotions)
+        self.frame_mix = Mix(len(settings.ctc_layers))
+        self.frame_projection = nn.Linear(width, settings.projection) if settings.projection else nn.Identity()
+        self.token_head = nn.Linear(settings.projection or width, tokens)
+        self.speaker_head = nn.Linear(self.vector.size, speakers)
         self.gradient_norms: dict[str, Tensor] = {}
         self.bf16 = False
         """Whether the upstream runs under autocast; the heads and losses never do."""
@@ -64,44 +86,87 @@ class MultiTaskModel(nn.Module):
 
         Args:
             batch: Inputs and lengths; targets are not read here.
-            speaker_gradient: Factor of the speaker head's gradient at the encoder: -beta, +beta or 0.
+            speaker_gradient: Factor of the speaker head's gradient at what it reads: -beta, +beta or 0.
 
         Returns:
-            Logits, pooled vectors and frame counts. During training the norm of each task's gradient at the
-            encoder's output is left in ``gradient_norms`` by the backward pass.
+            Logits, vectors and frame counts. During training the norm of each task's gradient at the encoder's
+            states is left in ``gradient_norms`` by the backward pass.
         """
-        with torch.autocast(batch.inputs.device.type, torch.bfloat16, enabled=self.bf16):
-            hidden_BTD, frames_B = self.upstream(
-                batch.inputs, batch.lengths_B, batch.time_mask_BT, batch.feature_mask_BD
-            )
-        hidden_BTD = self.dropout(hidden_BTD.float())
-        pooled_BD = mean_over_frames(self._tap(hidden_BTD, "ser"), frames_B)
-        speaker_BD = scale_gradient(mean_over_frames(self._tap(hidden_BTD, "sid"), frames_B), speaker_gradient)
+        frames_B, read, frames = batch.lengths_B, [], []
+        if self.upstream.entry == "pooled":
+            emotion_BM = speaker_BM = self.vector.of_pooled(batch.inputs[:, list(self.settings.layers)])
+        else:
+            named, frames_B = self.states(batch)
+            read = [named[number] for number in self.settings.layers]
+            frames = [named[number] for number in self.settings.ctc_layers]
+            emotion_BM = speaker_BM = self.vector(self._tap(read, "ser"), frames_B)
+            if any(state.requires_grad for state in read):
+                speaker_BM = self.vector(self._tap(read, "sid"), frames_B)
+        tokens_BTV = None
+        if frames:
+            mixed_BTD = self.frame_mix(self._tap(frames, "asr"))
+            tokens_BTV = self.token_head(self.dropout(self.frame_projection(mixed_BTD)))
         return Output(
-            emotion_BC=self.emotion_head(pooled_BD),
-            tokens_BTV=self.token_head(self._tap(hidden_BTD, "asr")),
-            speaker_BS=self.speaker_head(speaker_BD),
-            pooled_BD=pooled_BD,
+            emotion_BC=self.emotion_head(self.dropout(emotion_BM)),
+            tokens_BTV=tokens_BTV,
+            speaker_BS=self.speaker_head(self.dropout(scale_gradient(speaker_BM, speaker_gradient))),
+            vector_BM=emotion_BM,
             frames_B=frames_B,
         )
 
-    def _tap(self, hidden_BTD: Tensor, task: str) -> Tensor:
-        """A view whose gradient's norm is recorded under the task's name."""
-        if not hidden_BTD.requires_grad:
-            return hidden_BTD
-        tapped_BTD = hidden_BTD.view_as(hidden_BTD)
+    def states(self, batch: Batch) -> tuple[dict[int, Tensor], Tensor]:
+        """The states that the heads read, by number, and the numbers of own frames (B,)."""
+        if self.upstream.entry == "states":
+            states, frames_B = list(batch.inputs.split(self.upstream.hidden_size, 2)), batch.lengths_B
+        else:
+            with torch.autocast(batch.inputs.device.type, torch.bfloat16, enabled=self.bf16):
+                states, frames_B = self.upstream(
+                    batch.inputs, batch.lengths_B, batch.time_mask_BT, batch.feature_mask_BD
+                )
+        numbers = self.settings.states
+        return {number: state.float() for number, state in zip(numbers, states, strict=True)}, frames_B
+
+    @torch.no_grad()
+    def standardise_by(self, batches: Iterable[Batch]) -> None:
+        """Take means and deviations of pooled states, an utterance each, for ``pooled_norm: train``."""
+        self.eval()
+        pooled = []
+        for batch in batches:
+            if self.upstream.entry == "pooled":
+                pooled.append(batch.inputs[:, list(self.settings.layers)])
+                continue
+            named, frames_B = self.states(batch)
+            parts = [pool(named[number], frames_B, self.settings.pooling) for number in self.settings.layers]
+            pooled.append(torch.stack(parts, 1))
+        pooled_UnP = torch.cat(pooled).double()
+        self.vector.fit(pooled_UnP.mean(0), pooled_UnP.std(0, correction=0))
+
+    def mixed(self) -> dict[str, dict[str, float]]:
+        """Learned weights of the hidden states, for those heads that read a mixture."""
+        mixes = {
+            "emotion and speaker": (self.settings.layers, self.vector.mix),
+            "characters": (self.settings.ctc_layers, self.frame_mix),
+        }
+        return {
+            head: dict(zip(map(str, layers), mix.weights.tolist(), strict=True))
+            for head, (layers, mix) in mixes.items()
+            if len(layers) > 1
+        }
+
+    def _tap(self, states: list[Tensor], task: str) -> list[Tensor]:
+        """Views whose gradients' common norm is recorded under the task's name."""
+        self.gradient_norms[task] = states[0].new_zeros(())
+        if not any(state.requires_grad for state in states):
+            return states
 
         def record(gradient_BTD: Tensor) -> None:
-            self.gradient_norms[task] = gradient_BTD.detach().norm()
+            self.gradient_norms[task] = torch.hypot(self.gradient_norms[task], gradient_BTD.detach().norm())
 
-        tapped_BTD.register_hook(record)
-        return tapped_BTD
-
-
-def mean_over_frames(hidden_BTD: Tensor, frames_B: Tensor) -> Tensor:
-    """Mean of (B, T, D) over each utterance's own frames, which alone get a gradient."""
-    own_BT = own_frames(frames_B, hidden_BTD.shape[1])
-    return (hidden_BTD * own_BT[:, :, None]).sum(1) / frames_B[:, None]
+        tapped = [state.view_as(state) for state in states]
+        for state in tapped:
+            if state.requires_grad:
+                state.register_hook(record)
+        return tapped
 
 
 def task_losses(output: Output, batch: Batch, utterances: int) -> dict[str, Tensor]:
@@ -113,7 +178,8 @@ def task_losses(output: Output, batch: Batch, utterances: int) -> dict[str, Tens
     """
     emotion = F.cross_entropy(output.emotion_BC, batch.emotions_B, ignore_index=-1, reduction="sum")
     speaker = F.cross_entropy(output.speaker_BS, batch.speakers_B, ignore_index=-1, reduction="sum")
-    asr = ctc_losses(output.tokens_BTV, output.frames_B, batch).sum()
+    no_loss = emotion.new_zeros(())
+    asr = no_loss if output.tokens_BTV is None else ctc_losses(output.tokens_BTV, output.frames_B, batch).sum()
     return {"ser": emotion / utterances, "asr": asr / utterances, "sid": speaker / utterances}
 
 

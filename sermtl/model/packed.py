@@ -37,31 +37,21 @@ def is_packable(encoder: Any) -> bool:
     )
 
 
-def encode(encoder: Any, hidden_ND: Tensor, positions_ND: Tensor, frames: Sequence[int], pre_norm: bool) -> Tensor:
-    """What transformers' encoder makes of each utterance alone.
+def run_layer(layer: Any, hidden_ND: Tensor, frames: Sequence[int], pre_norm: bool) -> Tensor:
+    """What a layer of transformers' encoder makes of each utterance alone.
 
     Args:
-        encoder: ``Wav2Vec2Encoder``, its variant with layer norms first, or the same of a relative.
-        hidden_ND: Projected frames of all utterances, one after the other.
-        positions_ND: What the positional convolution makes of them.
+        layer: ``Wav2Vec2EncoderLayer``, its variant with layer norms first, or the same of a relative.
+        hidden_ND: Frames of all utterances, one after the other.
         frames: Frames of each utterance.
-        pre_norm: Whether the norms come first in a layer (``do_stable_layer_norm``).
+        pre_norm: Whether the norms come first (``do_stable_layer_norm``).
     """
-    hidden_ND = hidden_ND + positions_ND
-    if not pre_norm:
-        hidden_ND = encoder.layer_norm(hidden_ND)
-    hidden_ND = encoder.dropout(hidden_ND)
-    for layer in encoder.layers:
-        if encoder.training and float(torch.rand([])) < encoder.config.layerdrop:
-            continue
-        normed_ND = layer.layer_norm(hidden_ND) if pre_norm else hidden_ND
-        hidden_ND = hidden_ND + layer.dropout(_attend(layer.attention, normed_ND, frames))
-        if pre_norm:
-            hidden_ND = hidden_ND + _feed_forward(layer.feed_forward, layer.final_layer_norm(hidden_ND))
-        else:
-            hidden_ND = layer.layer_norm(hidden_ND)
-            hidden_ND = layer.final_layer_norm(hidden_ND + _feed_forward(layer.feed_forward, hidden_ND))
-    return encoder.layer_norm(hidden_ND) if pre_norm else hidden_ND
+    normed_ND = layer.layer_norm(hidden_ND) if pre_norm else hidden_ND
+    hidden_ND = hidden_ND + layer.dropout(_attend(layer.attention, normed_ND, frames))
+    if pre_norm:
+        return hidden_ND + _feed_forward(layer.feed_forward, layer.final_layer_norm(hidden_ND))
+    hidden_ND = layer.layer_norm(hidden_ND)
+    return layer.final_layer_norm(hidden_ND + _feed_forward(layer.feed_forward, hidden_ND))
 
 
 def _attend(attention: Any, hidden_ND: Tensor, frames: Sequence[int]) -> Tensor:

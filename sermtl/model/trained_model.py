@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,12 +13,12 @@ from safetensors.torch import load_file, save
 from sermtl.errors import UserError
 from sermtl.fileio.files import atomic_write, load_json, write_json
 from sermtl.model.front_end import FrontEnd
+from sermtl.model.heads import HeadSettings
 from sermtl.model.multitask import MultiTaskModel
-from sermtl.model.upstreams.load import config_from, settings_of
-from sermtl.model.upstreams.wav2vec2 import Upstream
+from sermtl.model.upstreams.load import build_upstream, config_from, settings_of
 from sermtl.text.tokenizer import Tokenizer, load_tokenizer
 
-FORMAT = 1
+FORMAT = 2
 WEIGHTS = "model.safetensors"
 
 
@@ -39,12 +40,13 @@ def save_description(directory: Path, trained: TrainedModel, tokens: Path) -> No
         "format": FORMAT,
         "labels": trained.labels,
         "speakers": trained.speakers,
-        # The weights hold the encoder whose stored outputs were trained on: the model itself reads waveforms.
-        "feats_type": "raw" if front_end.feats_type == "conv" else front_end.feats_type,
+        # The weights hold the upstream whose stored outputs were trained on: the model itself reads waveforms.
+        "feats_type": "raw" if front_end.feats_type == "stored" else front_end.feats_type,
         "cmvn": front_end.cmvn,
         "norm_vars": front_end.norm_vars,
         "global_mean": None if front_end.global_mean_F is None else front_end.global_mean_F.tolist(),
         "global_std": None if front_end.global_std_F is None else front_end.global_std_F.tolist(),
+        "heads": asdict(trained.model.settings),
         "upstream": settings_of(trained.model.upstream.config),
     }
     write_json(directory / "model.json", description, sort_keys=True)
@@ -76,14 +78,14 @@ def load_model(directory: str | Path, device: torch.device) -> TrainedModel:
         raise UserError(f"{directory}/model.json: not a model of format {FORMAT}; train it again")
     tokenizer = load_tokenizer(directory / "tokens")
     try:
-        settings = dict(description["upstream"])
-        upstream = Upstream(config_from(settings.pop("model_type"), settings, f"{directory}/model.json"))
-        model = MultiTaskModel(
-            upstream, len(description["labels"]), len(tokenizer.tokens), len(description["speakers"])
-        )
+        values = dict(description["upstream"])
+        upstream = build_upstream(config_from(values.pop("model_type"), values, f"{directory}/model.json"))
+        heads: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in description["heads"].items()}
+        sizes = (len(description["labels"]), len(tokenizer.tokens), len(description["speakers"]))
+        model = MultiTaskModel(upstream, HeadSettings(**heads), *sizes)
         model.load_state_dict(load_file(directory / WEIGHTS))
-        statistics = {
-            f"{name}_F": None if (values := description.get(name)) is None else np.array(values, dtype=np.float32)
+        statistics: Any = {
+            f"{name}_F": None if (array := description.get(name)) is None else np.array(array, dtype=np.float32)
             for name in ("global_mean", "global_std")
         }
         front_end = FrontEnd(

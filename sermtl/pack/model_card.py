@@ -17,8 +17,8 @@ from sermtl.score import statistics
 from sermtl.score.score_files import Utterance
 
 SHOWN = (
-    "upstream", "feats_type", "cmvn", "alpha", "beta", "grl", "grl_schedule", "freeze_feature_encoder", "epochs",
-    "batch_size", "learning_rate", "token_type", "select", "seed",
+    "upstream", "feats_type", "cmvn", "alpha", "beta", "grl", "grl_schedule", "freeze", "layers", "ctc_layers",
+    "projection", "pooling", "pooled_norm", "epochs", "batch_size", "learning_rate", "token_type", "select", "seed",
 )  # fmt: skip
 TEMPLATE = Path(__file__).with_suffix(".md.j2")
 

@@ -23,13 +23,14 @@ from torch import Tensor, nn
 from sermtl.audio.features import FBANK_BANDS, FBANK_WINDOW
 from sermtl.audio.resample import SAMPLE_RATE
 from sermtl.errors import UserError
-from sermtl.model.multitask import mean_over_frames
+from sermtl.model.batch import Batch
 from sermtl.model.padded import own_frames
+from sermtl.model.spectrum import HOP, power_spectrum, spectrum_kernel
 from sermtl.model.trained_model import TrainedModel
 
 OPSET = 17
 OUTPUTS = ["posteriors", "tokens", "frames", "embedding"]
-FBANK_HOP, FFT = 160, 512
+FFT = 512
 
 
 class Waveforms(nn.Module):
@@ -52,10 +53,7 @@ class Waveforms(nn.Module):
 
 
 class LogMel(nn.Module):
-    """The front end over log-mel features: `sermtl.audio.features.fbank` and its normalisation as convolutions.
-
-    Everything before the power spectrum is linear in the window's samples, so one kernel does all of it.
-    """
+    """The front end over log-mel features: `sermtl.audio.features.fbank` and its normalisation as convolutions."""
 
     kernel: Tensor
     mel: Tensor
@@ -68,7 +66,7 @@ class LogMel(nn.Module):
 
         front_end = trained.front_end
         self.receptive_field = front_end.geometry.receptive_field
-        self.register_buffer("kernel", torch.from_numpy(spectrum_kernel()).float()[:, None])
+        self.register_buffer("kernel", spectrum_kernel(FFT, kaldi=True))
         mel_FK = get_mel_banks(FBANK_BANDS, FFT, float(SAMPLE_RATE), 20.0, 0.0, 100.0, -500.0, 1.0)[0]
         self.register_buffer("mel", F.pad(mel_FK, (0, 1)).T.contiguous())
         self.fixed, self.norm_vars = front_end.cmvn == "global", front_end.norm_vars
@@ -80,12 +78,10 @@ class LogMel(nn.Module):
     def forward(self, waveform_BS: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
         """Normalised features (B, T, F), 0 beyond their own frames, and the number of own frames (B,)."""
         waveform_BS = waveform_BS * own_frames(lengths_B, waveform_BS.shape[1])
-        padded_B1S = F.pad(waveform_BS, (0, FBANK_WINDOW))[:, None] * 32768.0
-        parts = F.conv1d(padded_B1S, self.kernel, stride=FBANK_HOP).square()
-        power_BKT = parts[:, : FFT // 2 + 1] + parts[:, FFT // 2 + 1 :]
-        mel_BTF = torch.matmul(power_BKT.transpose(1, 2), self.mel)
+        power_BTK = power_spectrum(F.pad(waveform_BS, (0, FBANK_WINDOW)) * 32768.0, self.kernel)
+        mel_BTF = torch.matmul(power_BTK, self.mel)
         features_BTF = mel_BTF.clamp(min=float(np.finfo(np.float32).eps)).log()
-        frames_B = (lengths_B.clamp(min=FBANK_WINDOW) - FBANK_WINDOW) // FBANK_HOP + 1
+        frames_B = (lengths_B.clamp(min=FBANK_WINDOW) - FBANK_WINDOW) // HOP + 1
         own_BT1 = own_frames(frames_B, features_BTF.shape[1])[:, :, None]
         if self.fixed:
             mean, std = self.mean, self.std
@@ -98,19 +94,6 @@ class LogMel(nn.Module):
         return F.pad(features_BTF, (0, 0, 0, self.receptive_field)), frames_B
 
 
-def spectrum_kernel() -> np.ndarray:
-    """(2 (FFT / 2 + 1), window) float64: real and imaginary parts of a window's spectrum as Kaldi takes it.
-
-    The mean is removed, then pre-emphasis 0.97, then Povey's window, then the transform.
-    """
-    identity = np.eye(FBANK_WINDOW)
-    frames = identity - identity.mean(1, keepdims=True)
-    frames = frames - 0.97 * np.concatenate([frames[:, :1], frames[:, :-1]], 1)
-    hann = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(FBANK_WINDOW) / (FBANK_WINDOW - 1))
-    spectrum = np.fft.rfft(frames * hann**0.85, FFT)
-    return np.concatenate([spectrum.real, spectrum.imag], 1).T.copy()
-
-
 class Graph(nn.Module):
     """From waveforms to the outputs of the heads."""
 
@@ -120,13 +103,13 @@ class Graph(nn.Module):
         waveforms = Waveforms(upstream.normalize, upstream.geometry.receptive_field)
         self.front_end = LogMel(trained) if upstream.input_bands else waveforms
 
-    def forward(self, waveform: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Posteriors (B, C), token log-probabilities (B, T, V), own frames (B,), embedding (B, D)."""
+    def forward(self, waveform: Tensor, lengths: Tensor) -> tuple[Tensor, ...]:
+        """Posteriors (B, C), token log-probabilities (B, T, V) if any, own frames (B,), embedding (B, M)."""
         inputs, lengths_B = self.front_end(waveform, lengths)
-        hidden_BTD, frames_B = self.model.upstream(inputs, lengths_B)
-        pooled_BD = mean_over_frames(hidden_BTD, frames_B)
-        posteriors_BC = self.model.emotion_head(pooled_BD).softmax(-1)
-        return posteriors_BC, self.model.token_head(hidden_BTD).log_softmax(-1), frames_B, pooled_BD
+        none_B = torch.zeros_like(lengths_B)
+        output = self.model(Batch([], inputs, lengths_B, none_B, none_B, none_B[:, None], none_B))
+        tokens = () if output.tokens_BTV is None else (output.tokens_BTV.log_softmax(-1),)
+        return (output.emotion_BC.softmax(-1), *tokens, output.frames_B, output.vector_BM)
 
 
 def export_onnx(trained: TrainedModel, directory: Path) -> list[str]:
@@ -150,8 +133,12 @@ def export_onnx(trained: TrainedModel, directory: Path) -> list[str]:
     # Of different lengths, so that nothing that depends on them becomes a constant.
     example_BS = 0.1 * torch.sin(torch.arange(3 * 24000).reshape(3, 24000) * 0.05)
     lengths_B = torch.tensor([24000, 8000, 16001])
-    batch: dict[str, dict[int, str]] = {name: {0: "batch"} for name in ("waveform", "lengths", *OUTPUTS)}
-    batch["waveform"][1], batch["tokens"][1] = "samples", "frame"
+    reads_characters = bool(trained.model.settings.ctc_layers)
+    outputs = [name for name in OUTPUTS if reads_characters or name != "tokens"]
+    batch: dict[str, dict[int, str]] = {name: {0: "batch"} for name in ("waveform", "lengths", *outputs)}
+    batch["waveform"][1] = "samples"
+    if reads_characters:
+        batch["tokens"][1] = "frame"
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # on Python numbers that tracing keeps, and on the exporter's age
@@ -160,7 +147,7 @@ def export_onnx(trained: TrainedModel, directory: Path) -> list[str]:
             (example_BS, lengths_B),
             str(path),
             input_names=["waveform", "lengths"],
-            output_names=OUTPUTS,
+            output_names=outputs,
             dynamic_axes=batch,
             opset_version=OPSET,
             dynamo=False,

@@ -1,7 +1,8 @@
 """A trained model as folders that plain transformers loads: a sequence classifier and a CTC model.
 
-Both are exact: the classifier's projector is the identity, so that projector, mean over frames and classifier are
-our mean and linear layer; the CTC head is our token head.
+Both are exact. The classifier's learned layer weights are our mix of hidden states (one state is a weight of 1), its
+projector is ours, or the identity, its mean over frames and classifier are our mean and linear layer; the CTC head is
+our token head.
 """
 
 from __future__ import annotations
@@ -22,14 +23,35 @@ from sermtl.text.tokenizer import BOUNDARY, SPECIALS, BpeTokenizer
 
 CLASSIFIER = "audio-classification"
 RECOGNISER = "automatic-speech-recognition"
+UNREAD = -1e4
+"""Score of a hidden state that is not read: its softmax weight is 0."""
+
+
+def obstacle(trained: TrainedModel) -> str:
+    """Why transformers' own classifier cannot compute what the model does; empty where it can."""
+    upstream, heads = trained.model.upstream, trained.model.settings
+    if upstream.input_bands:
+        return "it reads log-mel features, and transformers' speech classes read waveforms"
+    if upstream.config.model_type == "whisper":
+        return "transformers' Whisper classifier averages over 30 s, padding included"
+    if heads.pooling != "mean" or heads.standardise:
+        norm = " of standardised states" if heads.standardise else ""
+        return f"it pools by {heads.pooling}{norm}, and transformers' classifiers take plain means"
+    if len(upstream.layers) < upstream.total_layers and getattr(upstream.config, "do_stable_layer_norm", False):
+        return "layers above the last one that is read are left out, and transformers would put a final norm there"
+    return ""
 
 
 def export_transformers(trained: TrainedModel, directory: Path) -> list[str]:
-    """Write the folders ``audio-classification/`` and ``automatic-speech-recognition/``; returns their names.
+    """Write ``audio-classification/`` and, where one state is read for characters, ``automatic-speech-recognition/``.
 
-    The model is one over waveforms: transformers' own classes read nothing else.
+    Returns:
+        The folders' names; the model must be one without `obstacle`.
     """
     _save(_classifier(trained), trained, directory / CLASSIFIER)
+    heads = trained.model.settings
+    if heads.ctc_layers != (len(trained.model.upstream.layers),) or heads.projection:
+        return [CLASSIFIER]
     recogniser = directory / RECOGNISER
     _save(_recogniser(trained), trained, recogniser)
     write_tokenizer(trained, recogniser)
@@ -37,21 +59,32 @@ def export_transformers(trained: TrainedModel, directory: Path) -> list[str]:
 
 
 def _config(trained: TrainedModel, **values: Any) -> PretrainedConfig:
-    """The upstream's configuration without our own keys."""
+    """The upstream's configuration without our own keys, of the layers that it has."""
     config = trained.model.upstream.config
     kept = {key: value for key, value in config.to_dict().items() if key not in OUR_KEYS and not key.startswith("_")}
+    kept["num_hidden_layers"] = len(trained.model.upstream.layers)
     return type(config)(**{**kept, "use_weighted_layer_sum": False, **values})
 
 
 def _classifier(trained: TrainedModel) -> nn.Module:
-    labels = dict(enumerate(trained.labels))
-    size = trained.model.upstream.hidden_size
+    labels, heads, vector = dict(enumerate(trained.labels)), trained.model.settings, trained.model.vector
     names = {label: number for number, label in labels.items()}
-    config = _config(trained, id2label=labels, label2id=names, num_labels=len(labels), classifier_proj_size=size)
+    weighted = heads.layers != (len(trained.model.upstream.layers),)
+    config = _config(
+        trained, id2label=labels, label2id=names, num_labels=len(labels), use_weighted_layer_sum=weighted,
+        classifier_proj_size=heads.projection or trained.model.upstream.hidden_size,
+    )  # fmt: skip
     model = _with_encoder(AutoModelForAudioClassification.from_config(config), trained)
     with torch.no_grad():
-        model.projector.weight.copy_(torch.eye(size))
-        model.projector.bias.zero_()
+        if weighted:
+            model.layer_weights.fill_(UNREAD)
+            scores = vector.mix.scores_n
+            model.layer_weights[list(heads.layers)] = torch.zeros(1) if scores is None else scores.detach()
+        if vector.projection is None:
+            model.projector.weight.copy_(torch.eye(config.classifier_proj_size))
+            model.projector.bias.zero_()
+        else:
+            model.projector.load_state_dict(vector.projection.state_dict())
     model.classifier.load_state_dict(trained.model.emotion_head.state_dict())
     return model
 
@@ -71,9 +104,13 @@ def _with_encoder(model: Any, trained: TrainedModel) -> Any:
 
 def _save(model: Any, trained: TrainedModel, directory: Path) -> None:
     """Weights, configuration and the preprocessing of waveforms."""
-    from transformers import Wav2Vec2FeatureExtractor  # it imports torchaudio: after `torchaudio_compat`
+    # They import torchaudio: after `torchaudio_compat`.
+    from transformers import SeamlessM4TFeatureExtractor, Wav2Vec2FeatureExtractor
 
     model.save_pretrained(directory)
+    if trained.model.upstream.config.model_type == "wav2vec2-bert":
+        SeamlessM4TFeatureExtractor().save_pretrained(directory)
+        return
     normalize = trained.model.upstream.normalize
     extractor = Wav2Vec2FeatureExtractor(sampling_rate=SAMPLE_RATE, do_normalize=normalize, return_attention_mask=True)
     extractor.save_pretrained(directory)

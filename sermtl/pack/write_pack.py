@@ -29,13 +29,10 @@ from sermtl.fileio.stamp import NAME, Stamp, fold_roots, inputs, outdated, packa
 from sermtl.inference.pretrained import NEEDED, PACK_FORMAT, check_files, read_manifest
 from sermtl.model.trained_model import TrainedModel, load_model
 from sermtl.pack.model_card import Facts, model_card
-from sermtl.pack.transformers_export import export_transformers
+from sermtl.pack.transformers_export import export_transformers, obstacle
 from sermtl.score.score_files import read_audit, read_scores, read_utterances
 
-ONLY_WAVEFORMS = (
-    "Plain transformers cannot express this model: it reads log-mel features, and transformers' speech classes read "
-    "waveforms. Use sermtl{onnx}."
-)
+NOT_PLAIN = "Plain transformers cannot express this model: {reason}. Use sermtl{onnx}."
 
 STAMP = "pack.stamp.json"
 INPUTS = (
@@ -116,13 +113,14 @@ def _fill(target: Path, fold: Path, fold_dir: Path, data: Path, options: PackOpt
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(fold / name, target / name)
     write_text(target / "labels.txt", "".join(f"{label}\n" for label in trained.labels))
-    waveforms = not trained.model.upstream.input_bands  # which is all that transformers' own classes read
-    folders: list[str] = export_transformers(trained, target) if waveforms else []
+    reason = obstacle(trained)
+    folders: list[str] = [] if reason else export_transformers(trained, target)
     if options.onnx:
         from sermtl.pack.onnx_export import export_onnx
 
         folders += export_onnx(trained, target / "onnx")
-    notes = [] if waveforms else [ONLY_WAVEFORMS.format(onnx=" or the ONNX file" if options.onnx else "")]
+    onnx = " or the ONNX file" if options.onnx else ""
+    notes = [NOT_PLAIN.format(reason=reason, onnx=onnx)] if reason else []
     lang, pooled = data / "lang", fold.parent / "scores.json"
     facts = Facts(
         labels=trained.labels,

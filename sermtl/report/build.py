@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure as Drawing
 
-from sermtl.report import compare, figures, runs, speaker, tables, words
+from sermtl.report import compare, figures, layers, runs, speaker, tables, words
 from sermtl.report import curves as logs
 from sermtl.report.compare import Results
 from sermtl.report.document import Document, Figure, Section
@@ -28,6 +28,8 @@ class Sources:
 
     data: Path
     images: Path
+    dump: Path
+    """Parent of the corpus's dumps."""
     read_vector: Callable[[str], np.ndarray]
     """Gives the embedding at a location of ``emb.scp``."""
 
@@ -83,6 +85,7 @@ def family_sections(results: Results, known: list[Knowledge], sources: Sources) 
         epoch_section(family, sources),
         *detail_sections(family, sources),
         speaker_section(family, known, sources),
+        *layer_section(family, sources),
     ]
 
 
@@ -201,6 +204,25 @@ def speaker_section(family: Family, known: list[Knowledge], sources: Sources) ->
         )
         section.items.append(sources.draw(shown[0], family, "embeddings", caption))
     return section
+
+
+def layer_section(family: Family, sources: Sources) -> list[Section]:
+    """What each hidden state of a frozen encoder tells, and the weights that were learned; nothing for other models."""
+    found, table = layers.probes(family, sources.dump, sources.data, sources.read_vector), layers.weights(family)
+    section = Section(f"Inside the encoder{family.label}", 3)
+    if isinstance(found, str):
+        section.items.append(f"No probes of the hidden states: {found}.")
+    elif found is not None:
+        caption = (
+            f"What each hidden state of the frozen encoder tells: WA of {found['utterances']} utterances, each fold's "
+            f"test list held out, and accuracy among {found['speakers']} speakers, cross-validated. Linear support "
+            "vector machines on means over frames."
+        )
+        curves = {"emotion (WA)": found["emotion"], "speaker": found["speaker"]}
+        section.items.append(sources.draw(figures.by_state(curves), family, "states", caption))
+    if table is not None:
+        section.items.append(table)
+    return [section] if section.items else []
 
 
 def runs_section(loaded: Loaded, families: list[Family]) -> Section:

@@ -184,6 +184,25 @@ def speaker_knowledge(rows: Mapping[str, Mapping[str, float | None]], chances: S
     return figure
 
 
+@matplotlib.rc_context(STYLE)
+def by_state(curves: Mapping[str, Sequence[float]]) -> Figure:
+    """Accuracies at each hidden state, a curve each.
+
+    Args:
+        curves: Name -> one accuracy a state, from 0.
+    """
+    figure = Figure(figsize=(5.8, 3.4))
+    axes = figure.add_subplot()
+    for index, (name, values) in enumerate(curves.items()):
+        axes.plot(range(len(values)), values, label=name, markersize=5, **look(index))
+    axes.set_xlabel("hidden state")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_ylabel("accuracy")
+    axes.set_ylim(0, 1.02)
+    _legend_below(axes, len(curves))
+    return figure
+
+
 @matplotlib.rc_context(STYLE | {"axes.grid": False})
 def planes(clouds: Sequence[tuple[str, np.ndarray, Sequence[str], Sequence[str]]]) -> Figure:
     """Embeddings in the plane: a row a setting, coloured by speaker on the left, by emotion on the right.

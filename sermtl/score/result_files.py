@@ -103,11 +103,14 @@ def results_md(tag: str, scores: Mapping[str, Any]) -> str:
 def summary(tag: str, scores: Mapping[str, Any]) -> str:
     """A few lines for the terminal."""
     ser, asr, spk = scores["ser"], scores["asr"], scores["spk"]
+    words = f"WER {number(asr['wer'])} ({asr['errors']}/{asr['words']})  CER {number(asr['cer'])}"
+    if scores["settings"].get("alpha") == 0:
+        words = "WER undefined, alpha is 0: characters were not trained"
     lines = [
         f"{tag}: {plural(len(scores['folds']), 'fold')}, protocol {protocol_line(scores)}",
         f"  WA {number(ser['wa'])} ({ser['correct']}/{ser['n']})  UA {number(ser['ua'])}  "
         f"macro F1 {number(ser['macro_f1'])}",
-        f"  WER {number(asr['wer'])} ({asr['errors']}/{asr['words']})  CER {number(asr['cer'])}",
+        f"  {words}",
         f"  speaker head: {number(spk['acc']) if spk['acc'] is not None else 'undefined, ' + spk['reason']}",
     ]
     if scores["missing_folds"]:

@@ -48,8 +48,9 @@ class EpochSums:
         known_B = batch.speakers_B >= 0
         self.add("speakers", int(known_B.sum()))
         self.add("speaker_hits", int(((output.speaker_BS.argmax(1) == batch.speakers_B) & known_B).sum()))
-        for text, hypothesis in zip(references, greedy_texts(output, tokenizer), strict=True):
-            if text:
+        hypotheses = greedy_texts(output, tokenizer) if output.tokens_BTV is not None else [None] * len(references)
+        for text, hypothesis in zip(references, hypotheses, strict=True):
+            if text and hypothesis is not None:
                 edits = count_edits(text, hypothesis)
                 self.add("words", edits["words"])
                 self.add("word_errors", edits["errors"])

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import hashlib
 import logging
 import zlib
 from pathlib import Path
@@ -15,13 +13,13 @@ import yaml
 from sermtl.config import TrainConfig, as_dict, read_yaml
 from sermtl.data import fold_job
 from sermtl.data.fold_data import FoldData
+from sermtl.data.names import dump_name, hub_commit, upstream_digest
 from sermtl.errors import UserError
 from sermtl.fileio import lock
-from sermtl.fileio.files import crc32, sha256, write_text
+from sermtl.fileio.files import crc32, write_text
 from sermtl.fileio.stamp import NAME, read_stamp
 from sermtl.model.geometry import find_geometry
 from sermtl.model.precision import has_bf16
-from sermtl.model.upstreams.load import hub_commit
 from sermtl.train import checkpoint
 
 log = logging.getLogger(__name__)
@@ -30,8 +28,8 @@ CODE_VERSION = 2
 """Raised when the same settings and data would give another model."""
 CONFIG, LABELS, COMMIT = "config.yaml", "labels.txt", "upstream_commit"
 FILES = (
-    CONFIG, "history.jsonl", "warnings.txt", "model.json", "model.safetensors", "tokens/tokens.txt",
-    "tokens/bpe.model", f"../{LABELS}",
+    CONFIG, "history.jsonl", "warnings.txt", "layer_weights.json", "model.json", "model.safetensors",
+    "tokens/tokens.txt", "tokens/bpe.model", f"../{LABELS}",
 )  # fmt: skip
 STOPPED = 75
 """Exit status after a saved stop (EX_TEMPFAIL): a queue may start the job again."""
@@ -71,20 +69,9 @@ def resolved_settings(paths: fold_job.FoldPaths, config: TrainConfig, fold: Fold
         **as_dict(config),
         "upstream_digest": digest,
         COMMIT: hub_commit(config.upstream) if digest is None else None,
+        "dump": dump_name(config),
         "inputs": fold.digest,
     }
-
-
-@functools.cache
-def upstream_digest(upstream: str) -> str | None:
-    """Of what a geometry's file says, or of the settings and weights in a folder; None for a model of the hub."""
-    path = find_geometry(upstream)
-    if path is not None:
-        return hashlib.sha256(repr(sorted(read_yaml(path).items())).encode()).hexdigest()[:16]
-    if not Path(upstream).is_dir():
-        return None
-    files = sorted(file for file in Path(upstream).iterdir() if file.suffix in (".json", ".safetensors", ".bin"))
-    return hashlib.sha256("".join(f"{file.name} {sha256(file)}\n" for file in files).encode()).hexdigest()[:16]
 
 
 def was_trained(exp: Path) -> bool:

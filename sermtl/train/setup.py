@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import logging
 import platform
 from collections.abc import Iterator
@@ -12,37 +11,38 @@ from pathlib import Path
 
 import torch
 
-from sermtl.config import TrainConfig, load_config
+from sermtl.config import TrainConfig
 from sermtl.data import fold_data, fold_job
 from sermtl.data.dataset import Example, FoldDataset, feature_stats
 from sermtl.data.fold_data import FoldData, load_fold
-from sermtl.data.stored_features import dump_name
+from sermtl.data.names import dump_name, stored_form
+from sermtl.data.sampler import decode_batches
 from sermtl.errors import UserError
 from sermtl.fileio.ark import DUMP_DIGESTS
 from sermtl.fileio.stamp import NAME, Stamp, inputs
 from sermtl.fileio.tables import PARTS, read_table
 from sermtl.model.front_end import FrontEnd
+from sermtl.model.geometry import check_feats_type
+from sermtl.model.heads import head_settings
 from sermtl.model.multitask import MultiTaskModel
 from sermtl.model.trained_model import TrainedModel
-from sermtl.model.upstreams.wav2vec2 import Upstream
-from sermtl.train.loader import Sets
+from sermtl.model.upstreams.base import Upstream
+from sermtl.train.loader import Sets, batch_loader
 from sermtl.train.settings_file import CODE_VERSION
-from sermtl.train.trainer import Trainer
+from sermtl.train.trainer import EVALUATION_BATCH, Trainer
 
 log = logging.getLogger(__name__)
 
 
-def resolve(args: argparse.Namespace) -> tuple[fold_job.FoldPaths, TrainConfig, FoldData]:
-    """Where a training reads and writes, what it is set to, and its fold.
+def load_checked(paths: fold_job.FoldPaths, config: TrainConfig) -> FoldData:
+    """A fold that can be trained with these settings.
 
     Raises:
         UserError: The settings or the fold's inputs are wrong, or do not fit each other.
     """
-    paths = fold_job.fold_paths(args)
-    config = load_config(TrainConfig, args.config, args.set)
     fold = load_fold(paths.data, paths.fold_dir, paths.dump, paths.tokens, config, dump_name(config))
     check_fold(config, fold, paths.fold_dir)
-    return paths, config, fold
+    return fold
 
 
 def train_stamp(paths: fold_job.FoldPaths, fold: FoldData) -> Stamp:
@@ -75,15 +75,22 @@ def check_fold(config: TrainConfig, fold: FoldData, fold_dir: Path) -> None:
 
 def build(config: TrainConfig, fold: FoldData, upstream: Upstream) -> TrainedModel:
     """The untrained model with its front end."""
-    model = MultiTaskModel(upstream, len(fold.labels), len(fold.tokenizer.tokens), len(fold.speakers))
+    check_feats_type(config.upstream, config.feats_type, upstream.input_bands)
+    settings = head_settings(config, upstream.total_layers)
+    dropout = None if config.final_dropout == "auto" else float(config.final_dropout)
+    sizes = (len(fold.labels), len(fold.tokenizer.tokens), len(fold.speakers))
+    model = MultiTaskModel(upstream, settings, *sizes, dropout)
+    upstream.freeze(int(config.freeze) if config.freeze.isdecimal() else config.freeze)
     mean_F = std_F = None
     if config.feats_type == "fbank" and config.cmvn == "global":
         mean_F, std_F = feature_stats(fold.examples["train"])
     front_end = FrontEnd(
         config.feats_type, upstream.normalize, config.cmvn, upstream.geometry, mean_F, std_F, config.norm_vars
     )
-    if config.feats_type == "conv":
+    if config.feats_type == "stored":
         front_end = front_end.stored()
+        form = stored_form(config)
+        upstream.entry = int(form) if form.isdecimal() else form.partition(" ")[0]
     return TrainedModel(model, front_end, fold.labels, fold.speakers, fold.tokenizer)
 
 
@@ -101,6 +108,14 @@ def make_sets(data: Path, config: TrainConfig, fold: FoldData, trained: TrainedM
     return Sets(train, evaluated, read_table(data / "text"))
 
 
+def fit_pooled_norm(trained: TrainedModel, sets: Sets, device: torch.device) -> None:
+    """Standardise pooled states by the training list, where ``pooled_norm: train`` asks for it."""
+    if trained.model.settings.standardise:
+        listed = FoldDataset(sets.train.examples, trained.front_end)
+        loader = batch_loader(listed, decode_batches(listed.lengths, EVALUATION_BATCH), 0, False)
+        trained.model.to(device).standardise_by(batch.to(device) for batch in loader)
+
+
 def log_summary(config: TrainConfig, fold: FoldData, trainer: Trainer) -> None:
     """What is trained, on what, with which versions."""
     versions = " ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "kaldiio"))
@@ -113,6 +128,10 @@ def log_summary(config: TrainConfig, fold: FoldData, trainer: Trainer) -> None:
     log.info("utterances: %s; classes: %s; speakers: %d", sizes, " ".join(fold.labels), len(fold.speakers))
     if any(example.speaker >= 0 for example in fold.examples["test"]):
         log.info("speaker-dependent: test speakers are trained on too")
+    upstream = trainer.model.upstream
+    if upstream.window and upstream.entry == "audio":
+        cut = sum(upstream.geometry.frames(example.length) > upstream.window for example in read_by_training(fold))
+        log.info("%d utterances are longer than the upstream takes at once: encoded in windows without overlap", cut)
     parameters = sum(parameter.numel() for parameter in trainer.model.parameters())
     log.info("upstream %s; %d parameters, bf16 %s", config.upstream, parameters, trainer.model.bf16)
     log.info("%d parameters are trained", sum(parameter.numel() for parameter in trainer.parameters))

@@ -16,9 +16,9 @@ from tqdm import tqdm
 
 from sermtl.config import TrainConfig
 from sermtl.data.dataset import FoldDataset
-from sermtl.data.sampler import decode_batches, epoch_batches
+from sermtl.data.sampler import batches_of_epoch, decode_batches
 from sermtl.errors import UserError
-from sermtl.fileio.files import sha256
+from sermtl.fileio.files import sha256, write_json
 from sermtl.fileio.tables import write_list
 from sermtl.model.batch import Batch
 from sermtl.model.gradient_reversal import reversal_scale
@@ -30,13 +30,13 @@ from sermtl.train.checkpoint import load_checkpoint, save_checkpoint
 from sermtl.train.epoch_sums import EpochSums, plain, total_over_processes
 from sermtl.train.history import TensorBoard, dead_heads, exploded, summary, write_history, write_warnings
 from sermtl.train.loader import Sets, batch_loader
-from sermtl.train.optimizer import learning_rate, make_optimizer
+from sermtl.train.optimizer import make_optimizer, rate_share
 from sermtl.train.processes import Ranks
 from sermtl.train.update import accumulate_gradients, clip_gradients, nonfinite_utterances
 
 log = logging.getLogger(__name__)
 EVALUATION_BATCH = 16
-STATE = ("epoch", "batch", "history", "best_ua", "best_digest", "nonfinite")
+STATE = ("epoch", "batch", "history", "best_rate", "best_digest", "nonfinite")
 """What a checkpoint holds beside the model, the optimizer and the sums of the epoch."""
 
 
@@ -59,16 +59,14 @@ class Trainer:
         self.trained, self.config, self.sets, self.exp, self.device = trained, config, sets, exp, device
         self.ranks = ranks or Ranks()
         self.model = trained.model.to(device)
-        if config.freeze_feature_encoder and config.feats_type != "fbank":
-            self.model.upstream.freeze_feature_encoder()
         self.parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         self.optimizer = make_optimizer(self.model, config)
-        batches = -(-len(sets.train) // config.batch_size)
-        self.total_updates = batches * config.epochs
-        self.epoch, self.batch = 0, 0
+        self.epoch_updates = config.updates or -(-len(sets.train) // config.batch_size)
+        self.total_updates = self.epoch_updates * config.epochs
+        self.epoch = self.batch = 0
         self.epoch_sums = EpochSums(len(trained.labels))
         self.history: list[dict[str, Any]] = []
-        self.best_ua, self.best_digest = -1.0, ""
+        self.best_rate, self.best_digest = -1.0, ""
         self.nonfinite: list[str] = []
         self.stopping = False
         self.saved = time.monotonic()
@@ -84,7 +82,7 @@ class Trainer:
         state = load_checkpoint(self.exp)
         if state is None:
             return
-        self.model.load_state_dict(state["model"])
+        self.model.load_state_dict(state["model"], strict=False)  # what is frozen is not in it
         self.optimizer.load_state_dict(state["optimizer"])
         for name in STATE:
             setattr(self, name, state[name])
@@ -98,7 +96,9 @@ class Trainer:
         with self.ranks.first_alone():
             if self.ranks.first:
                 state = {name: getattr(self, name) for name in STATE} | {"tally": epoch_sums.sums}
-                state |= {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
+                frozen = {name for name, value in self.model.named_parameters() if not value.requires_grad}
+                learned = {name: value for name, value in self.model.state_dict().items() if name not in frozen}
+                state |= {"model": learned, "optimizer": self.optimizer.state_dict()}
                 save_checkpoint(self.exp, state)
         self.saved = time.monotonic()
 
@@ -146,6 +146,8 @@ class Trainer:
         for message in dead:
             log.warning("%s", message)
         write_warnings(self.exp, self.history, dead)
+        if shares := self.model.mixed():
+            write_json(self.exp / "layer_weights.json", shares)
         # Its last line says that the training is finished, so it comes after the weights.
         write_history(self.exp / "history.jsonl", self.history)
 
@@ -158,8 +160,8 @@ class Trainer:
         log.info("epoch %d/%d (%.1f s, %.0f s left): %s", *numbers)
         for message in exploded(self.history):
             log.warning("%s", message)
-        if self.config.select == "best" and record["dev"]["ua"] > self.best_ua:
-            self.best_ua = record["dev"]["ua"]
+        if self.config.select == "best" and record["dev"][self.config.select_by] > self.best_rate:
+            self.best_rate = record["dev"][self.config.select_by]
             if self.ranks.first:
                 save_weights(self.exp, self.model)
                 self.best_digest = sha256(self.exp / WEIGHTS)
@@ -173,12 +175,11 @@ class Trainer:
         """The updates that are left of one pass over the training list; returns the pass's averages."""
         config, train = self.config, self.sets.train
         train.set_epoch(self.epoch)
-        batches = epoch_batches(train.lengths, config.batch_size, config.bucket_batches, config.seed, self.epoch)
+        batches = batches_of_epoch(train.lengths, config, self.epoch, self.epoch_updates)
         left = [(self.parts_of(batch), len(batch)) for batch in batches[self.batch :]]
         loader = iter(self.load(train, [part for parts, _ in left for part in parts]))
         self.model.train()
-        quiet = not sys.stderr.isatty()
-        for parts, utterances in tqdm(left, desc=f"epoch {self.epoch + 1}", leave=False, disable=quiet):
+        for parts, utterances in tqdm(left, f"epoch {self.epoch + 1}", leave=False, disable=not sys.stderr.isatty()):
             number = self.epoch * len(batches) + self.batch
             self.update(number, [next(loader) for _ in parts], utterances, self.epoch_sums)
             self.batch += 1
@@ -207,14 +208,15 @@ class Trainer:
             epoch_sums: Is added to: the losses, by the first process, and what each counts of its own utterances.
         """
         config = self.config
-        rate = learning_rate(update, self.total_updates, config)
+        share = rate_share(update, self.total_updates, config)
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = share * group["peak"]
         scale = reversal_scale(config.beta, config.grl, config.grl_schedule, update / max(1, self.total_updates - 1))
         done = None
         while done is None:
             # Dropout is the one draw that depends on how many processes there are: each has its own.
-            torch.manual_seed(derive_seed(config.seed, "update", update) + self.ranks.rank)
+            seed = derive_seed(config.seed, "update", update) + self.ranks.rank
+            (torch if self.device.type == "cuda" else torch.default_generator).manual_seed(seed)  # the first is slower
             try:
                 done = self.compute(parts, utterances, scale)
             except RuntimeError as error:
@@ -257,7 +259,7 @@ class Trainer:
         names = " ".join(utterance for own in self.ranks.gather(utterances) for utterance in own)
         log.warning("non-finite loss or gradient: update skipped; utterances: %s", names)
         self.nonfinite += names.split()
-        batches = self.total_updates // self.config.epochs
+        batches = self.epoch_updates
         allowed = max(1.0, self.config.max_nonfinite * batches) if self.config.max_nonfinite else 0.0
         skipped = int(total_over_processes(epoch_sums, self.ranks).sums["nonfinite"])
         if skipped > allowed:
@@ -294,4 +296,5 @@ class Trainer:
 
     def load(self, dataset: FoldDataset, batches: list[list[int]]) -> DataLoader:
         """A loader of given batches."""
-        return batch_loader(dataset, batches, self.config.num_workers, self.device.type == "cuda")
+        workers = self.config.num_workers * (self.model.upstream.entry != "pooled")  # whose vectors are in memory
+        return batch_loader(dataset, batches, workers, self.device.type == "cuda")

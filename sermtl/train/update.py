@@ -39,7 +39,7 @@ def accumulate_gradients(
         losses = task_losses(output, part, utterances)
         total_loss(losses, alpha).backward()
         # Squares of the norms, because those of the parts add up.
-        norms = [model.gradient_norms[task].square() for task in TASKS]
+        norms = [model.gradient_norms.get(task, losses[task].new_zeros(())).square() for task in TASKS]
         sums += torch.stack([*(losses[task].detach() for task in TASKS), *norms]).view_as(sums)
         count(output, part)
     return sums

@@ -1,4 +1,5 @@
 import os
+import re
 import subprocess
 
 import pytest
@@ -34,8 +35,7 @@ def test_prints_names_and_values_for_the_recipe_script(resolve):
         "token_type": "bpe",
         "nbpe": "50",
         "dump_name": "raw",
-        "upstream": "tiny",
-        "seed": "0",
+        "short_folds": "false",
     }
 
 
@@ -58,6 +58,21 @@ def test_shipped_settings_resolve(resolve, recipe, name):
     assert code == 0, message
     assert values["auto_tag"].startswith("mini_speaker_") and values["feats_type"] in ("raw", "fbank")
     assert "_alpha0.1_" in values["auto_tag"] and "_reverse_" in values["auto_tag"]
+
+
+@pytest.mark.parametrize("name, short", [("frozen", "true"), ("superb", "true"), ("top", "false")])
+def test_shipped_settings_of_pretrained_encoders_name_their_dump(resolve, recipe, name, short):
+    code, values, message = resolve("", "upstream=tiny", config=recipe / "conf" / f"{name}.yaml")
+    assert code == 0, message
+    assert values["feats_type"] == "stored" and values["short_folds"] == short
+    assert re.fullmatch(r"stored/[0-9a-f]{16}", values["dump_name"])
+
+
+def test_a_hub_out_of_reach_is_reported_before_anything_is_stored(resolve, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    code, values, message = resolve("upstream: nobody/no-such-model\nfeats_type: stored\nfreeze: conv\n")
+    assert code == 2 and values == {}
+    assert "nobody/no-such-model" in message and "--local-dir DIR" in message and "--upstream DIR" in message
 
 
 @pytest.mark.parametrize(

@@ -214,6 +214,8 @@ def test_what_is_not_there_as_it_was_is_reported_wherever_it_is_read(entries):
     config = TrainConfig(feats_type="raw", in_memory=True, speed_perturb=(0.9,))
     with pytest.raises(UserError, match="is not there as it was"):
         FoldDataset(copies.examples, copies.front_end, config, None, copies.perturbed)
+    # Audio that is not asked to be kept is read when it is needed, whatever is frozen.
+    FoldDataset([wrong(right)], copies.front_end, TrainConfig(freeze="all", alpha=0, beta=0))
     with pytest.raises(UserError, match="u2 is not there as it was"):
         feature_stats([wrong(make_set(entries, "fbank").examples[2])])
 

@@ -47,6 +47,19 @@ def test_a_fold_is_joined_by_utterance_id(made):
     assert train["s2-00"].tokens == () and train["s2-02"].emotion == -1
 
 
+def test_a_random_share_of_train_and_dev_is_dev_when_asked_for(made):
+    own = load(made)
+    listed = sorted(e.utterance for part in ("train", "dev") for e in own.examples[part])
+    drawn = {}
+    for seed in (0, 1):
+        fold = load(made, random_dev=0.25, seed=seed)
+        train, drawn[seed] = ([e.utterance for e in fold.examples[part]] for part in ("train", "dev"))
+        assert sorted(train + drawn[seed]) == listed and len(drawn[seed]) == round(len(listed) / 4)
+        assert fold.examples["test"] == own.examples["test"] and fold.digest != own.digest
+        assert load(made, random_dev=0.25, seed=seed).digest == fold.digest
+    assert drawn[0] != drawn[1]
+
+
 def test_features_have_their_own_lengths(made):
     fold = load(made, feats_type="fbank")
     frames = read_table(made.dump / "fbank" / "utt2num_frames")

@@ -52,7 +52,7 @@ FBANK_GEOMETRY = RAW_GEOMETRY | {
     "mask_feature_prob": 0.0,
 }
 SETTINGS = {
-    "raw": {"feats_type": "raw", "freeze_feature_encoder": False},
+    "raw": {"feats_type": "raw", "freeze": "none"},
     "fbank": {"feats_type": "fbank", "freq_masks": 1, "time_masks": 1},
 }
 

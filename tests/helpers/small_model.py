@@ -10,10 +10,11 @@ import torch
 from small_corpus import FBANK_GEOMETRY, RAW_GEOMETRY
 
 from sermtl.model.front_end import FrontEnd
+from sermtl.model.heads import HeadSettings
 from sermtl.model.multitask import MultiTaskModel
 from sermtl.model.trained_model import TrainedModel, save_description, save_weights
-from sermtl.model.upstreams.load import config_from
-from sermtl.model.upstreams.wav2vec2 import Upstream
+from sermtl.model.upstreams.base import Upstream
+from sermtl.model.upstreams.load import build_upstream, config_from
 from sermtl.text.tokenizer import CharTokenizer, char_tokens
 
 LABELS = ["ang", "hap", "neu", "sad"]
@@ -26,6 +27,7 @@ FAMILIES = {
     "hubert": RAW_GEOMETRY | {"model_type": "hubert"},
     "wavlm": RAW_GEOMETRY | {"model_type": "wavlm"},
     "data2vec-audio": DATA2VEC_GEOMETRY,
+    "unispeech-sat": RAW_GEOMETRY | {"model_type": "unispeech-sat"},
 }
 """Geometries of what transformers can express."""
 GEOMETRIES = {"raw": RAW_GEOMETRY, "fbank": FBANK_GEOMETRY}
@@ -35,7 +37,13 @@ def upstream_of(geometry: dict, seed: int = 0) -> Upstream:
     """An upstream of random weights; torch's generator goes on from there."""
     torch.manual_seed(seed)
     values = dict(geometry)
-    return Upstream(config_from(values.pop("model_type"), values, "test"))
+    return build_upstream(config_from(values.pop("model_type"), values, "test"))
+
+
+def with_heads(upstream: Upstream, *sizes: int) -> MultiTaskModel:
+    """The paper's heads, on the last state's mean and frames, for so many classes, tokens and speakers."""
+    last = (upstream.total_layers,)
+    return MultiTaskModel(upstream, HeadSettings(last, last), *sizes)
 
 
 def save_model(
@@ -45,7 +53,7 @@ def save_model(
     """Write a model of random weights whose posteriors and transcripts vary with its input."""
     labels = LABELS if labels is None else labels
     upstream = upstream_of(geometry or GEOMETRIES[feats_type], seed)
-    model = MultiTaskModel(upstream, len(labels), 32, 3)
+    model = with_heads(upstream, len(labels), 32, 3)
     with torch.no_grad():
         for name, weight in model.named_parameters():
             if name.endswith(("emotion_head.weight", "token_head.weight")):

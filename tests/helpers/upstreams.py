@@ -12,6 +12,8 @@ from sermtl import torchaudio_compat  # noqa: F401 (before transformers)
 from transformers import AutoConfig, AutoModel
 
 # isort: on
+from sermtl.model.upstreams.load import OUR_KEYS
+from sermtl.model.upstreams.wav2vec2 import Wav2Vec2
 
 CONV = {"conv_dim": [12] * 7, "num_conv_pos_embeddings": 16, "num_conv_pos_embedding_groups": 4}
 SMALL = CONV | {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 40}
@@ -24,6 +26,8 @@ FAMILIES = {
     "hubert-batch-norm": ("hubert", {"conv_pos_batch_norm": True}),
     "wavlm-base": ("wavlm", {}),
     "wavlm-large": ("wavlm", LARGE),
+    "unispeech-sat": ("unispeech-sat", {}),
+    "unispeech-sat-large": ("unispeech-sat", LARGE),
     "data2vec-audio": ("data2vec-audio", {"num_conv_pos_embeddings": 3, "conv_pos_kernel_size": 7}),
 }
 # No longer read by transformers, and in the files of the published models all the same.
@@ -42,6 +46,25 @@ def transformers_model(model_type, **values):
         for tensor in (*model.parameters(), *(b for b in model.buffers() if b.is_floating_point())):
             tensor.add_(0.1 * torch.randn_like(tensor).abs())
     return model
+
+
+def every_state(upstream):
+    """The upstream, from now on giving all hidden states."""
+    upstream.read(tuple(range(upstream.total_layers + 1)))
+    return upstream
+
+
+def around(model):
+    """Our upstream over a model of transformers' own."""
+    for key, default in OUR_KEYS.items():
+        setattr(model.config, key, default)
+    return Wav2Vec2(model, model.config)
+
+
+def hidden_states(model, wav_BS, **masks):
+    """All hidden states of transformers' own model; the last includes its final norm."""
+    output = model(wav_BS, output_hidden_states=True, **masks)
+    return [*output.hidden_states[:-1], output.last_hidden_state]
 
 
 def save(model, folder, weights="safetensors"):

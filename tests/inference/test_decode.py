@@ -106,7 +106,7 @@ def test_outputs_are_the_models_on_each_utterance_alone(corpus, exp):
     for number, (utterance, hypothesis) in enumerate(tables["text"].items()):
         inputs = torch.from_numpy(dataset[number][1])[None]
         with torch.no_grad():
-            hidden_BTD, _ = model.model.upstream(inputs, torch.tensor([inputs.shape[1]]))
+            (hidden_BTD,), _ = model.model.upstream(inputs, torch.tensor([inputs.shape[1]]))
             mean_D = hidden_BTD[0].mean(0)
             np.testing.assert_allclose(embeddings[number], mean_D, atol=1e-4)
             expected = model.model.emotion_head(mean_D).softmax(-1)

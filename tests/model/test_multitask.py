@@ -4,10 +4,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from small_corpus import FBANK_GEOMETRY, RAW_GEOMETRY
-from small_model import FAMILIES, upstream_of
+from small_model import FAMILIES, upstream_of, with_heads
 
 from sermtl.model.batch import Batch
-from sermtl.model.multitask import MultiTaskModel, ctc_losses, mean_over_frames, task_losses
+from sermtl.model.heads import pool
+from sermtl.model.multitask import ctc_losses, task_losses
 
 LENGTHS = (800, 1500, 3000, 5000)
 TOKENS = ((5, 6, 6), (), (7,), (8, 9, 10, 9))
@@ -16,7 +17,7 @@ PLAIN |= {"final_dropout": 0.0, "layerdrop": 0.0}
 
 
 def make_model(geometry=RAW_GEOMETRY):
-    return MultiTaskModel(upstream_of(geometry | PLAIN), 4, 12, 3)
+    return with_heads(upstream_of(geometry | PLAIN), 4, 12, 3)
 
 
 def make_batch(lengths=LENGTHS, tokens=TOKENS, emotions=(0, 3, -1, 1), speakers=(2, 0, 1, -1), tail=()):
@@ -70,7 +71,7 @@ def test_all_outputs_are_the_same_alone_and_in_a_batch(geometry, tail):
         alone = model(rows(batch, row, row + 1))
         frames = int(alone.frames_B)
         assert int(together.frames_B[row]) == frames
-        for name in ("emotion_BC", "speaker_BS", "pooled_BD"):
+        for name in ("emotion_BC", "speaker_BS", "vector_BM"):
             torch.testing.assert_close(getattr(together, name)[row], getattr(alone, name)[0], rtol=0, atol=1e-4)
         torch.testing.assert_close(together.tokens_BTV[row, :frames], alone.tokens_BTV[0], rtol=0, atol=1e-4)
 
@@ -79,10 +80,10 @@ def test_all_outputs_are_the_same_alone_and_in_a_batch(geometry, tail):
 def test_the_heads_are_linear_and_pooling_is_the_mean_of_own_frames():
     model, batch = make_model().eval(), make_batch()
     output = model(batch)
-    hidden_BTD, frames_B = model.upstream(batch.inputs, batch.lengths_B)
+    (hidden_BTD,), frames_B = model.upstream(batch.inputs, batch.lengths_B)
     for row, frames in enumerate(frames_B.tolist()):
         mean_D = hidden_BTD[row, :frames].mean(0)
-        torch.testing.assert_close(output.pooled_BD[row], mean_D)
+        torch.testing.assert_close(output.vector_BM[row], mean_D)
         torch.testing.assert_close(output.emotion_BC[row], F.linear(mean_D, *model.emotion_head.parameters()))
         torch.testing.assert_close(output.speaker_BS[row], F.linear(mean_D, *model.speaker_head.parameters()))
     torch.testing.assert_close(output.tokens_BTV, F.linear(hidden_BTD, *model.token_head.parameters()))
@@ -91,7 +92,7 @@ def test_the_heads_are_linear_and_pooling_is_the_mean_of_own_frames():
 
 def test_the_mean_ignores_whatever_stands_beyond():
     hidden_BTD = torch.randn(2, 5, 3, requires_grad=True)
-    pooled_BD = mean_over_frames(hidden_BTD, torch.tensor([2, 5]))
+    pooled_BD = pool(hidden_BTD, torch.tensor([2, 5]), "mean")
     torch.testing.assert_close(pooled_BD[0], hidden_BTD[0, :2].mean(0))
     pooled_BD.sum().backward()
     assert not hidden_BTD.grad[0, 2:].any() and hidden_BTD.grad[0, :2].all()
@@ -106,7 +107,7 @@ def test_the_losses_are_means_over_utterances_computed_one_by_one():
     ser, asr, sid = [], [], []
     for row in range(4):
         own = rows(batch, row, row + 1)
-        hidden_BTD, _ = model.upstream(own.inputs, own.lengths_B)
+        (hidden_BTD,), _ = model.upstream(own.inputs, own.lengths_B)
         pooled_BD = hidden_BTD.mean(1)
         if own.emotions_B[0] >= 0:
             ser.append(F.cross_entropy(model.emotion_head(pooled_BD), own.emotions_B))
@@ -219,7 +220,7 @@ def test_recorded_norms_are_those_of_each_tasks_gradient_on_own_frames():
     model, batch = make_model(), make_batch()
     losses = task_losses(model(batch, -0.3), batch, 4)
     (losses["ser"] + 0.1 * losses["asr"] + losses["sid"]).backward()
-    hidden_BTD, frames_B = model.upstream(batch.inputs, batch.lengths_B)
+    (hidden_BTD,), frames_B = model.upstream(batch.inputs, batch.lengths_B)
     hidden_BTD = hidden_BTD.detach().requires_grad_()
     pooled_BD = torch.stack([hidden_BTD[row, :frames].mean(0) for row, frames in enumerate(frames_B.tolist())])
     expected = {
@@ -250,7 +251,7 @@ def test_recorded_norms_do_not_grow_with_padding():
 # Precision
 
 
-@pytest.mark.parametrize("family", ["wav2vec2", "hubert", "wavlm", "data2vec-audio"])
+@pytest.mark.parametrize("family", ["wav2vec2", "hubert", "wavlm", "data2vec-audio", "unispeech-sat"])
 def test_bf16_runs_the_upstream_in_bf16_and_the_heads_in_float32(family):
     plain, halved = (make_model(FAMILIES[family]).eval() for _ in range(2))
     halved.bf16 = True
@@ -259,9 +260,9 @@ def test_bf16_runs_the_upstream_in_bf16_and_the_heads_in_float32(family):
     batch = make_batch()
     output, expected = halved(batch, -0.1), plain(batch, -0.1)
     assert seen == [torch.bfloat16]
-    assert output.emotion_BC.dtype == output.tokens_BTV.dtype == output.pooled_BD.dtype == torch.float32
-    torch.testing.assert_close(output.pooled_BD, expected.pooled_BD, rtol=0.1, atol=0.1)
-    assert not torch.equal(output.pooled_BD, expected.pooled_BD)
+    assert output.emotion_BC.dtype == output.tokens_BTV.dtype == output.vector_BM.dtype == torch.float32
+    torch.testing.assert_close(output.vector_BM, expected.vector_BM, rtol=0.1, atol=0.1)
+    assert not torch.equal(output.vector_BM, expected.vector_BM)
     losses = task_losses(output, batch, 4)
     sum(losses.values()).backward()
     assert all(p.grad is None or torch.isfinite(p.grad).all() for p in halved.parameters())

@@ -2,16 +2,16 @@
 
 import pytest
 import torch
+from small_model import with_heads
 from torch import nn
-from upstreams import FAMILIES, SMALL, transformers_model, wave
+from upstreams import FAMILIES, SMALL, around, every_state, hidden_states, transformers_model, wave
 
 from sermtl.errors import UserError
 from sermtl.model.batch import Batch
-from sermtl.model.multitask import MultiTaskModel, task_losses
+from sermtl.model.multitask import task_losses
 from sermtl.model.packed import _drop, convolve_positions
 from sermtl.model.padded import convolve_channels_last, enough_bits
-from sermtl.model.upstreams.load import config_from
-from sermtl.model.upstreams.wav2vec2 import Upstream
+from sermtl.model.upstreams.load import build_upstream, config_from
 
 PACKABLE = [name for name in FAMILIES if not name.startswith("wavlm")]
 LENGTHS = (50, 399, 2500, 9000, 30000)
@@ -26,8 +26,7 @@ def plain_model(name):
 
 
 def upstream_of(name):
-    model = plain_model(name)
-    return Upstream.around(model, model.config)
+    return every_state(around(plain_model(name)))
 
 
 def masks(upstream, lengths):
@@ -40,8 +39,9 @@ def masks(upstream, lengths):
 def loss_and_gradient(upstream, packed):
     upstream.packed = packed
     wav_BS, lengths_B = wave(*LENGTHS)
-    hidden_BTD, _ = upstream(wav_BS, lengths_B, *masks(upstream, LENGTHS))
-    loss = (hidden_BTD @ torch.linspace(-1, 1, upstream.hidden_size)).square().mean()
+    states, _ = upstream(wav_BS, lengths_B, *masks(upstream, LENGTHS))
+    direction_D = torch.linspace(-1, 1, upstream.hidden_size)
+    loss = sum((hidden_BTD @ direction_D).square().mean() for hidden_BTD in states)
     weights = [p for p in upstream.parameters() if p.requires_grad]
     return loss.detach(), torch.autograd.grad(loss, weights, materialize_grads=True)
 
@@ -54,16 +54,17 @@ def apart(ours, theirs):
 
 @pytest.mark.parametrize("name", PACKABLE)
 @torch.no_grad()
-def test_each_utterance_comes_out_as_from_transformers_alone(name):
+def test_each_utterances_hidden_states_are_those_of_transformers_alone(name):
     upstream, theirs = upstream_of(name).eval(), plain_model(name)
     assert upstream.packable
     upstream.packed = True
     wav_BS, lengths_B = wave(*LENGTHS)
-    hidden_BTD, frames_B = upstream(wav_BS, lengths_B)
+    states, frames_B = upstream(wav_BS, lengths_B)
     for row, length in enumerate(LENGTHS):
-        theirs_TD = theirs(wav_BS[row : row + 1, : max(length, 400)]).last_hidden_state[0]
-        torch.testing.assert_close(hidden_BTD[row, : frames_B[row]], theirs_TD, rtol=0, atol=1e-4)
-        assert not hidden_BTD[row, frames_B[row] :].any()
+        alone = hidden_states(theirs, wav_BS[row : row + 1, : max(length, 400)])
+        for hidden_BTD, theirs_1TD in zip(states, alone, strict=True):
+            torch.testing.assert_close(hidden_BTD[row, : frames_B[row]], theirs_1TD[0], rtol=0, atol=1e-4)
+            assert not hidden_BTD[row, frames_B[row] :].any()
 
 
 @pytest.mark.parametrize("name", ["wav2vec2-base", "xls-r", "data2vec-audio"])
@@ -81,7 +82,7 @@ def test_the_loss_and_the_gradient_are_those_of_the_padded_batch(name):
 def test_the_three_losses_and_their_gradient_are_those_of_the_plain_path(packed, bf16, near):
     def losses_and_gradient(packed, bf16):
         torch.manual_seed(3)
-        model = MultiTaskModel(upstream_of("wav2vec2-base"), 4, 9, 3).train()
+        model = with_heads(upstream_of("wav2vec2-base"), 4, 9, 3).train()
         model.dropout.p, model.upstream.packed, model.bf16 = 0.0, packed, bf16
         wav_BS, lengths_B = wave(*SHORT)
         tokens_BN = torch.tensor([[1, 0, 0], [2, 0, 0], [1, 2, 3], [4, 4, 0], [5, 6, 7]])
@@ -142,11 +143,17 @@ def test_dropout_keeps_the_mean_and_drops_its_share():
 
 def test_training_draws_dropout_and_evaluation_none():
     model_type, values = FAMILIES["wav2vec2-base"]
-    upstream = Upstream(config_from(model_type, SMALL | values, "test"))
+    upstream = build_upstream(config_from(model_type, SMALL | values, "test"))
     upstream.packed = True
     wav_BS, lengths_B = wave(3000, 9000)
-    assert not torch.equal(upstream.train()(wav_BS, lengths_B)[0], upstream(wav_BS, lengths_B)[0])
-    assert torch.equal(upstream.eval()(wav_BS, lengths_B)[0], upstream(wav_BS, lengths_B)[0])
+
+    def twice():
+        return [upstream(wav_BS, lengths_B)[0][0] for _ in range(2)]
+
+    upstream.train()
+    assert not torch.equal(*twice())
+    upstream.eval()
+    assert torch.equal(*twice())
 
 
 def test_the_layout_is_chosen_by_what_gains_from_it():

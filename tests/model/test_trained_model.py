@@ -4,12 +4,13 @@ import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
-from small_model import GEOMETRIES, LABELS, upstream_of
+from small_model import GEOMETRIES, LABELS, upstream_of, with_heads
 from upstreams import FAMILIES, save, transformers_model
 
 from sermtl.errors import UserError
 from sermtl.model.batch import Batch
 from sermtl.model.front_end import FrontEnd
+from sermtl.model.heads import HeadSettings
 from sermtl.model.multitask import MultiTaskModel
 from sermtl.model.trained_model import TrainedModel, load_model, save_description, save_weights
 from sermtl.model.upstreams.load import load_upstream
@@ -28,12 +29,14 @@ def published(path, family):
     return load_upstream(str(path))
 
 
-def make(tmp_path, kind="raw"):
+def make(tmp_path, kind="raw", settings=None):
     upstream = upstream_of(GEOMETRIES[kind]) if kind in GEOMETRIES else published(tmp_path / "published", kind)
     (tmp_path / "tokens").mkdir()
     (tmp_path / "tokens" / "tokens.txt").write_text("\n".join(ENGLISH_TOKENS) + "\n")
     tokenizer = load_tokenizer(tmp_path / "tokens")
-    model = MultiTaskModel(upstream, len(LABELS), len(tokenizer.tokens), len(SPEAKERS)).eval()
+    sizes = (len(LABELS), len(tokenizer.tokens), len(SPEAKERS))
+    model = with_heads(upstream, *sizes) if settings is None else MultiTaskModel(upstream, settings, *sizes)
+    model.eval()
     mean_F = std_F = None
     if upstream.input_bands:
         mean_F, std_F = np.linspace(0, 1, 80, dtype=np.float32) / 3, np.linspace(1, 2, 80, dtype=np.float32)
@@ -52,7 +55,9 @@ def a_batch(bands):
     return Batch(["a", "b"], inputs, torch.tensor([900, 500]), rows, rows, rows[:, None], rows)
 
 
-@pytest.mark.parametrize("kind", [*GEOMETRIES, "wav2vec2-base", "hubert-base", "wavlm-base", "data2vec-audio"])
+@pytest.mark.parametrize(
+    "kind", [*GEOMETRIES, "wav2vec2-base", "hubert-base", "wavlm-base", "unispeech-sat", "data2vec-audio"]
+)
 @torch.no_grad()
 def test_a_model_comes_back_as_it_was(tmp_path, kind):
     exp, trained = make(tmp_path, kind)
@@ -71,6 +76,30 @@ def test_a_model_comes_back_as_it_was(tmp_path, kind):
     # Its description can be saved again, and is the same.
     save_description(tmp_path / "again", loaded, exp / "tokens")
     assert (tmp_path / "again" / "model.json").read_bytes() == (exp / "model.json").read_bytes()
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        HeadSettings((1,), (0,), projection=3),
+        HeadSettings((0, 1), (), pooling="mean_std", standardise=True),
+        HeadSettings((0, 1, 2), (1, 2), pooling="attention"),
+    ],
+)
+@torch.no_grad()
+def test_what_the_heads_read_comes_back_too(tmp_path, settings):
+    """Mixes, statistics and the layers that were left out belong to the model."""
+    exp, trained = make(tmp_path, "wav2vec2-base", settings)
+    for value in trained.model.vector.state_dict().values():
+        torch.nn.init.uniform_(value, 1, 2)
+    save_weights(exp, trained.model)
+    loaded = load_model(exp, CPU)
+    assert loaded.model.settings == settings
+    assert len(loaded.model.upstream.layers) == settings.states[-1] and loaded.model.upstream.total_layers == 2
+    before, after = (vars(model.model(a_batch(0))) for model in (trained, loaded))
+    assert (before["tokens_BTV"] is None) == (not settings.ctc_layers)
+    for name, value in before.items():
+        assert after[name] is None if value is None else torch.equal(value, after[name]), name
 
 
 def test_the_folder_is_complete(tmp_path):

@@ -32,6 +32,12 @@ def test_the_card_names_scores_that_a_single_file_cannot_reach():
         assert "Not of single files" not in card_of(**settings)
 
 
+def test_the_card_shows_what_was_frozen_and_what_the_heads_read():
+    shown = {"freeze": "all", "layers": "mix", "pooling": "mean_std", "pooled_norm": "train", "projection": 256}
+    card = card_of(**shown)
+    assert [name for name, value in shown.items() if f"- {name}: {value}\n" not in card] == []
+
+
 def test_only_a_model_of_the_hub_is_a_base_model():
     assert "base_model: facebook/wav2vec2-base\n" in card_of(upstream="facebook/wav2vec2-base")
     assert "base_model" not in card_of(upstream="encoder")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from pathlib import Path
 
@@ -83,6 +84,19 @@ def test_another_beta_reruns_training_to_scoring_only(
     assert "Stage 2" not in again.stdout and "Stage 3" in again.stdout and "Stage 5" in again.stdout
     assert {path: path.stat().st_mtime_ns for path in (work / "dump").rglob("*") if path.is_file()} == stamps
     assert sorted("beta0_" in exp.name for exp in experiments(work)) == [False, True]
+
+
+def test_folds_over_pooled_vectors_share_the_processes_of_this_machine(
+    finished: object, recipe: Path, work: Path
+) -> None:
+    folds = ["01F", "01M", "02F"]
+    words = [*folders(work), "--upstream", "tiny", "--train_config", "conf/frozen.yaml", "--folds", " ".join(folds)]
+    words += ["--tag", "frozen", "--stage", "2", "--stop_stage", "5", "--train_args", "--set epochs=2"]
+    done = run(recipe, *words)
+    assert done.returncode == 0, done.stdout + done.stderr
+    check_scores(work / "exp" / "frozen", work / "data/mini/folds/speaker", folds)
+    logs = {path.name for path in (work / "exp" / "frozen" / "log").glob("train.*.log")}
+    assert logs == {f"train.{job}.log" for job in range(1, 1 + min(3, len(os.sched_getaffinity(0))))}
 
 
 def test_a_failing_job_shows_its_log_and_the_way_on(

@@ -30,6 +30,7 @@ from sermtl.data.dataset import FoldDataset
 from sermtl.fileio.ark import read_entry
 from sermtl.fileio.tables import read_table
 from sermtl.train import settings_file
+from sermtl.train.checkpoint import load_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +81,20 @@ def test_an_interrupted_training_ends_with_the_same_bits(
     assert train(corpus, tmp_path, **EVERYTHING_RANDOM) == 0
     assert same(weights(tmp_path), weights(straight))
     assert records(tmp_path) == records(straight)
+
+
+@pytest.mark.parametrize("settings", [{"freeze": "conv"}, {"freeze": "all", "beta": 0.0, "updates": 3}])
+def test_a_checkpoint_leaves_out_what_is_frozen_and_goes_on_with_the_same_bits(corpus, tmp_path, settings):
+    settings = EVERYTHING_RANDOM | settings
+    assert train(corpus, tmp_path / "whole", **settings) == 0
+    train_killed(corpus, tmp_path / "killed", "update", 7, **settings, save_minutes=0.0)
+    kept = load_checkpoint(tmp_path / "killed" / "s0")["model"].keys()
+    frozen = "upstream.model.feature_extractor." if settings["freeze"] == "conv" else "upstream.model."
+    everything = weights(tmp_path / "whole")
+    assert kept == {name for name in everything if not name.startswith(frozen)}
+    assert train(corpus, tmp_path / "killed", **settings) == 0
+    assert same(weights(tmp_path / "killed"), everything)
+    assert records(tmp_path / "killed") == records(tmp_path / "whole")
 
 
 @pytest.mark.parametrize(("method", "how"), [("finish_epoch", "before"), ("save", "before"), ("update", "after")])
@@ -220,7 +235,7 @@ def test_dev_numbers_are_those_of_the_saved_model(corpus, straight):
     hits, nll = [], []
     for utterance in (corpus.folds_dir / "s0" / "dev").read_text().split():
         wav = torch.from_numpy(trained.front_end.prepare(read_entry(entries[utterance], utterance, "raw"), None))[None]
-        hidden_BTD, _ = trained.model.upstream(wav, torch.tensor([wav.shape[1]]))
+        (hidden_BTD,), _ = trained.model.upstream(wav, torch.tensor([wav.shape[1]]))
         logits_C = trained.model.emotion_head(hidden_BTD.mean(1))[0]
         truth = trained.labels.index(emotions[utterance])
         hits.append(int(logits_C.argmax()) == truth)
@@ -252,8 +267,8 @@ def test_the_experiments_folder_is_as_documented(straight):
     assert "epoch 4/4" in log and "utterances: train" in log
     config = yaml.safe_load((straight / "s0" / "config.yaml").read_text())
     keys = {field.name for field in dataclasses.fields(TrainConfig)}
-    made = {"corpus", "protocol", "fold", "upstream_digest", "upstream_commit", "inputs", "computed_in", "code_version"}
-    assert config.keys() == keys | made
+    made = {"corpus", "protocol", "fold", "upstream_digest", "upstream_commit", "dump", "inputs", "computed_in"}
+    assert config.keys() == keys | made | {"code_version"}
     assert (config["corpus"], config["protocol"], config["fold"], config["epochs"]) == ("small", "speaker", "s0", 4)
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -15,13 +16,16 @@ from small_corpus import SETTINGS, make_small_corpus, run_program
 from small_training import make_trainer, make_training_corpus, records, same, train, train_killed, weights
 
 from sermtl.bin import train as program
-from sermtl.config import TrainConfig, as_dict, experiment_tag
+from sermtl.config import TrainConfig, as_dict
+from sermtl.data import names
+from sermtl.data.names import experiment_tag
 from sermtl.errors import UserError
 from sermtl.fileio import lock
 from sermtl.fileio.ark import DUMP_TABLES
 from sermtl.fileio.tables import read_table
-from sermtl.train import settings_file
-from sermtl.train.optimizer import learning_rate
+from sermtl.train import fold as train_fold_module
+from sermtl.train import settings_file, setup
+from sermtl.train.optimizer import rate_share
 from sermtl.train.trainer import Trainer
 
 
@@ -48,12 +52,12 @@ def test_what_changes_no_result_may_change_and_epochs_may_be_added(corpus, tmp_p
     train_list = (corpus.folds_dir / "s0" / "train").read_text().split()
     config = TrainConfig(learning_rate=5e-3, epochs=2, **SETTINGS["raw"])
     total = 2 * -(-len(train_list) // config.batch_size)
-    assert records(tmp_path)[1]["lr"] == pytest.approx(learning_rate(total - 1, total, config))
+    assert records(tmp_path)[1]["lr"] == pytest.approx(5e-3 * rate_share(total - 1, total, config))
     assert yaml.safe_load((tmp_path / "s0" / "config.yaml").read_text())["epochs"] == 2
 
 
 def test_a_training_goes_on_in_the_precision_that_it_began_in(corpus, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(program, "choose_precision", lambda *_: "bf16")
+    monkeypatch.setattr(train_fold_module, "choose_precision", lambda *_: "bf16")
     assert train(corpus, tmp_path, epochs=1) == 0
     monkeypatch.undo()
     assert train(corpus, tmp_path, epochs=2) == 0
@@ -84,15 +88,16 @@ def test_the_best_model_needs_a_dev_set(tmp_path, capsys):
     assert not (tmp_path / "exp").exists()
 
 
-def test_the_best_model_is_that_of_the_best_epoch_on_dev(corpus, tmp_path, monkeypatch):
+@pytest.mark.parametrize("rate", ["ua", "wa"])
+def test_the_best_model_is_that_of_the_best_epoch_on_dev(corpus, tmp_path, monkeypatch, rate):
     seen, real = [], Trainer.evaluate
 
     def evaluate(self, dataset):
         seen.append({name: value.clone() for name, value in self.model.state_dict().items()})
-        return real(self, dataset) | {"ua": [0.2, 0.7, 0.7, 0.5][len(seen) - 1]}
+        return real(self, dataset) | {"ua": 0.1, "wa": 0.1} | {rate: [0.2, 0.7, 0.7, 0.5][len(seen) - 1]}
 
     monkeypatch.setattr(Trainer, "evaluate", evaluate)
-    assert train(corpus, tmp_path, select="best", epochs=4) == 0
+    assert train(corpus, tmp_path, select="best", select_by=rate, epochs=4) == 0
     # The earlier of two equal ones.
     assert same(weights(tmp_path), seen[1]) and not same(seen[1], seen[2])
 
@@ -127,7 +132,7 @@ def test_settings_that_cannot_be_trained_are_reported_at_once(corpus, tmp_path, 
 
 def test_words_that_do_not_fit_are_reported(corpus, tmp_path, capsys):
     words = ["--config", corpus.config(), *corpus.arguments(tmp_path / "exp")]
-    for extra, message in ((("--job", 2), "--job 2: there are 1 folds"), (("--set", "alpha"), "key=value")):
+    for extra, message in ((("--job", 2), "--job 2: there are 1 jobs"), (("--set", "alpha"), "key=value")):
         assert run_program(program.main, *words, *extra) == 2
         assert message in capsys.readouterr().err
     if not torch.cuda.is_available():
@@ -143,6 +148,26 @@ def test_jobs_of_several_folds_each_train_their_own(corpus, tmp_path):
     assert [path.name for path in Path(tmp_path).iterdir() if path.is_dir()] == ["s2"]
 
 
+def test_a_job_trains_its_folds_one_after_the_other_as_jobs_of_one_fold_do(corpus, tmp_path, monkeypatch):
+    """SIGTERM ends the program between two of them: what is trained is safe."""
+    handlers, real = [], setup.load_checked
+
+    def load_checked(*args):
+        handlers.append(signal.getsignal(signal.SIGTERM))
+        return real(*args)
+
+    monkeypatch.setattr(setup, "load_checked", load_checked)
+    words = ["--config", corpus.config(epochs=1), *corpus.arguments(tmp_path, "s0", "s1", "s2"), "--jobs", 2]
+    assert run_program(program.main, *words, "--job", 1) == 0
+    assert sorted(path.name for path in Path(tmp_path).iterdir() if path.is_dir()) == ["s0", "s2"]
+    assert handlers == [signal.getsignal(signal.SIGTERM)] * 2
+    assert train(corpus, tmp_path / "alone", fold="s2", epochs=1) == 0
+    assert same(weights(tmp_path, "s2"), weights(tmp_path / "alone", "s2"))
+    for fold, other in (("s0", "s2"), ("s2", "s0")):
+        log = (tmp_path / fold / "train.log").read_text()
+        assert f"{tmp_path}/{fold}/model" in log and f"{tmp_path}/{other}/model" not in log
+
+
 def test_upstreams_of_one_name_share_a_tag_and_the_second_is_refused_by_name(tmp_path):
     first, second = (TrainConfig(upstream=f"{place}/wav2vec2-base") for place in ("a", "b"))
     assert experiment_tag("x", "speaker", "train", first, []) == experiment_tag("x", "speaker", "train", second, [])
@@ -156,12 +181,12 @@ def test_upstreams_of_one_name_share_a_tag_and_the_second_is_refused_by_name(tmp
 def test_settings_or_weights_replaced_in_an_upstreams_folder_are_another_upstream(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "model.safetensors").write_bytes(b"weights")
-    before = settings_file.upstream_digest(str(tmp_path))
+    before = names.upstream_digest(str(tmp_path))
     for name in ("config.json", "model.safetensors"):
         (tmp_path / name).write_bytes(b"other 1")
-        settings_file.upstream_digest.cache_clear()
-        assert settings_file.upstream_digest(str(tmp_path)) not in (None, before)
-        before = settings_file.upstream_digest(str(tmp_path))
+        names.upstream_digest.cache_clear()
+        assert names.upstream_digest(str(tmp_path)) not in (None, before)
+        before = names.upstream_digest(str(tmp_path))
 
 
 def test_another_commit_of_a_model_of_the_hub_is_another_upstream(tmp_path, monkeypatch):
@@ -174,10 +199,12 @@ def test_another_commit_of_a_model_of_the_hub_is_another_upstream(tmp_path, monk
         (hub / "snapshots" / commit).mkdir(parents=True)
         (hub / "snapshots" / commit / "config.json").write_text('{"model_type": "wav2vec2"}')
         (hub / "refs" / "main").write_text(commit)
-        settings_file.hub_commit.cache_clear()
-        commits.append(settings_file.hub_commit("some/model"))
+        names.hub_commit.cache_clear()
+        commits.append(names.hub_commit("some/model"))
     assert commits == ["a" * 40, "b" * 40]
-    assert settings_file.hub_commit("some/other") is None and settings_file.upstream_digest("some/model") is None
+    assert names.upstream_digest("some/model") is None
+    with pytest.raises(UserError, match="some/other cannot be loaded .*--local-dir DIR.*--upstream DIR"):
+        names.hub_commit("some/other")
 
     settings = as_dict(TrainConfig(upstream="some/model"))
     exp = tmp_path / "exp"

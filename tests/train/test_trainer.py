@@ -12,6 +12,7 @@ from small_training import Killed, kill_in, make_trainer, make_training_corpus, 
 
 from sermtl.config import TrainConfig
 from sermtl.data.dataset import FoldDataset
+from sermtl.data.sampler import batches_of_epoch
 from sermtl.errors import UserError
 from sermtl.inference.decode import decode
 from sermtl.model.batch import Batch
@@ -19,7 +20,7 @@ from sermtl.model.ctc import greedy_texts
 from sermtl.model.multitask import Output
 from sermtl.text.tokenizer import ENGLISH_TOKENS, CharTokenizer
 from sermtl.train.epoch_sums import EpochSums
-from sermtl.train.optimizer import learning_rate, make_optimizer
+from sermtl.train.optimizer import make_optimizer, rate_share
 from sermtl.train.update import nonfinite_utterances
 
 
@@ -91,8 +92,8 @@ def test_with_beta_0_the_encoder_does_not_depend_on_speakers_and_the_head_learns
         assert torch.equal(value, states[1][name]) == (not name.startswith("speaker_head")), name
 
 
-def test_a_frozen_feature_encoder_keeps_its_weights(corpus, tmp_path):
-    trainer = make_trainer(corpus, tmp_path, freeze_feature_encoder=True, epochs=1)
+def test_a_frozen_front_keeps_its_weights(corpus, tmp_path):
+    trainer = make_trainer(corpus, tmp_path, freeze="conv", epochs=1)
     before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
     trainer.run()
     changed = {name for name, value in trainer.model.state_dict().items() if not torch.equal(value, before[name])}
@@ -102,19 +103,46 @@ def test_a_frozen_feature_encoder_keeps_its_weights(corpus, tmp_path):
 
 
 def test_the_learning_rate_climbs_and_falls():
-    config = TrainConfig(learning_rate=1e-3, warmup_ratio=0.1)
-    rates = [learning_rate(update, 100, config) for update in range(100)]
-    assert rates[:10] == pytest.approx([1e-4 * n for n in range(1, 11)])
-    assert rates[10:] == pytest.approx([1e-3 * (100 - n) / 90 for n in range(10, 100)])
-    cosine = [learning_rate(n, 100, dataclasses.replace(config, lr_schedule="cosine")) for n in range(10, 100)]
-    assert cosine == pytest.approx([0.5e-3 * (1 + np.cos(np.pi * (n - 10) / 90)) for n in range(10, 100)])
-    assert (
-        learning_rate(0, 1, TrainConfig(warmup_ratio=0.0)) == learning_rate(0, 1, TrainConfig(warmup_ratio=1.0)) == 5e-5
-    )
+    config = TrainConfig(warmup_ratio=0.1)
+    shares = [rate_share(update, 100, config) for update in range(100)]
+    assert shares[:10] == pytest.approx([0.1 * n for n in range(1, 11)])
+    assert shares[10:] == pytest.approx([(100 - n) / 90 for n in range(10, 100)])
+    cosine = [rate_share(n, 100, dataclasses.replace(config, lr_schedule="cosine")) for n in range(10, 100)]
+    assert cosine == pytest.approx([0.5 * (1 + np.cos(np.pi * (n - 10) / 90)) for n in range(10, 100)])
+    constant = [rate_share(n, 100, dataclasses.replace(config, lr_schedule="constant")) for n in range(100)]
+    assert constant == shares[:10] + [1.0] * 90
+    assert rate_share(0, 1, TrainConfig(warmup_ratio=0.0)) == rate_share(0, 1, TrainConfig(warmup_ratio=1.0)) == 1.0
+
+
+@pytest.mark.parametrize("of_heads", [0.0, 4e-3])
+def test_heads_have_a_rate_beside_that_of_the_upstream(corpus, tmp_path, of_heads):
+    trainer = make_trainer(corpus, tmp_path, learning_rate=1e-3, head_learning_rate=of_heads, epochs=1)
+    trainer.update(0, [trainer.sets.train.collate([trainer.sets.train[0]])], 1, EpochSums(4))
+    share = rate_share(0, trainer.total_updates, trainer.config)
+    rates = {id(p): group["lr"] for group in trainer.optimizer.param_groups for p in group["params"]}
+    for name, parameter in trainer.model.named_parameters():
+        peak = 1e-3 if name.startswith("upstream.") or not of_heads else of_heads
+        assert rates[id(parameter)] == pytest.approx(share * peak), name
+
+
+def test_an_epoch_of_updates_goes_on_where_the_last_one_stopped(corpus, tmp_path):
+    """Passes over the training list follow one another, each utterance once a pass."""
+    whole, cut = (make_trainer(corpus, tmp_path / str(n), batch_size=4, updates=n, epochs=3) for n in (0, 3))
+    size = len(whole.sets.train)
+    passes = []
+    for epoch in range(3):
+        passes += batches_of_epoch(whole.sets.train.lengths, whole.config, epoch, whole.epoch_updates)
+    assert [len(passes), cut.total_updates] == [3 * -(-size // 4), 9]
+    of_updates = []
+    for epoch in range(3):
+        batches = batches_of_epoch(cut.sets.train.lengths, cut.config, epoch, cut.epoch_updates)
+        assert len(batches) == 3
+        of_updates += batches
+    assert of_updates == passes[:9]
 
 
 def test_only_matrices_decay_and_only_trained_weights_are_optimised(corpus, tmp_path):
-    trainer = make_trainer(corpus, tmp_path, freeze_feature_encoder=True, weight_decay=0.3, adam_betas=[0.8, 0.9])
+    trainer = make_trainer(corpus, tmp_path, freeze="conv", weight_decay=0.3, adam_betas=[0.8, 0.9])
     optimizer = make_optimizer(trainer.model, trainer.config)
     decay = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
     for name, parameter in trainer.model.named_parameters():

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from functools import cache
+import importlib
+import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -10,16 +12,28 @@ from typing import Any
 from sermtl import torchaudio_compat  # noqa: F401 (before transformers)
 
 # isort: on
-import torch
-from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, PretrainedConfig
+from transformers import AutoConfig, PretrainedConfig
+from transformers.utils import cached_file
+from transformers.utils.logging import disable_progress_bar
 
 from sermtl.config import nearest, read_yaml
 from sermtl.errors import UserError
 from sermtl.model.geometry import find_geometry
-from sermtl.model.upstreams.wav2vec2 import Upstream
+from sermtl.model.upstreams.base import Upstream
 
-MODEL_TYPES = ("wav2vec2", "hubert", "wavlm", "data2vec-audio")
-OUR_KEYS = ("input_bands", "normalize")
+FAMILIES = {
+    "wav2vec2": "wav2vec2.Wav2Vec2",
+    "hubert": "wav2vec2.Wav2Vec2",
+    "wavlm": "wav2vec2.Wav2Vec2",
+    "data2vec-audio": "wav2vec2.Wav2Vec2",
+    "unispeech-sat": "wav2vec2.Wav2Vec2",
+    "whisper": "whisper.Whisper",
+    "wav2vec2-bert": "w2v_bert.W2vBert",
+}
+"""transformers' model types, and the module and class here; one is imported when it is needed, which takes seconds."""
+OUR_KEYS = {"input_bands": 0, "normalize": True, "kept_layers": None}
+"""What a configuration has beside transformers' own keys, and the defaults."""
+log = logging.getLogger(__name__)
 
 
 def load_upstream(name: str) -> Upstream:
@@ -31,25 +45,15 @@ def load_upstream(name: str) -> Upstream:
     """
     geometry = find_geometry(name)
     if geometry is not None:
-        try:
-            return Upstream(read_geometry(geometry))
-        except UserError:
-            raise
-        except Exception as error:  # values that do not fit together: errors of many types
-            raise UserError(f"{geometry}: no model can be built of it ({' '.join(str(error).split())})") from error
-    from transformers.utils import logging
-
+        return _from_scratch(geometry)
     local = Path(name).is_dir()
-    logging.disable_progress_bar()  # of weights being read, into log files
+    disable_progress_bar()  # of weights being read, into log files
     try:
         config = AutoConfig.from_pretrained(name, trust_remote_code=False)
-        if config.model_type not in MODEL_TYPES:
-            raise UserError(f"upstream {name} is a {config.model_type} model; known: {', '.join(MODEL_TYPES)}")
-        if config.model_type == "wavlm":
-            config._attn_implementation = "eager"
-        model, loaded = AutoModel.from_pretrained(
-            name, config=config, dtype=torch.float32, output_loading_info=True, trust_remote_code=False
-        )
+        if config.model_type not in FAMILIES:
+            raise UserError(f"upstream {name} is a {config.model_type} model; known: {', '.join(FAMILIES)}")
+        family = _family(config.model_type)
+        model, loaded = family.load(name, config)
         # transformers fills what the weights lack with random numbers
         missing = sorted(set(loaded["missing_keys"]) - {"masked_spec_embed"})
         if missing:
@@ -65,25 +69,51 @@ def load_upstream(name: str) -> Upstream:
             f"{name} --local-dir DIR`, copy DIR here, and give --upstream DIR"
         )
         raise UserError(f"upstream {name} cannot be loaded ({type(error).__name__}: {reason}); {way_out}") from error
-    config.input_bands = 0
-    config.normalize = _wants_normalised(name)
-    return Upstream.around(model, config)
+    config.input_bands, config.kept_layers = 0, None
+    config.normalize = _wants_normalised(name, config)
+    return family(model, config)
 
 
-@cache
-def hub_commit(name: str) -> str | None:
-    """The commit of a hub id's model, as it would be loaded now; None where it cannot be had."""
+def _from_scratch(geometry: Path) -> Upstream:
     try:
-        return AutoConfig.from_pretrained(name, trust_remote_code=False)._commit_hash
-    except Exception:  # of many types; `load_upstream` says why
-        return None
+        return build_upstream(read_geometry(geometry))
+    except UserError:
+        raise
+    except Exception as error:  # values that do not fit together: errors of many types
+        raise UserError(f"{geometry}: no model can be built of it ({' '.join(str(error).split())})") from error
 
 
-def _wants_normalised(name: str) -> bool:
+def _family(model_type: str) -> Any:
+    module, _, name = FAMILIES[model_type].partition(".")
+    return getattr(importlib.import_module(f"sermtl.model.upstreams.{module}"), name)
+
+
+def build_upstream(config: PretrainedConfig) -> Upstream:
+    """An upstream with fresh weights, of as many layers as ``kept_layers`` says."""
+    family = _family(config.model_type)
+    upstream = family(family.build(config), config)
+    if config.kept_layers is not None:
+        del upstream.layers[config.kept_layers :]
+    return upstream
+
+
+def _wants_normalised(name: str, config: PretrainedConfig) -> bool:
+    """Whether the model was trained on waveforms of zero mean and unit variance, as its extractor's file says."""
+    reads_waveforms = hasattr(config, "conv_dim")
     try:
-        return bool(AutoFeatureExtractor.from_pretrained(name, trust_remote_code=False).do_normalize)
+        file = cached_file(name, "preprocessor_config.json")
+        # The default is that of transformers' extractor of such models.
+        return bool(json.loads(Path(str(file)).read_text(encoding="utf-8")).get("do_normalize", reads_waveforms))
     except (OSError, ValueError, AttributeError):
-        return True
+        # How fairseq trained them: models with layer norms in their front on normalised waveforms.
+        guessed = reads_waveforms and getattr(config, "feat_extract_norm", "layer") == "layer"
+        log.warning(
+            "upstream %s has no readable preprocessor_config.json, which says whether waveforms are normalised; taken "
+            "as %s; if that is wrong, put the model's own file there",
+            name,
+            "normalised" if guessed else "not normalised",
+        )
+        return guessed
 
 
 def read_geometry(path: Path) -> PretrainedConfig:
@@ -94,8 +124,8 @@ def read_geometry(path: Path) -> PretrainedConfig:
     """
     values = read_yaml(path)
     model_type = values.pop("model_type", "wav2vec2")
-    if model_type not in MODEL_TYPES:
-        raise UserError(f"{path}: model_type {model_type!r}; known: {', '.join(MODEL_TYPES)}")
+    if model_type not in FAMILIES:
+        raise UserError(f"{path}: model_type {model_type!r}; known: {', '.join(FAMILIES)}")
     return config_from(model_type, values, str(path))
 
 
@@ -107,10 +137,8 @@ def config_from(model_type: str, values: dict[str, Any], where: str) -> Pretrain
         if key not in known:
             raise UserError(f"{where}: unknown key {key!r}{nearest(key, known)}")
     config = AutoConfig.for_model(model_type, **{key: v for key, v in values.items() if key not in OUR_KEYS})
-    if model_type == "wavlm":
-        config._attn_implementation = "eager"
-    config.input_bands = values.get("input_bands", 0)
-    config.normalize = values.get("normalize", True)
+    for key, default in OUR_KEYS.items():
+        setattr(config, key, values.get(key, default))
     return config
 
 

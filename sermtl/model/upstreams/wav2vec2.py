@@ -1,6 +1,6 @@
-"""The encoder: wav2vec 2.0 and its relatives from transformers, with outputs that do not depend on the batch.
+"""wav2vec 2.0 and its relatives from transformers: HuBERT, WavLM, data2vec-audio, UniSpeech-SAT.
 
-Shape suffixes: B batch, S samples, T frames, F bands, C channels, D hidden.
+Shape suffixes: B batch, S samples, T frames, F bands, C channels, D hidden, N frames of all utterances.
 """
 
 from __future__ import annotations
@@ -15,55 +15,78 @@ from sermtl import torchaudio_compat  # noqa: F401 (before transformers)
 # isort: on
 import torch
 from torch import Tensor, nn
-from transformers import AutoModel, PretrainedConfig
+from transformers import AutoModel
+from transformers.masking_utils import create_bidirectional_mask
 
-from sermtl.errors import UserError
-from sermtl.model import padded
-from sermtl.model.geometry import ConvGeometry, SpanMasking
-from sermtl.model.packed import Dropout, convolve_positions, encode, is_packable
+from sermtl.model.geometry import ConvGeometry
+from sermtl.model.packed import Dropout, convolve_positions, is_packable, run_layer
+from sermtl.model.padded import (
+    convolve_by_device,
+    convolve_channels_last,
+    enough_bits,
+    is_padded,
+    masked_group_norm,
+    own_frames,
+)
+from sermtl.model.upstreams.base import Upstream
 
 PACKED_FROM = 256
 """Hidden size from which arithmetic on padding costs more than many small operations."""
 _current = threading.local()
-"""``own_BT`` is the mask of the frames of the batch that this thread encodes."""
 
 
-class Upstream(nn.Module):
-    """A transformers speech encoder run on each utterance's own frames only.
+class Wav2Vec2(Upstream):
+    """wav2vec 2.0 or a relative; ``model`` is transformers' model of its type."""
 
-    Args:
-        config: The transformers configuration; two further attributes are kept in it: ``input_bands``
-            (0: waveform; else the number of mel bands that the first convolution reads) and ``normalize``
-            (whether each waveform is brought to zero mean and unit variance).
-    """
-
-    def __init__(self, config: PretrainedConfig):
-        super().__init__()
-        self.model: Any = _build(config)
-        self._set_up(config)
-
-    @classmethod
-    def around(cls, model: Any, config: PretrainedConfig) -> Upstream:
-        """Wrap a model whose weights are loaded."""
-        upstream = cls.__new__(cls)
-        nn.Module.__init__(upstream)
-        upstream.model = model
-        upstream._set_up(config)
-        return upstream
-
-    def _set_up(self, config: PretrainedConfig) -> None:
-        self.config = config
-        self.input_bands: int = getattr(config, "input_bands", 0)
-        self.normalize: bool = getattr(config, "normalize", True)
-        self.geometry = ConvGeometry(tuple(config.conv_kernel), tuple(config.conv_stride))
-        self.hidden_size: int = config.hidden_size
-        self.final_dropout: float = getattr(config, "final_dropout", 0.0)
+    def __init__(self, model: nn.Module, config: Any):
+        super().__init__(model, config)
+        self.hidden_size, self.front_size = config.hidden_size, config.conv_dim[-1]
+        self.geometry: ConvGeometry = ConvGeometry(tuple(config.conv_kernel), tuple(config.conv_stride))
         self.packed = False
         """Whether utterances are laid end to end instead of padded; see `sermtl.model.packed`."""
         self.fourier_positions = True
         """Whether the positional convolution of packed utterances goes through Fourier transforms."""
+        self.pre_norm: bool = getattr(config, "do_stable_layer_norm", False)
+        """Whether the norms come first in a layer, and a final one last."""
         self._keep_padding_out_of_positions()
         self._make_cpu_faster()
+
+    @staticmethod
+    def load(name: str, config: Any) -> tuple[nn.Module, dict[str, Any]]:
+        """A pretrained model, and transformers' notes on its weights."""
+        if config.model_type == "wavlm":
+            config._attn_implementation = "eager"
+        return AutoModel.from_pretrained(
+            name, config=config, dtype=torch.float32, output_loading_info=True, trust_remote_code=False
+        )
+
+    @staticmethod
+    def build(config: Any) -> nn.Module:
+        """A model with fresh weights; its first convolution reads mel bands where ``input_bands`` says so."""
+        if config.model_type == "wavlm":
+            config._attn_implementation = "eager"
+        model = AutoModel.from_config(config)
+        if config.input_bands:
+            first = model.feature_extractor.conv_layers[0]
+            old, bias = first.conv, first.conv.bias is not None
+            first.conv = nn.Conv1d(config.input_bands, old.out_channels, old.kernel_size[0], old.stride[0], bias=bias)
+            nn.init.kaiming_normal_(first.conv.weight)
+        return model
+
+    @property
+    def layers(self) -> nn.ModuleList:
+        """The transformer's layers."""
+        return self.model.encoder.layers
+
+    def fronts(self) -> list[nn.Module]:
+        """The convolutional encoder."""
+        return [self.model.feature_extractor]
+
+    def before_layers(self) -> list[nn.Module]:
+        """Projection and positions, and the norm behind them."""
+        encoder = self.model.encoder
+        norms = [] if self.pre_norm else [encoder.layer_norm]
+        return [self.model.feature_projection, encoder.pos_conv_embed, encoder.dropout, *norms]
 
     def _make_cpu_faster(self) -> None:
         """Compute dropout and the positional convolution by what a CPU is good at; weights and names stay."""
@@ -74,7 +97,12 @@ class Upstream(nn.Module):
         positions = self.model.encoder.pos_conv_embed
         for layer in (positions, *getattr(positions, "layers", ())):
             if conv := getattr(layer, "conv", None):
-                conv._conv_forward = partial(padded.convolve_by_device, conv)
+                conv._conv_forward = partial(convolve_by_device, conv)
+
+    @property
+    def values_per_second(self) -> float:
+        """Those of the first convolution."""
+        return self.config.conv_dim[0] / self.geometry.strides[0] * (100 if self.input_bands else 16000)
 
     @property
     def packable(self) -> bool:
@@ -82,65 +110,21 @@ class Upstream(nn.Module):
         return is_packable(self.model.encoder)
 
     def lay_out(self, layout: str, device: torch.device) -> None:
-        """Set ``packed`` as the setting ``layout`` asks.
-
-        Raises:
-            UserError: It asks for packed utterances, and the upstream's attention needs them padded.
-        """
-        if layout == "packed" and not self.packable:
-            raise UserError(f"layout: packed is not known for {self.config.model_type}; use auto or padded")
+        """Set ``packed``; `Upstream.lay_out` has the errors."""
+        super().lay_out(layout, device)
         gains = device.type == "cpu" and self.hidden_size >= PACKED_FROM and self.packable
         self.packed = layout == "packed" or (layout == "auto" and gains)
 
-    @property
-    def masking(self) -> SpanMasking:
-        """SpecAugment as the configuration asks for it."""
-        c = self.config
-        if not getattr(c, "apply_spec_augment", True):
-            return SpanMasking(hidden_size=self.hidden_size)
-        return SpanMasking(
-            c.mask_time_prob,
-            c.mask_time_length,
-            getattr(c, "mask_time_min_masks", 0),
-            c.mask_feature_prob,
-            c.mask_feature_length,
-            getattr(c, "mask_feature_min_masks", 0),
-            self.hidden_size,
-        )
+    def front(self, inputs: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
+        """The convolutional encoder.
 
-    def forward(
-        self,
-        inputs: Tensor,
-        lengths_B: Tensor,
-        time_mask_BT: Tensor | None = None,
-        feature_mask_BD: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """Encode a batch.
-
-        Args:
-            inputs: Waveforms (B, S) or features (B, T, F), continued with zeros to the longest, and to the
-                receptive field; or what the convolutional encoder makes of waveforms (B, T, C).
-            lengths_B: Own samples or feature frames.
-            time_mask_BT: Frames whose projected features are replaced by the mask vector.
-            feature_mask_BD: Channels of the projected features that are set to 0.
-
-        Returns:
-            hidden_BTD (0 beyond an utterance's own frames) and the number of own frames (B,).
-        """
-        stored = inputs.ndim == 3 and not self.input_bands
-        conv_BTC, frames_B = (inputs, lengths_B) if stored else self.convolve(inputs, lengths_B)
-        return self.contextualise(conv_BTC, frames_B, time_mask_BT, feature_mask_BD), frames_B
-
-    def convolve(self, inputs: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
-        """The convolutional encoder: (B, T, C) and the number of own frames (B,).
-
-        The convolutions have no padding, so own frames depend on own samples only; the one exception is group
+        The convolutions have no padding, so own frames see own samples only; the one leak is group
         normalisation, whose statistics run over time: it gets those of the own frames.
         """
-        if self.packed and len(inputs) > 1 and padded.is_padded(lengths_B, inputs.shape[1]):
+        if self.packed and len(inputs) > 1 and is_padded(lengths_B, inputs.shape[1]):
             # An utterance at a time: what fills the padding costs more than many small operations here too.
             wholes = [max(length, self.geometry.receptive_field) for length in lengths_B.tolist()]
-            parts = [self.convolve(inputs[b : b + 1, :n], lengths_B[b : b + 1]) for b, n in enumerate(wholes)]
+            parts = [self.front(inputs[b : b + 1, :n], lengths_B[b : b + 1]) for b, n in enumerate(wholes)]
             conv_BTC = nn.utils.rnn.pad_sequence([conv[0] for conv, _ in parts], batch_first=True)
             return conv_BTC, torch.cat([frames for _, frames in parts])
         hidden_BCT = inputs[:, None] if inputs.ndim == 2 else inputs.transpose(1, 2)
@@ -149,59 +133,83 @@ class Upstream(nn.Module):
             lengths_B = (lengths_B - layer.conv.kernel_size[0]) // layer.conv.stride[0] + 1
             norm = getattr(layer, "layer_norm", None)
             if isinstance(norm, nn.LayerNorm):
-                hidden_BTC = layer.activation(
-                    norm(padded.convolve_channels_last(hidden_BCT, layer.conv).transpose(1, 2))
-                )
+                hidden_BTC = layer.activation(norm(convolve_channels_last(hidden_BCT, layer.conv).transpose(1, 2)))
                 hidden_BCT = hidden_BTC.transpose(1, 2)
                 continue
-            with padded.enough_bits(hidden_BCT, layer.conv.weight.shape[1]) as input_BCT:
+            with enough_bits(hidden_BCT, layer.conv.weight.shape[1]) as input_BCT:
                 hidden_BCT = layer.conv(input_BCT)
             if norm is not None:
-                if padded.is_padded(lengths_B, hidden_BCT.shape[2]):
-                    hidden_BCT = padded.masked_group_norm(hidden_BCT, lengths_B, norm)
-                else:
-                    hidden_BCT = norm(hidden_BCT)
+                padded = is_padded(lengths_B, hidden_BCT.shape[2])
+                hidden_BCT = masked_group_norm(hidden_BCT, lengths_B, norm) if padded else norm(hidden_BCT)
             hidden_BCT = layer.activation(hidden_BCT)
         return hidden_BCT.transpose(1, 2), lengths_B
 
-    def contextualise(
-        self,
-        conv_BTC: Tensor,
-        frames_B: Tensor,
-        time_mask_BT: Tensor | None = None,
-        feature_mask_BD: Tensor | None = None,
-    ) -> Tensor:
-        """Projection and transformer: hidden_BTD, 0 beyond an utterance's own frames."""
-        if self.packed:
-            return self._contextualise_packed(conv_BTC, frames_B, time_mask_BT, feature_mask_BD)
-        feature_mask_B1D = None if feature_mask_BD is None else feature_mask_BD[:, None]
-        hidden_BTD = self._mask(self._project(conv_BTC), time_mask_BT, feature_mask_B1D)
-        own_BT = padded.own_frames(frames_B, hidden_BTD.shape[1])
-        _current.own_BT = own_BT
-        if not padded.is_padded(frames_B, hidden_BTD.shape[1]):
-            return self.model.encoder(hidden_BTD).last_hidden_state
-        hidden_BTD = hidden_BTD * own_BT[:, :, None]
-        output_BTD = self.model.encoder(hidden_BTD, attention_mask=own_BT).last_hidden_state
-        return output_BTD * own_BT[:, :, None]
+    def states(self, rows_BTC: Tensor, frames_B: Tensor, masks: tuple[Tensor | None, Tensor | None]) -> list[Tensor]:
+        """The states of ``reads``, of packed frames where ``packed`` says so."""
+        if not self.packed:
+            return super().states(rows_BTC, frames_B, masks)
+        own_BT = own_frames(frames_B, rows_BTC.shape[1])
+        places_N, frames = own_BT.flatten().nonzero()[:, 0], frames_B.tolist()
+        hidden_ND = rows_BTC.flatten(0, 1).index_select(0, places_N)
+        number = self.entry if isinstance(self.entry, int) else 0
+        if not isinstance(self.entry, int):
+            time_mask_N = None if masks[0] is None else masks[0].flatten()[places_N]
+            feature_mask_ND = None if masks[1] is None else masks[1].repeat_interleave(frames_B, 0)
+            hidden_ND = self._mask(self._project(hidden_ND), time_mask_N, feature_mask_ND)
+            # Residuals in float32 under autocast too: the sums over layers are where bf16 would lose most.
+            hidden_ND = hidden_ND.float()
+            hidden_ND = self._enter_layers(hidden_ND + self._positions(hidden_ND, frames, own_BT))
+        found = []
+        while True:
+            if number in self.reads:
+                found.append(hidden_ND.new_zeros((own_BT.numel(), self.hidden_size)).index_copy(0, places_N, hidden_ND))
+            if number == self.reads[-1]:
+                return [state.unflatten(0, own_BT.shape) for state in found]
+            number += 1
+            if not self._drops(self.layers[number - 1]):
+                hidden_ND = run_layer(self.layers[number - 1], hidden_ND, frames, self.pre_norm)
+            if number == self.total_layers:
+                hidden_ND = self.final(hidden_ND)
 
-    def _contextualise_packed(
-        self, conv_BTC: Tensor, frames_B: Tensor, time_mask_BT: Tensor | None, feature_mask_BD: Tensor | None
-    ) -> Tensor:
-        """The same without padding."""
-        own_BT = padded.own_frames(frames_B, conv_BTC.shape[1])
-        places_N = own_BT.flatten().nonzero()[:, 0]
-        frames = frames_B.tolist()
-        hidden_ND = self._project(conv_BTC.flatten(0, 1).index_select(0, places_N))
-        time_mask_N = None if time_mask_BT is None else time_mask_BT.flatten()[places_N]
-        feature_mask_ND = None if feature_mask_BD is None else feature_mask_BD.repeat_interleave(frames_B, 0)
-        hidden_ND = self._mask(hidden_ND, time_mask_N, feature_mask_ND)
-        # Residuals in float32 under autocast too: the sums over layers are where bf16 would lose most.
-        hidden_ND = hidden_ND.float()
+    def embed(self, front_BTC: Tensor, frames_B: Tensor, masks: tuple[Tensor | None, Tensor | None]) -> Tensor:
+        """Projection, SpecAugment, and the convolution of positions."""
+        time_mask_BT, feature_mask_BD = masks
+        feature_mask_B1D = None if feature_mask_BD is None else feature_mask_BD[:, None]
+        hidden_BTD = self._mask(self._project(front_BTC), time_mask_BT, feature_mask_B1D)
+        self._own_BT = own_BT = own_frames(frames_B, hidden_BTD.shape[1])
+        if is_padded(frames_B, hidden_BTD.shape[1]):
+            hidden_BTD = hidden_BTD * own_BT[:, :, None]
+        return self._enter_layers(hidden_BTD + self.model.encoder.pos_conv_embed(hidden_BTD))
+
+    def _enter_layers(self, hidden: Tensor) -> Tensor:
         encoder = self.model.encoder
-        pre_norm = getattr(self.config, "do_stable_layer_norm", False)
-        output_ND = encode(encoder, hidden_ND, self._positions(hidden_ND, frames, own_BT), frames, pre_norm)
-        output_MD = output_ND.new_zeros((own_BT.numel(), self.hidden_size))
-        return output_MD.index_copy(0, places_N, output_ND).unflatten(0, own_BT.shape)
+        return encoder.dropout(hidden if self.pre_norm else encoder.layer_norm(hidden))
+
+    def context(self, hidden_BTD: Tensor, frames_B: Tensor) -> dict[str, Any]:
+        """The words that each layer takes: the attention's mask, and WavLM's positions."""
+        own_BT = own_frames(frames_B, hidden_BTD.shape[1]) if is_padded(frames_B, hidden_BTD.shape[1]) else None
+        if self.config.model_type == "wavlm":
+            first: Any = self.layers[0]
+            bias_HTT = first.attention.compute_bias(hidden_BTD.shape[1], hidden_BTD.shape[1])
+            bias = bias_HTT.repeat(hidden_BTD.shape[0], 1, 1, 1).flatten(0, 1)
+            return {"attention_mask": own_BT, "position_bias": bias}
+        mask = create_bidirectional_mask(config=self.model.config, inputs_embeds=hidden_BTD, attention_mask=own_BT)
+        return {"attention_mask": mask}
+
+    def layer(self, number: int, hidden_BTD: Tensor, context: dict[str, Any]) -> Tensor:
+        """A layer's output; during training layers are left out at random, as the model was trained."""
+        layer = self.layers[number - 1]
+        if self._drops(layer):
+            return hidden_BTD
+        output = layer(hidden_BTD, **context)
+        return output[0] if isinstance(output, tuple) else output
+
+    def _drops(self, layer: nn.Module) -> bool:
+        return layer.training and float(torch.rand([])) < self.config.layerdrop
+
+    def final(self, hidden: Tensor) -> Tensor:
+        """The norm behind the last layer of models whose norms come first."""
+        return self.model.encoder.layer_norm(hidden) if self.pre_norm else hidden
 
     def _positions(self, hidden_ND: Tensor, frames: list[int], own_BT: Tensor) -> Tensor:
         """The positional convolution of packed frames."""
@@ -209,7 +217,7 @@ class Upstream(nn.Module):
         single = hasattr(positions, "conv") and getattr(positions, "batch_norm", None) is None
         if self.fourier_positions and single:
             return positions.activation(convolve_positions(hidden_ND, frames, positions.conv))
-        _current.own_BT = own_BT
+        self._own_BT = own_BT
         hidden_BTD = hidden_ND.new_zeros((*own_BT.shape, self.hidden_size))
         return positions(hidden_BTD.masked_scatter(own_BT[:, :, None], hidden_ND))[own_BT]
 
@@ -223,33 +231,26 @@ class Upstream(nn.Module):
         projected = self.model.feature_projection(conv)
         return projected[0] if isinstance(projected, tuple) else projected
 
-    def freeze_feature_encoder(self) -> None:
-        """Keep the convolutional encoder's weights as they are."""
-        self.model.feature_extractor.requires_grad_(False)
+    @property
+    def _own_BT(self) -> Tensor:
+        """Mask of the current batch's frames; each thread has its own batch."""
+        return _current.own_BT
+
+    @_own_BT.setter
+    def _own_BT(self, own_BT: Tensor) -> None:
+        _current.own_BT = own_BT
 
     def _keep_padding_out_of_positions(self) -> None:
-        """Set the frames of the padding to 0 after each layer, before a positional convolution reads them.
+        """Silence what fills the padding before a positional convolution sees it.
 
         data2vec-audio stacks such convolutions, which have biases; some HuBERT models put a batch normalisation
         before theirs.
         """
 
-        def clear_padding(_layer: nn.Module, _inputs: Any, output_BTD: Tensor) -> Tensor:
-            return output_BTD * _current.own_BT[:, None].to(output_BTD.dtype)
+        def silence_padding(_layer: nn.Module, _inputs: Any, output_BTD: Tensor) -> Tensor:
+            return output_BTD * self._own_BT[:, None].to(output_BTD.dtype)
 
         positions = self.model.encoder.pos_conv_embed
         for layer in [*getattr(positions, "layers", []), getattr(positions, "batch_norm", None)]:
             if layer is not None:
-                layer.register_forward_hook(clear_padding)
-
-
-def _build(config: PretrainedConfig) -> nn.Module:
-    """A model with fresh weights; its first convolution reads mel bands where the geometry says so."""
-    model = AutoModel.from_config(config)
-    bands = getattr(config, "input_bands", 0)
-    if bands:
-        first = model.feature_extractor.conv_layers[0]
-        old = first.conv
-        first.conv = nn.Conv1d(bands, old.out_channels, old.kernel_size[0], old.stride[0], bias=old.bias is not None)
-        nn.init.kaiming_normal_(first.conv.weight)
-    return model
+                layer.register_forward_hook(silence_padding)

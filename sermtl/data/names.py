@@ -1,0 +1,135 @@
+"""Names of directories that follow from the settings: of an experiment, and of the dump that it reads.
+
+Which form of a frozen upstream's outputs is stored follows too; no model is loaded.
+
+| frozen | heads read | stored of an utterance |
+|---|---|---|
+| ``conv`` | | frames of the front |
+| k layers | | frames of hidden state k |
+| ``all`` | frames (CTC, attention) | frames of the states that are read, side by side |
+| ``all`` | pooled vectors | a matrix (states, width) of means, or of means and deviations |
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from functools import cache
+from pathlib import Path
+
+from sermtl.config import TrainConfig, read_yaml
+from sermtl.errors import UserError
+from sermtl.fileio.files import atomic_write, sha256
+from sermtl.model.geometry import find_geometry
+
+CODE_VERSION = 2
+"""Raised when the same upstream would give other outputs."""
+WEIGHTS = (".json", ".safetensors", ".bin")
+"""Suffixes of the files in an upstream's folder that decide its outputs."""
+
+
+def stored_form(config: TrainConfig) -> str:
+    """The smallest form from which training is exact: ``front``, a state's number, ``states ...`` or ``pooled ...``."""
+    if config.freeze == "conv":
+        return "front"
+    if config.freeze != "all":
+        return config.freeze
+    if config.alpha or config.pooling == "attention":
+        read = {config.layers} | ({config.ctc_layers or config.layers} if config.alpha else set())
+        return f"states {' '.join(sorted(read))}"
+    return f"pooled {config.pooling}"
+
+
+def dump_name(config: TrainConfig) -> str:
+    """The dump directory's name under ``dump/<corpus>/``.
+
+    Raises:
+        UserError: The upstream cannot be found.
+    """
+    if config.feats_type != "stored":
+        return config.feats_type
+    digest = upstream_digest(config.upstream) or hub_commit(config.upstream)
+    scratch = config.seed if find_geometry(config.upstream) else None
+    what = f"{digest} {scratch} {stored_form(config)} {CODE_VERSION}"
+    return f"stored/{hashlib.sha256(what.encode()).hexdigest()[:16]}"
+
+
+def check_dump_name(out: Path, config: TrainConfig, speed: float) -> None:
+    """Refuse a directory that is named by other settings than these.
+
+    Raises:
+        UserError: It is, with the right name.
+    """
+    wanted = Path(dump_name(config) if speed == 1.0 else f"{dump_name(config)}_sp{speed:g}").name
+    if out.name != wanted:
+        raise UserError(f"{out}: this upstream's outputs belong in {out.parent / wanted}")
+
+
+@cache
+def upstream_digest(upstream: str) -> str | None:
+    """Of what a geometry's file says, or of the settings and weights in a folder; None for a model of the hub."""
+    path = find_geometry(upstream)
+    if path is not None:
+        return hashlib.sha256(repr(sorted(read_yaml(path).items())).encode()).hexdigest()[:16]
+    if not Path(upstream).is_dir():
+        return None
+    files = sorted(file for file in Path(upstream).iterdir() if file.suffix in WEIGHTS)
+    return hashlib.sha256("".join(f"{file.name} {_digest_of(file)}\n" for file in files).encode()).hexdigest()[:16]
+
+
+def _digest_of(file: Path) -> str:
+    """SHA-256 of a file, remembered by its path, size and time: weights are gigabytes."""
+    stat = file.stat()
+    key = f"{file.resolve()} {stat.st_size} {stat.st_mtime_ns}"
+    remembered = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sermtl" / "digests.json"
+    try:
+        known = json.loads(remembered.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        known = {}
+    if key not in known:
+        known[key] = sha256(file)
+        try:
+            with atomic_write(remembered) as out:
+                json.dump(known, out)
+        except OSError:
+            pass  # a home that cannot be written: the digest is computed each time
+    return known[key]
+
+
+@cache
+def hub_commit(name: str) -> str:
+    """The commit of a hub id's model, as it would be loaded now.
+
+    Raises:
+        UserError: The hub cannot be reached and the model is not in its cache.
+    """
+    from huggingface_hub import hf_hub_download  # a second of imports
+
+    try:
+        return Path(hf_hub_download(name, "config.json")).parent.name
+    except Exception as error:  # of many types
+        reason = str(error).strip().split("\n")[0]
+        raise UserError(
+            f"upstream {name} cannot be loaded ({type(error).__name__}: {reason}); on a machine that reaches the hub "
+            f"run `hf download {name} --local-dir DIR`, copy DIR here, and give --upstream DIR"
+        ) from error
+
+
+def experiment_tag(corpus: str, protocol: str, config_name: str, config: TrainConfig, extra: list[str]) -> str:
+    """The name of an experiment's directory; each combination of settings has its own.
+
+    Args:
+        corpus: Name of the data directory.
+        protocol: Name of the fold protocol.
+        config_name: Stem of the training configuration's file.
+        config: The resolved settings.
+        extra: Further ``key=value`` settings from the command line.
+    """
+    in_name = {"upstream", "alpha", "beta", "grl", "seed"}
+    upstream = re.sub(r"\.ya?ml$", "", Path(config.upstream).name) or config.upstream
+    parts = [corpus, protocol, upstream, config_name]
+    parts += [f"alpha{config.alpha:g}", f"beta{config.beta:g}", config.grl, f"seed{config.seed}"]
+    parts += [word for word in sorted(extra) if word.partition("=")[0] not in in_name]
+    return "_".join(re.sub(r"[^A-Za-z0-9.+-]+", "-", part).strip("-") for part in parts)
