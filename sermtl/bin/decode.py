@@ -18,7 +18,7 @@ import torch
 from sermtl.config import DecodeConfig, load_config, read_yaml
 from sermtl.data import fold_data, fold_job
 from sermtl.data.fold_data import load_fold, refuse_cut_arks
-from sermtl.data.names import stored_form
+from sermtl.data.names import stored_entry
 from sermtl.errors import UserError, command
 from sermtl.fileio import lock
 from sermtl.fileio.stamp import NAME, refuse_damaged
@@ -52,9 +52,10 @@ def decode_fold(paths: fold_job.FoldPaths, decode_config: DecodeConfig, device: 
         raise UserError(f"{paths.exp} is not trained to its last epoch, {config.epochs}; rerun ./run.sh --stage 3")
     unperturbed = replace(config, speed_perturb=())
     trained.model.upstream.lay_out(config.layout, device)
-    dumped = read_yaml(paths.exp / "config.yaml")["dump"]
+    settings = read_yaml(paths.exp / "config.yaml")
+    dumped = settings["dump"]
     fold = load_fold(paths.data, paths.fold_dir, paths.dump, paths.tokens, unperturbed, dumped)
-    if fold.digest != read_yaml(paths.exp / "config.yaml").get("inputs"):
+    if fold.digest != settings.get("inputs"):
         raise UserError(f"{paths.exp} was trained on other lists or data than there are now; rerun ./run.sh --stage 3")
     for part in ("test", "dev"):
         directory = paths.exp / f"decode_{part}"
@@ -69,8 +70,7 @@ def decode_fold(paths: fold_job.FoldPaths, decode_config: DecodeConfig, device: 
         refuse_cut_arks(fold.examples[part])
         front_end = trained.front_end
         if config.feats_type == "stored":
-            front_end, form = front_end.stored(), stored_form(config)
-            trained.model.upstream.entry = int(form) if form.isdecimal() else form.partition(" ")[0]
+            front_end, trained.model.upstream.entry = front_end.stored(), stored_entry(config)
         dataset = fold_data.evaluation_set(front_end, config, fold, part)
         decoded = sorted(decode(trained, dataset, decode_config.batch_size, device), key=lambda d: d.utterance.encode())
         made.begin()

@@ -42,6 +42,12 @@ def stored_form(config: TrainConfig) -> str:
     return f"pooled {config.pooling}"
 
 
+def stored_entry(config: TrainConfig) -> str | int:
+    """What the upstream is given of a stored dump: ``front``, ``states``, ``pooled``, or a hidden state's number."""
+    form = stored_form(config)
+    return int(form) if form.isdecimal() else form.partition(" ")[0]
+
+
 def dump_name(config: TrainConfig) -> str:
     """The dump directory's name under ``dump/<corpus>/``.
 

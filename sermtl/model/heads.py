@@ -42,11 +42,6 @@ class HeadSettings:
         """All states that are read, ascending."""
         return tuple(sorted({*self.layers, *self.ctc_layers}))
 
-    @property
-    def reads_frames(self) -> bool:
-        """Whether pooled vectors do not suffice."""
-        return bool(self.ctc_layers) or self.pooling == "attention"
-
 
 def head_settings(config: TrainConfig, total_layers: int) -> HeadSettings:
     """The settings for an upstream with so many layers.

@@ -15,7 +15,7 @@ from sermtl.config import TrainConfig
 from sermtl.data import fold_data, fold_job
 from sermtl.data.dataset import Example, FoldDataset, feature_stats
 from sermtl.data.fold_data import FoldData, load_fold
-from sermtl.data.names import dump_name, stored_form
+from sermtl.data.names import dump_name, stored_entry
 from sermtl.data.sampler import decode_batches
 from sermtl.errors import UserError
 from sermtl.fileio.ark import DUMP_DIGESTS
@@ -88,9 +88,7 @@ def build(config: TrainConfig, fold: FoldData, upstream: Upstream) -> TrainedMod
         config.feats_type, upstream.normalize, config.cmvn, upstream.geometry, mean_F, std_F, config.norm_vars
     )
     if config.feats_type == "stored":
-        front_end = front_end.stored()
-        form = stored_form(config)
-        upstream.entry = int(form) if form.isdecimal() else form.partition(" ")[0]
+        front_end, upstream.entry = front_end.stored(), stored_entry(config)
     return TrainedModel(model, front_end, fold.labels, fold.speakers, fold.tokenizer)
 
 

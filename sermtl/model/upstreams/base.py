@@ -19,8 +19,6 @@ from sermtl.errors import UserError
 from sermtl.model.geometry import Geometry, SpanMasking
 from sermtl.model.padded import is_padded, own_frames
 
-ENTRIES = ("audio", "front")
-"""What a batch may hold beside a hidden state's number: waveforms (or features), or what the front makes of them."""
 Frozen = str | int
 """``none``, ``conv`` (the front), a number k (front, projection, positions and the first k layers), or ``all``."""
 
@@ -54,7 +52,8 @@ class Upstream(nn.Module):
         self.reads: tuple[int, ...] = (self.total_layers,)
         """Numbers of the states that `forward` returns, ascending."""
         self.entry: str | int = "audio"
-        """What batches hold: one of ``ENTRIES``, or the number of a hidden state."""
+        """What batches hold: ``audio`` (or features), ``front`` (its frames), a hidden state's number, or what the
+        heads read of all: ``states`` or ``pooled``."""
         self.frozen: Frozen = "none"
 
     # What a family says
