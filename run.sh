@@ -81,7 +81,7 @@ done
 resolved=$(python3 -m sermtl.bin.settings --config "${train_config}" --inference_config "${inference_config}" \
     --corpus "${corpus_name}" --protocol "${protocol}" --set ${settings[@]+"${settings[@]}"})
 read_values auto_tag feats_type speeds token_type nbpe dump_name short_folds <<<"${resolved}"
-set_job_options # nj ngpu num_threads cores, and from conf/cmd.sh's commands dump_cmd fold_cmd infer_cmd
+set_job_options # nj dump_nj ngpu num_threads cores slots, and from conf/cmd.sh's commands dump_cmd fold_cmd infer_cmd
 
 # Directories
 data=${datadir}/${corpus_name} folds_dir=${datadir}/${corpus_name}/folds/${protocol}
@@ -108,7 +108,7 @@ if ((stop_stage == 1)); then finish; fi
 
 select_folds "${folds:-all}" "${folds_dir}/folds"
 fold_jobs=${#fold_names[@]} # of training and decoding; folds of seconds share a process, whose start takes as long
-if ${short_folds} && [[ ${cmd_backend} == local ]]; then fold_jobs=$((fold_jobs < cores ? fold_jobs : cores)); fi
+if ${short_folds} && [[ ${cmd_backend} == local ]]; then fold_jobs=$((fold_jobs < slots ? fold_jobs : slots)); fi
 num_threads=${num_threads:-$((fold_jobs < cores ? cores / fold_jobs : 1))}
 paths=(--data "${data}" --folds_dir "${folds_dir}" --dump "${dump}" --tokens "${tokens}" --exp "${exp}"
     --folds "${fold_names[@]}")
@@ -119,10 +119,10 @@ if ((stage <= 2 && stop_stage >= 2)) && ! skipped 2; then
     start_stage 2 "dump: ${data}/ -> ${dump}/"
     for out in "${dumps[@]}"; do
         speed=${out#"${dump_name}"} speed=${speed#_sp} out=${dump}/${out}
-        dump_job=(--data "${data}" --out "${out}" --feats_type "${feats_type}" --speed "${speed:-1}" --nj "${nj}"
+        dump_job=(--data "${data}" --out "${out}" --feats_type "${feats_type}" --speed "${speed:-1}" --nj "${dump_nj}"
             --allow_pipes "${allow_pipes}" --ngpu "${ngpu}" --config "${train_config}"
             --set ${settings[@]+"${settings[@]}"})
-        submit "${dump_cmd} JOB=1:${nj}" "${out}/log/dump.JOB.log" \
+        submit "${dump_cmd} JOB=1:${dump_nj}" "${out}/log/dump.JOB.log" \
             python3 -m sermtl.bin.dump part "${dump_job[@]}" --job JOB
         run python3 -m sermtl.bin.dump merge "${dump_job[@]}"
     done

@@ -125,6 +125,9 @@ class TrainConfig:
     0 stops at the first."""
     save_minutes: float = 10.0
     """A checkpoint is written after each epoch, and within an epoch this many minutes after the last one."""
+    compile: bool = False
+    """Whether ``torch.compile`` makes larger operations of the upstream's layers: a minute or more before the first
+    update, then fewer launches; dropout draws other numbers."""
     deterministic: bool = False
     """Whether a GPU takes only algorithms that give the same bits each time, as a CPU always does; slower."""
     num_workers: int = 2

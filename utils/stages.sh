@@ -26,26 +26,36 @@ check_options() {
     if ((stage > stop_stage)); then die 2 "nothing to do: --stage ${stage} is after --stop_stage ${stop_stage}"; fi
 }
 
-# set_job_options: cores; defaults of nj, ngpu and num_threads; dump_cmd, fold_cmd and infer_cmd, the commands of
-# conf/cmd.sh with their options, for stage 2, training and decoding.
+# set_job_options: cores; slots, the jobs of an upstream that this machine runs at once; defaults of nj, dump_nj, ngpu
+# and num_threads; dump_cmd, fold_cmd and infer_cmd, the commands of conf/cmd.sh with their options, for stage 2,
+# training and decoding.
 set_job_options() {
-    cores=$(env -u OMP_NUM_THREADS nproc)
+    local gpus
+    cores=$(env -u OMP_NUM_THREADS nproc) slots=${cores} dump_nj=${nj}
     if [[ ${cmd_backend} == local ]]; then
         nj=${nj:-${cores}}
-        if [[ -z ${ngpu} ]]; then ngpu=$([[ $(nvidia-smi -L 2>/dev/null) == GPU* ]] && echo 1 || echo 0); fi
+        gpus=$(nvidia-smi -L 2>/dev/null | grep -c '^GPU ') || true
+        if [[ -v CUDA_VISIBLE_DEVICES ]]; then
+            gpus=$(tr ',' '\n' <<<"${CUDA_VISIBLE_DEVICES}" | grep -cvxE -e '|-1|NoDevFiles') || true
+        fi
+        ngpu=${ngpu:-$((gpus > 0))}
+        if ((ngpu)); then slots=$((gpus > ngpu ? gpus / ngpu : 1)) slots=$((slots * jobs_per_gpu)); fi
+        # Each job on a GPU loads the upstream first: no more of them than run at once.
+        if ((ngpu)) && [[ ${feats_type} == stored ]]; then dump_nj=${dump_nj:-${slots}}; fi
     else
         # The head node's cores and GPUs say nothing about the cluster's.
         nj=${nj:-8} ngpu=${ngpu:-1} num_threads=${num_threads:-$((ngpu > 1 ? ngpu : 1))}
     fi
+    dump_nj=${dump_nj:-${nj}}
     dump_cmd=${train_cmd} fold_cmd=${train_cmd} infer_cmd=${decode_cmd}
     if ((ngpu)); then
         fold_cmd="${cuda_cmd} --gpu ${ngpu}" infer_cmd="${cuda_cmd} --gpu 1"
-        if [[ ${feats_type} == stored ]]; then dump_cmd=${infer_cmd}; fi
     fi
     if ((ngpu && jobs_per_gpu > 1)); then
         if [[ ${cmd_backend} != local ]]; then die 2 "--jobs_per_gpu ${jobs_per_gpu}: only with --cmd_backend local"; fi
         fold_cmd+=" --jobs_per_gpu ${jobs_per_gpu}" infer_cmd+=" --jobs_per_gpu ${jobs_per_gpu}"
     fi
+    if ((ngpu)) && [[ ${feats_type} == stored ]]; then dump_cmd=${infer_cmd}; fi
     if ((num_nodes > 1)); then
         if [[ ${cmd_backend} != slurm ]]; then die 2 "--num_nodes ${num_nodes}: only with --cmd_backend slurm"; fi
         fold_cmd+=" --num_nodes ${num_nodes}"

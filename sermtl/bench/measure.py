@@ -100,11 +100,11 @@ def copy_rate(device: torch.device) -> float:
 
 def rest(device: torch.device) -> float:
     """Megabytes in use, from which the next peak is counted."""
-    gc.collect()
     if device.type == "cuda":
         torch.cuda.synchronize(device)
         torch.cuda.reset_peak_memory_stats(device)
         return torch.cuda.memory_allocated(device) / 2**20
+    gc.collect()
     if platform.system() == "Linux":
         ctypes.CDLL(None).malloc_trim(0)
         Path("/proc/self/clear_refs").write_text("5")

@@ -24,7 +24,6 @@ from sermtl.model.precision import has_bf16
 from sermtl.model.trained_model import TrainedModel
 from sermtl.model.upstreams.load import build_upstream, config_from
 from sermtl.text.tokenizer import CharTokenizer, char_tokens
-from sermtl.train.epoch_sums import EpochSums
 from sermtl.train.loader import Sets
 from sermtl.train.trainer import Trainer
 
@@ -45,10 +44,11 @@ def build_model(device: torch.device) -> TrainedModel:
 
 
 def row_names(device: torch.device) -> list[str]:
-    """Names of our rows on a device: as shipped, then without one measure each."""
-    measures = ["bf16"] * has_bf16(device) + ["stored-outputs", "frozen-encoder"]
-    measures += ["packing", "fourier-positions", "bit-dropout"] * (device.type == "cpu")
-    return ["ours", *(f"ours-without-{measure}" for measure in [*measures, "fused-adamw"])]
+    """Names of our rows on a device: as shipped, without one measure each, and compiled on a GPU."""
+    on_cpu = device.type == "cpu"
+    measures = ["bf16"] * has_bf16(device) + ["stored-outputs", "frozen-encoder", "packing"]
+    measures += ["fourier-positions", "bit-dropout"] if on_cpu else ["varlen-attention"]
+    return ["ours", *(f"ours-without-{measure}" for measure in measures), *([] if on_cpu else ["ours-compiled"])]
 
 
 @dataclass
@@ -71,6 +71,7 @@ class Ours:
         self.stored = self._trainer(self.config)
         self.raw = self._trainer(replace(self.config, feats_type="raw"))
         self.raw.optimizer = self.stored.optimizer
+        self.compiled: Any = None
 
     def _trainer(self, config: TrainConfig) -> Trainer:
         stored = config.feats_type == "stored"
@@ -80,8 +81,8 @@ class Ours:
         return Trainer(self.trained, config, Sets(data, {}, {}), self.directory, self.device)
 
     def row(self, name: str) -> Row:
-        """As shipped, or without a measure."""
-        off = name.removeprefix("ours-without-") if name != "ours" else ""
+        """As shipped, without a measure, or compiled."""
+        off = name.removeprefix("ours-without-").removeprefix("ours-") if name != "ours" else ""
         upstream, passes = self.trained.model.upstream, {"stored-outputs": 1, "frozen-encoder": 3}.get(off, 0)
         trainer = {"stored-outputs": self.raw, "frozen-encoder": self.all}.get(off, self.stored)
         return Row(
@@ -104,13 +105,16 @@ class Ours:
         model.upstream.lay_out("padded" if off == "packing" else "auto", self.device)
         upstream: Any = model.upstream
         upstream.fourier_positions = off != "fourier-positions"
+        if off == "compiled" and self.compiled is None:
+            upstream.compile_layers()
+            self.compiled = upstream.run_layer
+        upstream.run_layer = self.compiled if off == "compiled" else packed.run_layer
         indices = self.material.updates[number]
-        for group in trainer.optimizer.param_groups:
-            group["fused"] = off != "fused-adamw"
-        with mock.patch.object(packed, "_drop", F.dropout) if off == "bit-dropout" else nullcontext():
+        plainer = {"bit-dropout": ("_drop", F.dropout), "varlen-attention": ("attend_varlen", packed.attend_padded)}
+        with mock.patch.object(packed, *plainer[off]) if off in plainer else nullcontext():
             parts = [[trainer.sets.train[index] for index in part] for part in trainer.parts_of(indices)]
             batches = [trainer.sets.train.collate(part) for part in parts]
-            trainer.update(number, batches, len(indices), EpochSums(EMOTIONS))
+            trainer.update(number, batches, len(indices))
 
 
 def _resident_mb(trainer: Trainer) -> float:

@@ -35,7 +35,13 @@ def choose_rows(only: list[str], quick: bool, device: torch.device) -> list[str]
 
 
 def updates_and_decoding(
-    directory: Path, device: torch.device, rates: dict[str, float], rounds: int, size: int, only: list[str], quick: bool
+    directory: Path,
+    device: torch.device,
+    rates: dict[str, float],
+    rounds: int,
+    size: int,
+    only: list[str],
+    limit: float = float("inf"),
 ) -> dict[str, Any]:
     """Measure and print both tables.
 
@@ -46,7 +52,7 @@ def updates_and_decoding(
         rounds: Timed updates of each row.
         size: Utterances of an update.
         only: The rows, as `choose_rows` gives them.
-        quick: Stop after `QUICK_SECONDS`.
+        limit: Seconds after which no further round begins.
     """
     torch.manual_seed(0)
     trained = build_model(device)
@@ -73,7 +79,7 @@ def updates_and_decoding(
     ]  # fmt: skip
     ours = Ours(trained, material, device, directory)
     rows = [row for row in rows if row.name in only] + [ours.row(name) for name in only if name.startswith("ours")]
-    rounds = run_rounds(rows, rounds, device, QUICK_SECONDS if quick else float("inf"))
+    rounds = run_rounds(rows, rounds, device, limit)
     report: dict[str, Any] = {"rounds": rounds, "batch_size": size, "rows": summarise(rows, size, rates)}
     print_table([{key: value for key, value in row.items() if key != "seconds"} for row in report["rows"]])
 
@@ -84,9 +90,7 @@ def updates_and_decoding(
         "published": lambda _: published.decode(baseline, examples, trained.front_end),
         **decoders(ours),
     }
-    turns = [
-        {name: timed(partial(way, indices), device) for name, way in ways.items()} for _ in range(2 if quick else 3)
-    ]
+    turns = [{name: timed(partial(way, indices), device) for name, way in ways.items()} for _ in range(3)]
     best = {name: min(turn[name] for turn in turns) for name in ways}
     report["decoding"] = [
         {"name": name, "audio_s": seconds, "seconds": spent, "real_time_factor": spent / seconds}

@@ -41,7 +41,7 @@ def main() -> int:
     # transformers takes seconds to import: --help and wrong options are answered without it.
     from sermtl.bench.epochs import epoch_costs
     from sermtl.bench.measure import copy_rate, machine, print_table, say
-    from sermtl.bench.tables import choose_rows, updates_and_decoding
+    from sermtl.bench.tables import QUICK_SECONDS, choose_rows, updates_and_decoding
     from sermtl.model.precision import has_bf16, matmul_rate
 
     names = choose_rows(args.only, args.quick, device)
@@ -55,7 +55,8 @@ def main() -> int:
         directory = Path(name)
         if not args.no_steps:
             size = args.batch_size or (2 if args.quick else 8)
-            report |= updates_and_decoding(directory, device, rates, args.rounds, size, names, args.quick)
+            limit = QUICK_SECONDS if args.quick else float("inf")
+            report |= updates_and_decoding(directory, device, rates, args.rounds, size, names, limit)
         if args.epoch_hours:
             report["epochs"] = epoch_costs(args.epoch_hours, directory / "epochs")
             print_table(report["epochs"])

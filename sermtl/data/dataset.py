@@ -148,6 +148,7 @@ class FoldDataset(Dataset):
             token_lengths_B=torch.tensor([len(ids) for ids in tokens]),
             time_mask_BT=None if time_masks[0] is None else _stack(time_masks, max(frames)),
             feature_mask_BD=None if feature_masks[0] is None else torch.from_numpy(np.stack(feature_masks)),
+            frames_B=torch.tensor(frames),
         )
 
 

@@ -28,10 +28,16 @@ class Batch:
     """Upstream frames that SpecAugment replaces."""
     feature_mask_BD: Tensor | None = None
     """Hidden channels that SpecAugment sets to 0."""
+    frames_B: Tensor | None = None
+    """Upstream frames of each, where they are known before the upstream runs."""
 
     def to(self, device: torch.device) -> Batch:
-        """The batch on a device; copies from pinned memory do not wait."""
-        return self._each(lambda tensor: tensor.to(device, non_blocking=True))
+        """The batch on a device; copies from pinned memory do not wait.
+
+        ``frames_B`` and ``token_lengths_B`` stay on the CPU, where the CTC loss reads them.
+        """
+        moved = self._each(lambda tensor: tensor.to(device, non_blocking=True))
+        return replace(moved, frames_B=self.frames_B, token_lengths_B=self.token_lengths_B)
 
     def halves(self) -> list[Batch]:
         """Two batches of half the utterances, the first of them first; itself where it has one."""

@@ -121,7 +121,7 @@ class MultiTaskModel(nn.Module):
         else:
             with torch.autocast(batch.inputs.device.type, torch.bfloat16, enabled=self.bf16):
                 states, frames_B = self.upstream(
-                    batch.inputs, batch.lengths_B, batch.time_mask_BT, batch.feature_mask_BD
+                    batch.inputs, batch.lengths_B, batch.time_mask_BT, batch.feature_mask_BD, batch.frames_B
                 )
         numbers = self.settings.states
         return {number: state.float() for number, state in zip(numbers, states, strict=True)}, frames_B
@@ -179,7 +179,8 @@ def task_losses(output: Output, batch: Batch, utterances: int) -> dict[str, Tens
     emotion = F.cross_entropy(output.emotion_BC, batch.emotions_B, ignore_index=-1, reduction="sum")
     speaker = F.cross_entropy(output.speaker_BS, batch.speakers_B, ignore_index=-1, reduction="sum")
     no_loss = emotion.new_zeros(())
-    asr = no_loss if output.tokens_BTV is None else ctc_losses(output.tokens_BTV, output.frames_B, batch).sum()
+    frames_B = output.frames_B if batch.frames_B is None else batch.frames_B
+    asr = no_loss if output.tokens_BTV is None else ctc_losses(output.tokens_BTV, frames_B, batch).sum()
     return {"ser": emotion / utterances, "asr": asr / utterances, "sid": speaker / utterances}
 
 
@@ -190,17 +191,21 @@ def total_loss(losses: Mapping[str, Any], alpha: float) -> Any:
 
 
 def ctc_losses(tokens_BTV: Tensor, frames_B: Tensor, batch: Batch) -> Tensor:
-    """CTC negative log-likelihood (nats) of each utterance (B,), 0 where it has no CTC target."""
+    """CTC negative log-likelihood (nats) of each utterance (B,), 0 where it has no CTC target.
+
+    A GPU is not waited for where ``frames_B`` and ``token_lengths_B`` are on the CPU.
+    """
     log_probs_TBV = tokens_BTV.float().log_softmax(-1).transpose(0, 1)
     # A GPU's gradient of this loss adds up in any order.
     where = torch.device("cpu") if torch.are_deterministic_algorithms_enabled() else log_probs_TBV.device
     nll_B = F.ctc_loss(
         log_probs_TBV.to(where),
         batch.tokens_BN.to(where),
-        frames_B.to(where),
-        batch.token_lengths_B.to(where),
+        frames_B,
+        batch.token_lengths_B,
         blank=0,
         reduction="none",
         zero_infinity=True,
     ).to(log_probs_TBV.device)
-    return torch.where(batch.token_lengths_B > 0, nll_B, nll_B.new_zeros(()))
+    has_target_B = (batch.token_lengths_B > 0).to(nll_B.device, non_blocking=True)
+    return torch.where(has_target_B, nll_B, nll_B.new_zeros(()))

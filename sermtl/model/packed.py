@@ -1,16 +1,18 @@
-"""A wav2vec 2.0 transformer over utterances laid end to end: no arithmetic on padding, made for CPUs.
+"""A wav2vec 2.0 transformer over utterances laid end to end: no arithmetic on padding but that of attention on a GPU.
 
 The same weights and the same function as transformers' own encoder; dropout draws other numbers. Linear layers and
-norms see all frames of a batch as the rows of one matrix, attention sees one utterance at a time, and the positional
-convolution, which is slow as a convolution of 128 taps in groups, goes through Fourier transforms of short blocks.
+norms see all frames of a batch as the rows of one matrix, attention sees one utterance at a time (on a GPU all at once,
+in float32 padded), and the positional convolution, which is slow on a CPU as a convolution of 128 taps in groups, goes
+through Fourier transforms of short blocks there. Numbers of frames are known on the CPU, so a GPU is not waited for.
 
-Shape suffixes: N frames of all utterances, D hidden, H heads, T frames of one utterance, C channels of a group,
-G groups, K taps, W blocks, Q frequencies.
+Shape suffixes: N frames of all utterances, B utterances, D hidden, H heads, T frames of one utterance, C channels of a
+group, G groups, K taps, W blocks, Q frequencies.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -20,6 +22,36 @@ from torch import Tensor, nn
 BLOCK = 256
 """Frames of a Fourier transform, or the power of two from twice the kernel where that is more: the transform of the
 kernel costs most."""
+
+
+@dataclass(frozen=True)
+class Packing:
+    """Where the frames of utterances laid end to end stand in a padded batch."""
+
+    frames: list[int]
+    """Of each utterance."""
+    places_N: Tensor
+    """Rows of the padded batch's (B * T, D), on the device."""
+    bounds: Tensor
+    """Of each utterance in the line: (B + 1,) int32, on the device."""
+    own_BT: Tensor
+
+    @classmethod
+    def of(cls, frames_B: Tensor, own_BT: Tensor) -> Packing:
+        """For numbers of frames that are on the CPU, and the mask of own frames on the device."""
+        places_N = (torch.arange(own_BT.shape[1]) < frames_B[:, None]).flatten().nonzero()[:, 0]
+        bounds = F.pad(frames_B.cumsum(0), (1, 0)).to(torch.int32)
+        places_N, bounds = (indices.to(own_BT.device, non_blocking=True) for indices in (places_N, bounds))
+        return cls(frames_B.tolist(), places_N, bounds, own_BT)
+
+    def pack(self, padded: Tensor) -> Tensor:
+        """Own frames (N, ...) of (B, T, ...)."""
+        return padded.flatten(0, 1).index_select(0, self.places_N)
+
+    def pad(self, packed: Tensor) -> Tensor:
+        """(B, T, ...) of own frames (N, ...), 0 elsewhere."""
+        padded = packed.new_zeros((self.own_BT.numel(), *packed.shape[1:]))
+        return padded.index_copy(0, self.places_N, packed).unflatten(0, self.own_BT.shape)
 
 
 def is_packable(encoder: Any) -> bool:
@@ -37,31 +69,34 @@ def is_packable(encoder: Any) -> bool:
     )
 
 
-def run_layer(layer: Any, hidden_ND: Tensor, frames: Sequence[int], pre_norm: bool) -> Tensor:
+def run_layer(layer: Any, hidden_ND: Tensor, packing: Packing, pre_norm: bool) -> Tensor:
     """What a layer of transformers' encoder makes of each utterance alone.
 
     Args:
         layer: ``Wav2Vec2EncoderLayer``, its variant with layer norms first, or the same of a relative.
         hidden_ND: Frames of all utterances, one after the other.
-        frames: Frames of each utterance.
+        packing: Where they stand.
         pre_norm: Whether the norms come first (``do_stable_layer_norm``).
     """
     normed_ND = layer.layer_norm(hidden_ND) if pre_norm else hidden_ND
-    hidden_ND = hidden_ND + layer.dropout(_attend(layer.attention, normed_ND, frames))
+    hidden_ND = hidden_ND + layer.dropout(_attend(layer.attention, normed_ND, packing))
     if pre_norm:
         return hidden_ND + _feed_forward(layer.feed_forward, layer.final_layer_norm(hidden_ND))
     hidden_ND = layer.layer_norm(hidden_ND)
     return layer.final_layer_norm(hidden_ND + _feed_forward(layer.feed_forward, hidden_ND))
 
 
-def _attend(attention: Any, hidden_ND: Tensor, frames: Sequence[int]) -> Tensor:
+def _attend(attention: Any, hidden_ND: Tensor, packing: Packing) -> Tensor:
     """Self-attention within each utterance."""
     # One product for the three: under autocast the frames are rounded once, and their gradient is not summed in parts.
     projections = (attention.q_proj, attention.k_proj, attention.v_proj)
     weight_ED, bias_E = (torch.cat([getattr(part, name) for part in projections]) for name in ("weight", "bias"))
     projected_NKHD = F.linear(hidden_ND, weight_ED, bias_E).unflatten(1, (3, attention.num_heads, attention.head_dim))
-    queries, keys, values = (part.transpose(0, 1).split(list(frames), 1) for part in projected_NKHD.unbind(1))
     share = attention.dropout if attention.training else 0.0
+    if hidden_ND.device.type != "cpu":
+        attend = attend_varlen if projected_NKHD.dtype == torch.bfloat16 else attend_padded
+        return attention.out_proj(attend(projected_NKHD, packing, share).flatten(1))
+    queries, keys, values = (part.transpose(0, 1).split(packing.frames, 1) for part in projected_NKHD.unbind(1))
     mixed = []
     for query_HTD, key_HTD, value_HTD in zip(queries, keys, values, strict=True):
         if not share:
@@ -70,6 +105,26 @@ def _attend(attention: Any, hidden_ND: Tensor, frames: Sequence[int]) -> Tensor:
         weights_HTT = ((query_HTD * attention.scaling) @ key_HTD.transpose(1, 2)).softmax(-1)
         mixed.append(_drop(weights_HTT, share) @ value_HTD)
     return attention.out_proj(torch.cat(mixed, 1).transpose(0, 1).flatten(1))
+
+
+def attend_padded(projected_NKHD: Tensor, packing: Packing, dropout: float) -> Tensor:
+    """What queries, keys and values (K = 3) of each utterance make (N, H, D), all utterances at once."""
+    padded_BTKHD = packing.pad(projected_NKHD)
+    query_BHTD, key_BHTD, value_BHTD = (part.transpose(1, 2) for part in padded_BTKHD.unbind(2))
+    own_B11T = packing.own_BT[:, None, None]
+    return packing.pack(
+        F.scaled_dot_product_attention(query_BHTD, key_BHTD, value_BHTD, own_B11T, dropout).transpose(1, 2)
+    )
+
+
+def attend_varlen(projected_NKHD: Tensor, packing: Packing, dropout: float) -> Tensor:
+    """The same on a GPU in bf16, without padding.
+
+    ``torch.nn.attention.varlen`` calls this operation too, but has no dropout.
+    """
+    longest = max(packing.frames)
+    bounds = packing.bounds, packing.bounds, longest, longest
+    return torch.ops.aten._flash_attention_forward(*projected_NKHD.unbind(1), *bounds, dropout, False, False)[0]
 
 
 def _feed_forward(layer: Any, hidden_ND: Tensor) -> Tensor:
@@ -116,7 +171,7 @@ def convolve_positions(hidden_ND: Tensor, frames: Sequence[int], conv: nn.Conv1d
         taps, gap, groups = conv.kernel_size[0], conv.kernel_size[0] // 2, conv.groups
         block = max(BLOCK, 1 << (2 * taps - 1).bit_length())
         hop = block - taps + 1
-        places_N = _places(frames, gap).to(hidden_ND.device)
+        places_N = _places(frames, gap).to(hidden_ND.device, non_blocking=True)
         total = gap + sum(frames) + gap * len(frames)
         blocks = -(-total // hop)
         line_LD = hidden_ND.new_zeros((blocks * hop + taps - 1, hidden_ND.shape[1]), dtype=torch.float32)
@@ -147,7 +202,8 @@ class _Spectrum(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
         """The adjoint: an inverse transform counts all frequencies but the first and the last twice."""
         once = gradient * 0.5
-        once[..., (0, -1)] *= 2
+        once[..., 0] *= 2
+        once[..., -1] *= 2
         return torch.fft.irfft(once, n=ctx.length, norm="forward")[..., : ctx.kept], None
 
 

@@ -4,14 +4,42 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from typing import Any
 
+from torch import Tensor
+
 from sermtl.model.batch import Batch
-from sermtl.model.ctc import greedy_texts
+from sermtl.model.ctc import best_tokens, texts_of
 from sermtl.model.multitask import TASKS, Output, total_loss
 from sermtl.score.metrics import count_edits
 from sermtl.text.tokenizer import Tokenizer
 from sermtl.train.processes import Ranks
+
+
+@dataclass(frozen=True)
+class Guesses:
+    """What the heads find most probable."""
+
+    emotions_B: Tensor
+    speakers_B: Tensor
+    frames_B: Tensor
+    tokens_BT: Tensor | None
+
+    @classmethod
+    def of(cls, output: Output) -> Guesses:
+        """On the output's device."""
+        tokens_BT = None if output.tokens_BTV is None else best_tokens(output.tokens_BTV)
+        return cls(output.emotion_BC.argmax(1), output.speaker_BS.argmax(1), output.frames_B, tokens_BT)
+
+    def on_cpu(self) -> Guesses:
+        """Copies, which are made while a GPU computes on."""
+        return Guesses(*(to_cpu(getattr(self, field.name)) for field in fields(self)))
+
+
+def to_cpu(values: Any) -> Any:
+    """A copy of a tensor that is made while a GPU computes on; None of None."""
+    return None if values is None else values.to("cpu", non_blocking=True)
 
 
 class EpochSums:
@@ -38,19 +66,19 @@ class EpochSums:
             self.add(f"loss_{task}", loss * utterances)
             self.add(f"grad_{task}", math.sqrt(square))
 
-    def add_outputs(self, output: Output, batch: Batch, references: list[str], tokenizer: Tokenizer) -> None:
-        """Count hits of the emotion and speaker heads and word errors of the greedy transcript."""
-        predicted_B = output.emotion_BC.argmax(1).tolist()
-        for truth, guess in zip(batch.emotions_B.tolist(), predicted_B, strict=True):
+    def add_guesses(self, guesses: Guesses, batch: Batch, references: list[str], tokenizer: Tokenizer) -> None:
+        """Count hits of the emotion and speaker heads and word errors of the greedy transcript; all on the CPU."""
+        for truth, guess in zip(batch.emotions_B.tolist(), guesses.emotions_B.tolist(), strict=True):
             if truth >= 0:
                 self.add(f"class{truth}", 1)
                 self.add(f"hit{truth}", truth == guess)
         known_B = batch.speakers_B >= 0
         self.add("speakers", int(known_B.sum()))
-        self.add("speaker_hits", int(((output.speaker_BS.argmax(1) == batch.speakers_B) & known_B).sum()))
-        hypotheses = greedy_texts(output, tokenizer) if output.tokens_BTV is not None else [None] * len(references)
-        for text, hypothesis in zip(references, hypotheses, strict=True):
-            if text and hypothesis is not None:
+        self.add("speaker_hits", int(((guesses.speakers_B == batch.speakers_B) & known_B).sum()))
+        if guesses.tokens_BT is None:
+            return
+        for text, hypothesis in zip(references, texts_of(guesses.tokens_BT, guesses.frames_B, tokenizer), strict=True):
+            if text:
                 edits = count_edits(text, hypothesis)
                 self.add("words", edits["words"])
                 self.add("word_errors", edits["errors"])

@@ -48,6 +48,8 @@ def train_fold(paths: FoldPaths, config: TrainConfig, device: torch.device, rank
         trained = setup.build(config, fold, load_upstream(config.upstream))
         trained.model.bf16 = precision == "bf16"
         trained.model.upstream.lay_out(config.layout, device)
+        if config.compile:
+            trained.model.upstream.compile_layers()
         sets = setup.make_sets(paths.data, config, fold, trained)
         setup.fit_pooled_norm(trained, sets, device)
         if ranks.first:

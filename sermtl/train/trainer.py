@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import logging
-import math
 import sys
 import time
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,17 +20,17 @@ from sermtl.fileio.files import sha256, write_json
 from sermtl.fileio.tables import write_list
 from sermtl.model.batch import Batch
 from sermtl.model.gradient_reversal import reversal_scale
-from sermtl.model.multitask import Output, task_losses
+from sermtl.model.multitask import task_losses
 from sermtl.model.out_of_memory import in_parts, is_exhausted, release, smaller
 from sermtl.model.trained_model import WEIGHTS, TrainedModel, save_weights
 from sermtl.seeding import derive_seed
 from sermtl.train.checkpoint import load_checkpoint, save_checkpoint
-from sermtl.train.epoch_sums import EpochSums, plain, total_over_processes
+from sermtl.train.epoch_sums import EpochSums, Guesses, plain, total_over_processes
 from sermtl.train.history import TensorBoard, dead_heads, exploded, summary, write_history, write_warnings
 from sermtl.train.loader import Sets, batch_loader
 from sermtl.train.optimizer import make_optimizer, rate_share
 from sermtl.train.processes import Ranks
-from sermtl.train.update import accumulate_gradients, clip_gradients, nonfinite_utterances
+from sermtl.train.update import Computed, accumulate_gradients, clip_gradients, nonfinite_utterances
 
 log = logging.getLogger(__name__)
 EVALUATION_BATCH = 16
@@ -60,7 +58,7 @@ class Trainer:
         self.ranks = ranks or Ranks()
         self.model = trained.model.to(device)
         self.parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-        self.optimizer = make_optimizer(self.model, config)
+        self.optimizer: Any = make_optimizer(self.model, config)
         self.epoch_updates = config.updates or -(-len(sets.train) // config.batch_size)
         self.total_updates = self.epoch_updates * config.epochs
         self.epoch = self.batch = 0
@@ -68,6 +66,8 @@ class Trainer:
         self.history: list[dict[str, Any]] = []
         self.best_rate, self.best_digest = -1.0, ""
         self.nonfinite: list[str] = []
+        self.unread: list[Computed] = []
+        """Updates whose results were not counted yet."""
         self.stopping = False
         self.saved = time.monotonic()
         # Loading may rename a damaged file, which one process must do before the others load.
@@ -92,6 +92,7 @@ class Trainer:
 
     def save(self) -> None:
         """Write a checkpoint between two updates; all processes wait until it is written."""
+        self.count_updates()
         epoch_sums = total_over_processes(self.epoch_sums, self.ranks)
         with self.ranks.first_alone():
             if self.ranks.first:
@@ -181,7 +182,7 @@ class Trainer:
         self.model.train()
         for parts, utterances in tqdm(left, f"epoch {self.epoch + 1}", leave=False, disable=not sys.stderr.isatty()):
             number = self.epoch * len(batches) + self.batch
-            self.update(number, [next(loader) for _ in parts], utterances, self.epoch_sums)
+            self.update(number, [next(loader) for _ in parts], utterances)
             self.batch += 1
             overdue = time.monotonic() - self.saved > 60 * config.save_minutes
             stopping, overdue = self.ranks.any(self.stopping, overdue)
@@ -190,6 +191,7 @@ class Trainer:
                 raise Interrupted
             if overdue:
                 self.save()
+        self.count_updates()
         return total_over_processes(self.epoch_sums, self.ranks).averages(self.config.alpha)
 
     def parts_of(self, batch: list[int]) -> list[list[int]]:
@@ -198,14 +200,15 @@ class Trainer:
         size = max(1, -(-len(share) // self.config.accum_grad))
         return [share[i : i + size] for i in range(0, len(share), size)]
 
-    def update(self, update: int, parts: list[Batch], utterances: int, epoch_sums: EpochSums) -> None:
+    def update(self, update: int, parts: list[Batch], utterances: int) -> None:
         """One step of the optimiser over ``parts``, which are this process's; skipped where it is not finite.
+
+        No value is read of the device but those of the update before, so that a GPU does not wait for the next one.
 
         Args:
             update: Its number in the training, from 0.
             parts: Batches; there may be none for one of several processes.
             utterances: Number of the update's utterances over all processes.
-            epoch_sums: Is added to: the losses, by the first process, and what each counts of its own utterances.
         """
         config = self.config
         share = rate_share(update, self.total_updates, config)
@@ -218,50 +221,52 @@ class Trainer:
             seed = derive_seed(config.seed, "update", update) + self.ranks.rank
             (torch if self.device.type == "cuda" else torch.default_generator).manual_seed(seed)  # the first is slower
             try:
-                done = self.compute(parts, utterances, scale)
+                self.optimizer.zero_grad(set_to_none=True)
+                on_device = (part.to(self.device) for part in parts)
+                done = accumulate_gradients(self.model, on_device, utterances, scale, config.alpha)
             except RuntimeError as error:
                 if not is_exhausted(error):
                     raise
                 parts = smaller(parts, error)  # their gradients add up to the same
             if done is None:
                 release(self.device)  # only now that the error no longer holds what was computed
-        sums, counted = done
         self.ranks.add_gradients(self.parameters)
-        losses, squared_norms = self.ranks.add(sums).tolist()
-        finite = clip_gradients(self.model, self.config.grad_clip)
-        if not finite or not all(map(math.isfinite, [*losses, *squared_norms])):
-            on_device = (part.to(self.device) for part in parts)
-            self.report_nonfinite(epoch_sums, nonfinite_utterances(self.model, on_device))
-            return
+        sums = self.ranks.add(done[0])
+        finite = clip_gradients(self.model, config.grad_clip) & sums.isfinite().all()
+        self.optimizer.found_inf = (~finite).float()  # where it is 1, the step leaves weights and moments as they are
         self.optimizer.step()
-        epoch_sums.add_all(counted)
-        if self.ranks.first:
-            epoch_sums.add_update(losses, squared_norms, utterances)
+        self.unread.append(Computed(parts, utterances, sums, finite, done[1]))
+        self.count_updates(1)
 
-    def compute(self, parts: list[Batch], utterances: int, scale: float) -> tuple[torch.Tensor, EpochSums]:
-        """Gradients of the parts in the parameters; losses and squared norms (2, tasks), and counts."""
-        counted = EpochSums(len(self.trained.labels))
-        self.optimizer.zero_grad(set_to_none=True)
-        on_device = (part.to(self.device) for part in parts)
-        sums = accumulate_gradients(
-            self.model, on_device, utterances, scale, self.config.alpha, partial(self.count, counted)
-        )
-        return sums, counted
+    def count_updates(self, left: int = 0) -> None:
+        """Add what updates computed to the sums of the epoch, of all but the ``left`` newest."""
+        while len(self.unread) > left:
+            computed = self.unread.pop(0)
+            computed.wait()
+            if not computed.finite:
+                on_device = (part.to(self.device) for part in computed.parts)
+                self.report_nonfinite(nonfinite_utterances(self.model, on_device))
+                continue
+            for guesses, part in zip(computed.guesses, computed.parts, strict=True):
+                self.count(self.epoch_sums, guesses, part)
+            if self.ranks.first:
+                losses, squared_norms = computed.sums.tolist()
+                self.epoch_sums.add_update(losses, squared_norms, computed.utterances)
 
-    def report_nonfinite(self, epoch_sums: EpochSums, utterances: list[str]) -> None:
+    def report_nonfinite(self, utterances: list[str]) -> None:
         """Count a skipped update; stop where they pass the configured share of an epoch.
 
         Raises:
             UserError: Too many, with the utterances of the last one.
         """
         if self.ranks.first:
-            epoch_sums.add("nonfinite", 1)
+            self.epoch_sums.add("nonfinite", 1)
         names = " ".join(utterance for own in self.ranks.gather(utterances) for utterance in own)
         log.warning("non-finite loss or gradient: update skipped; utterances: %s", names)
         self.nonfinite += names.split()
         batches = self.epoch_updates
         allowed = max(1.0, self.config.max_nonfinite * batches) if self.config.max_nonfinite else 0.0
-        skipped = int(total_over_processes(epoch_sums, self.ranks).sums["nonfinite"])
+        skipped = int(total_over_processes(self.epoch_sums, self.ranks).sums["nonfinite"])
         if skipped > allowed:
             listed = self.exp / "nonfinite.txt"
             if self.ranks.first:
@@ -272,10 +277,10 @@ class Trainer:
                 f"try a smaller learning_rate, or look at these utterances: {listed} has all of them"
             )
 
-    def count(self, epoch_sums: EpochSums, output: Output, part: Batch) -> None:
+    def count(self, epoch_sums: EpochSums, guesses: Guesses, part: Batch) -> None:
         """Count hits and word errors, and the transcripts that CTC could not use."""
         texts = [self.sets.texts.get(utterance, "") for utterance in part.utterances]
-        epoch_sums.add_outputs(output, part, texts, self.trained.tokenizer)
+        epoch_sums.add_guesses(guesses, part, texts, self.trained.tokenizer)
         epoch_sums.add("no_ctc", int((part.token_lengths_B == 0).sum()))
 
     @torch.no_grad()
@@ -287,11 +292,12 @@ class Trainer:
         for host_batch in self.load(dataset, batches):
             for batch, output in in_parts(host_batch.to(self.device), self.model):
                 losses = task_losses(output, batch, 1)
-                values = torch.stack([loss.float() for loss in losses.values()]).tolist()  # copied at once
+                guesses, on_cpu = Guesses.of(output).on_cpu(), batch.to(torch.device("cpu"))
+                values = torch.stack([loss.float() for loss in losses.values()]).tolist()  # waits for all copies
                 for task, loss in zip(losses, values, strict=True):
                     epoch_sums.add(f"loss_{task}", loss)
                 epoch_sums.add("utterances", len(batch.utterances))
-                self.count(epoch_sums, output, batch)
+                self.count(epoch_sums, guesses, on_cpu)
         return total_over_processes(epoch_sums, self.ranks).averages(self.config.alpha)
 
     def load(self, dataset: FoldDataset, batches: list[list[int]]) -> DataLoader:

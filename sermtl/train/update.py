@@ -3,23 +3,47 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from sermtl.model.batch import Batch
-from sermtl.model.multitask import TASKS, MultiTaskModel, Output, task_losses, total_loss
+from sermtl.model.multitask import TASKS, MultiTaskModel, task_losses, total_loss
+from sermtl.train.epoch_sums import Guesses, to_cpu
+
+
+@dataclass
+class Computed:
+    """An update's results on their way from the device, which is not waited for before the next update is launched."""
+
+    parts: list[Batch]
+    utterances: int
+    sums: Tensor
+    """As `accumulate_gradients` gives them, over all processes."""
+    finite: Tensor
+    guesses: list[Guesses]
+    """Of each part."""
+
+    def __post_init__(self) -> None:
+        """Begin the copies."""
+        on_gpu = self.sums.is_cuda
+        self.sums, self.finite = to_cpu(self.sums), to_cpu(self.finite)
+        self.guesses = [guesses.on_cpu() for guesses in self.guesses]
+        self.copied = torch.cuda.Event() if on_gpu else None
+        if self.copied:
+            self.copied.record()
+
+    def wait(self) -> None:
+        """Wait for the copies: what is read of the device in an update, one update later."""
+        if self.copied:
+            self.copied.synchronize()
 
 
 def accumulate_gradients(
-    model: MultiTaskModel,
-    parts: Iterable[Batch],
-    utterances: int,
-    speaker_gradient: float,
-    alpha: float,
-    count: Callable[[Output, Batch], None],
-) -> Tensor:
+    model: MultiTaskModel, parts: Iterable[Batch], utterances: int, speaker_gradient: float, alpha: float
+) -> tuple[Tensor, list[Guesses]]:
     """Add the gradients of an update's parts up in the parameters.
 
     Args:
@@ -28,11 +52,12 @@ def accumulate_gradients(
         utterances: Number of the update's utterances over all processes.
         speaker_gradient: Factor of the speaker head's gradient at the encoder.
         alpha: Weight of the CTC loss.
-        count: Called with each part's output.
 
     Returns:
-        (2, tasks) float64: the losses, and the squared norms of each task's gradient at the encoder's output.
+        (2, tasks) float64: the losses, and the squared norms of each task's gradient at the encoder's output; and
+        what the heads find most probable in each part.
     """
+    guesses = []
     sums = torch.zeros(2, len(TASKS), dtype=torch.float64, device=next(model.parameters()).device)
     for part in parts:
         output = model(part, speaker_gradient)
@@ -41,12 +66,12 @@ def accumulate_gradients(
         # Squares of the norms, because those of the parts add up.
         norms = [model.gradient_norms.get(task, losses[task].new_zeros(())).square() for task in TASKS]
         sums += torch.stack([*(losses[task].detach() for task in TASKS), *norms]).view_as(sums)
-        count(output, part)
-    return sums
+        guesses.append(Guesses.of(output))
+    return sums, guesses
 
 
-def clip_gradients(model: MultiTaskModel, max_norm: float) -> bool:
-    """Clip the gradient's norm (0: do not clip); returns whether it is finite.
+def clip_gradients(model: MultiTaskModel, max_norm: float) -> Tensor:
+    """Clip the gradient's norm (0: do not clip); returns whether it is finite, on the model's device.
 
     The speaker head is clipped separately: in a common norm its gradient would scale the encoder's, which must not
     depend on the speaker labels where beta is 0.
@@ -55,7 +80,7 @@ def clip_gradients(model: MultiTaskModel, max_norm: float) -> bool:
     inside = {id(parameter) for parameter in head}
     rest = [parameter for parameter in model.parameters() if id(parameter) not in inside]
     norms = [torch.nn.utils.clip_grad_norm_(parameters, max_norm or float("inf")) for parameters in (rest, head)]
-    return bool(torch.isfinite(torch.stack(norms)).all())
+    return torch.stack(norms).isfinite().all()
 
 
 @torch.no_grad()

@@ -22,7 +22,7 @@ SMALL = {
     "num_conv_pos_embedding_groups": 2,
 }
 ROWS = ["published", "published-frozen", "ours", "ours-without-stored-outputs", "ours-without-frozen-encoder"]
-ROWS += [f"ours-without-{measure}" for measure in ("packing", "fourier-positions", "bit-dropout", "fused-adamw")]
+ROWS += [f"ours-without-{measure}" for measure in ("packing", "fourier-positions", "bit-dropout")]
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ from upstreams import FAMILIES, SMALL, around, every_state, hidden_states, trans
 from sermtl.errors import UserError
 from sermtl.model.batch import Batch
 from sermtl.model.multitask import task_losses
-from sermtl.model.packed import _drop, convolve_positions
-from sermtl.model.padded import convolve_channels_last, enough_bits
+from sermtl.model.packed import Packing, _drop, attend_padded, convolve_positions
+from sermtl.model.padded import convolve_channels_last, enough_bits, own_frames
 from sermtl.model.upstreams.load import build_upstream, config_from
 
 PACKABLE = [name for name in FAMILIES if not name.startswith("wavlm")]
@@ -101,6 +101,20 @@ def test_the_three_losses_and_their_gradient_are_those_of_the_plain_path(packed,
     assert apart(gradient, plain) < near
 
 
+@pytest.mark.parametrize("heads, frames", [(2, (1, 70, 63, 150)), (1, (5,))])
+def test_attention_of_all_utterances_at_once_is_that_of_each(heads, frames):
+    torch.manual_seed(0)
+    counts_B, total = torch.tensor(frames), max(frames) + 3
+    projected_NKHD = torch.randn(sum(frames), 3, heads, 8, requires_grad=True)
+    ours = attend_padded(projected_NKHD, Packing.of(counts_B, own_frames(counts_B, total)), 0.0)
+    each = [[part.transpose(0, 1) for part in one.unbind(1)] for one in projected_NKHD.split(frames)]
+    theirs = torch.cat([nn.functional.scaled_dot_product_attention(*one).transpose(0, 1) for one in each])
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
+    sent_back = torch.randn_like(ours)
+    gradients = [torch.autograd.grad(out, projected_NKHD, sent_back)[0] for out in (ours, theirs)]
+    torch.testing.assert_close(*gradients, rtol=1e-5, atol=1e-5)
+
+
 SHAPES = [(128, 4, (1, 700, 63, 1500)), (31, 2, (5,)), (7, 1, (600, 2)), (129, 2, (300, 40)), (300, 1, (900, 1))]
 
 
@@ -160,7 +174,7 @@ def test_the_layout_is_chosen_by_what_gains_from_it():
     upstream = upstream_of("xls-r")
     for width, layout, device, packed in (
         (24, "auto", "cpu", False), (24, "packed", "cpu", True), (24, "padded", "cpu", False),
-        (768, "auto", "cpu", True), (768, "auto", "cuda", False), (768, "padded", "cpu", False),
+        (768, "auto", "cpu", True), (768, "auto", "cuda", True), (768, "padded", "cpu", False),
     ):  # fmt: skip
         upstream.hidden_size = width
         upstream.lay_out(layout, torch.device(device))

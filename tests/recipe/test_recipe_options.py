@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from pytest import MonkeyPatch
 from recipe_runs import folders, run
 
 
@@ -50,6 +51,17 @@ def test_folds_share_a_gpu_where_asked(recipe: Path) -> None:
     alone, shared = run(recipe, *words).stdout, run(recipe, *words, "--jobs_per_gpu", "3").stdout
     assert alone.count("run.pl --gpu 1 ") == 2 and "--jobs_per_gpu" not in alone
     assert shared.count("run.pl --gpu 1 --jobs_per_gpu 3 ") == 2
+
+
+def test_stored_features_are_made_by_as_many_jobs_as_gpus_run_at_once(recipe: Path, monkeypatch: MonkeyPatch) -> None:
+    words = ["--stage", "2", "--stop_stage", "2", "--dry_run", "true", "--folds", "01F", "--ngpu", "1", "--upstream"]
+    words += ["tiny", "--train_config", "conf/frozen.yaml"]
+    for devices, shared, jobs in (("4,5", 1, 2), ("4,5", 3, 6), ("-1", 1, 1)):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", devices)
+        said = run(recipe, *words, "--jobs_per_gpu", str(shared)).stdout
+        at_once = f" --jobs_per_gpu {shared}" if shared > 1 else ""
+        assert f"run.pl --gpu 1{at_once} JOB=1:{jobs} " in said and f"--nj {jobs} " in said
+    assert "JOB=1:5 " in run(recipe, *words, "--nj", "5").stdout
 
 
 def test_stages_are_skipped_however_they_are_written(recipe: Path) -> None:

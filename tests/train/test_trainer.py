@@ -19,7 +19,7 @@ from sermtl.model.batch import Batch
 from sermtl.model.ctc import greedy_texts
 from sermtl.model.multitask import Output
 from sermtl.text.tokenizer import ENGLISH_TOKENS, CharTokenizer
-from sermtl.train.epoch_sums import EpochSums
+from sermtl.train.epoch_sums import EpochSums, Guesses
 from sermtl.train.optimizer import make_optimizer, rate_share
 from sermtl.train.update import nonfinite_utterances
 
@@ -41,10 +41,10 @@ def one_update(corpus, exp, **settings):
         trainer.sets.train.collate([trainer.sets.train[index] for index in part])
         for part in trainer.parts_of(list(range(2, 10)))
     ]
-    epoch_sums = EpochSums(4)
-    trainer.update(0, parts, 8, epoch_sums)
+    trainer.update(0, parts, 8)
+    trainer.count_updates()
     gradients = {name: p.grad.clone() for name, p in trainer.model.named_parameters() if p.grad is not None}
-    return gradients, epoch_sums.averages(trainer.config.alpha), len(parts)
+    return gradients, trainer.epoch_sums.averages(trainer.config.alpha), len(parts)
 
 
 @pytest.mark.parametrize("feats_type", ["raw", "fbank"])
@@ -63,7 +63,7 @@ def test_an_update_is_the_same_however_it_is_cut(corpus, tmp_path, feats_type):
 
 def test_clipping_limits_the_gradient_of_the_speaker_head_and_of_the_rest(corpus, tmp_path):
     trainer = make_trainer(corpus, tmp_path, grad_clip=0.01, epochs=1)
-    trainer.update(0, [trainer.sets.train.collate([trainer.sets.train[n] for n in range(8)])], 8, EpochSums(4))
+    trainer.update(0, [trainer.sets.train.collate([trainer.sets.train[n] for n in range(8)])], 8)
     norms = {True: [], False: []}
     for name, parameter in trainer.model.named_parameters():
         if parameter.grad is not None:
@@ -117,7 +117,7 @@ def test_the_learning_rate_climbs_and_falls():
 @pytest.mark.parametrize("of_heads", [0.0, 4e-3])
 def test_heads_have_a_rate_beside_that_of_the_upstream(corpus, tmp_path, of_heads):
     trainer = make_trainer(corpus, tmp_path, learning_rate=1e-3, head_learning_rate=of_heads, epochs=1)
-    trainer.update(0, [trainer.sets.train.collate([trainer.sets.train[0]])], 1, EpochSums(4))
+    trainer.update(0, [trainer.sets.train.collate([trainer.sets.train[0]])], 1)
     share = rate_share(0, trainer.total_updates, trainer.config)
     rates = {id(p): group["lr"] for group in trainer.optimizer.param_groups for p in group["params"]}
     for name, parameter in trainer.model.named_parameters():
@@ -172,7 +172,7 @@ def test_rates_are_those_of_scikit_learn_and_jiwer(seed):
         targets = torch.from_numpy(truths[part]), torch.from_numpy(speakers[part])
         batch = Batch([], none, none, *targets, none, none)
         cut = Output(*(getattr(output, field.name)[part] for field in dataclasses.fields(Output)))
-        epoch_sums.add_outputs(cut, batch, words[part], tokenizer)
+        epoch_sums.add_guesses(Guesses.of(cut), batch, words[part], tokenizer)
     rates, known, of_known = epoch_sums.rates(), truths >= 0, speakers >= 0
     assert rates["wa"] == pytest.approx(accuracy_score(truths[known], guesses[known]))
     assert rates["ua"] == pytest.approx(
@@ -214,10 +214,13 @@ def test_an_update_that_is_not_finite_is_skipped_and_counted(corpus, tmp_path, c
     before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
     train_set = trainer.sets.train
     bad = next(i for i, e in enumerate(train_set.examples) if e.utterance == "s1-03")
-    epoch_sums = EpochSums(4)
-    trainer.update(0, [train_set.collate([train_set[bad], train_set[bad - 1]])], 2, epoch_sums)
-    assert same(trainer.model.state_dict(), before) and not trainer.optimizer.state
-    assert epoch_sums.sums["nonfinite"] == 1 and "loss_ser" not in epoch_sums.sums
+    trainer.update(0, [train_set.collate([train_set[bad], train_set[bad - 1]])], 2)
+    assert "nonfinite" not in trainer.epoch_sums.sums  # read when the next update is launched
+    trainer.count_updates()
+    assert same(trainer.model.state_dict(), before)
+    assert not any(value.any() for state in trainer.optimizer.state.values() for value in state.values())
+    assert trainer.epoch_sums.sums["nonfinite"] == 1 and "loss_ser" not in trainer.epoch_sums.sums
+    trainer.epoch_sums = EpochSums(4)
     assert "s1-03" in caplog.text
     trainer.run()
     assert all(torch.isfinite(value).all() for value in trainer.model.state_dict().values())
@@ -297,10 +300,10 @@ def refuse_from(monkeypatch, trainer, size, error=GPU_FULL):
 def update_of_six(trainer):
     """One update without dropout; its epoch_sums."""
     trainer.model.eval()
-    epoch_sums = EpochSums(4)
     data = trainer.sets.train
-    trainer.update(0, [data.collate([data[index] for index in range(6)])], 6, epoch_sums)
-    return epoch_sums
+    trainer.update(0, [data.collate([data[index] for index in range(6)])], 6)
+    trainer.count_updates()
+    return trainer.epoch_sums
 
 
 @pytest.mark.parametrize("error", [GPU_FULL, CPU_FULL])

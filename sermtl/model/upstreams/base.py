@@ -115,6 +115,7 @@ class Upstream(nn.Module):
         lengths_B: Tensor,
         time_mask_BT: Tensor | None = None,
         feature_mask_BD: Tensor | None = None,
+        counts_B: Tensor | None = None,
     ) -> tuple[list[Tensor], Tensor]:
         """Encode a batch.
 
@@ -124,6 +125,7 @@ class Upstream(nn.Module):
             lengths_B: Own samples or frames.
             time_mask_BT: Frames that SpecAugment replaces.
             feature_mask_BD: Channels that it sets to 0.
+            counts_B: Numbers of own frames on the CPU, where they are known: a GPU need not be waited for then.
 
         Returns:
             The states of ``reads``, each hidden_BTD with 0 beyond an utterance's own frames, and the number of own
@@ -132,12 +134,18 @@ class Upstream(nn.Module):
         frames_BTC, frames_B = self.front(inputs, lengths_B) if self.entry == "audio" else (inputs, lengths_B)
         cut = self.window is not None and frames_BTC.shape[1] > self.window
         rows_RTC, rows_R = self._windows(frames_BTC, frames_B) if cut else (frames_BTC, frames_B)
-        states = self.states(rows_RTC, rows_R, (time_mask_BT, feature_mask_BD))
+        states = self.states(rows_RTC, rows_R, (time_mask_BT, feature_mask_BD), None if cut else counts_B)
         if cut:
             states = [self._joined(state, frames_B) for state in states]
         return states, frames_B
 
-    def states(self, rows_BTC: Tensor, frames_B: Tensor, masks: tuple[Tensor | None, Tensor | None]) -> list[Tensor]:
+    def states(
+        self,
+        rows_BTC: Tensor,
+        frames_B: Tensor,
+        masks: tuple[Tensor | None, Tensor | None],
+        counts_B: Tensor | None = None,
+    ) -> list[Tensor]:
         """The states of ``reads`` of frames that attention sees at once."""
         padded = is_padded(frames_B, rows_BTC.shape[1])
         own_BT1 = own_frames(frames_B, rows_BTC.shape[1])[:, :, None]
@@ -211,6 +219,11 @@ class Upstream(nn.Module):
             for module in self._frozen_modules():
                 module.eval()
         return self
+
+    def compile_layers(self, backend: str = "inductor") -> None:
+        """Have ``torch.compile`` make fewer and larger operations of each layer, at its first uses."""
+        for layer in self.layers:
+            layer.compile(dynamic=True, backend=backend)
 
     @property
     def values_per_second(self) -> float:

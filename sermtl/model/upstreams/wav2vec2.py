@@ -16,10 +16,9 @@ from sermtl import torchaudio_compat  # noqa: F401 (before transformers)
 import torch
 from torch import Tensor, nn
 from transformers import AutoModel
-from transformers.masking_utils import create_bidirectional_mask
 
 from sermtl.model.geometry import ConvGeometry
-from sermtl.model.packed import Dropout, convolve_positions, is_packable, run_layer
+from sermtl.model.packed import Dropout, Packing, convolve_positions, is_packable, run_layer
 from sermtl.model.padded import (
     convolve_by_device,
     convolve_channels_last,
@@ -44,8 +43,9 @@ class Wav2Vec2(Upstream):
         self.geometry: ConvGeometry = ConvGeometry(tuple(config.conv_kernel), tuple(config.conv_stride))
         self.packed = False
         """Whether utterances are laid end to end instead of padded; see `sermtl.model.packed`."""
+        self.run_layer = run_layer
         self.fourier_positions = True
-        """Whether the positional convolution of packed utterances goes through Fourier transforms."""
+        """Whether the positional convolution of packed utterances goes through Fourier transforms on a CPU."""
         self.pre_norm: bool = getattr(config, "do_stable_layer_norm", False)
         """Whether the norms come first in a layer, and a final one last."""
         self._keep_padding_out_of_positions()
@@ -54,8 +54,7 @@ class Wav2Vec2(Upstream):
     @staticmethod
     def load(name: str, config: Any) -> tuple[nn.Module, dict[str, Any]]:
         """A pretrained model, and transformers' notes on its weights."""
-        if config.model_type == "wavlm":
-            config._attn_implementation = "eager"
+        _choose_attention(config)
         return AutoModel.from_pretrained(
             name, config=config, dtype=torch.float32, output_loading_info=True, trust_remote_code=False
         )
@@ -63,8 +62,7 @@ class Wav2Vec2(Upstream):
     @staticmethod
     def build(config: Any) -> nn.Module:
         """A model with fresh weights; its first convolution reads mel bands where ``input_bands`` says so."""
-        if config.model_type == "wavlm":
-            config._attn_implementation = "eager"
+        _choose_attention(config)
         model = AutoModel.from_config(config)
         if config.input_bands:
             first = model.feature_extractor.conv_layers[0]
@@ -112,8 +110,15 @@ class Wav2Vec2(Upstream):
     def lay_out(self, layout: str, device: torch.device) -> None:
         """Set ``packed``; `Upstream.lay_out` has the errors."""
         super().lay_out(layout, device)
-        gains = device.type == "cpu" and self.hidden_size >= PACKED_FROM and self.packable
+        gains = self.hidden_size >= PACKED_FROM and self.packable
         self.packed = layout == "packed" or (layout == "auto" and gains)
+
+    def compile_layers(self, backend: str = "inductor") -> None:
+        """`Upstream.compile_layers`, for the layout that `lay_out` chose."""
+        if self.packed:
+            self.run_layer = torch.compile(run_layer, dynamic=True, backend=backend)
+        else:
+            super().compile_layers(backend)
 
     def front(self, inputs: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
         """The convolutional encoder.
@@ -121,7 +126,8 @@ class Wav2Vec2(Upstream):
         The convolutions have no padding, so own frames see own samples only; the one leak is group
         normalisation, whose statistics run over time: it gets those of the own frames.
         """
-        if self.packed and len(inputs) > 1 and is_padded(lengths_B, inputs.shape[1]):
+        on_cpu = inputs.device.type == "cpu"
+        if self.packed and on_cpu and len(inputs) > 1 and is_padded(lengths_B, inputs.shape[1]):
             # An utterance at a time: what fills the padding costs more than many small operations here too.
             wholes = [max(length, self.geometry.receptive_field) for length in lengths_B.tolist()]
             parts = [self.front(inputs[b : b + 1, :n], lengths_B[b : b + 1]) for b, n in enumerate(wholes)]
@@ -144,30 +150,37 @@ class Wav2Vec2(Upstream):
             hidden_BCT = layer.activation(hidden_BCT)
         return hidden_BCT.transpose(1, 2), lengths_B
 
-    def states(self, rows_BTC: Tensor, frames_B: Tensor, masks: tuple[Tensor | None, Tensor | None]) -> list[Tensor]:
+    def states(
+        self,
+        rows_BTC: Tensor,
+        frames_B: Tensor,
+        masks: tuple[Tensor | None, Tensor | None],
+        counts_B: Tensor | None = None,
+    ) -> list[Tensor]:
         """The states of ``reads``, of packed frames where ``packed`` says so."""
         if not self.packed:
             return super().states(rows_BTC, frames_B, masks)
-        own_BT = own_frames(frames_B, rows_BTC.shape[1])
-        places_N, frames = own_BT.flatten().nonzero()[:, 0], frames_B.tolist()
-        hidden_ND = rows_BTC.flatten(0, 1).index_select(0, places_N)
+        packing = Packing.of(frames_B.cpu() if counts_B is None else counts_B, own_frames(frames_B, rows_BTC.shape[1]))
+        hidden_ND = packing.pack(rows_BTC)
         number = self.entry if isinstance(self.entry, int) else 0
         if not isinstance(self.entry, int):
-            time_mask_N = None if masks[0] is None else masks[0].flatten()[places_N]
-            feature_mask_ND = None if masks[1] is None else masks[1].repeat_interleave(frames_B, 0)
+            time_mask_N = None if masks[0] is None else packing.pack(masks[0])
+            feature_mask_ND = None
+            if masks[1] is not None:
+                feature_mask_ND = masks[1].repeat_interleave(frames_B, 0, output_size=len(hidden_ND))
             hidden_ND = self._mask(self._project(hidden_ND), time_mask_N, feature_mask_ND)
             # Residuals in float32 under autocast too: the sums over layers are where bf16 would lose most.
             hidden_ND = hidden_ND.float()
-            hidden_ND = self._enter_layers(hidden_ND + self._positions(hidden_ND, frames, own_BT))
+            hidden_ND = self._enter_layers(hidden_ND + self._positions(hidden_ND, packing))
         found = []
         while True:
             if number in self.reads:
-                found.append(hidden_ND.new_zeros((own_BT.numel(), self.hidden_size)).index_copy(0, places_N, hidden_ND))
+                found.append(packing.pad(hidden_ND))
             if number == self.reads[-1]:
-                return [state.unflatten(0, own_BT.shape) for state in found]
+                return found
             number += 1
             if not self._drops(self.layers[number - 1]):
-                hidden_ND = run_layer(self.layers[number - 1], hidden_ND, frames, self.pre_norm)
+                hidden_ND = self.run_layer(self.layers[number - 1], hidden_ND, packing, self.pre_norm)
             if number == self.total_layers:
                 hidden_ND = self.final(hidden_ND)
 
@@ -193,8 +206,8 @@ class Wav2Vec2(Upstream):
             bias_HTT = first.attention.compute_bias(hidden_BTD.shape[1], hidden_BTD.shape[1])
             bias = bias_HTT.repeat(hidden_BTD.shape[0], 1, 1, 1).flatten(0, 1)
             return {"attention_mask": own_BT, "position_bias": bias}
-        mask = create_bidirectional_mask(config=self.model.config, inputs_embeds=hidden_BTD, attention_mask=own_BT)
-        return {"attention_mask": mask}
+        # Not transformers' own way to this mask, which waits for a GPU to find whether there is padding.
+        return {"attention_mask": None if own_BT is None else own_BT[:, None, None]}
 
     def layer(self, number: int, hidden_BTD: Tensor, context: dict[str, Any]) -> Tensor:
         """A layer's output; during training layers are left out at random, as the model was trained."""
@@ -211,15 +224,14 @@ class Wav2Vec2(Upstream):
         """The norm behind the last layer of models whose norms come first."""
         return self.model.encoder.layer_norm(hidden) if self.pre_norm else hidden
 
-    def _positions(self, hidden_ND: Tensor, frames: list[int], own_BT: Tensor) -> Tensor:
+    def _positions(self, hidden_ND: Tensor, packing: Packing) -> Tensor:
         """The positional convolution of packed frames."""
         positions = self.model.encoder.pos_conv_embed
         single = hasattr(positions, "conv") and getattr(positions, "batch_norm", None) is None
-        if self.fourier_positions and single:
-            return positions.activation(convolve_positions(hidden_ND, frames, positions.conv))
-        self._own_BT = own_BT
-        hidden_BTD = hidden_ND.new_zeros((*own_BT.shape, self.hidden_size))
-        return positions(hidden_BTD.masked_scatter(own_BT[:, :, None], hidden_ND))[own_BT]
+        if self.fourier_positions and single and hidden_ND.device.type == "cpu":
+            return positions.activation(convolve_positions(hidden_ND, packing.frames, positions.conv))
+        self._own_BT = packing.own_BT
+        return packing.pack(positions(packing.pad(hidden_ND)))
 
     def _mask(self, hidden: Tensor, time_mask: Tensor | None, feature_mask: Tensor | None) -> Tensor:
         """SpecAugment: the mask vector in the place of masked frames, 0 in masked channels."""
@@ -254,3 +266,8 @@ class Wav2Vec2(Upstream):
         for layer in [*getattr(positions, "layers", []), getattr(positions, "batch_norm", None)]:
             if layer is not None:
                 layer.register_forward_hook(silence_padding)
+
+
+def _choose_attention(config: Any) -> None:
+    """WavLM's relative positions need transformers' plain attention."""
+    config._attn_implementation = "eager" if config.model_type == "wavlm" else "sdpa"
