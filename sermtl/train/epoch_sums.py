@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -66,8 +66,16 @@ class EpochSums:
             self.add(f"loss_{task}", loss * utterances)
             self.add(f"grad_{task}", math.sqrt(square))
 
-    def add_guesses(self, guesses: Guesses, batch: Batch, references: list[str], tokenizer: Tokenizer) -> None:
-        """Count hits of the emotion and speaker heads and word errors of the greedy transcript; all on the CPU."""
+    def add_guesses(self, guesses: Guesses, batch: Batch, texts: Mapping[str, str], tokenizer: Tokenizer) -> None:
+        """Count hits of the emotion and speaker heads, word errors of the greedy transcripts, and those without CTC.
+
+        Args:
+            guesses: On the CPU.
+            batch: What they are of, on the CPU.
+            texts: Utterance -> normalised transcript, where there is one.
+            tokenizer: Of the transcripts.
+        """
+        self.add("no_ctc", int((batch.token_lengths_B == 0).sum()))
         for truth, guess in zip(batch.emotions_B.tolist(), guesses.emotions_B.tolist(), strict=True):
             if truth >= 0:
                 self.add(f"class{truth}", 1)
@@ -77,8 +85,9 @@ class EpochSums:
         self.add("speaker_hits", int(((guesses.speakers_B == batch.speakers_B) & known_B).sum()))
         if guesses.tokens_BT is None:
             return
-        for text, hypothesis in zip(references, texts_of(guesses.tokens_BT, guesses.frames_B, tokenizer), strict=True):
-            if text:
+        hypotheses = texts_of(guesses.tokens_BT, guesses.frames_B, tokenizer)
+        for utterance, hypothesis in zip(batch.utterances, hypotheses, strict=True):
+            if text := texts.get(utterance):
                 edits = count_edits(text, hypothesis)
                 self.add("words", edits["words"])
                 self.add("word_errors", edits["errors"])

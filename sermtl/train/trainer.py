@@ -92,8 +92,7 @@ class Trainer:
 
     def save(self) -> None:
         """Write a checkpoint between two updates; all processes wait until it is written."""
-        self.count_updates()
-        epoch_sums = total_over_processes(self.epoch_sums, self.ranks)
+        epoch_sums = self.counted()
         with self.ranks.first_alone():
             if self.ranks.first:
                 state = {name: getattr(self, name) for name in STATE} | {"tally": epoch_sums.sums}
@@ -104,10 +103,7 @@ class Trainer:
         self.saved = time.monotonic()
 
     def stop_soon(self, *_signal: object) -> None:
-        """Save after the update that is being computed, and raise `Interrupted` (a handler of SIGTERM).
-
-        It suffices that one of several processes gets the signal.
-        """
+        """Save after this update, and raise `Interrupted` (a handler of SIGTERM, which one process may get alone)."""
         self.stopping = True
 
     def run(self) -> None:
@@ -191,11 +187,15 @@ class Trainer:
                 raise Interrupted
             if overdue:
                 self.save()
+        return self.counted().averages(self.config.alpha)
+
+    def counted(self) -> EpochSums:
+        """The sums of the epoch's updates until now, of all processes."""
         self.count_updates()
-        return total_over_processes(self.epoch_sums, self.ranks).averages(self.config.alpha)
+        return total_over_processes(self.epoch_sums, self.ranks)
 
     def parts_of(self, batch: list[int]) -> list[list[int]]:
-        """A process's own share of an update's utterances, in ``accum_grad`` parts that follow one another."""
+        """A process's own share of an update's utterances, in ``accum_grad`` parts."""
         share = self.ranks.share(sorted(batch, key=lambda index: -self.sets.train.examples[index].size))
         size = max(1, -(-len(share) // self.config.accum_grad))
         return [share[i : i + size] for i in range(0, len(share), size)]
@@ -203,7 +203,7 @@ class Trainer:
     def update(self, update: int, parts: list[Batch], utterances: int) -> None:
         """One step of the optimiser over ``parts``, which are this process's; skipped where it is not finite.
 
-        No value is read of the device but those of the update before, so that a GPU does not wait for the next one.
+        What is read of the device is the update before, so that a GPU does not wait for the next one.
 
         Args:
             update: Its number in the training, from 0.
@@ -248,7 +248,7 @@ class Trainer:
                 self.report_nonfinite(nonfinite_utterances(self.model, on_device))
                 continue
             for guesses, part in zip(computed.guesses, computed.parts, strict=True):
-                self.count(self.epoch_sums, guesses, part)
+                self.epoch_sums.add_guesses(guesses, part, self.sets.texts, self.trained.tokenizer)
             if self.ranks.first:
                 losses, squared_norms = computed.sums.tolist()
                 self.epoch_sums.add_update(losses, squared_norms, computed.utterances)
@@ -264,24 +264,17 @@ class Trainer:
         names = " ".join(utterance for own in self.ranks.gather(utterances) for utterance in own)
         log.warning("non-finite loss or gradient: update skipped; utterances: %s", names)
         self.nonfinite += names.split()
-        batches = self.epoch_updates
-        allowed = max(1.0, self.config.max_nonfinite * batches) if self.config.max_nonfinite else 0.0
+        share, batches = self.config.max_nonfinite, self.epoch_updates
         skipped = int(total_over_processes(self.epoch_sums, self.ranks).sums["nonfinite"])
-        if skipped > allowed:
+        if skipped > (max(1.0, share * batches) if share else 0.0):
             listed = self.exp / "nonfinite.txt"
             if self.ranks.first:
                 write_list(listed, set(self.nonfinite))
             raise UserError(
                 f"{skipped} of {batches} updates of epoch {self.epoch + 1} were not finite "
-                f"(max_nonfinite is {self.config.max_nonfinite:g}); the last held {names}; "
+                f"(max_nonfinite is {share:g}); the last held {names}; "
                 f"try a smaller learning_rate, or look at these utterances: {listed} has all of them"
             )
-
-    def count(self, epoch_sums: EpochSums, guesses: Guesses, part: Batch) -> None:
-        """Count hits and word errors, and the transcripts that CTC could not use."""
-        texts = [self.sets.texts.get(utterance, "") for utterance in part.utterances]
-        epoch_sums.add_guesses(guesses, part, texts, self.trained.tokenizer)
-        epoch_sums.add("no_ctc", int((part.token_lengths_B == 0).sum()))
 
     @torch.no_grad()
     def evaluate(self, dataset: FoldDataset) -> dict[str, Any]:
@@ -297,7 +290,7 @@ class Trainer:
                 for task, loss in zip(losses, values, strict=True):
                     epoch_sums.add(f"loss_{task}", loss)
                 epoch_sums.add("utterances", len(batch.utterances))
-                self.count(epoch_sums, guesses, on_cpu)
+                epoch_sums.add_guesses(guesses, on_cpu, self.sets.texts, self.trained.tokenizer)
         return total_over_processes(epoch_sums, self.ranks).averages(self.config.alpha)
 
     def load(self, dataset: FoldDataset, batches: list[list[int]]) -> DataLoader:

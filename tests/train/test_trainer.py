@@ -170,9 +170,10 @@ def test_rates_are_those_of_scikit_learn_and_jiwer(seed):
     for part in (slice(0, 25), slice(25, 60)):
         none = torch.zeros(0)
         targets = torch.from_numpy(truths[part]), torch.from_numpy(speakers[part])
-        batch = Batch([], none, none, *targets, none, none)
+        names = [str(number) for number in range(60)[part]]
+        batch = Batch(names, none, none, *targets, none, none)
         cut = Output(*(getattr(output, field.name)[part] for field in dataclasses.fields(Output)))
-        epoch_sums.add_guesses(Guesses.of(cut), batch, words[part], tokenizer)
+        epoch_sums.add_guesses(Guesses.of(cut), batch, dict(zip(names, words[part], strict=True)), tokenizer)
     rates, known, of_known = epoch_sums.rates(), truths >= 0, speakers >= 0
     assert rates["wa"] == pytest.approx(accuracy_score(truths[known], guesses[known]))
     assert rates["ua"] == pytest.approx(
