@@ -142,7 +142,9 @@ class Trainer:
                 f"{self.exp / WEIGHTS}, the best epoch's weights, is gone or damaged, and checkpoints hold the last "
                 f"epoch's; remove {self.exp}/checkpoint*.pth and {self.exp}/history.jsonl to train the fold again"
             )
-        dead = dead_heads(self.history, len(self.trained.labels), len(self.trained.speakers), self.config.alpha)
+        # Nothing depends on a speaker head over a frozen encoder whose gradient nothing gets.
+        speakers = 0 if self.config.freeze == "all" and not self.config.beta else len(self.trained.speakers)
+        dead = dead_heads(self.history, len(self.trained.labels), speakers, self.config.alpha)
         for message in dead:
             log.warning("%s", message)
         write_warnings(self.exp, self.history, dead)

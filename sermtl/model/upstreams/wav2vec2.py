@@ -151,7 +151,6 @@ class Wav2Vec2(Upstream):
         own_BT = own_frames(frames_B, rows_BTC.shape[1])
         places_N, frames = own_BT.flatten().nonzero()[:, 0], frames_B.tolist()
         hidden_ND = rows_BTC.flatten(0, 1).index_select(0, places_N)
-        number = self.entry if isinstance(self.entry, int) else 0
         if not isinstance(self.entry, int):
             time_mask_N = None if masks[0] is None else masks[0].flatten()[places_N]
             feature_mask_ND = None if masks[1] is None else masks[1].repeat_interleave(frames_B, 0)
@@ -159,17 +158,9 @@ class Wav2Vec2(Upstream):
             # Residuals in float32 under autocast too: the sums over layers are where bf16 would lose most.
             hidden_ND = hidden_ND.float()
             hidden_ND = self._enter_layers(hidden_ND + self._positions(hidden_ND, frames, own_BT))
-        found = []
-        while True:
-            if number in self.reads:
-                found.append(hidden_ND.new_zeros((own_BT.numel(), self.hidden_size)).index_copy(0, places_N, hidden_ND))
-            if number == self.reads[-1]:
-                return [state.unflatten(0, own_BT.shape) for state in found]
-            number += 1
-            if not self._drops(self.layers[number - 1]):
-                hidden_ND = run_layer(self.layers[number - 1], hidden_ND, frames, self.pre_norm)
-            if number == self.total_layers:
-                hidden_ND = self.final(hidden_ND)
+        found = self.run_layers(hidden_ND, frames)
+        empty_ND = hidden_ND.new_zeros((own_BT.numel(), self.hidden_size))
+        return [empty_ND.index_copy(0, places_N, state_ND).unflatten(0, own_BT.shape) for state_ND in found]
 
     def embed(self, front_BTC: Tensor, frames_B: Tensor, masks: tuple[Tensor | None, Tensor | None]) -> Tensor:
         """Projection, SpecAugment, and the convolution of positions."""
@@ -196,16 +187,15 @@ class Wav2Vec2(Upstream):
         mask = create_bidirectional_mask(config=self.model.config, inputs_embeds=hidden_BTD, attention_mask=own_BT)
         return {"attention_mask": mask}
 
-    def layer(self, number: int, hidden_BTD: Tensor, context: dict[str, Any]) -> Tensor:
+    def layer(self, number: int, hidden: Tensor, context: Any) -> Tensor:
         """A layer's output; during training layers are left out at random, as the model was trained."""
         layer = self.layers[number - 1]
-        if self._drops(layer):
-            return hidden_BTD
-        output = layer(hidden_BTD, **context)
+        if layer.training and float(torch.rand([])) < self.config.layerdrop:
+            return hidden
+        if self.packed:
+            return run_layer(layer, hidden, context, self.pre_norm)
+        output = layer(hidden, **context)
         return output[0] if isinstance(output, tuple) else output
-
-    def _drops(self, layer: nn.Module) -> bool:
-        return layer.training and float(torch.rand([])) < self.config.layerdrop
 
     def final(self, hidden: Tensor) -> Tensor:
         """The norm behind the last layer of models whose norms come first."""
