@@ -78,8 +78,10 @@ read -rd '' -a settings <<<"${train_args//--set /}" || true # over all lines
 for name in upstream feats_type token_type nbpe alpha beta grl seed; do
     if [[ -n ${!name} ]]; then settings+=("${name}=${!name}"); fi
 done
+trains=false
+if ((stage <= 3 && stop_stage >= 3)) && ! skipped 3 && ! ${dry_run}; then trains=true; fi
 resolved=$(python3 -m sermtl.bin.settings --config "${train_config}" --inference_config "${inference_config}" \
-    --corpus "${corpus_name}" --protocol "${protocol}" --set ${settings[@]+"${settings[@]}"})
+    --corpus "${corpus_name}" --protocol "${protocol}" --trains "${trains}" --set ${settings[@]+"${settings[@]}"})
 read_values auto_tag feats_type speeds token_type nbpe dump_name short_folds <<<"${resolved}"
 set_job_options # nj dump_nj ngpu num_threads cores slots, and from conf/cmd.sh's commands dump_cmd fold_cmd infer_cmd
 

@@ -107,8 +107,8 @@ class Ours:
         upstream.fourier_positions = off != "fourier-positions"
         if off == "compiled" and self.compiled is None:
             upstream.compile_layers()
-            self.compiled = upstream.run_layer
-        upstream.run_layer = self.compiled if off == "compiled" else packed.run_layer
+            self.compiled = upstream.packed_layer
+        upstream.packed_layer = self.compiled if off == "compiled" else packed.run_layer
         indices = self.material.updates[number]
         plainer = {"bit-dropout": ("_drop", F.dropout), "varlen-attention": ("attend_varlen", packed.attend_padded)}
         with mock.patch.object(packed, *plainer[off]) if off in plainer else nullcontext():

@@ -46,19 +46,17 @@ def main() -> int:
     if args.verb == "merge":
         dump.merge()
         return 0
-    features: Callable[[np.ndarray], np.ndarray] = fbank
-    if args.feats_type == "stored":
-        config = load_config(TrainConfig, args.config, args.set)
+    config = load_config(TrainConfig, args.config, args.set) if args.feats_type == "stored" else None
+    if config:
         check_dump_name(args.out, config, args.speed)
-        # Not before an utterance needs it: a part that is there already loads no upstream.
-        load = functools.cache(functools.partial(stored, config, args))
-        features = lambda samples_S: load()(samples_S)  # noqa: E731
-    dump.write_part(args.job, args.allow_pipes == "true", features)
+    dump.write_part(args.job, args.allow_pipes == "true", functools.partial(features, config, args))
     return 0
 
 
-def stored(config: TrainConfig, args: argparse.Namespace) -> Callable[[np.ndarray], np.ndarray]:
-    """The frozen part of the upstream."""
+def features(config: TrainConfig | None, args: argparse.Namespace) -> Callable[[np.ndarray], np.ndarray]:
+    """What is dumped of samples; with a configuration the outputs of the frozen part of its upstream."""
+    if config is None:
+        return fbank if args.feats_type == "fbank" else np.asarray
     from sermtl.data.stored_features import stored_features  # PyTorch takes seconds to import
 
     return stored_features(config, args.ngpu, args.data, args.out, args.speed)

@@ -78,6 +78,8 @@ def main() -> int:
     if args.timeline:
         output.write_timeline(args.timeline, segments, model.labels)
     elapsed = time.monotonic() - loaded
+    if model.cut:
+        print(f"{model.cut} recordings are longer than the upstream takes at once: encoded in parts", file=sys.stderr)
     print(
         f"{len(items) - len(problems)} of {len(items)} files, {seconds:.1f} s of audio in {elapsed:.2f} s: "
         f"real-time factor {elapsed / seconds if seconds else 0:.4f} (after {loaded - started:.1f} s of loading)",

@@ -63,13 +63,13 @@ class Dump:
             digest.update(f"{tuple(span)} {stat}\n".encode())
         return Stamp(self.out / "parts" / f"{job}.json", CODE_VERSION, {"made_from": digest.hexdigest()}, {})
 
-    def write_part(self, job: int, allow_pipes: bool, features: Callable[[np.ndarray], np.ndarray]) -> None:
+    def write_part(self, job: int, allow_pipes: bool, load: Callable[[], Callable[[np.ndarray], np.ndarray]]) -> None:
         """Write ``parts/<job>.{ark,scp,lengths,samples,digests}`` and their stamp.
 
         Args:
             job: The part.
             allow_pipes: Run the commands of wav.scp.
-            features: Gives features (T, F) of int16 samples (S,); not called for raw.
+            load: Gives what makes features (T, F) of int16 samples (S,); not called for a part that is there already.
 
         Raises:
             UserError: Audio files cannot be read (the first ten are named, all of them on stdout), or the ark does
@@ -79,6 +79,7 @@ class Dump:
         if not made.changed():
             print(f"nothing changed: {stem}.ark ({len(part)} utterances)")
             return
+        features = load()
         prefix = "" if self.speed == 1.0 else f"sp{self.speed:g}-"
         lengths: dict[str, int] = {}
         sizes: dict[str, int] = {}
@@ -92,7 +93,7 @@ class Dump:
                     key = prefix + name
                     samples = samples if self.speed == 1.0 else change_speed(samples, self.speed)
                     try:
-                        values = samples if self.feats_type == "raw" else features(samples)
+                        values = features(samples)
                     except UserError as error:
                         raise UserError(f"{key}: {error}") from error
                     write_one(writer, key, values)

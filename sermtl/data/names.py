@@ -38,7 +38,7 @@ def stored_form(config: TrainConfig) -> str:
         return config.freeze
     if config.alpha or config.pooling == "attention":
         read = {config.layers} | ({config.ctc_layers or config.layers} if config.alpha else set())
-        return f"states {' '.join(sorted(read))}"
+        return f"states {'mix' if 'mix' in read else ' '.join(sorted(read))}"
     return f"pooled {config.pooling}"
 
 
@@ -57,8 +57,10 @@ def dump_name(config: TrainConfig) -> str:
     if config.feats_type != "stored":
         return config.feats_type
     digest = upstream_digest(config.upstream) or hub_commit(config.upstream)
-    scratch = config.seed if find_geometry(config.upstream) else None
-    what = f"{digest} {scratch} {stored_form(config)} {CODE_VERSION}"
+    scratch, form = config.seed if find_geometry(config.upstream) else None, stored_form(config)
+    if form.startswith("states"):
+        form = " ".join(sorted({_last_state(config.upstream) if word == "last" else word for word in form.split()}))
+    what = f"{digest} {scratch} {form} {CODE_VERSION}"
     return f"stored/{hashlib.sha256(what.encode()).hexdigest()[:16]}"
 
 
@@ -104,9 +106,22 @@ def _digest_of(file: Path) -> str:
     return known[key]
 
 
-@cache
+def _last_state(upstream: str) -> str:
+    """The number of the last hidden state; ``last`` where the upstream's file leaves it to transformers."""
+    folder = Path(upstream) if Path(upstream).is_dir() else None
+    path = find_geometry(upstream) or (folder or hub_snapshot(upstream)) / "config.json"
+    values = read_yaml(path)  # JSON is YAML
+    return str(values.get("encoder_layers") or values.get("num_hidden_layers") or "last")
+
+
 def hub_commit(name: str) -> str:
-    """The commit of a hub id's model, as it would be loaded now.
+    """The commit of a hub id's model, as it would be loaded now; `hub_snapshot` has the errors."""
+    return hub_snapshot(name).name
+
+
+@cache
+def hub_snapshot(name: str) -> Path:
+    """The folder of a hub id's model in the hub's cache, named by its commit.
 
     Raises:
         UserError: The hub cannot be reached and the model is not in its cache.
@@ -114,7 +129,7 @@ def hub_commit(name: str) -> str:
     from huggingface_hub import hf_hub_download  # a second of imports
 
     try:
-        return Path(hf_hub_download(name, "config.json")).parent.name
+        return Path(hf_hub_download(name, "config.json")).parent
     except Exception as error:  # of many types
         reason = str(error).strip().split("\n")[0]
         raise UserError(

@@ -8,7 +8,9 @@ Shape suffixes: S samples, T frames, D values of a frame, n states, P pooled val
 
 from __future__ import annotations
 
+import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -93,15 +95,14 @@ class StoredFeatures:
             f"frames of hidden state{'s' * (len(self.upstream.reads) > 1)} {', '.join(map(str, self.upstream.reads))}"
         )
 
-    def bytes_of(self, data: Path, speed: float) -> int:
-        """Size of a whole dump, from the durations in ``utt2dur``."""
+    def bytes_of(self, samples: Sequence[int]) -> int:
+        """Size of a whole dump, of utterances of so many samples."""
         upstream = self.upstream
-        seconds = [float(value) / speed for value in read_table(data / "utt2dur").values()]
         values = len(upstream.reads) * upstream.hidden_size
         if self.form.startswith("pooled"):
-            return len(seconds) * (64 + 4 * values * (1 if self.pooling == "mean" else 2))
+            return len(samples) * (64 + 4 * values * (1 if self.pooling == "mean" else 2))
         values = upstream.front_size if self.form == "front" else values
-        return sum(64 + 4 * values * upstream.geometry.frames(round(s * SAMPLE_RATE)) for s in seconds)
+        return sum(64 + 4 * values * upstream.geometry.frames(length) for length in samples)
 
 
 def stored_features(config: TrainConfig, ngpu: int, data: Path, out: Path, speed: float) -> StoredFeatures:
@@ -111,18 +112,16 @@ def stored_features(config: TrainConfig, ngpu: int, data: Path, out: Path, speed
         UserError: They do not, or PyTorch sees no GPU and one is asked for.
     """
     check_gpus(ngpu)
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")  # read at its first use; it grows with each length
     use_whole_float32()
     if not ngpu:
         torch.set_num_threads(1)  # as many parts as cores are made side by side
     features = StoredFeatures(config, torch.device("cuda" if ngpu else "cpu"))
-    size = features.bytes_of(data, speed)
+    samples = [round(float(s) / speed * SAMPLE_RATE) for s in read_table(data / "utt2dur").values()]
+    size = features.bytes_of(samples)
     print(f"storing {features.described}: {size / 1e6:.1f} MB in {out}", flush=True)
-    windows = features.upstream.window and sum(
-        features.upstream.geometry.frames(round(float(s) / speed * SAMPLE_RATE)) > features.upstream.window
-        for s in read_table(data / "utt2dur").values()
-    )
-    if windows:
-        print(f"{windows} utterances are longer than the upstream takes at once: encoded in windows, without overlap")
+    if cut := features.upstream.count_cut(samples):
+        print(f"{cut} utterances are longer than the upstream takes at once: encoded in windows, without overlap")
     check_space(out, size)
     return features
 

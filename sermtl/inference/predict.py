@@ -66,6 +66,8 @@ class Speech2Emotion:
                     f"models of different classes cannot be averaged: {' '.join(self.labels)} and "
                     f"{' '.join(other.labels)}"
                 )
+        self.cut = 0
+        """Recordings, or windows of long ones, that an upstream with a limit has encoded in several parts so far."""
         self._sets = [FoldDataset([], trained.front_end) for trained in self.models]
 
     @classmethod
@@ -179,6 +181,7 @@ class Speech2Emotion:
             for m, trained in enumerate(self.models)
             for batch in batches(lengths, self._batch_seconds(trained))
         ]
+        self.cut += max(trained.model.upstream.count_cut(lengths) for trained in self.models)
         posteriors = np.zeros((len(recordings), len(self.models), len(self.labels)))
         first: dict[int, tuple[np.ndarray, np.ndarray]] = {}
         outputs = self._side_by_side(lambda task: self._run(task, recordings), tasks)

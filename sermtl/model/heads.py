@@ -65,7 +65,8 @@ def head_settings(config: TrainConfig, total_layers: int) -> HeadSettings:
     if lowest >= total_layers:
         raise UserError(f"freeze is {lowest}, but {config.upstream} has {total_layers} layers; give all, or fewer")
     frozen = config.freeze == "all"
-    ctc = () if frozen and not config.alpha else states("ctc_layers", config.ctc_layers or config.layers)
+    asked = ("ctc_layers", config.ctc_layers) if config.ctc_layers else ("layers", config.layers)
+    ctc = () if frozen and not config.alpha else states(*asked)
     settings = HeadSettings(
         states("layers", config.layers), ctc, config.projection, config.pooling, config.pooled_norm == "train"
     )

@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 CODE_VERSION = 2
 """Raised when the same settings and data would give another model."""
-CONFIG, LABELS, COMMIT = "config.yaml", "labels.txt", "upstream_commit"
+CONFIG, LABELS = "config.yaml", "labels.txt"
 FILES = (
     CONFIG, "history.jsonl", "warnings.txt", "layer_weights.json", "model.json", "model.safetensors",
     "tokens/tokens.txt", "tokens/bpe.model", f"../{LABELS}",
@@ -68,7 +68,7 @@ def resolved_settings(paths: fold_job.FoldPaths, config: TrainConfig, fold: Fold
         "code_version": CODE_VERSION,
         **as_dict(config),
         "upstream_digest": digest,
-        COMMIT: hub_commit(config.upstream) if digest is None else None,
+        "upstream_commit": hub_commit(config.upstream) if digest is None else None,
         "dump": dump_name(config),
         "inputs": fold.digest,
     }
@@ -99,10 +99,6 @@ def write_config_once(exp: Path, settings: dict[str, Any]) -> None:
         UserError: The directory was trained with other settings; the message lists them.
     """
     path = exp / CONFIG
-    if was_trained(exp) and not config_is_damaged(exp):
-        commits = [read_yaml(path).get(COMMIT), settings.get(COMMIT)]
-        if None in commits:  # what is not known is not compared, and not forgotten
-            settings = settings | {COMMIT: commits[0]}
     text = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
     finished_with_these = f"{zlib.crc32(text.encode()):08x}" == finished_config(exp)
     if config_is_damaged(exp) and not finished_with_these:

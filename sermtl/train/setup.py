@@ -128,7 +128,7 @@ def log_summary(config: TrainConfig, fold: FoldData, trainer: Trainer) -> None:
         log.info("speaker-dependent: test speakers are trained on too")
     upstream = trainer.model.upstream
     if upstream.window and upstream.entry == "audio":
-        cut = sum(upstream.geometry.frames(example.length) > upstream.window for example in read_by_training(fold))
+        cut = upstream.count_cut(example.length for example in read_by_training(fold))
         log.info("%d utterances are longer than the upstream takes at once: encoded in windows without overlap", cut)
     parameters = sum(parameter.numel() for parameter in trainer.model.parameters())
     log.info("upstream %s; %d parameters, bf16 %s", config.upstream, parameters, trainer.model.bf16)

@@ -139,7 +139,9 @@ class Trainer:
                 f"{self.exp / WEIGHTS}, the best epoch's weights, is gone or damaged, and checkpoints hold the last "
                 f"epoch's; remove {self.exp}/checkpoint*.pth and {self.exp}/history.jsonl to train the fold again"
             )
-        dead = dead_heads(self.history, len(self.trained.labels), len(self.trained.speakers), self.config.alpha)
+        # Nothing depends on a speaker head over a frozen encoder whose gradient nothing gets.
+        speakers = 0 if self.config.freeze == "all" and not self.config.beta else len(self.trained.speakers)
+        dead = dead_heads(self.history, len(self.trained.labels), speakers, self.config.alpha)
         for message in dead:
             log.warning("%s", message)
         write_warnings(self.exp, self.history, dead)
@@ -211,9 +213,8 @@ class Trainer:
             utterances: Number of the update's utterances over all processes.
         """
         config = self.config
-        share = rate_share(update, self.total_updates, config)
         for group in self.optimizer.param_groups:
-            group["lr"] = share * group["peak"]
+            group["lr"] = rate_share(update, self.total_updates, config) * group["peak"]
         scale = reversal_scale(config.beta, config.grl, config.grl_schedule, update / max(1, self.total_updates - 1))
         done = None
         while done is None:

@@ -13,12 +13,13 @@ from sermtl.bin import settings as program
 def resolve(tmp_path, recipe, capsys):
     """Run the program on a settings file; gives its exit status, the values it printed and its message."""
 
-    def resolve(text="", *overrides, config=None, inference="batch_size: 4\n", corpus="mini", protocol="speaker"):
+    def resolve(text="", *overrides, config=None, inference="batch_size: 4\n", trains="false"):
         path = tmp_path / "own.yaml"
         path.write_text(text, encoding="utf-8")
         (tmp_path / "decode.yaml").write_text(inference, encoding="utf-8")
         words = ["--config", config or path, "--inference_config", tmp_path / "decode.yaml"]
-        code = run_program(program.main, *words, "--corpus", corpus, "--protocol", protocol, "--set", *overrides)
+        words += ["--corpus", "mini", "--protocol", "speaker", "--trains", trains]
+        code = run_program(program.main, *words, "--set", *overrides)
         out, err = capsys.readouterr()
         return code, dict(line.split("=", 1) for line in out.split("\n")[:-1]), err
 
@@ -68,11 +69,22 @@ def test_shipped_settings_of_pretrained_encoders_name_their_dump(resolve, recipe
     assert re.fullmatch(r"stored/[0-9a-f]{16}", values["dump_name"])
 
 
-def test_a_hub_out_of_reach_is_reported_before_anything_is_stored(resolve, monkeypatch):
+@pytest.mark.parametrize("more", ["", "feats_type: stored\nfreeze: conv\n"])
+def test_a_hub_out_of_reach_is_reported_before_anything_starts(resolve, monkeypatch, more):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    code, values, message = resolve("upstream: nobody/no-such-model\nfeats_type: stored\nfreeze: conv\n")
+    code, values, message = resolve(f"upstream: nobody/no-such-model\n{more}", trains="true")
     assert code == 2 and values == {}
     assert "nobody/no-such-model" in message and "--local-dir DIR" in message and "--upstream DIR" in message
+    assert more or resolve("upstream: nobody/no-such-model\n")[0] == 0  # nothing but training needs it
+
+
+def test_a_folder_without_its_extractors_file_is_warned_of_at_once(resolve, tmp_path):
+    (tmp_path / "preprocessor_config.json").write_text("{}")
+    for there in (True, False):
+        code, _, message = resolve(f"upstream: {tmp_path}\n", trains="true")
+        warned = message.startswith(f"warning: {tmp_path} has no preprocessor_config.json")
+        assert code == 0 and warned == (not there) == bool(message)
+        (tmp_path / "preprocessor_config.json").unlink(missing_ok=True)
 
 
 @pytest.mark.parametrize(

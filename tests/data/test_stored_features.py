@@ -140,6 +140,10 @@ def history(exp):
     return [json.loads(line) for line in (exp / "s0" / "history.jsonl").open()]
 
 
+def samples_of(corpus):
+    return [len(read.read_audio(path)) for path in read_table(corpus.data / "wav.scp").values()]
+
+
 def posteriors(exp):
     table = read_table(exp / "s0" / "decode_test" / "emo_post")
     return {utterance: [float(value) for value in line.split()] for utterance, line in table.items()}
@@ -213,7 +217,6 @@ def test_kaldiio_reads_what_the_upstream_makes_of_each_utterance_alone(stored):
             expected = {
                 "front": front_1TC[0],
                 "1": states[1][0],
-                "states 2 mix": torch.cat(states, 2)[0],
                 "states mix": torch.cat(states, 2)[0],
                 "pooled mean": torch.cat(states).mean(1),
                 "pooled mean_std": torch.cat(
@@ -225,7 +228,7 @@ def test_kaldiio_reads_what_the_upstream_makes_of_each_utterance_alone(stored):
 
 
 def test_the_size_is_reported_before_it_is_made(stored, capsys):
-    needed = StoredFeatures(stored.settings(), CPU).bytes_of(stored.corpus.data, 1.0)
+    needed = StoredFeatures(stored.settings(), CPU).bytes_of(samples_of(stored.corpus))
     assert needed == pytest.approx(sum(p.stat().st_size for p in stored.out().glob("parts/*.ark")), rel=0.2)
     shutil.rmtree(stored.out())
     assert stored.dump(stored.out()) == [0, 0, 0]
@@ -258,6 +261,7 @@ def test_the_smallest_form_from_which_training_is_exact_is_chosen():
     assert form(freeze="2", layers="mix") == form(freeze="2", alpha=0, pooling="mean_std") == "2"
     assert form(**ALL) == form(**ALL, ctc_layers="last") == "states last"
     assert form(**ALL, layers="3", ctc_layers="2") == "states 2 3"
+    assert form(**ALL, layers="3", ctc_layers="mix") == form(**ALL, layers="mix") == "states mix"
     assert form(**ALL, layers="3", ctc_layers="2", alpha=0, pooling="attention") == "states 3"
     assert form(**ALL, alpha=0) == form(**ALL, alpha=0, layers="mix", projection=4, pooled_norm="train")
     assert form(**ALL, alpha=0) == "pooled mean" and form(**ALL, alpha=0, pooling="mean_std") == "pooled mean_std"
@@ -284,6 +288,25 @@ def test_a_dump_is_shared_by_all_that_can_share_it(tmp_path):
     (moved / "model.safetensors").write_bytes(weights)
     upstream_digest.cache_clear()
     assert name(moved) != before
+
+
+def test_a_state_has_one_name_however_it_is_called(tmp_path):
+    """A second dump of the same frames would take the disk and the time again."""
+    folder = tmp_path / "model"
+    load_upstream("tiny").model.save_pretrained(folder)
+    (tmp_path / "whisper.yaml").write_text(yaml.safe_dump(WHISPER))
+    (tmp_path / "default.yaml").write_text("hidden_size: 24\n")
+
+    def name(upstream, layers, ctc_layers=""):
+        values = ALL | {"layers": layers, "ctc_layers": ctc_layers}
+        return dump_name(TrainConfig(upstream=str(upstream), feats_type="stored", **values))
+
+    for upstream, last in ((folder, "2"), ("tiny", "2"), (tmp_path / "whisper.yaml", "3")):
+        assert name(upstream, "last") == name(upstream, last) == name(upstream, last, "last")
+        assert name(upstream, "1", "last") == name(upstream, last, "1") != name(upstream, "last")
+        assert name(upstream, "mix") == name(upstream, "last", "mix") == name(upstream, "mix", "0")
+        assert len({name(upstream, layers) for layers in ("0", "1", "last", "mix")}) == 4
+    assert name(tmp_path / "default.yaml", "last") != name(tmp_path / "default.yaml", "12")  # not known without a model
 
 
 def test_the_digest_of_weights_is_remembered_and_loads_no_model(tmp_path):
@@ -331,7 +354,7 @@ def test_perturbed_copies_are_stored_too(front, tmp_path):
 
 def test_a_disk_too_small_is_reported_before_anything_is_written(front, tmp_path, monkeypatch, capsys):
     out = tmp_path / front.out().name
-    needed = StoredFeatures(front.settings(), CPU).bytes_of(front.corpus.data, 1.0)
+    needed = StoredFeatures(front.settings(), CPU).bytes_of(samples_of(front.corpus))
     monkeypatch.setattr(stored_features.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**6, 10**6, 1000))
     assert front.dump(out)[0] == 2
     message = capsys.readouterr().err
@@ -348,8 +371,9 @@ def test_an_upstream_over_log_mel_features_is_refused(front, capsys):
     "values, words",
     [
         ({"freeze": "3"}, ["freeze is 3", "has 3 layers", "give all, or fewer"]),
-        ({"freeze": "2", "layers": "1"}, ["layers is 1", "hidden states 2 to 3"]),
-        ({"freeze": "2", "layers": "4"}, ["layers is 4", "hidden states 2 to 3"]),
+        ({"freeze": "2", "layers": "1"}, ["error: layers is 1", "hidden states 2 to 3"]),
+        ({"freeze": "2", "layers": "4"}, ["error: layers is 4", "hidden states 2 to 3"]),
+        ({"freeze": "2", "ctc_layers": "4"}, ["error: ctc_layers is 4", "hidden states 2 to 3"]),
     ],
 )
 def test_layers_that_cannot_be_stored_or_read_are_refused(front, values, words, capsys):

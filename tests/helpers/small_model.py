@@ -30,6 +30,18 @@ FAMILIES = {
     "unispeech-sat": RAW_GEOMETRY | {"model_type": "unispeech-sat"},
 }
 """Geometries of what transformers can express."""
+OWN_FRONTS = {
+    "whisper": {
+        "model_type": "whisper", "d_model": 16, "encoder_layers": 2, "encoder_attention_heads": 2,
+        "encoder_ffn_dim": 24, "max_source_positions": 50, "normalize": False,
+    },
+    "w2v-bert": {
+        "model_type": "wav2vec2-bert", "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2,
+        "intermediate_size": 24, "output_hidden_size": 16, "conv_depthwise_kernel_size": 5,
+        "left_max_position_embeddings": 7, "right_max_position_embeddings": 3, "normalize": False,
+    },
+}  # fmt: skip
+"""Geometries of encoders with a log-mel front; a window of that Whisper is a second."""
 GEOMETRIES = {"raw": RAW_GEOMETRY, "fbank": FBANK_GEOMETRY}
 
 

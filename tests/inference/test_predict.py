@@ -16,7 +16,7 @@ import soundfile
 import torch
 from datadirs import write_wav
 from small_corpus import make_small_corpus, run_program, speech
-from small_model import DATA2VEC_GEOMETRY, LABELS, copy_of, save_model
+from small_model import DATA2VEC_GEOMETRY, LABELS, OWN_FRONTS, copy_of, save_model
 
 from sermtl import Result, Speech2Emotion
 from sermtl.audio.read import read_audio
@@ -359,6 +359,25 @@ def test_the_file_that_a_fold_lacks_is_named(models, folder, tmp_path, capsys, n
     (broken / name).unlink()
     assert run_program(program.main, "--model", broken, folder) == 2
     assert name in lines_of(capsys)[1][-1]
+
+
+@pytest.mark.parametrize("family", OWN_FRONTS)
+def test_encoders_with_a_log_mel_front_predict_each_file_at_its_own_length(folder, tmp_path, capsys, family):
+    """Only Whisper has a longest input; recordings beyond it are encoded in parts, and counted."""
+    directory = save_model(tmp_path / "model", geometry=OWN_FRONTS[family])
+    assert run_program(program.main, "--model", directory, "--json", folder) == 0
+    out, err = lines_of(capsys)
+    trained, recordings = load_model(directory, CPU), [item.path for item in find_audio([str(folder)])]
+    for line, path in zip(out, recordings, strict=True):
+        wav_S = torch.from_numpy(read_audio(path).astype(np.float32) / 32768)
+        with torch.no_grad():
+            states, frames_B = trained.model.upstream(wav_S[None], torch.tensor([len(wav_S)]))
+            wanted_C = trained.model.emotion_head(trained.model.vector(states, frames_B)).softmax(-1)[0]
+        assert frames_B.tolist() == [trained.model.upstream.geometry.frames(len(wav_S))]
+        np.testing.assert_allclose(list(json.loads(line)["scores"].values()), wanted_C, atol=1e-5)
+    longer = sum(len(read_audio(path)) > 16000 for path in recordings)
+    counted = f"{longer} recordings are longer than the upstream takes at once: encoded in parts"
+    assert 0 < longer < len(recordings) and (counted in err) == (family == "whisper")
 
 
 def test_an_unreachable_hub_is_reported(folder, capsys, monkeypatch):

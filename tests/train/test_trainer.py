@@ -102,6 +102,16 @@ def test_a_frozen_front_keeps_its_weights(corpus, tmp_path):
     assert any("encoder.layers" in name for name in changed)
 
 
+@pytest.mark.parametrize("freeze, warned", [("none", True), ("all", False)])
+def test_a_speaker_head_on_which_nothing_depends_is_not_warned_of(corpus, tmp_path, freeze, warned):
+    """Over a frozen encoder it reads what nobody trains, and no gradient leaves it."""
+    trainer = make_trainer(corpus, tmp_path, freeze=freeze, beta=0.0, alpha=0.0, epochs=1)
+    trainer.history = 3 * [{"train": {"loss": 1.0, "ua": 0.6, "acc_sid": 0.0}}]
+    trainer.write_results()
+    warnings = (tmp_path / "warnings.txt").read_text()
+    assert ("the speaker head stayed at chance" in warnings) == warned and "emotion" not in warnings
+
+
 def test_the_learning_rate_climbs_and_falls():
     config = TrainConfig(warmup_ratio=0.1)
     shares = [rate_share(update, 100, config) for update in range(100)]

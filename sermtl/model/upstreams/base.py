@@ -10,6 +10,7 @@ Shape suffixes: B batch, S samples, T frames, F bands, C channels of the front, 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -75,13 +76,13 @@ class Upstream(nn.Module):
         """What all layers get beside the frames: masks, positions."""
         raise NotImplementedError
 
-    def layer(self, number: int, hidden_BTD: Tensor, context: Any) -> Tensor:
+    def layer(self, number: int, hidden: Tensor, context: Any) -> Tensor:
         """The output of layer ``number``, counted from 1."""
         raise NotImplementedError
 
-    def final(self, hidden_BTD: Tensor) -> Tensor:
+    def final(self, hidden: Tensor) -> Tensor:
         """The last state of the last layer's output."""
-        return hidden_BTD
+        return hidden
 
     def before_layers(self) -> list[nn.Module]:
         """The modules between front and layers, with which they are frozen."""
@@ -149,19 +150,22 @@ class Upstream(nn.Module):
         """The states of ``reads`` of frames that attention sees at once."""
         padded = is_padded(frames_B, rows_BTC.shape[1])
         own_BT1 = own_frames(frames_B, rows_BTC.shape[1])[:, :, None]
-        number = self.entry if isinstance(self.entry, int) else 0
         hidden_BTD = rows_BTC if isinstance(self.entry, int) else self.embed(rows_BTC, frames_B, masks)
-        context = self.context(hidden_BTD, frames_B)
-        found = []
+        found = self.run_layers(hidden_BTD, self.context(hidden_BTD, frames_B))
+        return [state_BTD * own_BT1 if padded else state_BTD for state_BTD in found]
+
+    def run_layers(self, hidden: Tensor, context: Any) -> list[Tensor]:
+        """The states of ``reads``, from the first one that is not stored."""
+        number, found = self.entry if isinstance(self.entry, int) else 0, []
         while True:
             if number in self.reads:
-                found.append(hidden_BTD * own_BT1 if padded else hidden_BTD)
+                found.append(hidden)
             if number == self.reads[-1]:
                 return found
             number += 1
-            hidden_BTD = self.layer(number, hidden_BTD, context)
+            hidden = self.layer(number, hidden, context)
             if number == self.total_layers:
-                hidden_BTD = self.final(hidden_BTD)
+                hidden = self.final(hidden)
 
     def _windows(self, frames_BTC: Tensor, frames_B: Tensor) -> tuple[Tensor, Tensor]:
         """Windows as rows (R, T, C), those of an utterance one after the other, and their numbers of frames (R,)."""
@@ -179,6 +183,10 @@ class Upstream(nn.Module):
         counts = (-(-frames_B // self.window)).tolist()
         wholes = [part.flatten(0, 1) for part in rows_RTD.split(counts)]
         return nn.utils.rnn.pad_sequence(wholes, batch_first=True)[:, : int(frames_B.max())]
+
+    def count_cut(self, samples: Iterable[int]) -> int:
+        """How many utterances, of so many samples, are encoded in several windows."""
+        return sum(self.geometry.frames(length) > self.window for length in samples) if self.window else 0
 
     def read(self, states: tuple[int, ...]) -> None:
         """Have `forward` return these states, and leave out the layers above them.

@@ -121,9 +121,9 @@ class W2vBert(Upstream):
             "relative_position_embeddings": None if positions is None else positions(hidden_BTD),
         }
 
-    def layer(self, number: int, hidden_BTD: Tensor, context: Any) -> Tensor:
+    def layer(self, number: int, hidden: Tensor, context: Any) -> Tensor:
         """A layer's output; during training layers are left out at random, as the model was trained."""
         layer = self.layers[number - 1]
         if layer.training and float(torch.rand([])) < self.config.layerdrop:
-            return hidden_BTD
-        return layer(hidden_BTD, **context)
+            return hidden
+        return layer(hidden, **context)

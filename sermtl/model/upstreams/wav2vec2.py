@@ -43,7 +43,7 @@ class Wav2Vec2(Upstream):
         self.geometry: ConvGeometry = ConvGeometry(tuple(config.conv_kernel), tuple(config.conv_stride))
         self.packed = False
         """Whether utterances are laid end to end instead of padded; see `sermtl.model.packed`."""
-        self.run_layer = run_layer
+        self.packed_layer = run_layer
         self.fourier_positions = True
         """Whether the positional convolution of packed utterances goes through Fourier transforms on a CPU."""
         self.pre_norm: bool = getattr(config, "do_stable_layer_norm", False)
@@ -116,7 +116,7 @@ class Wav2Vec2(Upstream):
     def compile_layers(self, backend: str = "inductor") -> None:
         """`Upstream.compile_layers`, for the layout that `lay_out` chose."""
         if self.packed:
-            self.run_layer = torch.compile(run_layer, dynamic=True, backend=backend)
+            self.packed_layer = torch.compile(run_layer, dynamic=True, backend=backend)
         else:
             super().compile_layers(backend)
 
@@ -162,7 +162,6 @@ class Wav2Vec2(Upstream):
             return super().states(rows_BTC, frames_B, masks)
         packing = Packing.of(frames_B.cpu() if counts_B is None else counts_B, own_frames(frames_B, rows_BTC.shape[1]))
         hidden_ND = packing.pack(rows_BTC)
-        number = self.entry if isinstance(self.entry, int) else 0
         if not isinstance(self.entry, int):
             time_mask_N = None if masks[0] is None else packing.pack(masks[0])
             feature_mask_ND = None
@@ -172,17 +171,7 @@ class Wav2Vec2(Upstream):
             # Residuals in float32 under autocast too: the sums over layers are where bf16 would lose most.
             hidden_ND = hidden_ND.float()
             hidden_ND = self._enter_layers(hidden_ND + self._positions(hidden_ND, packing))
-        found = []
-        while True:
-            if number in self.reads:
-                found.append(packing.pad(hidden_ND))
-            if number == self.reads[-1]:
-                return found
-            number += 1
-            if not self._drops(self.layers[number - 1]):
-                hidden_ND = self.run_layer(self.layers[number - 1], hidden_ND, packing, self.pre_norm)
-            if number == self.total_layers:
-                hidden_ND = self.final(hidden_ND)
+        return [packing.pad(state_ND) for state_ND in self.run_layers(hidden_ND, packing)]
 
     def embed(self, front_BTC: Tensor, frames_B: Tensor, masks: tuple[Tensor | None, Tensor | None]) -> Tensor:
         """Projection, SpecAugment, and the convolution of positions."""
@@ -209,16 +198,15 @@ class Wav2Vec2(Upstream):
         # Not transformers' own way to this mask, which waits for a GPU to find whether there is padding.
         return {"attention_mask": None if own_BT is None else own_BT[:, None, None]}
 
-    def layer(self, number: int, hidden_BTD: Tensor, context: dict[str, Any]) -> Tensor:
+    def layer(self, number: int, hidden: Tensor, context: Any) -> Tensor:
         """A layer's output; during training layers are left out at random, as the model was trained."""
         layer = self.layers[number - 1]
-        if self._drops(layer):
-            return hidden_BTD
-        output = layer(hidden_BTD, **context)
+        if layer.training and float(torch.rand([])) < self.config.layerdrop:
+            return hidden
+        if self.packed:
+            return self.packed_layer(layer, hidden, context, self.pre_norm)
+        output = layer(hidden, **context)
         return output[0] if isinstance(output, tuple) else output
-
-    def _drops(self, layer: nn.Module) -> bool:
-        return layer.training and float(torch.rand([])) < self.config.layerdrop
 
     def final(self, hidden: Tensor) -> Tensor:
         """The norm behind the last layer of models whose norms come first."""

@@ -150,13 +150,13 @@ class Whisper(Upstream):
         total = hidden_BTD.shape[1]
         return own_frames(frames_B, total)[:, None, None] if is_padded(frames_B, total) else None
 
-    def layer(self, number: int, hidden_BTD: Tensor, context: Any) -> Tensor:
+    def layer(self, number: int, hidden: Tensor, context: Any) -> Tensor:
         """A layer's output."""
         layer = self.layers[number - 1]
         if layer.training and float(torch.rand([])) < self.model.layerdrop:
-            return hidden_BTD
-        return layer(hidden_BTD, context)
+            return hidden
+        return layer(hidden, context)
 
-    def final(self, hidden_BTD: Tensor) -> Tensor:
+    def final(self, hidden: Tensor) -> Tensor:
         """The final norm."""
-        return self.model.layer_norm(hidden_BTD)
+        return self.model.layer_norm(hidden)
