@@ -21,6 +21,8 @@ corpus_dir=        # folder of the corpus (not for mini, which is generated)
 manifest=          # the TSV of --corpus manifest
 corpus_name=       # name of the data directory (default: the corpus)
 classes=           # emotion classes to keep (default: four of mini, iemocap and emodb; all of others)
+label_map=         # labels to rename, "excited=happy anger=angry", or a file of two columns
+max_classes=20     # more classes than this are refused
 merge_excited=true # IEMOCAP: count excited as happy
 lang=              # language of the text of a manifest or Kaldi directory (default: en if only A to Z, else unknown)
 skip_broken=false  # drop broken audio and speakers of one utterance instead of stopping
@@ -99,7 +101,8 @@ if ((stage <= 2)); then lock_dirs "${data}" "${dump}"; fi
 if ((stage <= 1 && stop_stage >= 1)) && ! skipped 1; then
     start_stage 1 "data preparation and folds: ${corpus_dir:-${manifest:-${corpus}}} -> ${data}/"
     run local/data.sh --corpus "${corpus}" --corpus_dir "${corpus_dir}" --manifest "${manifest}" --out "${data}" \
-        --classes "${classes}" --merge_excited "${merge_excited}" --lang "${lang}" --allow_pipes "${allow_pipes}" \
+        --classes "${classes}" --label_map "${label_map}" --max_classes "${max_classes}" \
+        --merge_excited "${merge_excited}" --lang "${lang}" --allow_pipes "${allow_pipes}" \
         --skip_broken "${skip_broken}" --nj "$((nj < cores ? nj : cores))"
     run python3 -m sermtl.bin.folds --data "${data}" --protocol "${protocol}" --dev_ratio "${dev_ratio}" \
         --copies "${copies}"

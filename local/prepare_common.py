@@ -1,4 +1,4 @@
-"""What all prepare scripts share: the utterance record, options, folders, classes, names."""
+"""What all prepare scripts share: the utterance record, options, folders, names."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 import re
 import sys
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -114,45 +114,6 @@ def normalise_texts(utterances: Sequence[Utterance], given: str, source: Path) -
     return lang
 
 
-def keep_classes(utterances: list[Utterance], classes: str, source: Path) -> tuple[list[Utterance], list[Dropped]]:
-    """Keep the classes asked for (all where ``classes`` is empty) and the utterances without emotion.
-
-    Raises:
-        UserError: A class does not occur, or no utterance of ``source`` has an emotion.
-    """
-    present = {u.emotion for u in utterances} - {""}
-    if not utterances:
-        raise UserError(f"{source} has no utterance that can be used")
-    if not present:
-        raise UserError(f"{source}: no utterance has an emotion: there is nothing to learn")
-    wanted = set(classes.split()) or present
-    if wanted - present:
-        names = " ".join(sorted(wanted - present))
-        raise UserError(f"--classes: {source} has no {names}; it has {' '.join(sorted(present))}")
-    kept = [u for u in utterances if not u.emotion or u.emotion in wanted]
-    others = (u for u in utterances if u.emotion and u.emotion not in wanted)
-    return kept, [Dropped(u.utt, f"class {u.emotion} is not asked for", u.where) for u in others]
-
-
-def read_classes(words: str, known: Collection[str]) -> list[str]:
-    """Read --classes of a corpus whose classes are known.
-
-    Raises:
-        UserError: One is unknown or named twice, or there is none.
-    """
-    classes = words.split()
-    if not classes or set(classes) - set(known) or len(set(classes)) < len(classes):
-        raise UserError(f"--classes {words!r}: name each once, out of {' '.join(known)}")
-    return classes
-
-
-def refuse_absent(classes: Sequence[str], utterances: Iterable[Utterance], source: Path) -> None:
-    """Raise UserError where a class that is asked for has no utterance."""
-    present = {u.emotion for u in utterances}
-    if absent := [name for name in classes if name not in present]:
-        raise UserError(f"{source} has no utterance of {' '.join(absent)}: leave it out of --classes")
-
-
 def leave_out_lone_speakers(utterances: list[Utterance], skip: bool) -> tuple[list[Utterance], list[Dropped]]:
     """Leave out the utterances whose speaker has no other: neither the speaker head nor a split can use them.
 
@@ -174,7 +135,7 @@ def leave_out_lone_speakers(utterances: list[Utterance], skip: bool) -> tuple[li
 
 
 def name_problem(name: str) -> str | None:
-    """Why a speaker, session or emotion cannot name a fold, a folder or a class, or None."""
+    """Why a speaker or session cannot name a fold or a folder, or None."""
     if not name.isprintable() or len(name.split()) != 1 or name != name.strip():
         return f"{name!r} is not one printable word"
     # Speakers and sessions become folders of experiments and words of command lines.

@@ -10,11 +10,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from audio_headers import check_audio
+from labels import keep_classes, label_options, label_problem
 from prepare_common import (
     Dropped,
     Utterance,
     clean,
-    keep_classes,
     leave_out_lone_speakers,
     name_problem,
     normalise_texts,
@@ -82,8 +82,8 @@ def row_problems(row: dict[str, str]) -> Iterator[str]:
     for name in ("utt", "path", "speaker"):
         if not row[name]:
             yield f"no {name}"
-    for name in ("speaker", "emotion", "session"):
-        if row.get(name) and (problem := name_problem(row[name])):
+    for name, problem_of in (("speaker", name_problem), ("emotion", label_problem), ("session", name_problem)):
+        if row.get(name) and (problem := problem_of(row[name])):
             yield f"{name} {problem}"
     if row["utt"] and (not row["utt"].isprintable() or len(row["utt"].split()) != 1):
         yield f"utt {row['utt']!r} is not one printable word"
@@ -100,7 +100,7 @@ def make_utterance(row: dict[str, str], folder: Path, where: str) -> Utterance:
         utt=utt if utt.startswith(f"{speaker}-") else f"{speaker}-{utt}",
         path=os.path.join(folder, row["path"]),
         speaker=speaker,
-        emotion=row["emotion"],
+        emotion=" ".join(row["emotion"].split()),
         text=row["text"],
         session=row.get("session", ""),
         gender=GENDERS.get(row.get("gender", "").lower(), ""),
@@ -153,12 +153,12 @@ def main() -> None:
     """
     parser = options(__doc__)
     parser.add_argument("--manifest", type=Path, required=True, help="the TSV")
-    parser.add_argument("--classes", default="", help="emotions to keep (default: all that occur)")
+    label_options(parser)
     parser.add_argument("--lang", default="", help="en, de, ... (default: en where all letters are A to Z)")
     args = parser.parse_args()
     utterances, bad = read_manifest(args.manifest)
     utterances, broken = check_audio(utterances, args.out, args.nj, args.skip_broken, bad)
-    utterances, others = keep_classes(utterances, args.classes, args.manifest)
+    utterances, others = keep_classes(utterances, args, args.manifest)
     utterances, alone = leave_out_lone_speakers(utterances, args.skip_broken)
     lang = normalise_texts(utterances, args.lang, args.manifest)
     write_data(args.out, utterances, lang, broken + others + alone)

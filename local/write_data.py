@@ -6,7 +6,8 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from prepare_common import FIELDS, SPEAKER_FIELDS, Dropped, Utterance, clean, listed
+from labels import spelling_variants
+from prepare_common import FIELDS, SPEAKER_FIELDS, Dropped, Utterance, clean, listed, warn
 
 from sermtl.errors import UserError
 from sermtl.fileio.files import write_text
@@ -44,6 +45,11 @@ def check_ids(utterances: Iterable[Utterance]) -> None:
                 f"speakers ({utterance.where}): rename one so that neither id begins with the other"
             )
         previous = utterance.speaker
+    for names in spelling_variants({u.speaker for u in utterances}):
+        warn(
+            f"speakers that differ in spelling only: {' '.join(names)}; if they are one person, the voice may be in "
+            "training and in test: give it one id"
+        )
 
 
 def write_data(

@@ -165,6 +165,11 @@ def check_names(corpus: Corpus, protocol: str, tested: list[str]) -> None:
     """Refuse what cannot be folds: nothing labelled, a single group, names that cannot be directories."""
     if not tested:
         raise UserError(f"{corpus.path / 'utt2emo'}: no utterance has an emotion, there is nothing to test")
+    if len(corpus.emotion.names) == 1:
+        raise UserError(
+            f"{corpus.path / 'utt2emo'}: all labelled utterances are {corpus.emotion.names[0]}: one class, so there is "
+            "nothing to learn; check the labels, --classes and --label_map"
+        )
     if len(corpus.speaker.names) == 1 and promises_disjoint_speakers(protocol):
         raise UserError(
             f"{corpus.path} has one speaker, {corpus.speaker.names[0]}: no protocol can test on a speaker "

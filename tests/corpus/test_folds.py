@@ -100,7 +100,7 @@ def test_dev_is_a_stratified_share_of_training(tmp_path_factory, sizes, ratio, s
         {"utt": f"s{s}-{n:02d}", "utt2spk": f"s{s}", "utt2emo": data.draw(st.sampled_from(("", *CLASSES)))}
         for s, size in enumerate(sizes) for n in range(size)
     ]  # fmt: skip
-    rows[0]["utt2emo"] = rows[-1]["utt2emo"] = "ang"
+    rows[0]["utt2emo"], rows[-1]["utt2emo"] = "ang", "hap"
     path = make_data(tmp_path_factory.mktemp("dev"), rows)
     emotion = {row["utt"]: row["utt2emo"] for row in rows}
     whole = fold_lists(path, "speaker")
@@ -149,6 +149,7 @@ def test_seed_and_ids_alone_decide_dev(tmp_path):
         ("session", rows_of(sessions=1), 0, "no training data"),
         ("paper", rows_of(), 0, "no published folds"),
         ("speaker", [row | {"utt2emo": ""} for row in rows_of()], 0, "nothing to test"),
+        ("speaker", [row | {"utt2emo": "neu"} for row in rows_of()], 0, "all labelled utterances are neu"),
         ("session", [row | {"utt2session": ".."} if row["utt2spk"] == "s1" else row for row in rows_of()], 0,
          "cannot be a directory"),
     ],

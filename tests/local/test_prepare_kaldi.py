@@ -96,7 +96,8 @@ def test_classes_language_and_recordings_that_go(tmp_path: Path) -> None:
     [
         ({"utt2emo": ""}, "has no utt2emo"),
         ({"utt2emo": "S2-1 sad\nS1-1 joy\n"}, "utt2emo:2"),
-        ({"utt2emo": "S1-1 very sad\n"}, "'very sad'"),
+        ({"utt2emo": "S1-1 very\x07sad\n"}, "'very\\x07sad'"),
+        ({"utt2emo": "S1-1 sad/angry\nS2-1 sad\n"}, "1 of 2 labels are combinations"),
         ({"utt2spk": ""}, "utt2spk"),
         ({"wav_scp": "S1-1 nowhere/a.wav\n"}, "4 broken"),
         ({"segments": "S1-1 S1-1 0 9\nS1-2 S1-2 0.5 0.5\n"}, "4 broken"),

@@ -108,7 +108,7 @@ BROKEN = {
     "9\t\tA\tjoy\t": "no path",
     "10\taudio/a.wav\t\tjoy\t": "no speaker",
     "a b\taudio/a.wav\tA\tjoy\t": "not one printable word",
-    "12\taudio/a.wav\tA\tvery sad\t": "emotion 'very sad'",
+    "12\taudio/a.wav\tA\tvery\x07sad\t": "emotion 'very\\x07sad'",
     "13\taudio/a.wav\t../x\tsad\t": "speaker '../x'",
     "14\techo hi |\tA\tsad\t": "wav.scp",
     "ok\taudio/a.wav\tA\tsad\t": "the same utt and speaker as",
