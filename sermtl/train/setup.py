@@ -24,7 +24,7 @@ from sermtl.fileio.tables import PARTS, read_table
 from sermtl.model.front_end import FrontEnd
 from sermtl.model.geometry import check_feats_type
 from sermtl.model.heads import head_settings
-from sermtl.model.multitask import MultiTaskModel
+from sermtl.model.multitask import MultiTaskModel, balanced_weights
 from sermtl.model.trained_model import TrainedModel
 from sermtl.model.upstreams.base import Upstream
 from sermtl.train.loader import Sets, batch_loader
@@ -80,6 +80,8 @@ def build(config: TrainConfig, fold: FoldData, upstream: Upstream) -> TrainedMod
     dropout = None if config.final_dropout == "auto" else float(config.final_dropout)
     sizes = (len(fold.labels), len(fold.tokenizer.tokens), len(fold.speakers))
     model = MultiTaskModel(upstream, settings, *sizes, dropout)
+    if config.class_weights == "balanced":
+        model.class_weights_C = balanced_weights([example.emotion for example in fold.examples["train"]], sizes[0])
     upstream.freeze(int(config.freeze) if config.freeze.isdecimal() else config.freeze)
     mean_F = std_F = None
     if config.feats_type == "fbank" and config.cmvn == "global":
