@@ -99,7 +99,7 @@ def main() -> None:
     if speakers:
         warn(f"{args.corpus_dir} is a partial copy; speakers without an utterance:{listed(speakers)}")
     utterances, broken = check_audio(utterances, args.out, args.nj, args.skip_broken)
-    utterances, alone = leave_out_lone_speakers(utterances, args.skip_broken)
+    utterances, alone = leave_out_lone_speakers(utterances, args)
     write_data(args.out, utterances, "de", dropped + broken + alone)
 
 

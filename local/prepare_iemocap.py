@@ -114,7 +114,7 @@ def main() -> None:
     utterances, broken = check_audio(scan.utterances, args.out, args.nj, args.skip_broken, scan.broken)
     if utterances:
         refuse_absent(classes, utterances, args.corpus_dir)
-    utterances, alone = leave_out_lone_speakers(utterances, args.skip_broken)
+    utterances, alone = leave_out_lone_speakers(utterances, args)
     write_data(args.out, utterances, "en", scan.dropped + broken + alone)
     if args.known_counts and not mapped:
         found = differences(utterances, classes, args.merge_excited)

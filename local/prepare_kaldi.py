@@ -14,6 +14,7 @@ from prepare_common import (
     Dropped,
     Utterance,
     boolean,
+    is_unknown,
     leave_out_lone_speakers,
     listed,
     name_problem,
@@ -48,7 +49,7 @@ def read_utterances(folder: Path) -> list[Utterance]:
         raise UserError(f"{folder} has no utt2emo: write one, `utterance emotion` a line, sorted in byte order")
     utt2spk = read_table(folder / "utt2spk")
     utterances = {
-        utt: Utterance(utt, "", speaker, where=f"{folder / 'utt2spk'}:{number}")
+        utt: Utterance(utt, "", utt if is_unknown(speaker) else speaker, where=f"{folder / 'utt2spk'}:{number}")
         for number, (utt, speaker) in enumerate(utt2spk.items(), 1)
     }
     for name, field in FIELDS.items():
@@ -171,7 +172,7 @@ def main() -> None:
     utterances, broken = check(utterances, segments, durations(folder, wav_scp, args.nj))
     report_broken(broken, args.out, args.skip_broken)
     utterances, others = keep_classes(utterances, args, folder / "utt2emo")
-    utterances, alone = leave_out_lone_speakers(utterances, args.skip_broken)
+    utterances, alone = leave_out_lone_speakers(utterances, args)
     lang_file = folder / "lang"
     given = args.lang or (lang_file.read_text(encoding="utf-8").strip() if lang_file.exists() else "")
     lang = normalise_texts(utterances, given, folder)

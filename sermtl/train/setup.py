@@ -66,6 +66,11 @@ def check_fold(config: TrainConfig, fold: FoldData, fold_dir: Path) -> None:
             f"{fold_dir}/train has no transcript, so the CTC loss has no target, but alpha is {config.alpha:g}; "
             "give --alpha 0"
         )
+    if config.beta and not any(example.speaker >= 0 for example in fold.examples["train"]):
+        raise UserError(
+            f"{fold_dir}/train has no known speaker, so the speaker head has no target, but beta is {config.beta:g}; "
+            "give --beta 0"
+        )
     if config.select == "best" and not any(example.emotion >= 0 for example in fold.examples["dev"]):
         raise UserError(
             f"select: best needs a dev set, and {fold_dir}/dev has no utterance with an emotion; "

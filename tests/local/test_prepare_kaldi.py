@@ -109,6 +109,14 @@ def test_wrong_input(tmp_path: Path, tables: dict[str, str], words: str) -> None
     assert result.status == 2 and words in result.err and "Traceback" not in result.err
 
 
+def test_unknown_speakers_of_a_kaldi_directory(tmp_path: Path) -> None:
+    data = write(tmp_path, utt2spk="S1-1 S1\nS1-2 S1\nS2-1 S2-1\nS2-2 unknown\n", spk2gender="")
+    assert "learned (2)" in run(data)[0].err
+    result, out = run(data, "--speakers", "known")
+    assert result.status == 0
+    assert prepare.table(out / "utt2spk") == {"S1-1": "S1", "S1-2": "S1", "S2-1": "S2-1", "S2-2": "S2-2"}
+
+
 def test_no_directory_and_its_own_output(tmp_path: Path) -> None:
     data = write(tmp_path)
     assert "no data directory" in run(tmp_path / "nowhere")[0].err
