@@ -21,11 +21,15 @@ corpus_dir=        # folder of the corpus (not for mini, which is generated)
 manifest=          # the TSV of --corpus manifest
 corpus_name=       # name of the data directory (default: the corpus)
 classes=           # emotion classes to keep (default: four of mini, iemocap and emodb; all of others)
+label_map=         # labels to rename, "excited=happy anger=angry", or a file of two columns
+max_classes=20     # more classes than this are refused
 merge_excited=true # IEMOCAP: count excited as happy
 lang=              # language of the text of a manifest or Kaldi directory (default: en if only A to Z, else unknown)
+speakers=          # required, or known: train on unknown ones too (default: required where speakers are held out)
 skip_broken=false  # drop broken audio and speakers of one utterance instead of stopping
 allow_pipes=false  # let the wav.scp of a Kaldi directory run commands
-protocol=speaker   # speaker, session, paper or kfoldK
+protocol=speaker   # speaker, session, paper, kfoldK, disjoint, randomK, corpus or lists
+lists=             # folder of the lists of --protocol lists (default: the column split of the manifest)
 folds=             # "01F 02M" or all (default: all; 01F of mini with protocol speaker)
 dev_ratio=0        # share of each training list that becomes dev
 copies=stop        # audio of test utterances that is also in training or dev: stop, drop (there) or keep
@@ -82,7 +86,7 @@ trains=false
 if ((stage <= 3 && stop_stage >= 3)) && ! skipped 3 && ! ${dry_run}; then trains=true; fi
 resolved=$(python3 -m sermtl.bin.settings --config "${train_config}" --inference_config "${inference_config}" \
     --corpus "${corpus_name}" --protocol "${protocol}" --trains "${trains}" --set ${settings[@]+"${settings[@]}"})
-read_values auto_tag feats_type speeds token_type nbpe dump_name short_folds <<<"${resolved}"
+read_values auto_tag feats_type speeds token_type nbpe dump_name short_folds speakers_default <<<"${resolved}"
 set_job_options # nj dump_nj ngpu num_threads cores slots, and from conf/cmd.sh's commands dump_cmd fold_cmd infer_cmd
 
 # Directories
@@ -101,10 +105,11 @@ if ((stage <= 2)); then lock_dirs "${data}" "${dump}"; fi
 if ((stage <= 1 && stop_stage >= 1)) && ! skipped 1; then
     start_stage 1 "data preparation and folds: ${corpus_dir:-${manifest:-${corpus}}} -> ${data}/"
     run local/data.sh --corpus "${corpus}" --corpus_dir "${corpus_dir}" --manifest "${manifest}" --out "${data}" \
-        --classes "${classes}" --merge_excited "${merge_excited}" --lang "${lang}" --allow_pipes "${allow_pipes}" \
-        --skip_broken "${skip_broken}" --nj "$((nj < cores ? nj : cores))"
+        --classes "${classes}" --label_map "${label_map}" --max_classes "${max_classes}" \
+        --merge_excited "${merge_excited}" --lang "${lang}" --allow_pipes "${allow_pipes}" \
+        --speakers "${speakers:-${speakers_default}}" --skip_broken "${skip_broken}" --nj "$((nj < cores ? nj : cores))"
     run python3 -m sermtl.bin.folds --data "${data}" --protocol "${protocol}" --dev_ratio "${dev_ratio}" \
-        --copies "${copies}"
+        --copies "${copies}" ${lists:+--lists "${lists}"}
 fi
 if ((stop_stage == 1)); then finish; fi
 

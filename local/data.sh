@@ -8,9 +8,12 @@ corpus_dir=        # folder of the corpus (not for mini, which is generated)
 manifest=          # the TSV of --corpus manifest
 out=               # data directory to write, e.g. data/mini
 classes=           # emotion classes to keep (default: four of mini, iemocap and emodb; all of others)
+label_map=         # labels to rename, "excited=happy anger=angry", or a file of two columns
+max_classes=20     # more classes than this are refused
 merge_excited=true # IEMOCAP: count excited as happy
 lang=              # language of the text of a manifest or Kaldi directory (default: en if only A to Z, else unknown)
 allow_pipes=false  # let the wav.scp of a Kaldi directory run commands
+speakers=required  # required, or known: utterances of unknown speakers are used too
 skip_broken=false  # drop broken audio and speakers of one utterance instead of stopping
 nj=2               # processes that read audio headers
 
@@ -31,7 +34,8 @@ need() {
 }
 
 sources=()
-options=(--out "${out}" --nj "${nj}" --skip_broken "${skip_broken}")
+options=(--out "${out}" --nj "${nj}" --skip_broken "${skip_broken}" --label_map "${label_map}"
+    --max_classes "${max_classes}" --speakers "${speakers}")
 if [[ -n ${classes} ]]; then options+=(--classes "${classes}"); fi
 case ${corpus} in
     mini)
@@ -64,8 +68,10 @@ if [[ ${corpus} != manifest ]]; then options+=(--corpus_dir "${corpus_dir}"); fi
 again=
 if ${skip_broken}; then printf -v again '%(%s)T' -1; fi
 sources=("${sources[@]:-${corpus_dir}}")
-stamp=(--stamp "${out}/stamp.json" --settings "${corpus}" "${classes}" "${merge_excited}" "${lang}" "${allow_pipes}"
-    "${skip_broken}${again}" --inputs local/*.py "${sources[@]}" "${out}/wav.scp*")
+if [[ -f ${label_map} ]]; then sources+=("${label_map}"); fi
+stamp=(--stamp "${out}/stamp.json" --settings "${corpus}" "${classes}" "${label_map}" "${max_classes}"
+    "${merge_excited}" "${lang}" "${allow_pipes}" "${speakers}" "${skip_broken}${again}"
+    --inputs local/*.py "${sources[@]}" "${out}/wav.scp*")
 status=0
 python3 -m sermtl.bin.stamp current "${stamp[@]}" || status=$?
 if ((status != 1)); then exit "${status}"; fi

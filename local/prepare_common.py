@@ -1,4 +1,4 @@
-"""What all prepare scripts share: the utterance record, options, folders, classes, names."""
+"""What all prepare scripts share: the utterance record, options, folders, names."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 import re
 import sys
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -17,6 +17,7 @@ from sermtl.text.normalise import is_english, normalise
 SHOWN = 100
 # Tables of utterances, and of speakers: the field of `Utterance` that each holds.
 FIELDS = {"text": "text", "utt2emo": "emotion", "utt2session": "session", "utt2style": "style", "utt2paper": "paper"}
+FIELDS |= {"utt2split": "split", "utt2corpus": "corpus"}
 SPEAKER_FIELDS = {"spk2gender": "gender", "spk2fold": "fold"}
 
 
@@ -37,6 +38,8 @@ class Utterance:
     gender: str = ""
     style: str = ""
     paper: str = ""
+    split: str = ""
+    corpus: str = ""
     fold: str = ""
     where: str = ""
     seconds: float = 0.0
@@ -62,6 +65,9 @@ def options(description: str | None) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--out", type=Path, required=True, help="data directory to write")
     parser.add_argument("--nj", type=int, default=2, help="processes that read audio headers")
+    parser.add_argument(
+        "--speakers", choices=("required", "known"), default="required", help="known: unknown ones are trained on too"
+    )
     parser.add_argument("--skip_broken", type=boolean, default=False, help="leave out broken audio and lone speakers")
     return parser
 
@@ -114,58 +120,28 @@ def normalise_texts(utterances: Sequence[Utterance], given: str, source: Path) -
     return lang
 
 
-def keep_classes(utterances: list[Utterance], classes: str, source: Path) -> tuple[list[Utterance], list[Dropped]]:
-    """Keep the classes asked for (all where ``classes`` is empty) and the utterances without emotion.
+def leave_out_lone_speakers(
+    utterances: list[Utterance], args: argparse.Namespace
+) -> tuple[list[Utterance], list[Dropped]]:
+    """Leave out the utterances whose speaker has no other, unless speakers need not be known.
+
+    Neither the speaker head nor a fold that holds speakers out can use them; later stages call them unknown.
 
     Raises:
-        UserError: A class does not occur, or no utterance of ``source`` has an emotion.
-    """
-    present = {u.emotion for u in utterances} - {""}
-    if not utterances:
-        raise UserError(f"{source} has no utterance that can be used")
-    if not present:
-        raise UserError(f"{source}: no utterance has an emotion: there is nothing to learn")
-    wanted = set(classes.split()) or present
-    if wanted - present:
-        names = " ".join(sorted(wanted - present))
-        raise UserError(f"--classes: {source} has no {names}; it has {' '.join(sorted(present))}")
-    kept = [u for u in utterances if not u.emotion or u.emotion in wanted]
-    others = (u for u in utterances if u.emotion and u.emotion not in wanted)
-    return kept, [Dropped(u.utt, f"class {u.emotion} is not asked for", u.where) for u in others]
-
-
-def read_classes(words: str, known: Collection[str]) -> list[str]:
-    """Read --classes of a corpus whose classes are known.
-
-    Raises:
-        UserError: One is unknown or named twice, or there is none.
-    """
-    classes = words.split()
-    if not classes or set(classes) - set(known) or len(set(classes)) < len(classes):
-        raise UserError(f"--classes {words!r}: name each once, out of {' '.join(known)}")
-    return classes
-
-
-def refuse_absent(classes: Sequence[str], utterances: Iterable[Utterance], source: Path) -> None:
-    """Raise UserError where a class that is asked for has no utterance."""
-    present = {u.emotion for u in utterances}
-    if absent := [name for name in classes if name not in present]:
-        raise UserError(f"{source} has no utterance of {' '.join(absent)}: leave it out of --classes")
-
-
-def leave_out_lone_speakers(utterances: list[Utterance], skip: bool) -> tuple[list[Utterance], list[Dropped]]:
-    """Leave out the utterances whose speaker has no other: neither the speaker head nor a split can use them.
-
-    Raises:
-        UserError: There are some and ``skip`` is false; lists them.
+        UserError: There are some, and neither ``speakers`` nor ``skip_broken`` says what to do; lists them.
     """
     numbers = Counter(u.speaker for u in utterances)
     alone = [u for u in utterances if numbers[u.speaker] == 1]
     lines = [f"{u.speaker}: {u.utt} ({u.where})" for u in alone]
-    if alone and not skip:
+    if alone and args.speakers == "known":
+        warn(f"the speakers of {len(alone)} of {len(utterances)} utterances are unknown, or have no other utterance")
+        return utterances, []
+    if alone and not args.skip_broken:
         raise UserError(
-            f"speakers with a single utterance, from which no speaker is learned ({len(lines)}):{listed(lines)}\n"
-            "correct their speaker ids, or pass --skip_broken true to leave them out"
+            f"speakers that are unknown or have a single utterance, from which no speaker is learned "
+            f"({len(lines)}):{listed(lines)}\ncorrect their speaker ids, pass --skip_broken true to leave them out, or "
+            "train on them with --speakers known (the default of --protocol random5; if no speaker is known, with "
+            "--beta 0 too)"
         )
     if alone:
         warn(f"speakers with a single utterance are left out ({len(lines)}):{listed(lines)}")
@@ -173,8 +149,13 @@ def leave_out_lone_speakers(utterances: list[Utterance], skip: bool) -> tuple[li
     return [u for u in utterances if numbers[u.speaker] > 1], dropped
 
 
+def is_unknown(speaker: str) -> bool:
+    """Whether a speaker's id says that the speaker is not known."""
+    return speaker.casefold() in ("", "?", "unknown", "unk", "none", "nan", "n/a")
+
+
 def name_problem(name: str) -> str | None:
-    """Why a speaker, session or emotion cannot name a fold, a folder or a class, or None."""
+    """Why a speaker or session cannot name a fold or a folder, or None."""
     if not name.isprintable() or len(name.split()) != 1 or name != name.strip():
         return f"{name!r} is not one printable word"
     # Speakers and sessions become folders of experiments and words of command lines.

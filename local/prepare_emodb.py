@@ -3,25 +3,18 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 from audio_headers import check_audio
-from prepare_common import (
-    Dropped,
-    Utterance,
-    entries,
-    leave_out_lone_speakers,
-    listed,
-    options,
-    read_classes,
-    refuse_absent,
-    warn,
-)
+from labels import chosen_classes, label_options, map_labels, refuse_absent
+from prepare_common import Dropped, Utterance, entries, leave_out_lone_speakers, listed, options, warn
 from write_data import write_data
 
 from sermtl.errors import UserError, command
 from sermtl.text.normalise import normalise
 
+CLASSES = ("anger", "happiness", "neutral", "sadness")
 # Speaker, sentence, emotion, version.
 NAME = re.compile(r"(\d\d)([ab]\d\d)([WLEAFTN])([a-z]?)")
 EMOTIONS = {"W": "anger", "L": "boredom", "E": "disgust", "A": "fear", "F": "happiness", "N": "neutral", "T": "sadness"}
@@ -59,8 +52,8 @@ def wav_folder(root: Path) -> Path:
     raise UserError(f"{root} {state}: give --corpus_dir the folder of EMO-DB as it is distributed")
 
 
-def scan(folder: Path, classes: list[str]) -> tuple[list[Utterance], list[Dropped]]:
-    """Read the file names: utterances of the classes asked for, and the rest with reasons."""
+def scan(folder: Path, classes: list[str], new_names: Mapping[str, str]) -> tuple[list[Utterance], list[Dropped]]:
+    """Read the file names: utterances whose labels get the names asked for, and the rest with reasons."""
     utterances, dropped = [], []
     for stem, path in entries(folder, ".wav", ".flac").items():
         match = NAME.fullmatch(stem)
@@ -69,7 +62,7 @@ def scan(folder: Path, classes: list[str]) -> tuple[list[Utterance], list[Droppe
             continue
         speaker, sentence, letter, _ = match.groups()
         emotion = EMOTIONS[letter]
-        if emotion not in classes:
+        if new_names.get(emotion, emotion) not in classes:
             dropped.append(Dropped(stem, f"class {emotion} is not asked for", str(path)))
             continue
         utterances.append(
@@ -96,18 +89,17 @@ def main() -> None:
     """
     parser = options(__doc__)
     parser.add_argument("--corpus_dir", type=Path, required=True, help="the folder that holds wav/")
-    parser.add_argument(
-        "--classes", default="anger happiness neutral sadness", help=f"out of {' '.join(EMOTIONS.values())}"
-    )
+    label_options(parser, f"out of {' '.join(EMOTIONS.values())}; default: {' '.join(CLASSES)}")
     args = parser.parse_args()
-    classes = read_classes(args.classes, EMOTIONS.values())
-    utterances, dropped = scan(wav_folder(args.corpus_dir), classes)
+    classes = chosen_classes(args, CLASSES, EMOTIONS.values())
+    utterances, dropped = scan(wav_folder(args.corpus_dir), classes, args.label_map)
+    map_labels(utterances, args.label_map)
     refuse_absent(classes, utterances, args.corpus_dir)
     speakers = sorted(GENDERS.keys() - {u.speaker for u in utterances})
     if speakers:
         warn(f"{args.corpus_dir} is a partial copy; speakers without an utterance:{listed(speakers)}")
     utterances, broken = check_audio(utterances, args.out, args.nj, args.skip_broken)
-    utterances, alone = leave_out_lone_speakers(utterances, args.skip_broken)
+    utterances, alone = leave_out_lone_speakers(utterances, args)
     write_data(args.out, utterances, "de", dropped + broken + alone)
 
 

@@ -2,25 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from audio_headers import check_audio
-from iemocap_counts import differences
+from iemocap_counts import CLASSES, differences
 from iemocap_tree import CODES, TURN, Dialog, read_labels, read_transcript, read_tree
-from prepare_common import (
-    Dropped,
-    Utterance,
-    boolean,
-    entries,
-    leave_out_lone_speakers,
-    listed,
-    options,
-    read_classes,
-    refuse_absent,
-    warn,
-)
+from labels import chosen_classes, label_options, map_labels, refuse_absent
+from prepare_common import Dropped, Utterance, boolean, entries, leave_out_lone_speakers, listed, options, warn
 from write_data import write_data
 
 from sermtl.errors import UserError, command
@@ -61,21 +51,20 @@ def make_utterance(turn: str, path: Path, emotion: str, text: str, where: str) -
     )
 
 
-def scan_dialog(dialog: Dialog, classes: Sequence[str], merge: bool, scan: Scan) -> None:
+def scan_dialog(dialog: Dialog, classes: Sequence[str], new_names: Mapping[str, str], scan: Scan) -> None:
     """Add one dialog to the scan: every labelled turn, wav and transcript line ends up somewhere."""
     labels, bad_labels = read_labels(dialog.labels) if dialog.labels else ({}, [])
     texts, bad_lines = read_transcript(dialog.transcript) if dialog.transcript else ({}, [])
     wavs = entries(dialog.wavs, ".wav", ".flac") if dialog.wavs else {}
     scan.dropped += bad_labels + bad_lines
     for turn, (code, where) in labels.items():
-        emotion = "hap" if merge and code == "exc" else code
-        if emotion not in classes:
+        if new_names.get(code, code) not in classes:
             scan.dropped.append(Dropped(turn, f"class {code} is not asked for", where))
         elif turn in wavs:
             if turn not in texts:
                 scan.without_text.append(turn)
             text = texts.get(turn, ("", ""))[0]
-            scan.utterances.append(make_utterance(turn, wavs[turn], emotion, text, where))
+            scan.utterances.append(make_utterance(turn, wavs[turn], code, text, where))
         elif dialog.wavs is None or "XX" in turn:
             scan.dropped.append(Dropped(turn, "no audio", where))
         else:
@@ -102,28 +91,32 @@ def main() -> None:
     """
     parser = options(__doc__)
     parser.add_argument("--corpus_dir", type=Path, required=True, help="the folder IEMOCAP_full_release")
-    parser.add_argument("--classes", default="neu hap ang sad", help="emotion codes to keep")
+    label_options(parser, f"out of {' '.join(CODES)}; default: {' '.join(CLASSES)}")
     parser.add_argument("--merge_excited", type=boolean, default=True, help="count exc as hap")
     parser.add_argument("--known_counts", type=boolean, default=True, help="compare the counts with the published ones")
     args = parser.parse_args()
-    classes = read_classes(args.classes, CODES)
-    if args.merge_excited and "exc" in classes:
-        raise UserError("--classes names exc, which is merged into hap: add --merge_excited false")
+    mapped = bool(args.label_map)
+    if args.merge_excited:
+        if "exc" in (args.classes or "").split():
+            raise UserError("--classes names exc, which is merged into hap: add --merge_excited false")
+        args.label_map = {"exc": "hap"} | args.label_map
+    classes = chosen_classes(args, CLASSES, CODES)
     dialogs, missing = read_tree(args.corpus_dir)
     if missing:
         warn(f"{args.corpus_dir} is a partial copy; missing are:{listed(missing)}")
     scan = Scan()
     for dialog in dialogs:
-        scan_dialog(dialog, classes, args.merge_excited, scan)
+        scan_dialog(dialog, classes, args.label_map, scan)
+    map_labels(scan.utterances, args.label_map)
     if scan.without_text:
         count = len(scan.without_text)
         warn(f"{count} utterances have no transcript line, first {scan.without_text[0]}; their text is empty")
     utterances, broken = check_audio(scan.utterances, args.out, args.nj, args.skip_broken, scan.broken)
     if utterances:
         refuse_absent(classes, utterances, args.corpus_dir)
-    utterances, alone = leave_out_lone_speakers(utterances, args.skip_broken)
+    utterances, alone = leave_out_lone_speakers(utterances, args)
     write_data(args.out, utterances, "en", scan.dropped + broken + alone)
-    if args.known_counts:
+    if args.known_counts and not mapped:
         found = differences(utterances, classes, args.merge_excited)
         if found:
             warn(f"{len(found)} counts differ from the published ones:{listed(found)}")

@@ -7,13 +7,14 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from audio_headers import audio_seconds, report_broken
+from labels import keep_classes, label_options, label_problem
 from prepare_common import (
     FIELDS,
     SPEAKER_FIELDS,
     Dropped,
     Utterance,
     boolean,
-    keep_classes,
+    is_unknown,
     leave_out_lone_speakers,
     listed,
     name_problem,
@@ -48,7 +49,7 @@ def read_utterances(folder: Path) -> list[Utterance]:
         raise UserError(f"{folder} has no utt2emo: write one, `utterance emotion` a line, sorted in byte order")
     utt2spk = read_table(folder / "utt2spk")
     utterances = {
-        utt: Utterance(utt, "", speaker, where=f"{folder / 'utt2spk'}:{number}")
+        utt: Utterance(utt, "", utt if is_unknown(speaker) else speaker, where=f"{folder / 'utt2spk'}:{number}")
         for number, (utt, speaker) in enumerate(utt2spk.items(), 1)
     }
     for name, field in FIELDS.items():
@@ -137,8 +138,9 @@ def check(
         problem: str | None = "no line in segments"
         if segments is None or u.utt in segments:
             problem = set_duration(u, segments and segments[u.utt], seconds)
-        names = (u.speaker, u.emotion or "x", u.session or "x")
-        problem = problem or next((p for name in names if (p := name_problem(name or " "))), None)
+        problem = (
+            problem or name_problem(u.speaker or " ") or name_problem(u.session or "x") or label_problem(u.emotion)
+        )
         if problem:
             bad.append(Dropped(u.utt, problem, u.where))
         else:
@@ -155,7 +157,7 @@ def main() -> None:
     """
     parser = options(__doc__)
     parser.add_argument("--corpus_dir", type=Path, required=True, help="the data directory, with utt2emo")
-    parser.add_argument("--classes", default="", help="emotions to keep (default: all that occur)")
+    label_options(parser)
     parser.add_argument("--lang", default="", help="en, de, ... (default: its file lang, or seen from the text)")
     parser.add_argument("--allow_pipes", type=boolean, default=False, help="let wav.scp name shell commands")
     args = parser.parse_args()
@@ -169,8 +171,8 @@ def main() -> None:
     wav_scp = {key: entry for key, entry in wav_scp.items() if key in used}
     utterances, broken = check(utterances, segments, durations(folder, wav_scp, args.nj))
     report_broken(broken, args.out, args.skip_broken)
-    utterances, others = keep_classes(utterances, args.classes, folder / "utt2emo")
-    utterances, alone = leave_out_lone_speakers(utterances, args.skip_broken)
+    utterances, others = keep_classes(utterances, args, folder / "utt2emo")
+    utterances, alone = leave_out_lone_speakers(utterances, args)
     lang_file = folder / "lang"
     given = args.lang or (lang_file.read_text(encoding="utf-8").strip() if lang_file.exists() else "")
     lang = normalise_texts(utterances, given, folder)

@@ -1,4 +1,4 @@
-"""Prepare any corpus from a TSV: `utt path speaker emotion text`, optional `session gender`, header first.
+"""Prepare any corpus from a TSV: `utt path speaker emotion text`, optional `session gender split`, header first.
 
 Paths are relative to the TSV. Emotion and text may be empty for single utterances. Nothing is quoted.
 """
@@ -10,11 +10,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from audio_headers import check_audio
+from labels import keep_classes, label_options, label_problem
 from prepare_common import (
     Dropped,
     Utterance,
     clean,
-    keep_classes,
+    is_unknown,
     leave_out_lone_speakers,
     name_problem,
     normalise_texts,
@@ -27,7 +28,7 @@ from sermtl.errors import UserError, command
 from sermtl.fileio.tables import raw_lines
 
 REQUIRED = ("utt", "path", "speaker", "emotion", "text")
-OPTIONAL_COLUMNS = ("session", "gender")
+OPTIONAL_COLUMNS = ("session", "gender", "split")
 GENDERS = {"m": "m", "male": "m", "f": "f", "female": "f"}
 UNKNOWN = ("", "u", "?", "unknown", "o", "other")
 
@@ -79,11 +80,11 @@ def read_header(where: str, header: list[str] | str) -> tuple[dict[str, int], in
 
 def row_problems(row: dict[str, str]) -> Iterator[str]:
     """Say what is wrong with the fields of one line."""
-    for name in ("utt", "path", "speaker"):
+    for name in ("utt", "path"):
         if not row[name]:
             yield f"no {name}"
-    for name in ("speaker", "emotion", "session"):
-        if row.get(name) and (problem := name_problem(row[name])):
+    for name, problem_of in (("speaker", name_problem), ("emotion", label_problem), ("session", name_problem)):
+        if row.get(name) and not is_unknown(row[name]) and (problem := problem_of(row[name])):
             yield f"{name} {problem}"
     if row["utt"] and (not row["utt"].isprintable() or len(row["utt"].split()) != 1):
         yield f"utt {row['utt']!r} is not one printable word"
@@ -94,15 +95,21 @@ def row_problems(row: dict[str, str]) -> Iterator[str]:
 
 
 def make_utterance(row: dict[str, str], folder: Path, where: str) -> Utterance:
-    """Make the record of a line without problems; the id gets the speaker as prefix where it has none."""
-    utt, speaker = row["utt"], row["speaker"]
+    """Make the record of a line without problems; the id gets the speaker as prefix where it has none.
+
+    An unknown speaker's id is that of the utterance, as in Kaldi's directories.
+    """
+    utt, speaker = row["utt"], "unknown" if is_unknown(row["speaker"]) else row["speaker"]
+    utt = utt if utt.startswith(f"{speaker}-") else f"{speaker}-{utt}"
+    speaker = utt if is_unknown(row["speaker"]) else speaker
     return Utterance(
-        utt=utt if utt.startswith(f"{speaker}-") else f"{speaker}-{utt}",
+        utt=utt,
         path=os.path.join(folder, row["path"]),
         speaker=speaker,
-        emotion=row["emotion"],
+        emotion=" ".join(row["emotion"].split()),
         text=row["text"],
         session=row.get("session", ""),
+        split=row.get("split", ""),
         gender=GENDERS.get(row.get("gender", "").lower(), ""),
         where=where,
     )
@@ -153,13 +160,13 @@ def main() -> None:
     """
     parser = options(__doc__)
     parser.add_argument("--manifest", type=Path, required=True, help="the TSV")
-    parser.add_argument("--classes", default="", help="emotions to keep (default: all that occur)")
+    label_options(parser)
     parser.add_argument("--lang", default="", help="en, de, ... (default: en where all letters are A to Z)")
     args = parser.parse_args()
     utterances, bad = read_manifest(args.manifest)
     utterances, broken = check_audio(utterances, args.out, args.nj, args.skip_broken, bad)
-    utterances, others = keep_classes(utterances, args.classes, args.manifest)
-    utterances, alone = leave_out_lone_speakers(utterances, args.skip_broken)
+    utterances, others = keep_classes(utterances, args, args.manifest)
+    utterances, alone = leave_out_lone_speakers(utterances, args)
     lang = normalise_texts(utterances, args.lang, args.manifest)
     write_data(args.out, utterances, lang, broken + others + alone)
 

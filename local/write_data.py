@@ -6,11 +6,12 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from prepare_common import FIELDS, SPEAKER_FIELDS, Dropped, Utterance, clean, listed
+from labels import spelling_variants
+from prepare_common import FIELDS, SPEAKER_FIELDS, Dropped, Utterance, clean, listed, warn
 
 from sermtl.errors import UserError
 from sermtl.fileio.files import write_text
-from sermtl.fileio.tables import spk2utt_of, write_table
+from sermtl.fileio.tables import known_speakers, spk2utt_of, write_table
 
 
 def path_problem(path: str) -> str | None:
@@ -44,6 +45,11 @@ def check_ids(utterances: Iterable[Utterance]) -> None:
                 f"speakers ({utterance.where}): rename one so that neither id begins with the other"
             )
         previous = utterance.speaker
+    for names in spelling_variants(known_speakers({u.utt: u.speaker for u in utterances})):
+        warn(
+            f"speakers that differ in spelling only: {' '.join(names)}; if they are one person, the voice may be in "
+            "training and in test: give it one id"
+        )
 
 
 def write_data(
@@ -96,7 +102,7 @@ def write_data(
 
 def _summarise(out: Path, utterances: list[Utterance], dropped: Sequence[Dropped]) -> None:
     hours = sum(u.seconds for u in utterances) / 3600
-    speakers = len({u.speaker for u in utterances})
+    speakers = len(known_speakers({u.utt: u.speaker for u in utterances}))
     classes = Counter(u.emotion or "(no emotion)" for u in utterances)
     counts = " ".join(f"{name} {count}" for name, count in sorted(classes.items()))
     empty = sum(not u.text for u in utterances)

@@ -60,6 +60,11 @@ class TrainConfig:
     """``train``: each state and dimension, once pooled, is standardised by the training list; needs freeze all."""
     final_dropout: str = "auto"
     """Share of what the heads read that training drops; ``auto``: what the upstream's configuration says."""
+    class_weights: str = "none"
+    """``balanced``: an utterance's emotion loss is weighted by n / (C n_c), for n labelled training utterances of C
+    classes, n_c of its own."""
+    sampling: str = "natural"
+    """``balanced``: a pass draws as many utterances of each class (those of small classes several times)."""
     epochs: int = 100
     """Passes over the training list, or with ``updates`` blocks of so many updates."""
     updates: int = 0
@@ -140,6 +145,8 @@ class TrainConfig:
         _choice(self, "feats_type", "raw", "fbank", "stored")
         _choice(self, "pooling", "mean", "mean_std", "attention")
         _choice(self, "pooled_norm", "none", "train")
+        _choice(self, "class_weights", "none", "balanced")
+        _choice(self, "sampling", "natural", "balanced")
         _choice(self, "select_by", "ua", "wa")
         _choice(self, "grl", "reverse", "forward")
         _choice(self, "grl_schedule", "constant", "dann")
@@ -154,6 +161,8 @@ class TrainConfig:
         _number_or(self, "ctc_layers", 0, "", "last", "mix")
         if self.feats_type == "stored" and self.freeze == "none":
             raise UserError("feats_type is 'stored', but freeze is 'none': nothing is frozen that could be stored")
+        if self.class_weights == self.sampling == "balanced":
+            raise UserError("class_weights and sampling are both 'balanced': rare classes would count twice; give one")
         if self.pooled_norm == "train" and self.freeze != "all":
             raise UserError(f"pooled_norm is 'train', which needs freeze 'all', not {self.freeze!r}: states would move")
         if self.beta and self.freeze == "all" and not self.projection:

@@ -50,6 +50,12 @@ def test_what_is_frozen_whole_can_be_reversed_by_a_projection_alone(load):
     assert load("", "freeze=all", "projection=8").beta == 0.1
 
 
+def test_one_remedy_for_rare_classes_at_a_time(load):
+    assert load("sampling: balanced").class_weights == "none"
+    with pytest.raises(UserError, match="would count twice"):
+        load("sampling: balanced", "class_weights=balanced")
+
+
 def test_every_field_is_documented():
     source = inspect.getsource(TrainConfig)
     for field in dataclasses.fields(TrainConfig):
@@ -92,6 +98,8 @@ def test_every_field_is_documented():
         ("final_dropout=1", ["final_dropout", "auto, or a number in [0, 1)"]),
         ("final_dropout=some", ["final_dropout", "a number"]),
         ("random_dev=2", ["random_dev", "between 0 and 1"]),
+        ("class_weights=inverse", ["class_weights", "none or balanced"]),
+        ("sampling=uniform", ["sampling", "natural or balanced"]),
         ("select_by=wer", ["select_by", "ua or wa"]),
         ("feats_type=stored", ["freeze is 'none'", "nothing is frozen that could be stored"]),
         ("freeze=all", ["beta is 0.1", "nothing is trained before the heads", "--beta 0, or a projection"]),

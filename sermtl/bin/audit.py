@@ -4,8 +4,8 @@ FOLDS has one directory per fold, or is a fold. A fold has the files train (or t
 test, and may have dev (or valid, val, validation): utterance ids, the first word of each line.
 
 Exit status 1 where parts share utterances, test audio is also in train or dev, a test speaker is also in
-train or dev (unless --allow_shared_speakers true, the default for protocol paper), ids are listed twice or
-unknown to the data directory, test utterances have no emotion, or train or test is empty.
+train or dev (unless --allow_shared_speakers true, the default for the protocols paper, lists and randomK), ids are
+listed twice or unknown to the data directory, or train or test is empty.
 """
 
 from __future__ import annotations
@@ -17,43 +17,10 @@ from pathlib import Path
 from sermtl.corpus.audit import Audio, audit_fold
 from sermtl.corpus.audit_table import audit_options, audit_table, print_audits
 from sermtl.corpus.corpus import Corpus, load_corpus
-from sermtl.corpus.folds import promises_disjoint_speakers
+from sermtl.corpus.lists import read_fold, read_folds
+from sermtl.corpus.protocols import find_protocol
 from sermtl.errors import UserError, command
 from sermtl.fileio.files import write_json, write_text
-from sermtl.fileio.tables import read_ids
-
-LISTS = {"train": ["train"], "dev": ["dev", "valid", "val", "validation"], "test": ["test"]}
-"""Names of a part's list, before .txt or .lst."""
-
-
-def read_fold(fold: Path) -> dict[str, list[str]] | None:
-    """Read a fold's lists; None where the directory is not a fold."""
-    lists: dict[str, list[str]] = {"dev": []}
-    for part, names in LISTS.items():
-        paths = [fold / f"{name}{suffix}" for name in names for suffix in ("", ".txt", ".lst")]
-        found = [path for path in paths if path.is_file()]
-        if len(found) > 1:
-            raise UserError(f"{fold}: {found[0].name} or {found[1].name}? Keep one list for {part}")
-        if found:
-            lists[part] = read_ids(found[0])
-    return lists if len(lists) == 3 else None
-
-
-def read_folds(root: Path) -> dict[str, dict[str, list[str]]]:
-    """Read all folds of a directory, by name in byte order.
-
-    Raises:
-        UserError: There is no such directory, or no fold in it.
-    """
-    if not root.is_dir():
-        raise UserError(f"no directory {root}")
-    if (lists := read_fold(root)) is not None:
-        return {root.name: lists}
-    found = {path.name: read_fold(path) for path in root.iterdir() if path.is_dir()}
-    folds = {name: lists for name, lists in sorted(found.items()) if lists is not None}
-    if not folds:
-        raise UserError(f"{root}: no fold, that is a directory with the lists train and test")
-    return folds
 
 
 def coverage(corpus: Corpus, folds: dict[str, dict[str, list[str]]]) -> str:
@@ -81,7 +48,10 @@ def main() -> int:
     corpus = load_corpus(args.data)
     root = args.folds.resolve()
     protocol = args.protocol or (root.parent if read_fold(root) else root).name
-    disjoint = promises_disjoint_speakers(protocol)
+    try:
+        disjoint = find_protocol(protocol)[0].disjoint_speakers
+    except UserError:
+        disjoint = True  # lists of no protocol of this recipe
     if args.allow_shared_speakers:
         disjoint = args.allow_shared_speakers == "false"
     audio = Audio.of(corpus, decode=args.audio == "true")

@@ -7,18 +7,20 @@ of the protocol, nothing is written, what is shared is printed, and the exit sta
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 from sermtl.corpus.audit import Audio
 from sermtl.corpus.audit_table import audit_options
 from sermtl.corpus.corpus import load_corpus
-from sermtl.corpus.folds import divide, make_folds
+from sermtl.corpus.folds import make_folds
+from sermtl.corpus.protocols import PROTOCOLS
 from sermtl.corpus.write_folds import write_folds
 from sermtl.errors import command
 from sermtl.fileio.stamp import NAME, Stamp, inputs, package_digest
 
 INPUTS = (
     "data:wav.scp*", "data:segments", "data:utt2spk", "data:utt2emo", "data:utt2session", "data:text",
-    "data:utt2style", "data:utt2paper", "data:spk2fold",
+    "data:utt2style", "data:utt2paper", "data:utt2corpus", "data:utt2split", "data:spk2fold",
 )  # fmt: skip
 MANY_LINES = 20_000_000
 """List lines (about 0.5 GB) above which a protocol of fewer folds is recommended."""
@@ -28,7 +30,8 @@ MANY_LINES = 20_000_000
 def main() -> int:
     """Make, audit and write folds."""
     parser = audit_options(__doc__)
-    parser.add_argument("--protocol", default="speaker", help="speaker, session, paper or kfoldK")
+    parser.add_argument("--protocol", default="speaker", help=f"out of {' '.join(PROTOCOLS)}; kfold5, random5")
+    parser.add_argument("--lists", type=Path, help="lists of protocol lists (default: the table utt2split)")
     parser.add_argument("--dev_ratio", type=float, default=0.0, help="share of each training list that becomes dev")
     parser.add_argument("--seed", type=int, default=0, help="seed of the choice of dev")
     parser.add_argument(
@@ -38,18 +41,22 @@ def main() -> int:
     args = parser.parse_args()
     corpus = load_corpus(args.data)
     # Made lazily, but checked here: before the audio is compared, which is the slow part.
-    folds = make_folds(corpus, args.protocol, args.dev_ratio, args.seed)
-    count = len(divide(corpus, args.protocol)[1])
+    division, folds = make_folds(corpus, args.protocol, args.dev_ratio, args.seed, args.lists)
+    count = len(division.names)
     if count * len(corpus.utts) > MANY_LINES:
         print(f"warning: {count} folds of {len(corpus.utts)} utterances each; kfold10 would be 10", file=sys.stderr)
     out = args.data / "folds" / args.protocol
     settings = {name: getattr(args, name) for name in ("protocol", "dev_ratio", "seed", "audio", "copies")}
-    made = Stamp(out / NAME, package_digest(), settings, inputs({"data": args.data}, *INPUTS))
+    read = inputs({"data": args.data}, *INPUTS) | ({str(args.lists.resolve()): args.lists} if args.lists else {})
+    made = Stamp(out / NAME, package_digest(), settings, read)
     if not made.changed():
         print(f"nothing changed: {out}")
         return 0
     audio = Audio.of(corpus, decode=args.audio == "true")
-    write_folds(corpus, audio, folds, made, protocol=args.protocol, dev_ratio=args.dev_ratio, copies=args.copies)
+    write_folds(
+        corpus, audio, folds, made,
+        protocol=args.protocol, dev_ratio=args.dev_ratio, copies=args.copies, notes=division.notes,
+    )  # fmt: skip
     return 0
 
 

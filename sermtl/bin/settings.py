@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from sermtl.config import DecodeConfig, TrainConfig, load_config, read_yaml
-from sermtl.corpus.folds import check_protocol
+from sermtl.corpus.protocols import find_protocol
 from sermtl.data.names import dump_name, experiment_tag, hub_commit, stored_form
 from sermtl.errors import UserError, command
 from sermtl.model.geometry import check_feats_type, find_geometry
@@ -24,13 +24,13 @@ def main() -> int:
     parser.add_argument("--inference_config", type=Path, required=True, help="decoding settings (YAML)")
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="training settings to override")
     parser.add_argument("--corpus", required=True, help="name of the data directory")
-    parser.add_argument("--protocol", required=True, help="speaker, session, paper or kfoldK")
+    parser.add_argument("--protocol", required=True, help="name of the fold protocol")
     text = "true: look for the upstream's files now, not when training needs them"
     parser.add_argument("--trains", choices=["true", "false"], default="false", help=text)
     args = parser.parse_args()
     config = load_config(TrainConfig, args.config, args.set)
     load_config(DecodeConfig, args.inference_config)
-    check_protocol(args.protocol)
+    protocol, _ = find_protocol(args.protocol)
     if "\n" in config.upstream:
         raise UserError(f"upstream {config.upstream!r}: a line break in its name; rename it, or give a link to it")
     geometry = find_geometry(config.upstream)
@@ -45,6 +45,7 @@ def main() -> int:
         "token_type": config.token_type,
         "nbpe": config.nbpe,
         "dump_name": dump_name(config),
+        "speakers_default": "required" if protocol.disjoint_speakers else "known",
         "short_folds": str(config.feats_type == "stored" and stored_form(config).startswith("pooled")).lower(),
     }
     for name, value in values.items():

@@ -5,9 +5,12 @@ a figure is null where the data directory lacks the table (or the audio) that it
 
 ===================================  ================================================================
 protocol, fold                       names
-promises_disjoint_speakers           the protocol says that no test speaker is in train or dev
+promises_disjoint_speakers,          the protocol says that no test speaker (transcript) is in train or
+promises_disjoint_transcripts        dev
 allows_copies                        audio that test shares with train or dev is no broken promise
-speaker_dependent                    a test speaker IS in train or dev
+speaker_dependent                    a test speaker IS in train or dev, or may be, or the protocol is marked
+                                     as speaker-dependent whatever is found
+utterances_speaker_unknown           utterances of train, dev and test whose speaker is unknown
 ok, broken, warnings                 every promise is kept; the broken ones; what to know before use
 utterances_PART, unlabelled_PART     utterances; those of them without emotion
 speakers_PART, sessions_PART,        how many different ones
@@ -23,7 +26,7 @@ shared_audio_utterances
 classes                              all classes of the corpus, sorted
 class_counts_PART                    class -> utterances
 classes_absent_train, _test          classes without an utterance there
-majority_share_test                  share of the test part's largest class
+majority_share_test                  share of the test part's largest class in its labelled utterances
 speaker_utterances_min, _max         utterances of the training speaker who has fewest, most
 speakers_with_one_utterance          training speakers who have a single one
 ids_repeated                         ids listed twice within a part
@@ -82,6 +85,8 @@ def audit_fold(
     protocol: str,
     fold: str,
     disjoint_speakers: bool,
+    disjoint_transcripts: bool = False,
+    marked: bool = False,
     allow_copies: bool = False,
 ) -> Audit:
     """Audit one fold.
@@ -93,12 +98,15 @@ def audit_fold(
         protocol: Name for the record.
         fold: Name for the record.
         disjoint_speakers: The protocol promises that no test speaker is in train or dev.
+        disjoint_transcripts: It promises the same of transcripts.
+        marked: The fold is speaker-dependent, whatever is found.
         allow_copies: Audio of the test part that is also in train or dev gives a warning only.
     """
     known = {p: [corpus.index[utt] for utt in lists[p] if utt in corpus.index] for p in PARTS}
     rows = {part: np.array(sorted(set(indices)), np.int64) for part, indices in known.items()}
     audit: Audit = {"protocol": protocol, "fold": fold}
-    audit |= {"promises_disjoint_speakers": disjoint_speakers, "allows_copies": allow_copies}
+    audit |= {"promises_disjoint_speakers": disjoint_speakers, "promises_disjoint_transcripts": disjoint_transcripts}
+    audit["allows_copies"] = allow_copies
     columns: dict[str, np.ndarray | None] = {
         "utterance": np.arange(len(corpus.utts)),
         "speaker": corpus.speaker.codes,
@@ -109,7 +117,9 @@ def audit_fold(
     for what, codes in columns.items():
         figures = overlap_figures(what, np.full(len(corpus.utts), -1) if codes is None else codes, rows)
         audit |= dict.fromkeys(figures) if codes is None else figures
-    audit["speaker_dependent"] = audit["test_utterances_speaker_seen"] > 0
+    unknown = sum(int((corpus.speaker.codes[r] < 0).sum()) for r in rows.values())
+    audit["utterances_speaker_unknown"] = unknown
+    audit["speaker_dependent"] = marked or unknown > 0 or audit["test_utterances_speaker_seen"] > 0
     audit |= id_figures(corpus, lists, rows)
     audit |= class_figures(corpus, rows)
     audit |= speaker_figures(corpus, rows)
@@ -139,13 +149,13 @@ def overlap_figures(what: str, codes: np.ndarray, rows: dict[str, np.ndarray]) -
     if what != "utterance":
         count = int(seen(codes, rows).sum())
         figures[f"test_utterances_{what}_seen"] = count
-        figures[f"test_utterances_{what}_seen_share"] = share(count, rows["test"])
+        figures[f"test_utterances_{what}_seen_share"] = share(count, len(rows["test"]))
     return figures
 
 
-def share(count: int, of: np.ndarray) -> float:
+def share(count: int, of: int) -> float:
     """Share to six places (0 of nothing is 0)."""
-    return round(count / len(of), 6) if len(of) else 0.0
+    return round(count / of, 6) if of else 0.0
 
 
 def id_figures(corpus: Corpus, lists: Lists, rows: dict[str, np.ndarray]) -> Audit:
@@ -178,7 +188,7 @@ def class_figures(corpus: Corpus, rows: dict[str, np.ndarray]) -> Audit:
     figures |= {f"class_counts_{part}": by_part[part] for part in PARTS}
     for part in ("train", "test"):
         figures[f"classes_absent_{part}"] = [name for name, n in by_part[part].items() if not n]
-    figures["majority_share_test"] = share(max(by_part["test"].values(), default=0), rows["test"])
+    figures["majority_share_test"] = share(max(by_part["test"].values(), default=0), sum(by_part["test"].values()))
     return figures
 
 
@@ -220,9 +230,11 @@ def audio_figures(corpus: Corpus, audio: Audio, rows: dict[str, np.ndarray]) -> 
 def broken_promises(audit: Audit) -> list[str]:
     """Say which promises a fold breaks; every fold promises parts that are disjoint, known and usable."""
     broken = []
-    if audit["promises_disjoint_speakers"] and audit["speaker_dependent"]:
+    if audit["promises_disjoint_speakers"] and audit["test_utterances_speaker_seen"]:
         names = " ".join(audit["shared_speaker_names"])
         broken.append(f"speakers of the test part are in train or dev: {names}")
+    if audit["promises_disjoint_transcripts"] and (n := audit["test_utterances_transcript_seen"]):
+        broken.append(f"the transcripts of {plural(n, 'test utterance')} are in train or dev")
     for a, b in PAIRS:
         if n := audit[f"utterances_shared_{a}_{b}"]:
             broken.append(f"{plural(n, 'utterance')} in both {a} and {b}")
@@ -233,8 +245,6 @@ def broken_promises(audit: Audit) -> list[str]:
     if n := audit["ids_unknown"]:
         names = " ".join(audit["unknown_ids"])
         broken.append(f"{plural(n, 'id')} that the data directory does not have: {names}")
-    if n := audit["unlabelled_test"]:
-        broken.append(f"{plural(n, 'test utterance')} without an emotion")
     for part in ("train", "test"):
         if not audit[f"utterances_{part}"]:
             broken.append(f"no utterance in {part}")
@@ -257,9 +267,13 @@ def warnings(audit: Audit) -> list[str]:
     for part in ("train", "test"):
         if absent := audit[f"classes_absent_{part}"]:
             found.append(f"no utterance of {' '.join(absent)} in {part}")
+    if n := audit["unlabelled_test"]:
+        found.append(f"{plural(n, 'test utterance')} without an emotion: decoded, not scored")
+    if n := audit["utterances_speaker_unknown"]:
+        found.append(f"{plural(n, 'utterance')} of unknown speakers, who may be in train and in test")
     if n := audit["speakers_with_one_utterance"]:
         found.append(f"{plural(n, 'training speaker')} with a single utterance")
-    if 0 < audit["utterances_test"] < TINY_TEST:
+    if 0 < audit["utterances_test"] - audit["unlabelled_test"] < TINY_TEST:
         found.append(f"fewer than {TINY_TEST} test utterances: one of them is worth over {100 // TINY_TEST} points")
     if n := audit["corpus_audio_not_compared"]:
         found.append(f"the audio of {plural(n, 'utterance')} could not be compared (a pipe or unreadable)")

@@ -11,10 +11,12 @@ from pathlib import Path
 import numpy as np
 
 from sermtl.errors import UserError
-from sermtl.fileio.tables import read_table
+from sermtl.fileio.tables import known_speakers, read_table
 
 APOSTROPHES = str.maketrans("", "", "'’")
 ASCII_WORD = re.compile(r"[a-z0-9]+")
+UNKNOWN = "unknown"
+"""Begins the ids of utterances whose speaker is not known."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,8 @@ class Column:
 class Corpus:
     """The utterances of a data directory in byte order of their ids, with what protocols ask of them.
 
-    ``session``, ``transcript`` and ``style`` are None where the directory has no such table.
+    ``session``, ``transcript`` and ``style`` are None where the directory has no such table. The speaker of a single
+    utterance is unknown (code -1).
     """
 
     path: Path
@@ -75,11 +78,12 @@ def load_corpus(data: str | Path) -> Corpus:
     nameless = [utt for utt, speaker in utt2spk.items() if not speaker or " " in speaker]
     if nameless:
         raise UserError(f"{data / 'utt2spk'}: {len(nameless)} utterances without one speaker id, first {nameless[0]}")
+    known = known_speakers(utt2spk)
     return Corpus(
         path=data,
         utts=list(utt2spk),
         index={utt: i for i, utt in enumerate(utt2spk)},
-        speaker=Column.of(utt2spk.values()),
+        speaker=Column.of(speaker if speaker in known else "" for speaker in utt2spk.values()),
         emotion=Column.of(table_values(data / "utt2emo", utt2spk)),
         session=optional_column(data / "utt2session", utt2spk),
         transcript=optional_column(data / "text", utt2spk, comparable_text),

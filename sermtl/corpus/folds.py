@@ -1,23 +1,19 @@
-"""Protocols: which utterances train, choose and test in each fold, as pure functions of ids and seed."""
+"""Folds: which utterances train, choose and test in each, as pure functions of ids, protocol and seed."""
 
 from __future__ import annotations
 
-import difflib
-import hashlib
 import math
-import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
-from sermtl.corpus.corpus import Corpus, table_values
+from sermtl.corpus.corpus import Corpus
+from sermtl.corpus.protocols import Division, Protocol, Request, digests, find_protocol
 from sermtl.errors import UserError
-from sermtl.fileio.tables import read_table
 
-NAMED = ("speaker", "session", "paper")
-"""Protocols beside ``kfoldK``."""
 RESERVED = ("folds", "audit.txt")
 """Files that stand beside the folds' directories."""
 
@@ -50,134 +46,60 @@ def without_copies(fold: Fold, audio: np.ndarray) -> Fold:
     return replace(fold, train=train, dev=dev)
 
 
-def promises_disjoint_speakers(protocol: str) -> bool:
-    """Tell whether no test speaker may occur in train or dev."""
-    return protocol != "paper"
+def make_folds(
+    corpus: Corpus, protocol: str, dev_ratio: float = 0.0, seed: int = 0, lists: Path | None = None
+) -> tuple[Division, Iterator[Fold]]:
+    """Make a protocol's folds, one at a time, in the order of the division's names.
 
-
-def make_folds(corpus: Corpus, protocol: str, dev_ratio: float = 0.0, seed: int = 0) -> Iterator[Fold]:
-    """Make a protocol's folds, in order of their names, one at a time.
-
-    The utterances without emotion train the other heads and are never in dev or test; those of the test
-    part's own group are in no list of that fold.
+    Utterances without emotion train the other heads, and are decoded where they are in test; they are never in dev.
 
     Args:
         corpus: The utterances and their columns.
-        protocol: ``speaker``, ``session``, ``paper``, or ``kfoldK`` with a number for K.
-        dev_ratio: Share of the training part's labelled utterances that becomes dev, in [0, 0.5].
+        protocol: A name of `PROTOCOLS`, with a number for K.
+        dev_ratio: Share of the training part's labelled utterances that becomes dev, in [0, 0.5], where the protocol
+            has no dev of its own.
         seed: Decides, with the ids, which ones.
+        lists: The lists of protocol ``lists``.
 
     Raises:
         UserError: Unknown protocol, ratio out of range, or a corpus that the protocol cannot divide.
     """
     if not 0 <= dev_ratio <= 0.5:
         raise UserError(f"--dev_ratio {dev_ratio:g} is outside 0 to 0.5, the share of training that becomes dev")
-    group, names = divide(corpus, protocol)
+    row, k = find_protocol(protocol)
+    if lists and protocol != "lists":
+        raise UserError(f"--lists is for --protocol lists, not {protocol}")
+    check_corpus(corpus, row)
+    division = row.divide(corpus, Request(k, lists, seed))
+    for name in division.names:
+        if "/" in name or name.startswith(".") or name in RESERVED or any(c.isspace() for c in name):
+            raise UserError(f"fold name {name!r} (protocol {protocol}) cannot be a directory name")
     picker = DevPicker(corpus, dev_ratio, seed)
 
     def fold(name: str) -> Fold:
-        inside = group == name
-        train = np.flatnonzero(~inside)
-        dev = picker.pick(train)
-        return Fold(name, np.setdiff1d(train, dev), dev, np.flatnonzero(inside & corpus.labelled))
+        train, dev, test = division.parts(name)
+        if dev is None:
+            dev = picker.pick(train)
+            train = np.setdiff1d(train, dev)
+        return Fold(name, train, dev, test)
 
-    return map(fold, names)
-
-
-def divide(corpus: Corpus, protocol: str) -> tuple[np.ndarray, list[str]]:
-    """Give each utterance's group, (N,) strings, and the groups that make a fold: those with a label."""
-    group = np.array(groups(corpus, protocol), object)
-    names = sorted(set(group[corpus.labelled]), key=str.encode)
-    check_names(corpus, protocol, names)
-    return group, names
+    return division, map(fold, division.names)
 
 
-def check_protocol(protocol: str) -> None:
-    """Refuse a protocol's name that is none, naming the nearest."""
-    if protocol in NAMED:
-        return
-    if folds := re.fullmatch(r"kfold(0|[1-9][0-9]*)", protocol):
-        if int(folds[1]) < 2:
-            raise UserError(f"{protocol}: at least 2 folds are needed to train on one part and test on another")
-        return
-    near = difflib.get_close_matches(protocol, [*NAMED, "kfold10"], 1, 0.5)
-    hint = f"; did you mean {near[0]}?" if near else ""
-    raise UserError(f"unknown protocol {protocol!r}{hint} (known: {' '.join(NAMED)} kfoldK, as in kfold10)")
-
-
-def groups(corpus: Corpus, protocol: str) -> list[str]:
-    """(N,) the name of the fold that would test each utterance."""
-    if protocol == "speaker":
-        return speaker_groups(corpus)
-    if protocol == "session":
-        return required_groups(corpus, "utt2session", "has no sessions; use --protocol speaker or kfoldK")
-    if protocol == "paper":
-        return required_groups(corpus, "utt2paper", "has no published folds; use --protocol speaker or session")
-    check_protocol(protocol)
-    return kfold_groups(corpus, int(protocol.removeprefix("kfold")))
-
-
-def speaker_groups(corpus: Corpus) -> list[str]:
-    """One group a speaker, named by the table ``spk2fold`` where there is one."""
-    names = corpus.speaker.names
-    path = corpus.path / "spk2fold"
-    if path.exists():
-        spk2fold = read_table(path)
-        missing = [name for name in names if not spk2fold.get(name)]
-        if missing:
-            raise UserError(f"{path}: no fold for {len(missing)} speakers: {' '.join(missing[:20])}")
-        names = [spk2fold[name] for name in names]
-    return [names[code] for code in corpus.speaker.codes]
-
-
-def required_groups(corpus: Corpus, table: str, absent: str) -> list[str]:
-    """Groups by a table that gives every utterance a value."""
-    path = corpus.path / table
-    if not path.exists():
-        raise UserError(f"no {path}: the corpus {absent}")
-    values = table_values(path, corpus.index)
-    empty = [utt for utt, value in zip(corpus.utts, values, strict=True) if not value]
-    if empty:
-        raise UserError(f"{path}: no value for {len(empty)} utterances, first {empty[0]}")
-    return values
-
-
-def kfold_groups(corpus: Corpus, k: int) -> list[str]:
-    """Deal speakers into K groups: the largest first, each to the group with fewest test utterances."""
-    speakers = corpus.speaker.names
-    sizes = np.bincount(corpus.speaker.codes[corpus.labelled], minlength=len(speakers))
-    labelled_speakers = int((sizes > 0).sum())
-    if k > labelled_speakers:
-        raise UserError(
-            f"kfold{k} needs {k} speakers with labelled utterances, {corpus.path} has {labelled_speakers}; "
-            + (f"use --protocol kfold{labelled_speakers} at most" if labelled_speakers > 1 else "it cannot be divided")
-        )
-    loads = [0] * k
-    group = [""] * len(speakers)
-    for code in sorted(range(len(speakers)), key=lambda code: (-sizes[code], code)):
-        lightest = loads.index(min(loads))
-        loads[lightest] += int(sizes[code])
-        group[code] = str(lightest + 1).zfill(len(str(k)))
-    return [group[code] for code in corpus.speaker.codes]
-
-
-def check_names(corpus: Corpus, protocol: str, tested: list[str]) -> None:
-    """Refuse what cannot be folds: nothing labelled, a single group, names that cannot be directories."""
-    if not tested:
+def check_corpus(corpus: Corpus, protocol: Protocol) -> None:
+    """Refuse what no protocol, or this one, can divide: nothing labelled, one class, one speaker."""
+    if not corpus.emotion.names:
         raise UserError(f"{corpus.path / 'utt2emo'}: no utterance has an emotion, there is nothing to test")
-    if len(corpus.speaker.names) == 1 and promises_disjoint_speakers(protocol):
+    if len(corpus.emotion.names) == 1:
         raise UserError(
-            f"{corpus.path} has one speaker, {corpus.speaker.names[0]}: no protocol can test on a speaker "
-            "that it did not train on; check utt2spk"
+            f"{corpus.path / 'utt2emo'}: all labelled utterances are {corpus.emotion.names[0]}: one class, so there is "
+            "nothing to learn; check the labels, --classes and --label_map"
         )
-    if len(tested) == 1:
+    if len(corpus.speaker.names) == 1 and protocol.disjoint_speakers:
         raise UserError(
-            f"protocol {protocol} puts all labelled utterances of {corpus.path} into one fold, {tested[0]}: "
-            "no training data would be left; use another protocol"
+            f"{corpus.path} has one speaker, {corpus.speaker.names[0]}: no protocol can test on a speaker that it did "
+            "not train on; check utt2spk, or use --protocol random5, whose numbers are marked as speaker-dependent"
         )
-    for name in tested:
-        if "/" in name or name.startswith(".") or name in RESERVED or any(c.isspace() for c in name):
-            raise UserError(f"fold name {name!r} (protocol {protocol}) cannot be a directory name")
 
 
 class DevPicker:
@@ -190,10 +112,7 @@ class DevPicker:
     def __init__(self, corpus: Corpus, ratio: float, seed: int) -> None:
         self.corpus, self.ratio = corpus, ratio
         if ratio:
-            digests = [hashlib.sha256(f"{seed} {utt}".encode()).digest()[:8] for utt in corpus.utts]
-            self.order = np.lexsort(
-                (np.frombuffer(b"".join(digests), ">u8"), corpus.speaker.codes, corpus.emotion.codes)
-            )
+            self.order = np.lexsort((digests(corpus.utts, seed), corpus.speaker.codes, corpus.emotion.codes))
 
     def pick(self, train: np.ndarray) -> np.ndarray:
         """Pick dev out of the (n,) sorted training indices.

@@ -173,7 +173,7 @@ def is_segment(value: str) -> bool:
     return 0 <= start < math.inf and (start < end < math.inf or end == -1)
 
 
-LABELS = ("utt2emo", "utt2session", "utt2style", "utt2paper", "utt2lang")
+LABELS = ("utt2session", "utt2style", "utt2paper", "utt2lang", "utt2split", "utt2corpus")
 NUMBERS = ("utt2dur", "utt2num_frames", "utt2num_samples")
 VALUES: dict[str, tuple[str, Callable[[str], bool]]] = {
     **dict.fromkeys(LABELS, ("expected one word or none", lambda value: not value or is_word(value))),

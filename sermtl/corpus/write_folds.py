@@ -8,7 +8,8 @@ from pathlib import Path
 from sermtl.corpus.audit import Audio, Audit, audit_fold
 from sermtl.corpus.audit_table import audit_table, print_audits
 from sermtl.corpus.corpus import Corpus
-from sermtl.corpus.folds import Fold, promises_disjoint_speakers, without_copies
+from sermtl.corpus.folds import Fold, without_copies
+from sermtl.corpus.protocols import find_protocol
 from sermtl.errors import UserError
 from sermtl.fileio.files import replaced_directory, write_json, write_text
 from sermtl.fileio.stamp import NAME, Stamp
@@ -23,7 +24,15 @@ class BrokenPromise(UserError):
 
 
 def write_folds(
-    corpus: Corpus, audio: Audio, folds: Iterable[Fold], made: Stamp, *, protocol: str, dev_ratio: float, copies: str
+    corpus: Corpus,
+    audio: Audio,
+    folds: Iterable[Fold],
+    made: Stamp,
+    *,
+    protocol: str,
+    dev_ratio: float,
+    copies: str,
+    notes: Iterable[str] = (),
 ) -> None:
     """Write folds into the folder of the stamp ``made``, finish it, and print what the audits found.
 
@@ -35,11 +44,12 @@ def write_folds(
         protocol: The protocol's name.
         dev_ratio: The share of training that became dev.
         copies: What to do with audio of the test part that is also in train or dev: stop, drop (it there) or keep.
+        notes: What the protocol left out, to be printed.
 
     Raises:
         BrokenPromise: A fold breaks one; the folder stays as it was.
     """
-    out, audits = made.path.parent, []
+    out, audits, row = made.path.parent, [], find_protocol(protocol)[0]
     with replaced_directory(out) as staging:
         for fold in folds:
             training = len(fold.train) + len(fold.dev)
@@ -48,7 +58,8 @@ def write_folds(
             lists = fold.lists(corpus)
             audit = audit_fold(
                 corpus, audio, lists, protocol=protocol, fold=fold.name,
-                disjoint_speakers=promises_disjoint_speakers(protocol), allow_copies=copies == "keep",
+                disjoint_speakers=row.disjoint_speakers, disjoint_transcripts=row.disjoint_transcripts,
+                marked=row.marked, allow_copies=copies == "keep",
             )  # fmt: skip
             if dropped := training - len(fold.train) - len(fold.dev):
                 what = f"{plural(dropped, 'training utterance')} with the audio of a test utterance left out"
@@ -62,6 +73,8 @@ def write_folds(
         write_text(staging / "folds", "".join(f"{audit['fold']}\n" for audit in audits))
         write_text(staging / "audit.txt", audit_table(audits))
         report(corpus, protocol, audits, out)
+        for note in notes:
+            print(f"{protocol}: {note}")
         made.finish(sorted(path for path in staging.rglob("*") if path.is_file()), staging / NAME)
 
 
@@ -72,13 +85,16 @@ def report(corpus: Corpus, protocol: str, audits: list[Audit], out: Path) -> Non
         BrokenPromise: There are any.
     """
     kept = print_audits(audits)
-    if protocol == "paper":
-        print("protocol paper is speaker-dependent: compare its scores with the published ones only")
+    if any(audit["speaker_dependent"] for audit in audits):
+        unknown = " or unknown" if any(audit["utterances_speaker_unknown"] for audit in audits) else ""
+        print(
+            f"protocol {protocol} is speaker-dependent{unknown}: compare its scores with those of the same lists only"
+        )
     if not kept:
         hint = "; correct utt2session or use --protocol speaker" if protocol == "session" else ""
         if any(audit["test_utterances_audio_seen"] for audit in audits):
             hint += "; --copies drop leaves copies of test audio out of training, --copies keep goes on with them"
         raise BrokenPromise(f"{corpus.path} breaks the promise of protocol {protocol}, {out} stays as it was{hint}")
     unlabelled = int((~corpus.labelled).sum())
-    note = f"; {unlabelled} without emotion are in no test part" if unlabelled else ""
+    note = f"; {unlabelled} without emotion are not scored" if unlabelled else ""
     print(f"{len(audits)} folds of {len(corpus.utts)} utterances{note}: {out}")

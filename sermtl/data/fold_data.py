@@ -15,7 +15,7 @@ from sermtl.data.dataset import Example, FoldDataset, feature_stats
 from sermtl.errors import UserError
 from sermtl.fileio.ark import DUMP_DIGESTS, DUMP_SAMPLES, DUMP_TABLES
 from sermtl.fileio.stamp import refuse_damaged
-from sermtl.fileio.tables import PARTS, read_list, read_table
+from sermtl.fileio.tables import PARTS, known_speakers, read_list, read_table
 from sermtl.model.front_end import FrontEnd
 from sermtl.seeding import generator
 from sermtl.text.tokenizer import Tokenizer, load_tokenizer
@@ -30,7 +30,7 @@ class FoldData:
     labels: list[str]
     """Emotion classes of the corpus, in logit order (sorted)."""
     speakers: list[str]
-    """Training speakers, in logit order (sorted)."""
+    """Known training speakers, in logit order (sorted); ``unknown`` alone where there is none."""
     tokenizer: Tokenizer
     perturbed: Mapping[float, Mapping[str, Example]]
     """Speed -> utterance -> its perturbed copy."""
@@ -76,9 +76,10 @@ def load_fold(
         _refuse_unknown(fold_dir / part, utterances, speakers_of, data / "utt2spk")
     _check_training_list(fold_dir, lists["train"], speakers_of, emotions)
     labels = sorted(set(emotions.values()) - {""})
-    speakers = sorted({speakers_of[utterance] for utterance in lists["train"]})
+    known = known_speakers(speakers_of)
+    speakers = sorted({speakers_of[utterance] for utterance in lists["train"]} & known) or ["unknown"]
     label_ids = {label: number for number, label in enumerate(labels)}
-    speaker_ids = {speaker: number for number, speaker in enumerate(speakers)}
+    speaker_ids = {speaker: number for number, speaker in enumerate(speakers) if speaker in known}
 
     def example(utterance: str) -> Example:
         speaker = speakers_of[utterance]
@@ -156,8 +157,9 @@ def _check_training_list(
         raise UserError(f"{fold_dir}/train is empty: this fold has no training data; choose another protocol")
     if not any(emotions.get(utterance) for utterance in train):
         raise UserError(f"{fold_dir}/train: no utterance has an emotion label")
+    known = known_speakers(speakers_of)
     for speaker, count in Counter(speakers_of[utterance] for utterance in train).items():
-        if count == 1:
+        if count == 1 and speaker in known:
             print(f"warning: {fold_dir}/train: speaker {speaker} has a single utterance", flush=True)
 
 

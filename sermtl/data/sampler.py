@@ -5,20 +5,39 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from sermtl.config import TrainConfig
+from sermtl.data.dataset import Example
 from sermtl.seeding import generator
 
 
+def balanced_pass(emotions: Sequence[int], seed: int, epoch: int) -> list[int]:
+    """Indices of a pass with as many utterances of each class, and each unlabelled one (-1) once; N as before.
+
+    A class's utterances are shuffled and repeated whole, so that none is drawn twice more than another. Where the
+    labelled utterances cannot be divided by the classes, random classes get one more.
+    """
+    random = generator(seed, "balance", epoch)
+    classes = random.permutation(sorted(set(emotions) - {-1})).tolist()
+    drawn = [index for index, emotion in enumerate(emotions) if emotion < 0]
+    labelled = len(emotions) - len(drawn)
+    for place, wanted in enumerate(classes):
+        members = [index for index, emotion in enumerate(emotions) if emotion == wanted]
+        share = (labelled + place) // len(classes)  # over all places these add up
+        rounds = -(-share // len(members))
+        drawn += [members[i] for _ in range(rounds) for i in random.permutation(len(members))][:share]
+    return drawn
+
+
 def epoch_batches(
-    lengths: Sequence[int], batch_size: int, bucket_batches: int, seed: int, epoch: int
+    lengths: Sequence[int], batch_size: int, bucket_batches: int, seed: int, epoch: int, drawn: Sequence[int] = ()
 ) -> list[list[int]]:
-    """Indices of the utterances of each update of an epoch; every utterance is in exactly one.
+    """Indices of the utterances of each update of an epoch; each utterance is in one, or each of ``drawn``.
 
     Utterances are shuffled, pools of ``bucket_batches`` batches are sorted by length and cut, and the batches are
     shuffled: batches hold similar lengths (little padding), and which utterances meet differs every epoch.
     ``bucket_batches`` 1 is plain shuffling.
     """
     random = generator(seed, "batches", epoch)
-    order = random.permutation(len(lengths)).tolist()
+    order = random.permutation(drawn if drawn else len(lengths)).tolist()
     pool = batch_size * bucket_batches
     batches = []
     for start in range(0, len(order), pool):
@@ -35,10 +54,15 @@ def decode_batches(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
     return [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
 
 
-def batches_of_epoch(lengths: Sequence[int], config: TrainConfig, epoch: int, updates: int) -> list[list[int]]:
+def batches_of_epoch(examples: Sequence[Example], config: TrainConfig, epoch: int, updates: int) -> list[list[int]]:
     """An epoch's batches: as many ``updates``, of passes over the list that follow one another."""
-    of_pass, first = -(-len(lengths) // config.batch_size), epoch * updates
+    of_pass, first = -(-len(examples) // config.batch_size), epoch * updates
     numbers = range(first // of_pass, -(-(first + updates) // of_pass))
-    passes = (epoch_batches(lengths, config.batch_size, config.bucket_batches, config.seed, n) for n in numbers)
+    lengths, emotions = [example.size for example in examples], [example.emotion for example in examples]
+
+    def one_pass(number: int) -> list[list[int]]:
+        drawn = balanced_pass(emotions, config.seed, number) if config.sampling == "balanced" else ()
+        return epoch_batches(lengths, config.batch_size, config.bucket_batches, config.seed, number, drawn)
+
     skipped = first - numbers[0] * of_pass
-    return [batch for batches in passes for batch in batches][skipped : skipped + updates]
+    return [batch for number in numbers for batch in one_pass(number)][skipped : skipped + updates]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
@@ -115,6 +116,15 @@ def spk2utt_of(utt2spk: Mapping[str, str]) -> dict[str, str]:
     for utt, speaker in utt2spk.items():
         spk2utt.setdefault(speaker, []).append(utt)
     return {speaker: " ".join(utts) for speaker, utts in spk2utt.items()}
+
+
+def known_speakers(utt2spk: Mapping[str, str]) -> set[str]:
+    """The speakers of more than one utterance.
+
+    Where a speaker is unknown, Kaldi's directories give the utterance's id instead; nothing of a speaker can be learned
+    from a single utterance, nor tested.
+    """
+    return {speaker for speaker, count in Counter(utt2spk.values()).items() if count > 1}
 
 
 def tables_of(data: Path) -> dict[str, list[str]]:

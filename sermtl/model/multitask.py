@@ -12,7 +12,7 @@ Shape suffixes: B batch, T frames, D hidden, C classes, V tokens, S speakers, N 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,6 +43,8 @@ class Output:
     """What the emotion head reads."""
     frames_B: Tensor
     """Number of own frames."""
+    class_weights_C: Tensor | None = None
+    """Weights of the emotion loss by class; None outside training, and where all are 1."""
 
 
 class MultiTaskModel(nn.Module):
@@ -78,6 +80,8 @@ class MultiTaskModel(nn.Module):
         self.token_head = nn.Linear(settings.projection or width, tokens)
         self.speaker_head = nn.Linear(self.vector.size, speakers)
         self.gradient_norms: dict[str, Tensor] = {}
+        self.class_weights_C: Tensor | None
+        self.register_buffer("class_weights_C", None, persistent=False)
         self.bf16 = False
         """Whether the upstream runs under autocast; the heads and losses never do."""
 
@@ -112,6 +116,7 @@ class MultiTaskModel(nn.Module):
             speaker_BS=self.speaker_head(self.dropout(scale_gradient(speaker_BM, speaker_gradient))),
             vector_BM=emotion_BM,
             frames_B=frames_B,
+            class_weights_C=self.class_weights_C if self.training else None,
         )
 
     def states(self, batch: Batch) -> tuple[dict[int, Tensor], Tensor]:
@@ -172,16 +177,23 @@ class MultiTaskModel(nn.Module):
 def task_losses(output: Output, batch: Batch, utterances: int) -> dict[str, Tensor]:
     """The three losses, each summed over the batch and divided by ``utterances``.
 
-    ``ser`` and ``sid`` are cross-entropies; ``asr`` is the whole CTC negative log-likelihood of an utterance in
-    nats. An utterance that lacks a target adds nothing to that task. Dividing by the update's number of
-    utterances makes an update's loss the same however it is cut into batches.
+    ``ser`` and ``sid`` are cross-entropies, ``ser`` weighted by class where the output has weights; ``asr`` is the
+    whole CTC negative log-likelihood of an utterance in nats. An utterance that lacks a target adds nothing to that
+    task. Dividing by the update's number of utterances makes an update's loss the same however it is cut into batches.
     """
-    emotion = F.cross_entropy(output.emotion_BC, batch.emotions_B, ignore_index=-1, reduction="sum")
+    weights_C = output.class_weights_C
+    emotion = F.cross_entropy(output.emotion_BC, batch.emotions_B, weights_C, ignore_index=-1, reduction="sum")
     speaker = F.cross_entropy(output.speaker_BS, batch.speakers_B, ignore_index=-1, reduction="sum")
     no_loss = emotion.new_zeros(())
     frames_B = output.frames_B if batch.frames_B is None else batch.frames_B
     asr = no_loss if output.tokens_BTV is None else ctc_losses(output.tokens_BTV, frames_B, batch).sum()
     return {"ser": emotion / utterances, "asr": asr / utterances, "sid": speaker / utterances}
+
+
+def balanced_weights(emotions: Sequence[int], classes: int) -> Tensor:
+    """(C,) weights n / (C' n_c) of n utterances with a label (others: -1) of C' different classes; their mean is 1."""
+    counts_C = torch.bincount(torch.tensor([emotion for emotion in emotions if emotion >= 0]), minlength=classes)
+    return counts_C.sum() / ((counts_C > 0).sum() * counts_C.clamp(min=1))
 
 
 def total_loss(losses: Mapping[str, Any], alpha: float) -> Any:

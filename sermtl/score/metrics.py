@@ -142,7 +142,7 @@ def speaker_scores(
         reason = f"{len(unseen)} of {len(speakers)} test speakers were not trained on: {first(unseen)}"
         return {"acc": None, "reason": reason}
     if not references:
-        return {"acc": None, "reason": "no utterances"}
+        return {"acc": None, "reason": "no utterance of a known speaker"}
     correct = sum(r == h for r, h in zip(references, hypotheses, strict=True))
     return {"n": len(references), "correct": correct, "acc": correct / len(references)}
 

@@ -13,12 +13,40 @@ from typing import Any
 from sermtl.fileio.text_table import aligned, markdown, number, plural
 from sermtl.score import metrics
 
-DEPENDENT = "speaker-dependent: test speakers are also in the training set"
+DEPENDENCE = {
+    "speaker-dependent": "test speakers are also in the training set",
+    "speaker-dependent or unknown": "test speakers are, or may be, also in the training set",
+}
+UNTRAINED = "†"
+"""Stands beside a number that is lowered by a class that a fold never trained."""
+
+
+def dependence(scores: Mapping[str, Any]) -> str:
+    """The mark of numbers whose test speakers are, or may be, in training too; else empty."""
+    if not scores["speaker_dependent"]:
+        return ""
+    return f"speaker-dependent{' or unknown' if scores.get('speakers_unknown') else ''}"
 
 
 def protocol_line(scores: Mapping[str, Any]) -> str:
     """The protocol, with the warning that every number of a speaker-dependent one carries."""
-    return f"{scores['protocol']}{f' ({DEPENDENT})' if scores['speaker_dependent'] else ''}"
+    mark = dependence(scores)
+    return f"{scores['protocol']}{f' ({mark}: {DEPENDENCE[mark]})' if mark else ''}"
+
+
+def never_trained(scores: Mapping[str, Any]) -> str:
+    """What `UNTRAINED` means in a fold's or an experiment's scores; empty where every class was trained."""
+    folds: dict[str, list[str]] = {}
+    for fold, part in scores.get("per_fold", {scores["folds"][0]: scores}).items():
+        for label in part["ser"].get("untrained", []):
+            folds.setdefault(label, []).append(fold)
+    where = "; ".join(f"{label} in {plural(len(names), 'fold')}: {' '.join(names)}" for label, names in folds.items())
+    return f"{UNTRAINED} lowered by classes that a fold tests and never trained ({where})" if where else ""
+
+
+def rate(value: float | None, part: Mapping[str, Any]) -> str:
+    """A number of emotion scores, with the mark of those that have an untrained class."""
+    return number(value) + (UNTRAINED if part.get("untrained") else "")
 
 
 def result_ser(scores: Mapping[str, Any]) -> str:
@@ -27,13 +55,14 @@ def result_ser(scores: Mapping[str, Any]) -> str:
     summary = [
         ["utterances", ser["n"]],
         ["correct", ser["correct"]],
-        ["WA (correct / all)", number(ser["wa"])],
-        ["UA (mean class recall)", number(ser["ua"])],
-        ["macro F1", number(ser["macro_f1"])],
+        ["WA (correct / all)", rate(ser["wa"], ser)],
+        ["UA (mean class recall)", rate(ser["ua"], ser)],
+        ["macro F1", rate(ser["macro_f1"], ser)],
     ]
     if ser.get("no_reference"):
         summary.append(["without an emotion, not counted", ser["no_reference"]])
     parts = [_head("Speech emotion recognition", scores), aligned(summary), aligned(_classes(ser))]
+    parts += [f"{note}\n"] if (note := never_trained(scores)) else []
     return "\n".join([*parts, "confusion: rows are references, columns hypotheses\n" + aligned(_confusion(ser))])
 
 
@@ -80,6 +109,7 @@ def results_md(tag: str, scores: Mapping[str, Any]) -> str:
         f"- settings: {', '.join(f'{key} {value}' for key, value in scores['settings'].items())}\n",
         "Pooled: counts summed over folds, then divided. Each table also has the mean over folds.\n",
     ]
+    parts += [f"{note}.\n"] if (note := never_trained(scores)) else []
     parts += [_metric(scores, rate, name) for rate, name in metrics.RATES.items()]
     ser, spk = scores["ser"], scores["spk"]
     if spk["acc"] is None:
@@ -95,6 +125,7 @@ def results_md(tag: str, scores: Mapping[str, Any]) -> str:
     speakers: list[list[Any]] = [["speaker", "n", "correct", "WA", "UA", "words", "errors", "WER"]]
     for name, row in scores["per_speaker"].items():
         cells = [row[key] if isinstance(row[key], int) else number(row[key]) for key in columns]
+        cells[2:4] = [rate(row[key], row) for key in columns[2:4]]
         speakers.append([name, *cells])
     parts += [_section("Per speaker", speakers)]
     return "\n".join(parts)
@@ -108,11 +139,13 @@ def summary(tag: str, scores: Mapping[str, Any]) -> str:
         words = "WER undefined, alpha is 0: characters were not trained"
     lines = [
         f"{tag}: {plural(len(scores['folds']), 'fold')}, protocol {protocol_line(scores)}",
-        f"  WA {number(ser['wa'])} ({ser['correct']}/{ser['n']})  UA {number(ser['ua'])}  "
-        f"macro F1 {number(ser['macro_f1'])}",
+        f"  WA {rate(ser['wa'], ser)} ({ser['correct']}/{ser['n']})  UA {rate(ser['ua'], ser)}  "
+        f"macro F1 {rate(ser['macro_f1'], ser)}",
         f"  {words}",
         f"  speaker head: {number(spk['acc']) if spk['acc'] is not None else 'undefined, ' + spk['reason']}",
     ]
+    if note := never_trained(scores):
+        lines.append(f"  {note}")
     if scores["missing_folds"]:
         lines.append(f"  MISSING, not in these numbers: folds {' '.join(scores['missing_folds'])}")
     return "\n".join(lines)
@@ -158,10 +191,9 @@ def _classes(ser: Mapping[str, Any]) -> list[list[Any]]:
     """Counts and rates of each class, with their head."""
     rows: list[list[Any]] = [["class", "n", "correct", "recall", "precision", "F1"]]
     for index, label in enumerate(ser["labels"]):
-        counts = ser["confusion"][index]
-        rows.append(
-            [label, sum(counts), counts[index], *(number(ser[k][index]) for k in ("recall", "precision", "f1"))]
-        )
+        counts, own = ser["confusion"][index], {"untrained": label in ser.get("untrained", ())}
+        rates = [rate(ser["recall"][index], own), number(ser["precision"][index]), rate(ser["f1"][index], own)]
+        rows.append([label, sum(counts), counts[index], *rates])
     return rows
 
 
@@ -174,10 +206,9 @@ def _metric(scores: Mapping[str, Any], key: str, name: str) -> str:
     counts = ("n", "correct") if head == "ser" else ("words", "errors") if key == "wer" else ("chars", "char_errors")
     rows: list[list[Any]] = []
     for fold, part in scores["per_fold"].items():
-        rows.append([fold, *(part[head][count] for count in counts), number(part[head][key])])
-    rows.append(["**pooled**", *(scores[head][count] for count in counts), f"**{number(scores[head][key])}**"])
-    spread = scores["mean_over_folds"][key]
-    rows.append(
-        [f"mean over {plural(spread['folds'], 'fold')} (std {number(spread['std'])})", "", "", number(spread["mean"])]
-    )
+        rows.append([fold, *(part[head][count] for count in counts), rate(part[head][key], part[head])])
+    pooled, spread = scores[head], scores["mean_over_folds"][key]
+    rows.append(["**pooled**", *(pooled[count] for count in counts), f"**{rate(pooled[key], pooled)}**"])
+    mean = f"mean over {plural(spread['folds'], 'fold')} (std {number(spread['std'])})"
+    rows.append([mean, "", "", rate(spread["mean"], pooled)])
     return _section(name, [["fold", *counts, name], *rows])

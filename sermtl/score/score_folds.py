@@ -14,15 +14,17 @@ from sermtl.errors import UserError
 from sermtl.fileio import stamp as stamps
 from sermtl.fileio.files import write_text
 from sermtl.fileio.stamp import fold_roots
-from sermtl.fileio.tables import read_list, read_table
+from sermtl.fileio.tables import known_speakers, read_list, read_table
 from sermtl.score import metrics
 from sermtl.score.score_files import Utterance, read_audit, read_labels, read_scores, read_utterances, write_utterances
 
 AUDIT_WORDS = (
     "train_test", "speakers_train", "overlap", "_seen", "speaker_dependent", "utterances_t", "utterances_dev",
-    "majority_share", "broken", "warnings",
+    "majority_share", "broken", "warnings", "speaker_unknown",
 )  # fmt: skip
 """A figure of ``audit.json`` whose name holds one of these is copied into the scores."""
+UNKNOWN = "unknown"
+"""The speaker of all utterances of unknown speakers, in scores."""
 # Settings that may differ from fold to fold without making the folds another experiment.
 FOLD_OWN = frozenset({"fold", "inputs", "num_workers", "in_memory", "accum_grad"})
 
@@ -54,18 +56,23 @@ def score_fold(decode: Path, data: Path, fold_dir: Path, exp: Path, labels_file:
     )
     _refuse_stale(decode, exp / fold, fold_roots(exp / fold, data, fold_dir), again)
     _refuse_mismatch(test, {decode / name: table for name, table in hyp.items()}, fold_dir / "test", again)
+    emotions, speakers = read_table(data / "utt2emo"), read_table(data / "utt2spk")
     ref = {name: _lookup(data / name, test) for name in ("utt2emo", "text", "utt2spk")}
+    known, trained = known_speakers(speakers), _lookup(data / "utt2spk", read_list(fold_dir / "train"))
+    scored = [utt for utt in test if ref["utt2emo"][utt]]
 
-    edits = {utt: metrics.count_edits(ref["text"][utt], hyp["text"][utt]) for utt in test}
+    spk = {utt: speaker if speaker in known else UNKNOWN for utt, speaker in ref["utt2spk"].items()}
+    edits = {utt: metrics.count_edits(ref["text"][utt], hyp["text"][utt]) for utt in scored}
     rows = [
         Utterance(
-            utt, ref["utt2spk"][utt], ref["utt2emo"][utt], hyp["utt2emo"][utt],
+            utt, spk[utt], ref["utt2emo"][utt], hyp["utt2emo"][utt],
             (e := edits[utt])["words"], e["errors"] + e["no_reference_words"], e["chars"],
             e["char_errors"] + e["no_reference_chars"], hyp["utt2spk"][utt],
         )
-        for utt in test
+        for utt in scored
     ]  # fmt: skip
-    train = set(_lookup(data / "utt2spk", read_list(fold_dir / "train")).values())
+    train, of_known = set(trained.values()) & known, [row for row in rows if row.spk in known]
+    untrained = {row.ref for row in rows} - {emotions[utt] for utt in trained}
     found = read_audit(fold_dir / "audit.json")
     audit = {key: value for key, value in found.items() if any(word in key for word in AUDIT_WORDS)}
     try:
@@ -75,11 +82,12 @@ def score_fold(decode: Path, data: Path, fold_dir: Path, exp: Path, labels_file:
     scores: dict[str, Any] = {
         "protocol": protocol,
         "speaker_dependent": bool(audit.pop("speaker_dependent", train & {row.spk for row in rows})),
+        "speakers_unknown": int(audit.get("utterances_speaker_unknown") or 0),
         "folds": [fold],
         "settings": settings,
-        "ser": ser,
+        "ser": ser | {"no_reference": len(test) - len(scored), "untrained": sorted(untrained)},
         "asr": metrics.asr_scores(list(edits.values())),
-        "spk": metrics.speaker_scores([row.spk for row in rows], [row.spk_hyp for row in rows], train),
+        "spk": metrics.speaker_scores([row.spk for row in of_known], [row.spk_hyp for row in of_known], train),
         "audit": audit,
     }
     out = exp / fold / "score_test"
@@ -116,6 +124,9 @@ def pool_folds(exp: Path, folds: Sequence[str]) -> dict[str, Any]:
     per_fold, rows = _read_folds(exp, scored)
     _refuse_differences(exp, per_fold)
     tested = [row for part_rows in rows.values() for row in part_rows]
+    untrained = {
+        row.utt for fold in rows for row in rows[fold] if row.ref in per_fold[fold]["ser"].get("untrained", [])
+    }
     if repeated := sorted(utt for utt, times in Counter(row.utt for row in tested).items() if times > 1):
         raise UserError(
             f"{exp}: {len(repeated)} utterances are tested in more than one fold: {metrics.first(repeated)}; "
@@ -124,21 +135,26 @@ def pool_folds(exp: Path, folds: Sequence[str]) -> dict[str, Any]:
     parts = list(per_fold.values())
     labels = parts[0]["ser"]["labels"]
     confusion = np.sum([part["ser"]["confusion"] for part in parts], axis=0)
-    no_emotion = sum(part["ser"].get("no_reference", 0) for part in parts)
+    counted = {
+        "no_reference": sum(part["ser"].get("no_reference", 0) for part in parts),
+        "untrained": sorted({label for part in parts for label in part["ser"].get("untrained", [])}),
+    }
     return {
         "protocol": parts[0]["protocol"],
         "speaker_dependent": any(part["speaker_dependent"] for part in parts),
+        "speakers_unknown": max(part.get("speakers_unknown", 0) for part in parts),
         "folds": scored,
         "missing_folds": [fold for fold in folds if fold not in found],
         "settings": common_settings(parts[0]["settings"]),
-        "ser": metrics.emotion_scores(confusion, labels) | {"no_reference": no_emotion},
+        "ser": metrics.emotion_scores(confusion, labels) | counted,
         "asr": metrics.asr_scores([part["asr"] for part in parts]),
         "spk": metrics.pool_speakers([part["spk"] for part in parts]),
         "per_fold": {fold: {key: part[key] for key in ("ser", "asr", "spk")} for fold, part in per_fold.items()},
         "mean_over_folds": _means(parts),
         "per_speaker": {
-            speaker: group_scores([row for row in tested if row.spk == speaker], labels)
+            speaker: group_scores(own, labels) | {"untrained": sorted({row.ref for row in own if row.utt in untrained})}
             for speaker in sorted({row.spk for row in tested})
+            for own in [[row for row in tested if row.spk == speaker]]
         },
         "audit": {fold: part["audit"] for fold, part in per_fold.items() if part.get("audit")},
     }
@@ -175,7 +191,7 @@ def group_scores(rows: Sequence[Utterance], labels: Sequence[str]) -> dict[str, 
 def _emotion(rows: Sequence[Utterance], labels: Sequence[str]) -> dict[str, Any]:
     counted = [row for row in rows if row.ref]
     confusion = metrics.confusion_matrix([row.ref for row in counted], [row.hyp for row in counted], labels)
-    return metrics.emotion_scores(confusion, labels) | {"no_reference": len(rows) - len(counted)}
+    return metrics.emotion_scores(confusion, labels)
 
 
 def _refuse_stale(decode: Path, trained: Path, roots: Mapping[str, Path], again: str) -> None:

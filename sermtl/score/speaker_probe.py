@@ -22,7 +22,7 @@ from sklearn.preprocessing import StandardScaler, normalize
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from sermtl.errors import UserError
-from sermtl.fileio.tables import read_list, read_own_scp, read_table
+from sermtl.fileio.tables import PARTS, known_speakers, read_list, read_own_scp, read_table
 from sermtl.score import metrics
 
 FOLDS = 5
@@ -162,9 +162,9 @@ NO_HELD_OUT = "no held-out utterances of training speakers: make folds with --de
 def probe_fold(exp: Path, data: Path, fold_dir: Path, read: Callable[[str], np.ndarray]) -> dict[str, Any]:
     """Measure the speaker information in a fold's embeddings.
 
-    The probe takes the dev utterances, or, where there are none, the test utterances whose speakers are in
-    the training list; the speaker head is judged on the same utterances. Verification takes the test
-    utterances of the other speakers, and where that is one, the dev utterances for its impostors.
+    Utterances of unknown speakers are left out. The probe takes the dev utterances, or, where there are none, the test
+    utterances whose speakers are in the training list; the speaker head is judged on the same utterances. Verification
+    takes the test utterances of the other speakers, and where that is one, the dev utterances for its impostors.
 
     Args:
         exp: ``exp/<tag>/<fold>`` with ``decode_test`` and, where the fold has one, ``decode_dev``.
@@ -179,11 +179,13 @@ def probe_fold(exp: Path, data: Path, fold_dir: Path, read: Callable[[str], np.n
     Raises:
         UserError: A table or an embedding is missing or broken.
     """
-    speakers = read_table(data / "utt2spk")
+    utt2spk = read_table(data / "utt2spk")
+    known = known_speakers(utt2spk)
+    speakers = {utt: speaker for utt, speaker in utt2spk.items() if speaker in known}
     emotions = read_table(data / "utt2emo") if (data / "utt2emo").exists() else {}
-    trained = {speakers[utt] for utt in read_list(fold_dir / "train")}
-    test = read_list(fold_dir / "test")
-    part, held_out = "dev", read_list(fold_dir / "dev") if (exp / "decode_dev" / "emb.scp").exists() else []
+    lists = {part: [utt for utt in read_list(fold_dir / part) if utt in speakers] for part in PARTS}
+    trained, test = {speakers[utt] for utt in lists["train"]}, lists["test"]
+    part, held_out = "dev", lists["dev"] if (exp / "decode_dev" / "emb.scp").exists() else []
     if not held_out:
         part, held_out = "test", [utt for utt in test if speakers[utt] in trained]
     result: dict[str, Any] = {"utterances": part, "training_speakers": len(trained)}

@@ -24,7 +24,7 @@ from sermtl.fileio.tables import PARTS, read_table
 from sermtl.model.front_end import FrontEnd
 from sermtl.model.geometry import check_feats_type
 from sermtl.model.heads import head_settings
-from sermtl.model.multitask import MultiTaskModel
+from sermtl.model.multitask import MultiTaskModel, balanced_weights
 from sermtl.model.trained_model import TrainedModel
 from sermtl.model.upstreams.base import Upstream
 from sermtl.train.loader import Sets, batch_loader
@@ -66,6 +66,11 @@ def check_fold(config: TrainConfig, fold: FoldData, fold_dir: Path) -> None:
             f"{fold_dir}/train has no transcript, so the CTC loss has no target, but alpha is {config.alpha:g}; "
             "give --alpha 0"
         )
+    if config.beta and not any(example.speaker >= 0 for example in fold.examples["train"]):
+        raise UserError(
+            f"{fold_dir}/train has no known speaker, so the speaker head has no target, but beta is {config.beta:g}; "
+            "give --beta 0"
+        )
     if config.select == "best" and not any(example.emotion >= 0 for example in fold.examples["dev"]):
         raise UserError(
             f"select: best needs a dev set, and {fold_dir}/dev has no utterance with an emotion; "
@@ -80,6 +85,8 @@ def build(config: TrainConfig, fold: FoldData, upstream: Upstream) -> TrainedMod
     dropout = None if config.final_dropout == "auto" else float(config.final_dropout)
     sizes = (len(fold.labels), len(fold.tokenizer.tokens), len(fold.speakers))
     model = MultiTaskModel(upstream, settings, *sizes, dropout)
+    if config.class_weights == "balanced":
+        model.class_weights_C = balanced_weights([example.emotion for example in fold.examples["train"]], sizes[0])
     upstream.freeze(int(config.freeze) if config.freeze.isdecimal() else config.freeze)
     mean_F = std_F = None
     if config.feats_type == "fbank" and config.cmvn == "global":

@@ -174,7 +174,7 @@ class Trainer:
         """The updates that are left of one pass over the training list; returns the pass's averages."""
         config, train = self.config, self.sets.train
         train.set_epoch(self.epoch)
-        batches = batches_of_epoch(train.lengths, config, self.epoch, self.epoch_updates)
+        batches = batches_of_epoch(train.examples, config, self.epoch, self.epoch_updates)
         left = [(self.parts_of(batch), len(batch)) for batch in batches[self.batch :]]
         loader = iter(self.load(train, [part for parts, _ in left for part in parts]))
         self.model.train()

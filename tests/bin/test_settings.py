@@ -36,6 +36,7 @@ def test_prints_names_and_values_for_the_recipe_script(resolve):
         "token_type": "bpe",
         "nbpe": "50",
         "dump_name": "raw",
+        "speakers_default": "required",
         "short_folds": "false",
     }
 

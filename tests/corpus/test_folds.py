@@ -26,7 +26,7 @@ def run(monkeypatch, *words):
 
 def fold_lists(data, protocol, **options):
     corpus = load_corpus(data)
-    return {fold.name: fold.lists(corpus) for fold in make_folds(corpus, protocol, **options)}
+    return {fold.name: fold.lists(corpus) for fold in make_folds(corpus, protocol, **options)[1]}
 
 
 def speaker_of(utt):
@@ -66,7 +66,7 @@ def test_paper_folds_follow_the_published_table(tmp_path):
 
 def test_kfold_deals_speakers_into_groups_of_like_size(tmp_path):
     rng = random.Random(3)
-    rows = [row for s in range(30) for row in rows_of(s + 1, rng.randint(1, 30)) if row["utt2spk"] == f"s{s}"]
+    rows = [row for s in range(30) for row in rows_of(s + 1, rng.randint(2, 30)) if row["utt2spk"] == f"s{s}"]
     folds = fold_lists(make_data(tmp_path, rows), "kfold7")
     tested = [{speaker_of(utt) for utt in lists["test"]} for lists in folds.values()]
     assert list(folds) == list("1234567")
@@ -76,20 +76,21 @@ def test_kfold_deals_speakers_into_groups_of_like_size(tmp_path):
     assert list(fold_lists(tmp_path, "kfold10")) == [f"{k:02d}" for k in range(1, 11)]
 
 
-def test_utterances_without_emotion_train_but_are_never_dev_or_test(tmp_path):
+def test_utterances_without_emotion_train_or_are_decoded_but_are_never_dev(tmp_path):
     rows = rows_of()
     unlabelled = {row["utt"] for row in rows[::3]} | {r["utt"] for r in rows if r["utt2spk"] == "s3"}
     data = make_data(tmp_path, [r | {"utt2emo": "" if r["utt"] in unlabelled else r["utt2emo"]} for r in rows])
     folds = fold_lists(data, "speaker", dev_ratio=0.3)
     assert list(folds) == ["s0", "s1", "s2"]
     for speaker, lists in folds.items():
-        assert not unlabelled & set(lists["dev"] + lists["test"])
+        assert not unlabelled & set(lists["dev"])
+        assert {utt for utt in unlabelled if speaker_of(utt) == speaker} <= set(lists["test"])
         assert {utt for utt in unlabelled if speaker_of(utt) != speaker} <= set(lists["train"])
         assert not {utt for utt in unlabelled if speaker_of(utt) == speaker} & set(lists["train"])
 
 
 @given(
-    sizes=st.lists(st.integers(1, 15), min_size=2, max_size=6),
+    sizes=st.lists(st.integers(2, 15), min_size=2, max_size=6),
     ratio=st.floats(0, 0.5),
     seed=st.integers(0, 99),
     data=st.data(),
@@ -100,7 +101,7 @@ def test_dev_is_a_stratified_share_of_training(tmp_path_factory, sizes, ratio, s
         {"utt": f"s{s}-{n:02d}", "utt2spk": f"s{s}", "utt2emo": data.draw(st.sampled_from(("", *CLASSES)))}
         for s, size in enumerate(sizes) for n in range(size)
     ]  # fmt: skip
-    rows[0]["utt2emo"] = rows[-1]["utt2emo"] = "ang"
+    rows[0]["utt2emo"], rows[-1]["utt2emo"] = "ang", "hap"
     path = make_data(tmp_path_factory.mktemp("dev"), rows)
     emotion = {row["utt"]: row["utt2emo"] for row in rows}
     whole = fold_lists(path, "speaker")
@@ -140,6 +141,12 @@ def test_seed_and_ids_alone_decide_dev(tmp_path):
         ("kfold", rows_of(), 0, "kfoldK"),
         ("../speaker", rows_of(), 0, "unknown protocol"),
         ("kfold1", rows_of(), 0, "at least 2"),
+        ("random", rows_of(), 0, "randomK"),
+        ("random33", rows_of(), 0, "32 labelled utterances"),
+        ("lists", rows_of(), 0, "no .*utt2split: give --lists DIR"),
+        ("corpus", rows_of(), 0, "combine_data.sh"),
+        ("disjoint", [{k: v for k, v in row.items() if k != "text"} for row in rows_of()], 0, "no transcripts"),
+        ("disjoint", [row | {"text": "ONE"} for row in rows_of()], 0, "one speaker or one sentence"),
         ("kfold02", rows_of(), 0, "unknown protocol"),
         ("kfold5", rows_of(), 0, "needs 5 speakers.*has 4"),
         ("speaker", rows_of(), 0.51, "outside 0 to 0.5"),
@@ -149,6 +156,7 @@ def test_seed_and_ids_alone_decide_dev(tmp_path):
         ("session", rows_of(sessions=1), 0, "no training data"),
         ("paper", rows_of(), 0, "no published folds"),
         ("speaker", [row | {"utt2emo": ""} for row in rows_of()], 0, "nothing to test"),
+        ("speaker", [row | {"utt2emo": "neu"} for row in rows_of()], 0, "all labelled utterances are neu"),
         ("session", [row | {"utt2session": ".."} if row["utt2spk"] == "s1" else row for row in rows_of()], 0,
          "cannot be a directory"),
     ],
@@ -262,12 +270,13 @@ def test_a_failure_while_changing_places_brings_the_earlier_folds_back(tmp_path,
 
 def test_warns_once_for_all_folds(tmp_path, monkeypatch, capsys):
     rows = [row | {"utt2emo": "neu" if row["utt2spk"] != "s0" else "ang"} for row in rows_of(each=5)]
-    rows.append({"utt": "t-0", "utt2spk": "t", "utt2emo": "neu", "utt2session": "1", "text": "X"})
+    rows += [{"utt": f"t-{n}", "utt2spk": "t", "utt2emo": "neu", "utt2session": "1", "text": "X"} for n in "01"]
+    rows.append({"utt": "u", "utt2spk": "u", "utt2emo": "neu", "utt2session": "1", "text": "X"})
     assert run(monkeypatch, "--data", make_data(tmp_path, rows), "--dev_ratio", "0.001") == 0
     warnings = capsys.readouterr().err
     assert "fold s0: no utterance of ang in train" in warnings
     assert "folds s1 s2 s3 t: no utterance of ang in test" in warnings
-    assert "folds s0 s1 s2 s3: 1 training speaker with a single utterance" in warnings
+    assert "all folds: 1 utterance of unknown speakers, who may be in train and in test" in warnings
     assert "all folds: fewer than 10 test utterances" in warnings
     assert "all folds: --dev_ratio 0.001 of so few utterances gives an empty dev" in warnings
 

@@ -4,7 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sermtl.data.sampler import decode_batches, epoch_batches
+from sermtl.config import TrainConfig
+from sermtl.data.dataset import Example
+from sermtl.data.sampler import balanced_pass, batches_of_epoch, decode_batches, epoch_batches
 
 lengths = st.lists(st.integers(1, 1000), min_size=1, max_size=60)
 
@@ -60,3 +62,29 @@ def test_who_meets_whom_is_not_decided_by_position(bucket_batches):
     # Each of the 66 pairs is expected in 200 * 4 * 3 / 66 = 36 batches.
     assert len(together) == 66
     assert 15 < min(together.values()) and max(together.values()) < 65
+
+
+@given(st.lists(st.integers(-1, 4), min_size=1, max_size=80), st.integers(0, 9), st.integers(0, 9))
+def test_a_balanced_pass_has_each_class_equally_often(emotions, seed, epoch):
+    drawn = balanced_pass(emotions, seed, epoch)
+    assert len(drawn) == len(emotions) and drawn == balanced_pass(emotions, seed, epoch)
+    times = Counter(drawn)
+    assert all(times[index] == 1 for index, emotion in enumerate(emotions) if emotion < 0)
+    by_class = Counter(emotions[index] for index in drawn if emotions[index] >= 0)
+    if by_class:
+        assert set(by_class) == set(emotions) - {-1} and max(by_class.values()) - min(by_class.values()) <= 1
+    for wanted in by_class:
+        own = [times[index] for index, emotion in enumerate(emotions) if emotion == wanted]
+        assert max(own) - min(own) <= 1
+
+
+def test_balanced_passes_give_every_utterance_of_a_large_class_its_turn_and_the_batches_the_trainer_takes():
+    examples = [Example(f"{n}", "", 100 + n, "s", emotion=int(n >= 20)) for n in range(22)]
+    config = TrainConfig(sampling="balanced", batch_size=4, bucket_batches=1)
+    passes = [batches_of_epoch(examples, config, epoch, 6) for epoch in range(20)]
+    drawn = Counter(index for batches in passes for batch in batches for index in batch)
+    assert all(len(batches) == 6 and sum(map(len, batches)) == 22 for batches in passes)
+    assert sum(drawn[index] for index in (20, 21)) == 20 * 11
+    assert set(drawn) == set(range(22)) and max(drawn[index] for index in range(20)) < 20
+    natural = TrainConfig(batch_size=4, bucket_batches=1)
+    assert batches_of_epoch(examples, natural, 3, 6) == epoch_batches(list(range(22)), 4, 1, 0, 3)

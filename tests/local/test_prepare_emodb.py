@@ -51,6 +51,16 @@ def test_all_seven_classes(made_up: Path) -> None:
     assert Counter(prepare.table(out / "utt2emo").values()) == dict.fromkeys(LETTERS.values(), 10)
 
 
+def test_a_label_map_renames_and_joins(made_up: Path) -> None:
+    result, out = run(made_up, "--label_map", "anger=angry boredom=neutral", "--classes", "angry neutral sadness")
+    assert result.status == 0
+    assert Counter(prepare.table(out / "utt2emo").values()) == {"angry": 10, "neutral": 20, "sadness": 10}
+    assert "boredom 10 + neutral 10 -> neutral 20" in result.out
+    result, out = run(made_up, "--label_map", "anger=angry")
+    assert set(prepare.table(out / "utt2emo").values()) == {"angry", "happiness", "neutral", "sadness"}
+    assert "out of angry boredom" in run(made_up, "--label_map", "anger=angry", "--classes", "anger sadness")[0].err
+
+
 def test_other_classes_and_foreign_files_are_dropped_with_reasons(made_up: Path) -> None:
     for name in ("notes.wav", "99a01Wa.wav", "03a03Wa.wav", "._03a01Wa.wav"):
         prepare.write_wav(made_up / "wav" / name)

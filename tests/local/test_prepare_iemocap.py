@@ -136,6 +136,13 @@ def test_happy_and_excited_apart(published: tuple[Path, Path, prepare.Result], t
     assert Counter(prepare.table(tmp_path / "utt2emo").values()) == {"hap": 595, "exc": 1041}
 
 
+def test_a_label_map_in_place_of_merging(published: tuple[Path, Path, prepare.Result], tmp_path: Path) -> None:
+    options = ("--classes", "happy sad", "--merge_excited", "false", "--label_map", "hap=happy exc=happy")
+    result = prepare.run("prepare_iemocap", "--corpus_dir", published[0], "--out", tmp_path, *options)
+    assert result.status == 0 and "exc 1041 + hap 595 -> happy 1636" in result.out
+    assert Counter(prepare.table(tmp_path / "utt2emo").values()) == {"happy": 1636, "sad": 1084}
+
+
 @pytest.fixture
 def small(tmp_path: Path) -> Path:
     """Two dialogs of two sessions, eight turns each."""
@@ -308,8 +315,8 @@ def test_a_wrong_folder_says_what_to_do(small: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--classes", "neu foo"], "out of ang hap exc"),
-        (["--classes", ""], "out of ang hap exc"),
+        (["--classes", "neu foo"], "out of ang hap neu"),
+        (["--classes", ""], "out of ang hap neu"),
         (["--classes", "neu neu"], "each once"),
         (["--classes", "hap exc"], "--merge_excited false"),
         (["--merge_excited", "yes"], "neither true nor false"),

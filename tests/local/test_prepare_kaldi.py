@@ -96,7 +96,8 @@ def test_classes_language_and_recordings_that_go(tmp_path: Path) -> None:
     [
         ({"utt2emo": ""}, "has no utt2emo"),
         ({"utt2emo": "S2-1 sad\nS1-1 joy\n"}, "utt2emo:2"),
-        ({"utt2emo": "S1-1 very sad\n"}, "'very sad'"),
+        ({"utt2emo": "S1-1 very\x07sad\n"}, "'very\\x07sad'"),
+        ({"utt2emo": "S1-1 sad/angry\nS2-1 sad\n"}, "1 of 2 labels are combinations"),
         ({"utt2spk": ""}, "utt2spk"),
         ({"wav_scp": "S1-1 nowhere/a.wav\n"}, "4 broken"),
         ({"segments": "S1-1 S1-1 0 9\nS1-2 S1-2 0.5 0.5\n"}, "4 broken"),
@@ -106,6 +107,14 @@ def test_classes_language_and_recordings_that_go(tmp_path: Path) -> None:
 def test_wrong_input(tmp_path: Path, tables: dict[str, str], words: str) -> None:
     result, _ = run(write(tmp_path, **tables))
     assert result.status == 2 and words in result.err and "Traceback" not in result.err
+
+
+def test_unknown_speakers_of_a_kaldi_directory(tmp_path: Path) -> None:
+    data = write(tmp_path, utt2spk="S1-1 S1\nS1-2 S1\nS2-1 S2-1\nS2-2 unknown\n", spk2gender="")
+    assert "learned (2)" in run(data)[0].err
+    result, out = run(data, "--speakers", "known")
+    assert result.status == 0
+    assert prepare.table(out / "utt2spk") == {"S1-1": "S1", "S1-2": "S1", "S2-1": "S2-1", "S2-2": "S2-2"}
 
 
 def test_no_directory_and_its_own_output(tmp_path: Path) -> None:

@@ -95,6 +95,29 @@ def test_classes(tmp_path: Path) -> None:
     assert "it has joy sad" in run(manifest, "--classes", "sad anger")[0].err
 
 
+@pytest.mark.parametrize("alike", [False, True])
+def test_unknown_speakers_are_refused_left_out_or_their_utterances_speakers(tmp_path: Path, alike: bool) -> None:
+    unknown = ["unknown"] * 3 if alike else ["", "?", "Unknown"]
+    lines = [f"{n}\taudio/a.wav\t{speaker}\tjoy\t" for n, speaker in enumerate([*unknown, "A", "A", "B"], 1)]
+    manifest = write(tmp_path, *lines)
+    result, out = run(manifest)
+    assert result.status == 2 and "single utterance, from which no speaker is learned (4)" in result.err
+    assert "--speakers known" in result.err and "random5" in result.err and not out.joinpath("utt2spk").exists()
+    result, out = run(manifest, "--speakers", "known")
+    assert result.status == 0 and "the speakers of 4 of 6 utterances are unknown" in result.err
+    own = {name: name for name in ("unknown-1", "unknown-2", "unknown-3")}
+    assert prepare.table(out / "utt2spk") == {"A-4": "A", "A-5": "A", "B-6": "B"} | own
+    assert "6 utterances, 1 speakers" in result.out
+    result, out = run(manifest, "--skip_broken", "true")
+    assert prepare.table(out / "utt2spk") == {"A-4": "A", "A-5": "A"}
+
+
+def test_a_split_column_becomes_a_table(tmp_path: Path) -> None:
+    lines = [f"{n}\taudio/a.wav\tA\tjoy\t\t{split}" for n, split in enumerate(("train", "Dev", ""))]
+    _, out = run(write(tmp_path, *lines, header=HEADER + "\tsplit"))
+    assert prepare.table(out / "utt2split") == {"A-0": "train", "A-1": "Dev", "A-2": ""}
+
+
 BROKEN = {
     "1\tgone.wav\tA\tjoy\t": "no such file",
     "2\tempty.wav\tA\tjoy\t": "empty",
@@ -106,9 +129,8 @@ BROKEN = {
     "8\taudio/a.wav\tA\tjoy\ta tab\tin the text": "6 fields",
     "\taudio/a.wav\tA\tjoy\t": "no utt",
     "9\t\tA\tjoy\t": "no path",
-    "10\taudio/a.wav\t\tjoy\t": "no speaker",
     "a b\taudio/a.wav\tA\tjoy\t": "not one printable word",
-    "12\taudio/a.wav\tA\tvery sad\t": "emotion 'very sad'",
+    "12\taudio/a.wav\tA\tvery\x07sad\t": "emotion 'very\\x07sad'",
     "13\taudio/a.wav\t../x\tsad\t": "speaker '../x'",
     "14\techo hi |\tA\tsad\t": "wav.scp",
     "ok\taudio/a.wav\tA\tsad\t": "the same utt and speaker as",

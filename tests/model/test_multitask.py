@@ -1,14 +1,16 @@
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from sklearn.utils.class_weight import compute_class_weight
 from small_corpus import FBANK_GEOMETRY, RAW_GEOMETRY
 from small_model import FAMILIES, upstream_of, with_heads
 
 from sermtl.model.batch import Batch
 from sermtl.model.heads import pool
-from sermtl.model.multitask import ctc_losses, task_losses
+from sermtl.model.multitask import balanced_weights, ctc_losses, task_losses
 
 LENGTHS = (800, 1500, 3000, 5000)
 TOKENS = ((5, 6, 6), (), (7,), (8, 9, 10, 9))
@@ -121,6 +123,24 @@ def test_the_losses_are_means_over_utterances_computed_one_by_one():
     assert (len(ser), len(asr), len(sid)) == (3, 3, 3)
     for name, values in (("ser", ser), ("asr", asr), ("sid", sid)):
         torch.testing.assert_close(losses[name], sum(values) / 4, rtol=1e-4, atol=1e-4)
+
+
+def test_balanced_weights_are_those_of_scikit_learn_and_weight_the_emotion_loss_in_training_only():
+    emotions = [0, 0, 0, 0, 1, 3, 3, 3]
+    weights_C = balanced_weights([*emotions, -1], 4)
+    expected = compute_class_weight("balanced", classes=np.array([0, 1, 3]), y=np.array(emotions))
+    torch.testing.assert_close(weights_C[[0, 1, 3]], torch.tensor(expected, dtype=torch.float32))
+    assert weights_C[emotions].mean() == 1
+    model, batch = make_model(), make_batch(emotions=(0, 3, -1, 1))
+    model.dropout.p = 0.0
+    plain = [
+        F.cross_entropy(model(batch).emotion_BC[row : row + 1], batch.emotions_B[row : row + 1]) for row in (0, 1, 3)
+    ]
+    model.class_weights_C = weights_C
+    weighted = sum(weights_C[emotion] * loss for emotion, loss in zip((0, 3, 1), plain, strict=True)) / 4
+    torch.testing.assert_close(task_losses(model.train()(batch), batch, 4)["ser"], weighted)
+    torch.testing.assert_close(task_losses(model.eval()(batch), batch, 4)["ser"], sum(plain) / 4)
+    assert not any("weights" in name for name in model.state_dict())
 
 
 def test_ctc_is_the_sum_over_all_alignments():

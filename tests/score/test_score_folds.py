@@ -159,12 +159,75 @@ def test_a_corpus_without_text_has_no_wer(score):
 
 def test_utterance_ids_get_their_speaker_in_trn(score):
     speakers = read_table(score.data / "utt2spk")
-    utt = (score.data / "folds/speaker/01F/test").read_text().split()[0]
-    write_table(score.data / "utt2spk", speakers | {utt: "anna"})
+    utt, second, third, *_ = (score.data / "folds/speaker/01F/test").read_text().split()
+    write_table(score.data / "utt2spk", speakers | {utt: "anna", second: "anna"})
     score.fold()
     lines = (score.exp / "01F/score_test/ref.trn").read_text().splitlines()
-    assert lines[0].endswith(f"(anna-{utt})")
-    assert lines[1].endswith("(01F-toy_0001)")
+    assert lines[0].endswith(f"(anna-{utt})") and lines[1].endswith(f"(anna-{second})")
+    assert lines[2].endswith(f"({third})")
+
+
+def test_an_utterance_without_a_label_is_decoded_and_counts_nowhere(score):
+    score.fold()
+    before = score.json("01F/score_test/scores.json")
+    emotions, text = read_table(score.data / "utt2emo"), read_table(score.data / "text")
+    utt = (score.data / "folds/speaker/01F/test").read_text().split()[0]
+    write_table(score.data / "utt2emo", emotions | {utt: ""})
+    assert score.fold()[0] == 0
+    scores = score.json("01F/score_test/scores.json")
+    assert (scores["ser"]["n"], scores["ser"]["no_reference"]) == (before["ser"]["n"] - 1, 1)
+    assert before["asr"]["words"] - scores["asr"]["words"] == len(text[utt].split()) > 0
+    assert utt not in (score.exp / "01F/score_test/per_utt.tsv").read_text()
+    assert utt not in (score.exp / "01F/score_test/ref.trn").read_text()
+    for fold in ("01M", "02F", "02M"):
+        score.fold(fold)
+    assert score.pool()[0] == 0 and score.json()["ser"]["no_reference"] == 1
+
+
+def test_a_test_list_without_any_label_has_no_rates(score):
+    emotions = read_table(score.data / "utt2emo")
+    tested = (score.data / "folds/speaker/01F/test").read_text().split()
+    write_table(score.data / "utt2emo", emotions | dict.fromkeys(tested, ""))
+    assert score.fold()[0] == 0
+    status, output, _ = score.pool()
+    assert status == 0 and "WA - (0/0)" in output and score.json()["ser"]["wa"] is None
+
+
+def test_a_class_that_a_fold_never_trained_is_marked_beside_what_it_lowers(score):
+    tested = (score.data / "folds/speaker/01F/test").read_text().split()
+    emotions = read_table(score.data / "utt2emo")
+    label = emotions[tested[0]]
+    other = next(name for name in LABELS if name != label)
+    changed = {utt: other for utt, name in emotions.items() if name == label and utt not in tested}
+    write_table(score.data / "utt2emo", emotions | changed)
+    for fold in ("01F", "01M", "02F", "02M"):
+        score.fold(fold)
+    status, output, _ = score.pool()
+    scores, text = score.json(), (score.exp / "RESULTS.md").read_text()
+    assert status == 0 and scores["per_fold"]["01F"]["ser"]["untrained"] == scores["ser"]["untrained"] == [label]
+    assert f"lowered by classes that a fold tests and never trained ({label} in 1 fold: 01F)" in text
+    assert output.count("†") == 4  # WA, UA, macro F1, and what the mark means
+    wa, ua = (scores["per_fold"]["01F"]["ser"][rate] for rate in ("wa", "ua"))
+    own = [line for line in text.splitlines() if line.startswith("| 01F ")]
+    assert f"{wa:.4f}† |" in own[0] and f"{ua:.4f}† |" in own[1] and "†" in own[2]
+    assert all(line.count("†") == (2 if "01F" in line else 0) for line in text.split("## Per speaker")[1].splitlines())
+    assert [line.count("†") for line in text.splitlines() if line.startswith("| **pooled**")] == [1, 1, 1, 0, 0]
+    assert [line.count("†") for line in text.splitlines() if line.startswith(f"| {label} ")][0] == 2
+    assert "†" in (score.exp / "01F/score_test/result_ser.txt").read_text()
+    assert "†" not in (score.exp / "01M/score_test/result_ser.txt").read_text()
+
+
+def test_unknown_speakers_are_one_group_and_said_to_be_unknown(score):
+    speakers = read_table(score.data / "utt2spk")
+    write_table(score.data / "utt2spk", {utt: utt for utt in speakers})
+    (score.data / "folds/speaker/01F/audit.json").write_text(
+        json.dumps({"speaker_dependent": True, "utterances_speaker_unknown": len(speakers)})
+    )
+    score.fold()
+    status, output, _ = score.pool()
+    assert status == 0 and "(speaker-dependent or unknown: test speakers are, or may be," in output
+    assert "speaker head: undefined, in 1 of 1 folds: no utterance of a known speaker" in output
+    assert list(score.json()["per_speaker"]) == ["unknown"]
 
 
 def test_pooling_sums_counts(score):

@@ -1,0 +1,168 @@
+"""Emotion labels of a corpus: renamed by --label_map, chosen by --classes, and those that are no classes refused."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from pathlib import Path
+
+from prepare_common import SHOWN, Dropped, Utterance, warn
+
+from sermtl.errors import UserError
+
+JOINED = re.compile(r"[;,|/+&]")
+"""What separates two emotions in one label."""
+
+
+def label_options(parser: argparse.ArgumentParser, classes: str = "default: all that occur") -> None:
+    """Add the options on labels; ``classes`` says in the help which are kept by default."""
+    parser.add_argument("--classes", help=f"emotions to keep, as --label_map names them ({classes})")
+    parser.add_argument("--label_map", type=label_map, default={}, help="'old=new old=new', or a file of two columns")
+    parser.add_argument("--max_classes", type=int, default=20, help="more classes than this are refused")
+
+
+def words_of(given: str) -> list[str]:
+    """Split an option's list at its commas where it has any, so that labels may hold blanks, else at its blanks."""
+    parts = given.split(",") if "," in given else given.split()
+    return [" ".join(part.split()) for part in parts if part.strip()]
+
+
+def label_map(given: str) -> dict[str, str]:
+    """Read --label_map: ``old=new`` pairs, or a file with two columns (between tabs where labels hold blanks).
+
+    An error is refused by argparse.
+    """
+    if given and Path(given).is_file():
+        lines = [line for line in Path(given).read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+        pairs = [line.split("\t") if "\t" in line else line.split() for line in lines]
+    else:
+        words = [given] if given.count("=") == 1 else words_of(given)
+        pairs = [word.split("=") for word in words]
+    pairs = [[" ".join(part.split()) for part in pair] for pair in pairs]
+    for pair in pairs:
+        if len(pair) != 2 or not all(pair):
+            raise argparse.ArgumentTypeError(
+                f"{'='.join(pair)!r} of {given!r} is no pair: give 'excited=happy anger=angry', or an existing file "
+                "with the columns old and new"
+            )
+    if repeated := [old for old, count in Counter(old for old, _ in pairs).items() if count > 1]:
+        raise argparse.ArgumentTypeError(f"{given!r} names {' '.join(repeated)} more than once")
+    return {old: new for old, new in pairs}
+
+
+def map_labels(utterances: Iterable[Utterance], new_names: Mapping[str, str]) -> None:
+    """Rename labels in place, and print how many utterances each had before and after; what is not named stays."""
+    utterances = list(utterances)
+    before = Counter(u.emotion for u in utterances if u.emotion)
+    for u in utterances:
+        u.emotion = new_names.get(u.emotion, u.emotion)
+    after = Counter(u.emotion for u in utterances)
+    for new in sorted(set(new_names.values())):
+        parts = [f"{old} {count}" for old, count in sorted(before.items()) if new_names.get(old, old) == new]
+        print(f"labels: {' + '.join(parts) or 'none'} -> {new} {after[new]}")
+    if absent := sorted(new_names.keys() - before.keys()):
+        print(f"labels: --label_map names {', '.join(absent)}, which no utterance has")
+
+
+def keep_classes(
+    utterances: list[Utterance], args: argparse.Namespace, source: Path
+) -> tuple[list[Utterance], list[Dropped]]:
+    """Rename by --label_map, then keep --classes (all where empty) and the utterances without emotion.
+
+    Raises:
+        UserError: A class does not occur, no utterance of ``source`` has an emotion, or labels are no classes.
+    """
+    map_labels(utterances, args.label_map)
+    present = {u.emotion for u in utterances} - {""}
+    if not utterances:
+        raise UserError(f"{source} has no utterance that can be used")
+    if not present:
+        raise UserError(f"{source}: no utterance has an emotion: there is nothing to learn")
+    wanted = set(words_of(args.classes or "")) or present
+    if wanted - present:
+        names = " ".join(sorted(wanted - present))
+        raise UserError(f"--classes: {source} has no {names}; it has {' '.join(sorted(present))}")
+    kept = [u for u in utterances if not u.emotion or u.emotion in wanted]
+    others = (u for u in utterances if u.emotion and u.emotion not in wanted)
+    check_labels(Counter(u.emotion for u in kept if u.emotion), args.max_classes, source)
+    return kept, [Dropped(u.utt, f"class {u.emotion} is not asked for", u.where) for u in others]
+
+
+def check_labels(counts: Mapping[str, int], max_classes: int, source: Path) -> None:
+    """Warn of labels that differ in their spelling only; refuse labels that are no classes.
+
+    Args:
+        counts: Utterances by label.
+        max_classes: The largest number of classes.
+        source: What they were read from, for messages.
+
+    Raises:
+        UserError: Labels are numbers or combinations, or too many.
+    """
+    for names in spelling_variants(counts):
+        most = max(names, key=lambda name: counts[name])
+        pairs = [f"{name}={most}" for name in names if name != most]
+        found = ", ".join(f"{name} {counts[name]}" for name in names)
+        warn(f"{source}: labels that differ in spelling only: {found}; --label_map {','.join(pairs)!r} joins them")
+    for what, names, remedy in (
+        ("numbers", list(filter(is_number, counts)), "name each (0=neutral 1=happy), or divide a scale into classes"),
+        ("combinations of emotions", list(filter(JOINED.search, counts)), "give each one class, or another name"),
+    ):
+        if names:
+            raise UserError(
+                f"{source}: {len(names)} of {len(counts)} labels are {what}: {shown(names)}; this recipe learns one "
+                f"class an utterance: {remedy}, by a file of two columns, old and new label, as --label_map FILE"
+            )
+    if len(counts) > max_classes:
+        raise UserError(
+            f"{source}: {len(counts)} labels, and --max_classes is {max_classes}: {shown(sorted(counts))}; join some "
+            "with --label_map, choose some with --classes, or give a larger --max_classes"
+        )
+
+
+def shown(names: Sequence[str], most: int = SHOWN // 5) -> str:
+    """The first names, and the number of the others."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def is_number(label: str) -> bool:
+    """Whether a label is a number, with a point or a comma."""
+    return bool(re.fullmatch(r"[-+]?\d*[.,]?\d+(e[-+]?\d+)?", label.casefold()))
+
+
+def spelling_variants(names: Collection[str]) -> list[list[str]]:
+    """Groups of names that are equal but for case, blanks, ``_ - .``, leading zeros and Unicode's composition."""
+    groups: dict[str, list[str]] = {}
+    for name in sorted(names):
+        plain = re.sub(r"(?<!\d)0+(?=\d)", "", unicodedata.normalize("NFC", name).casefold())
+        between_digits = re.sub(r"(?<=\d)[\s_.-]+(?=\d)", "-", plain)  # 1_11 is not 11_1
+        groups.setdefault(re.sub(r"[\s_.]+|(?<!\d)-+|-+(?!\d)", "", between_digits), []).append(name)
+    return [group for group in groups.values() if len(group) > 1]
+
+
+def chosen_classes(args: argparse.Namespace, default: Sequence[str], known: Collection[str]) -> list[str]:
+    """Classes of a corpus whose labels are known: --classes, else the default, under the names of --label_map.
+
+    Raises:
+        UserError: One is unknown or named twice, or there is none.
+    """
+    usual, renamed = ([*dict.fromkeys(args.label_map.get(name, name) for name in names)] for names in (default, known))
+    classes = usual if args.classes is None else words_of(args.classes)
+    if not classes or set(classes) - set(renamed) or len(set(classes)) < len(classes):
+        raise UserError(f"--classes {args.classes!r}: name each once, out of {' '.join(renamed)}")
+    return classes
+
+
+def refuse_absent(classes: Sequence[str], utterances: Iterable[Utterance], source: Path) -> None:
+    """Raise UserError where a class that is asked for has no utterance."""
+    present = {u.emotion for u in utterances}
+    if absent := [name for name in classes if name not in present]:
+        raise UserError(f"{source} has no utterance of {' '.join(absent)}: leave it out of --classes")
+
+
+def label_problem(label: str) -> str | None:
+    """Why a label cannot stand in a table, or None."""
+    return None if label.isprintable() else f"{label!r} has an unprintable character"
