@@ -81,6 +81,7 @@ def main() -> None:
     parser.add_argument("--utt2dur", type=Path, help="durations of a data directory [EMO-DB's deciles]")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--batch_size", type=int, default=8, help="utterances an update")
+    parser.add_argument("--only", choices=FROZEN, help="geometry of the part freeze [both]")
     parser.add_argument("--counts", type=int, nargs="+", default=[100, 1000], help="utterances of stage 2")
     parser.add_argument("--num_threads", type=int, default=1)
     args = parser.parse_args()
@@ -168,6 +169,8 @@ def own_length(args: argparse.Namespace, _folder: Path) -> None:
 def frozen_layers(args: argparse.Namespace, folder: Path) -> None:
     """A table for each geometry."""
     for name, numbers in FROZEN.items():
+        if args.only not in (None, name):
+            continue
         (folder / name).mkdir()
         upstream = build_upstream(config_from(name, GEOMETRIES[name], name))
         material = make_material(

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import fnmatch
 import json
 import re
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -198,9 +201,16 @@ def test_a_pack_on_the_hub_is_fetched_without_what_sermtl_does_not_read(packs, t
     assert contents(cache).keys() == {"pack.json", "model.json", "model.safetensors", "tokens/tokens.txt"}
 
 
+def example_with(page, word):
+    """The only example in Python of a page with this word."""
+    blocks = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    (found,) = [block for block in blocks if word in block]
+    return found
+
+
 def run_example(page, packs, tmp_path, monkeypatch, capsys):
-    """The lines that a page's only example in Python prints, run where ``speech.wav`` lies."""
-    (example,) = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    """The lines that a page's only example of sermtl prints, run where ``speech.wav`` lies."""
+    example = example_with(page, "from sermtl")
     soundfile.write(tmp_path / "speech.wav", speech(1, 30000), 16000)
     monkeypatch.chdir(tmp_path)
     example = re.sub(r"exp/<tag>/<fold>(/pack)?", str(packs / "raw"), example)
@@ -222,6 +232,22 @@ def test_the_three_lines_of_the_readme_run(packs, recipe, tmp_path, monkeypatch,
 
 
 # Plain transformers
+
+
+@pytest.mark.parametrize("page", ["docs/using-models.md", "raw/README.md"])
+def test_the_example_without_sermtl_runs_in_a_fresh_process(packs, recipe, tmp_path, page):
+    """Where nothing of sermtl has made torchaudio importable yet."""
+    example = example_with((recipe if page.startswith("docs") else packs) / page, "import pipeline")
+    samples_S = speech(1, 30000)
+    soundfile.write(tmp_path / "speech.wav", samples_S, 16000)
+    (tmp_path / "PACK").symlink_to(packs / "raw")
+    words = [sys.executable, "-c", example]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    classified, recognised = map(ast.literal_eval, done.stdout.splitlines())
+    result = Speech2Emotion.from_pretrained(packs / "raw")(samples_S, 16000)
+    assert {entry["label"]: entry["score"] for entry in classified} == pytest.approx(result.scores, abs=1e-4)
+    assert recognised["text"] == result.text
 
 
 @pytest.mark.parametrize("family", FAMILIES)

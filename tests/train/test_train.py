@@ -12,7 +12,7 @@ import pytest
 import torch
 import yaml
 from datadirs import changed
-from small_corpus import SETTINGS, make_small_corpus, run_program
+from small_corpus import FBANK_GEOMETRY, SETTINGS, make_small_corpus, run_program
 from small_training import make_trainer, make_training_corpus, records, same, train, train_killed, weights
 
 from sermtl.bin import train as program
@@ -23,6 +23,8 @@ from sermtl.errors import UserError
 from sermtl.fileio import lock
 from sermtl.fileio.ark import DUMP_TABLES
 from sermtl.fileio.tables import read_table
+from sermtl.model.upstreams.load import load_upstream
+from sermtl.seeding import derive_seed
 from sermtl.train import fold as train_fold_module
 from sermtl.train import settings_file, setup
 from sermtl.train.optimizer import rate_share
@@ -140,6 +142,29 @@ def test_words_that_do_not_fit_are_reported(corpus, tmp_path, capsys):
         assert "no GPU" in capsys.readouterr().err
     assert run_program(program.main, "--config", corpus.config(), *corpus.arguments(tmp_path / "exp", "s9")) == 2
     assert "s9" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"freeze": "1", "layers": "mix", "pooling": "mean_std"},
+        {"freeze": "all", "layers": "mix", "pooled_norm": "train", "beta": 0.0, "freq_masks": 0, "time_masks": 0},
+    ],
+)
+def test_layers_over_log_mel_features_are_frozen_too(corpus, tmp_path, settings):
+    """Their first weights are the seed's; there are no published ones to keep."""
+    geometry = tmp_path / "fbank.yaml"
+    geometry.write_text(yaml.safe_dump(FBANK_GEOMETRY | {"num_hidden_layers": 3}))
+    assert train(corpus, tmp_path / "exp", "fbank", upstream=str(geometry), **settings) == 0
+    torch.manual_seed(derive_seed(0, "weights"))
+    upstream = load_upstream(str(geometry))
+    upstream.freeze(int(settings["freeze"]) if settings["freeze"].isdecimal() else settings["freeze"])
+    found = weights(tmp_path / "exp")
+    kept = {name: torch.equal(found[f"upstream.{name}"], value) for name, value in upstream.named_parameters()}
+    learned = {name for name, value in upstream.named_parameters() if value.requires_grad} - {"model.masked_spec_embed"}
+    assert bool(learned) == (settings["freeze"] != "all")
+    assert {name for name, same in kept.items() if not same} == learned
+    assert records(tmp_path / "exp")[-1]["train"]["loss"] > 0
 
 
 def test_jobs_of_several_folds_each_train_their_own(corpus, tmp_path):
