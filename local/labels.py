@@ -15,6 +15,7 @@ from sermtl.errors import UserError
 
 JOINED = re.compile(r"[;,|/+&]")
 """What separates two emotions in one label."""
+NUMBER = re.compile(r"[-+]?\d*[.,]?\d+([eE][-+]?\d+)?")
 
 
 def label_options(parser: argparse.ArgumentParser, classes: str = "default: all that occur") -> None:
@@ -77,10 +78,9 @@ def keep_classes(
     """
     map_labels(utterances, args.label_map)
     present = {u.emotion for u in utterances} - {""}
-    if not utterances:
-        raise UserError(f"{source} has no utterance that can be used")
     if not present:
-        raise UserError(f"{source}: no utterance has an emotion: there is nothing to learn")
+        what = "has an emotion: there is nothing to learn" if utterances else "can be used"
+        raise UserError(f"{source}: no utterance {what}")
     wanted = set(words_of(args.classes or "")) or present
     if wanted - present:
         names = " ".join(sorted(wanted - present))
@@ -103,12 +103,16 @@ def check_labels(counts: Mapping[str, int], max_classes: int, source: Path) -> N
         UserError: Labels are numbers or combinations, or too many.
     """
     for names in spelling_variants(counts):
-        most = max(names, key=lambda name: counts[name])
+        most = max(names, key=lambda name: (counts[name], name.islower()))
         pairs = [f"{name}={most}" for name in names if name != most]
         found = ", ".join(f"{name} {counts[name]}" for name in names)
         warn(f"{source}: labels that differ in spelling only: {found}; --label_map {','.join(pairs)!r} joins them")
     for what, names, remedy in (
-        ("numbers", list(filter(is_number, counts)), "name each (0=neutral 1=happy), or divide a scale into classes"),
+        (
+            "numbers",
+            list(filter(NUMBER.fullmatch, counts)),
+            "name each (0=neutral 1=happy), or divide a scale into classes",
+        ),
         ("combinations of emotions", list(filter(JOINED.search, counts)), "give each one class, or another name"),
     ):
         if names:
@@ -126,11 +130,6 @@ def check_labels(counts: Mapping[str, int], max_classes: int, source: Path) -> N
 def shown(names: Sequence[str], most: int = SHOWN // 5) -> str:
     """The first names, and the number of the others."""
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
-
-
-def is_number(label: str) -> bool:
-    """Whether a label is a number, with a point or a comma."""
-    return bool(re.fullmatch(r"[-+]?\d*[.,]?\d+(e[-+]?\d+)?", label.casefold()))
 
 
 def spelling_variants(names: Collection[str]) -> list[list[str]]:

@@ -20,8 +20,6 @@ NOT_NEGATIVE = ["alpha", "beta", "save_minutes", "weight_decay", "grad_clip", "a
 NOT_NEGATIVE += ["freq_masks", "time_masks", "num_workers", "projection", "updates", "head_learning_rate"]
 POSITIVE = ["epochs", "batch_size", "bucket_batches", "accum_grad", "freq_mask_width", "time_mask_width", "nbpe"]
 """Settings of training that take 0 or more, and 1 or more."""
-
-
 GONE = {"freeze_feature_encoder": "give freeze: conv for true, freeze: none for false"}
 """Settings of earlier versions, and what replaces them."""
 
@@ -61,8 +59,7 @@ class TrainConfig:
     final_dropout: str = "auto"
     """Share of what the heads read that training drops; ``auto``: what the upstream's configuration says."""
     class_weights: str = "none"
-    """``balanced``: an utterance's emotion loss is weighted by n / (C n_c), for n labelled training utterances of C
-    classes, n_c of its own."""
+    """``balanced``: the emotion loss of class c is weighted by n / (C n_c), for n utterances of C classes, n_c of c."""
     sampling: str = "natural"
     """``balanced``: a pass draws as many utterances of each class (those of small classes several times)."""
     epochs: int = 100

@@ -185,7 +185,7 @@ PROTOCOLS = {
     "kfold": Protocol(kfold, numbered=True),
     "disjoint": Protocol(disjoint, disjoint_transcripts=True),
     "random": Protocol(random_folds, numbered=True, disjoint_speakers=False, marked=True),
-    "corpus": Protocol(by_table("utt2corpus", "is not a combined one; local/combine_data.sh makes one")),
+    "corpus": Protocol(by_table("utt2corpus", "is not one of several, which this table names by utterance")),
     "lists": Protocol(from_lists, disjoint_speakers=False),
 }
 

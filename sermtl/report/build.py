@@ -67,7 +67,7 @@ def build(loaded: Loaded, corpus: str, sources: Sources) -> Document:
 def family_sections(results: Results, known: list[Knowledge], sources: Sources) -> list[Section]:
     """All sections of one family."""
     family = results.family
-    mark = " (speaker-dependent)" if family.speaker_dependent else ""
+    mark = f" ({family.dependent})" if family.dependent else ""
     top = Section(f"Protocol {family.title}{mark}")
     top.items += [tables.table_2(results), tables.table_3(results)]
     if (table := tables.ablation(results)) is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,7 +15,9 @@ import numpy as np
 from sermtl.report.document import Cell, Table
 from sermtl.report.load import Experiment
 from sermtl.score import metrics, statistics
+from sermtl.score.result_files import UNTRAINED, dependence, never_trained
 
+EMOTION_RATE = re.compile(r"\b(WA|UA|macro F1|emotion accuracy)\b")
 VARIED = ("alpha", "beta", "grl", "seed")
 """The settings that the paper varies; two experiments of one family differ in nothing else."""
 
@@ -81,9 +84,14 @@ class Family:
         return [made for setting in self.settings for made in setting.experiments]
 
     @property
-    def speaker_dependent(self) -> bool:
-        """Whether any test speaker is also in the training set."""
-        return any(made.scores["speaker_dependent"] for made in self.experiments)
+    def dependent(self) -> str:
+        """The mark of speaker-dependent numbers, the longest of its experiments; empty where no speaker is shared."""
+        return max((dependence(made.scores) for made in self.experiments), key=len)
+
+    @property
+    def untrained(self) -> str:
+        """What the mark beside rates that an untrained class lowers means; empty where there is none."""
+        return max((never_trained(made.scores) for made in self.experiments), key=len)
 
     @property
     def slug(self) -> str:
@@ -93,7 +101,8 @@ class Family:
     @property
     def mark(self) -> str:
         """What every caption says: the protocol, whether it is speaker-dependent, how many folds are missing."""
-        marks = [f"Protocol {self.protocol}{', SPEAKER-DEPENDENT' if self.speaker_dependent else ''}."]
+        marks = [f"Protocol {self.protocol}{', ' * bool(self.dependent)}{self.dependent.upper()}."]
+        marks += [f"{self.untrained}."] if self.untrained else []
         if missing := max((setting.first.missing_folds for setting in self.settings), key=len):
             total = len(set(missing).union(*(setting.first.folds for setting in self.settings)))
             marks.append(f"{len(missing)} OF {total} FOLDS MISSING.")
@@ -102,7 +111,9 @@ class Family:
     def table(
         self, name: str, caption: str, head: Sequence[str], rows: Sequence[Sequence[Cell]], note: str = ""
     ) -> Table:
-        """A table with the family's name and mark."""
+        """A table with the family's name and mark; rates of emotions that an untrained class lowers are marked."""
+        if self.untrained:
+            head = [f"{name}{UNTRAINED}" if EMOTION_RATE.search(name) else name for name in head]
         return Table(f"{self.slug}-{name}", f"{caption} {self.mark}", head, rows, note)
 
     @property

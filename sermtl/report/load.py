@@ -97,6 +97,15 @@ class Experiment:
         words, errors = self.edits[:, 0], self.edits[:, 1]
         return statistics.additive_counts(self.ref, self.hyp, words, errors, len(self.labels))
 
+    @cached_property
+    def untrained(self) -> np.ndarray:
+        """(N,) bool: the utterance's class was in no training utterance of its fold."""
+        never = {fold: part["ser"].get("untrained", []) for fold, part in self.scores.get("per_fold", {}).items()}
+        names = np.array([*self.labels, ""])[self.ref]  # -1: no emotion
+        return np.array(
+            [name in never.get(fold, []) for name, fold in zip(names, self.fold.tolist(), strict=True)], bool
+        )
+
     @property
     def right(self) -> np.ndarray:
         """(N,) bool: the emotion was recognised."""

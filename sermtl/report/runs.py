@@ -10,6 +10,7 @@ from sermtl.report.document import Cell, Table
 from sermtl.report.families import Family
 from sermtl.report.load import Experiment, Loaded
 from sermtl.score import metrics
+from sermtl.score.result_files import DEPENDENCE, UNTRAINED
 
 AUDIT = {
     "utterances_train": "train",
@@ -55,7 +56,8 @@ def experiments(families: Sequence[Family]) -> Table:
                 missing, ser = made.missing_folds, made.scores["ser"]
                 folds = f"{len(made.folds)} of {len(made.folds) + len(missing)}"
                 wer = made.scores["asr"]["wer"] if made.reads else None
-                row: list[Cell] = [made.tag, family.title, setting.name, made.seed, folds, " ".join(missing) or "none"]
+                tag = made.tag + UNTRAINED * bool(made.untrained.any())
+                row: list[Cell] = [tag, family.title, setting.name, made.seed, folds, " ".join(missing) or "none"]
                 times = [logs.epochs(made), logs.hours(made)]
                 rows.append([*row, *times, ser["wa"], ser["ua"], wer])
     head = ["experiment", "family", "setting", "seed", "folds", "missing folds", "epochs", "hours", "WA", "UA", "WER"]
@@ -94,11 +96,13 @@ def warnings(loaded: Loaded, families: Sequence[Family], refused: Sequence[str],
                 concerns.setdefault(what, []).append(f"{made.tag}/{fold} ({numbers})")
     found += [f"TRAINING: {what}, in {metrics.first(where, 3)}" for what, where in concerns.items()]
     for family in families:
-        if family.speaker_dependent:
+        if family.dependent:
             found.append(
-                f"Protocol {family.protocol} is SPEAKER-DEPENDENT: its test speakers are also in the training sets. "
+                f"Protocol {family.protocol} is {family.dependent.upper()}: {DEPENDENCE[family.dependent]}. "
                 "Its numbers are comparable only with others of the same split."
             )
+        if family.untrained:
+            found.append(f"UNTRAINED: {family.untrained}; protocol {family.title}")
         by_folds: dict[str, list[Experiment]] = {}
         for made in family.experiments:
             if made.missing_folds:

@@ -13,6 +13,7 @@ from sermtl.report.document import Cell, P, Share, Table
 from sermtl.report.families import Family, Setting
 from sermtl.score import metrics, statistics
 from sermtl.score.metrics import RATES
+from sermtl.score.result_files import UNTRAINED
 
 MEAN = "mean over folds"
 INTERVAL = {unit: f"[95 % by {unit}]" for unit in UNITS}
@@ -124,16 +125,19 @@ def by_group(
     found = [[setting.rates(member(setting, group)) for setting in family.settings] for group in groups]
     counts = [[int(member(setting, group).sum()) for setting in family.settings] for group in groups]
     pooled = [setting.rates() for setting in family.settings]
+    first = family.settings[0].first
+    lowered = {group for group in groups if first.untrained[member(family.settings[0], group)].any()}
     tables = []
     for rate, title in RATES.items():
+        mark = "" if rate in ("wer", "cer") else UNTRAINED
         rows: list[list[Cell]] = [
-            [group, max(numbers), *(scores[rate] for scores in row)]
+            [group + mark * (group in lowered), max(numbers), *(scores[rate] for scores in row)]
             for group, numbers, row in zip(groups, counts, found, strict=True)
         ]
         if what == "fold":
             means = [metrics.mean([scores[rate] for scores in column]) for column in zip(*found, strict=True)]
-            rows.append([MEAN, None, *means])
-        rows.append(["pooled", len(family.settings[0].first.utts), *(scores[rate] for scores in pooled)])
+            rows.append([MEAN + mark * bool(lowered), None, *means])
+        rows.append(["pooled" + mark * bool(lowered), len(first.utts), *(scores[rate] for scores in pooled)])
         head = [what, "n", *(setting.name for setting in family.settings)]
         caption = f"{title} per {what}, counts summed over seeds."
         tables.append(family.table(f"{what}-{rate.replace('_', '-')}", caption, head, rows))
@@ -148,6 +152,8 @@ def by_class(family: Family) -> list[Table]:
             [label, int((first.ref == index).sum()), *(_of_class(setting, label, key) for setting in family.settings)]
             for index, label in enumerate(first.labels)
         ]
+        for index in np.unique(first.ref[first.untrained]) if key in ("recall", "f1") else ():
+            rows[index][0] = f"{rows[index][0]}{UNTRAINED}"
         head = ["class", "n", *(setting.name for setting in family.settings)]
         tables.append(family.table(f"class-{key}", f"{title} per class, pooled.", head, rows))
     return tables

@@ -13,7 +13,7 @@ from sermtl.report.families import Family, Setting
 from sermtl.report.speaker import Knowledge
 from sermtl.score import statistics
 from sermtl.score.metrics import RATES
-from sermtl.score.result_files import plural
+from sermtl.score.result_files import UNTRAINED, plural
 
 LEVEL = 0.05
 
@@ -21,7 +21,7 @@ LEVEL = 0.05
 def findings(results: Results, known: Sequence[Knowledge]) -> list[str]:
     """The summary of a family, a sentence or two an item."""
     family = results.family
-    dependent = " (SPEAKER-DEPENDENT)" if family.speaker_dependent else ""
+    dependent = f" ({family.dependent.upper()})" if family.dependent else ""
     lines = [f"Protocol {family.protocol}{dependent}, {_scores(results)}"]
     if results.comparisons:
         lines += [_tests(results), detectable(results)]
@@ -62,7 +62,8 @@ def _scores(results: Results) -> str:
     folds = f"{made.coverage} folds" if made.missing_folds else plural(len(made.folds), "fold")
     where = f"{folds}, {len(made.utts)} test utterances, {plural(len(shown.seeds), 'seed')}"
     by_speaker = results.estimates[shown]["speaker"]
-    parts = [f"{RATES[rate]} {show(by_speaker[rate])}" for rate in ("wa", "ua", "wer")]
+    marks = {"wer": ""} if results.family.untrained else dict.fromkeys(RATES, "")
+    parts = [f"{RATES[rate]} {show(by_speaker[rate])}{marks.get(rate, UNTRAINED)}" for rate in ("wa", "ua", "wer")]
     few = by_speaker["wa"].low is None
     note = "too few speakers for intervals by speaker" if few else "95 % intervals, resampled by speaker"
     return f"{where}: {shown.name} has {', '.join(parts)} ({note})."

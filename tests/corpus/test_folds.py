@@ -144,7 +144,7 @@ def test_seed_and_ids_alone_decide_dev(tmp_path):
         ("random", rows_of(), 0, "randomK"),
         ("random33", rows_of(), 0, "32 labelled utterances"),
         ("lists", rows_of(), 0, "no .*utt2split: give --lists DIR"),
-        ("corpus", rows_of(), 0, "combine_data.sh"),
+        ("corpus", rows_of(), 0, "no .*utt2corpus: the corpus is not one of several"),
         ("disjoint", [{k: v for k, v in row.items() if k != "text"} for row in rows_of()], 0, "no transcripts"),
         ("disjoint", [row | {"text": "ONE"} for row in rows_of()], 0, "one speaker or one sentence"),
         ("kfold02", rows_of(), 0, "unknown protocol"),

@@ -143,6 +143,29 @@ def test_a_speaker_dependent_protocol_has_its_own_table_and_says_so(tmp_path, re
     assert "Table II. Emotion accuracy, gradient reversed. Protocol paper, SPEAKER-DEPENDENT." in page_of(tmp_path)
 
 
+def test_a_class_that_a_fold_never_trained_is_marked_beside_every_rate_that_it_lowers(tmp_path, report):
+    path = scored(tmp_path) / "scores.json"
+    assert report(tmp_path)[0] == 0 and "\u2020" not in page_of(tmp_path)
+    scores = json.loads(path.read_text())
+    scores["per_fold"]["01F"]["ser"]["untrained"] = ["hap"]
+    path.write_text(json.dumps(scores))
+    _, output, _ = report(tmp_path)
+    assert "UNTRAINED: \u2020 lowered by classes that a fold tests and never trained (hap in 1 fold: 01F)" in output
+    found = Tables(page_of(tmp_path)).found
+    names = {row[0] for row in found["speaker-fold-wa"]} | {row[0] for row in found["speaker-class-recall"]}
+    assert {name for name in names if name.endswith("\u2020")} == {
+        "01F\u2020",
+        "mean over folds\u2020",
+        "pooled\u2020",
+        "hap\u2020",
+    }
+    assert not any("\u2020" in row[0] for row in found["speaker-fold-wer"])
+    for table in ("table-2", "table-3", "settings"):
+        rates = [name for name in found[f"speaker-{table}"][0] if re.search(r"WA|UA|macro F1|emotion acc", name)]
+        assert rates and all(name.endswith("\u2020") for name in rates)
+    assert found["run-experiments"][1][0] == "toy\u2020"
+
+
 @pytest.mark.parametrize("damage", ["cut", "fold cut", "rescored"])
 def test_a_damaged_experiment_is_named_and_left_out(tmp_path, report, damage):
     scored(tmp_path, beta=0.0)
