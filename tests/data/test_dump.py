@@ -98,11 +98,11 @@ def test_whole_parts_are_kept_and_those_of_changed_audio_are_made_again(data, tm
     assert set(dump(data, out)) == {0}
     assert stamps(out) == before and (out / "wav.scp").read_bytes() == first
     assert capsys.readouterr().out.count("nothing changed: ") == 4
-    soundfile.write(wav_of(data, "s0-05"), np.full(900, 7, dtype=np.int16), 16000)
+    soundfile.write(wav_of(data, "s0-05"), np.arange(900, dtype=np.int16), 16000)
     assert set(dump(data, out)) == {0}
     changed = {name for name, stamp in stamps(out).items() if stamp != before[name]}
     assert changed == {"2.ark"}
-    assert read_audio_entry(read_table(out / "wav.scp")["s0-05"]).tolist() == [7] * 900
+    assert read_audio_entry(read_table(out / "wav.scp")["s0-05"]).tolist() == [*range(900)]
     assert read_table(out / "utt2num_samples")["s0-05"] == "900"
 
 
@@ -181,11 +181,11 @@ def test_a_killed_part_leaves_the_old_one_whole(data, tmp_path, monkeypatch):
     os.utime(wav_of(data, "s0-00"), ns=(1, 1))
     real, calls = read.read_audio, []
 
-    def killed(path):
+    def killed(path, channel):
         calls.append(path)
         if len(calls) == 3:
             raise KeyboardInterrupt
-        return real(path)
+        return real(path, channel)
 
     monkeypatch.setattr(read, "read_audio", killed)
     with pytest.raises(KeyboardInterrupt):
@@ -212,14 +212,14 @@ def test_a_part_streams(tmp_path, monkeypatch):
     """What it has read is written before it reads on."""
     real, sizes = read.read_audio, []
 
-    def watched(path):
+    def watched(path, channel):
         sizes.append(sum(file.stat().st_size for file in (tmp_path / "dump" / "parts").glob(".*.tmp")))
-        return real(path)
+        return real(path, channel)
 
     rows = rows_of(speakers=1, each=8)
     data = make_data(tmp_path / "data", rows)
     for row in rows:
-        soundfile.write(tmp_path / f"{row['utt']}.wav", np.zeros(100_000, dtype=np.int16), 16000)
+        soundfile.write(tmp_path / f"{row['utt']}.wav", np.arange(100_000).astype(np.int16), 16000)
     write_table(data / "wav.scp", {row["utt"]: tmp_path / f"{row['utt']}.wav" for row in rows})
     monkeypatch.setattr(read, "read_audio", watched)
     assert run_program(program.main, "part", *words(data, tmp_path / "dump", nj=1)) == 0

@@ -20,7 +20,7 @@ from small_model import DATA2VEC_GEOMETRY, LABELS, copy_of, save_model
 
 from sermtl import Result, Speech2Emotion
 from sermtl.audio.read import read_audio
-from sermtl.audio.stream import as_int16
+from sermtl.audio.stream import as_samples
 from sermtl.bin import predict as program
 from sermtl.data.dataset import FoldDataset
 from sermtl.data.fold_data import read_dump
@@ -102,7 +102,7 @@ def test_other_rates_are_resampled(raw, rate):
         tones_S = sum(np.sin(2 * np.pi * hertz * time_S + hertz) for hertz in (440, 1200, 2500))
         return 0.2 * tones_S * np.sin(np.pi * time_S / 2) ** 2
 
-    apart_S = as_int16(tones(rate), rate, "fast").astype(int) - as_int16(tones(16000), 16000, "slow")
+    apart_S = as_samples(tones(rate), rate, "fast").astype(int) - as_samples(tones(16000), 16000, "slow")
     assert np.abs(apart_S).max() < 100
     result, wanted, wrong = raw(tones(rate), rate), raw(tones(16000), 16000), raw(tones(rate), 16000)
     assert result.seconds == 2.0
