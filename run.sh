@@ -23,6 +23,9 @@ corpus_name=       # name of the data directory (default: the corpus)
 classes=           # emotion classes to keep (default: four of mini, iemocap and emodb; all of others)
 merge_excited=true # IEMOCAP: count excited as happy
 lang=              # language of the text of a manifest or Kaldi directory (default: en if only A to Z, else unknown)
+channel=mean       # of files with several channels, the one to read: 1, 2, ...; mean averages them
+min_seconds=0      # leave out shorter utterances
+max_seconds=inf    # leave out longer utterances
 skip_broken=false  # drop broken audio and speakers of one utterance instead of stopping
 allow_pipes=false  # let the wav.scp of a Kaldi directory run commands
 protocol=speaker   # speaker, session, paper or kfoldK
@@ -100,7 +103,8 @@ if ((stage <= 1 && stop_stage >= 1)) && ! skipped 1; then
     start_stage 1 "data preparation and folds: ${corpus_dir:-${manifest:-${corpus}}} -> ${data}/"
     run local/data.sh --corpus "${corpus}" --corpus_dir "${corpus_dir}" --manifest "${manifest}" --out "${data}" \
         --classes "${classes}" --merge_excited "${merge_excited}" --lang "${lang}" --allow_pipes "${allow_pipes}" \
-        --skip_broken "${skip_broken}" --nj "$((nj < cores ? nj : cores))"
+        --skip_broken "${skip_broken}" --channel "${channel}" --min_seconds "${min_seconds}" \
+        --max_seconds "${max_seconds}" --nj "$((nj < cores ? nj : cores))"
     run python3 -m sermtl.bin.folds --data "${data}" --protocol "${protocol}" --dev_ratio "${dev_ratio}" \
         --copies "${copies}"
 fi

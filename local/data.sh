@@ -11,6 +11,9 @@ classes=           # emotion classes to keep (default: four of mini, iemocap and
 merge_excited=true # IEMOCAP: count excited as happy
 lang=              # language of the text of a manifest or Kaldi directory (default: en if only A to Z, else unknown)
 allow_pipes=false  # let the wav.scp of a Kaldi directory run commands
+channel=mean       # of files with several channels, the one to read: 1, 2, ...; mean averages them
+min_seconds=0      # leave out shorter utterances
+max_seconds=inf    # leave out longer utterances
 skip_broken=false  # drop broken audio and speakers of one utterance instead of stopping
 nj=2               # processes that read audio headers
 
@@ -31,7 +34,8 @@ need() {
 }
 
 sources=()
-options=(--out "${out}" --nj "${nj}" --skip_broken "${skip_broken}")
+options=(--out "${out}" --nj "${nj}" --skip_broken "${skip_broken}" --channel "${channel}"
+    --min_seconds "${min_seconds}" --max_seconds "${max_seconds}")
 if [[ -n ${classes} ]]; then options+=(--classes "${classes}"); fi
 case ${corpus} in
     mini)
@@ -65,7 +69,8 @@ again=
 if ${skip_broken}; then printf -v again '%(%s)T' -1; fi
 sources=("${sources[@]:-${corpus_dir}}")
 stamp=(--stamp "${out}/stamp.json" --settings "${corpus}" "${classes}" "${merge_excited}" "${lang}" "${allow_pipes}"
-    "${skip_broken}${again}" --inputs local/*.py "${sources[@]}" "${out}/wav.scp*")
+    "${skip_broken}${again}" "${channel}" "${min_seconds}" "${max_seconds}"
+    --inputs local/*.py "${sources[@]}" "${out}/wav.scp*")
 status=0
 python3 -m sermtl.bin.stamp current "${stamp[@]}" || status=$?
 if ((status != 1)); then exit "${status}"; fi

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import re
 import sys
 from collections import Counter
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from sermtl.errors import UserError
+from sermtl.fileio.wav_scp import channel_number
 from sermtl.text.normalise import is_english, normalise
 
 SHOWN = 100
@@ -25,7 +27,7 @@ class Utterance:
     """One utterance of a corpus; an empty field is unknown.
 
     ``where`` is the file and line that named it, for messages; ``paper`` and ``fold`` are the names of its
-    folds under the protocols `paper` and `speaker`.
+    folds under the protocols `paper` and `speaker`; ``channel`` is its value in reco2file_and_channel.
     """
 
     utt: str
@@ -35,6 +37,7 @@ class Utterance:
     text: str = ""
     session: str = ""
     gender: str = ""
+    channel: str = ""
     style: str = ""
     paper: str = ""
     fold: str = ""
@@ -63,7 +66,32 @@ def options(description: str | None) -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, required=True, help="data directory to write")
     parser.add_argument("--nj", type=int, default=2, help="processes that read audio headers")
     parser.add_argument("--skip_broken", type=boolean, default=False, help="leave out broken audio and lone speakers")
+    text = "of files with several channels, the one to read (1, 2, ...; mean: average), unless a table names one"
+    parser.add_argument("--channel", type=channel, default="mean", help=text)
+    parser.add_argument("--min_seconds", type=float, default=0.0, help="leave out shorter utterances")
+    parser.add_argument("--max_seconds", type=float, default=math.inf, help="leave out longer utterances")
     return parser
+
+
+def channel(word: str) -> str:
+    """Read --channel; what is none is refused by argparse."""
+    if not word or channel_number(word) is None:
+        raise argparse.ArgumentTypeError(f"{word!r} is neither mean nor a number from 1")
+    return word
+
+
+def keep_durations(utterances: Iterable[Utterance], args: argparse.Namespace) -> tuple[list[Utterance], list[Dropped]]:
+    """Keep what lasts from --min_seconds to --max_seconds; gives those and the others with their reasons."""
+    kept: list[Utterance] = []
+    dropped: list[Dropped] = []
+    for u in utterances:
+        u.channel = u.channel or (f"{u.utt} {args.channel}" if args.channel != "mean" else "")
+        if args.min_seconds <= u.seconds <= args.max_seconds:
+            kept.append(u)
+        else:
+            limit = "shorter than --min_seconds" if u.seconds < args.min_seconds else "longer than --max_seconds"
+            dropped.append(Dropped(u.utt, f"{u.seconds:.2f} s: {limit}", u.where))
+    return kept, dropped
 
 
 def warn(message: str) -> None:

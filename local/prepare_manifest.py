@@ -1,4 +1,4 @@
-"""Prepare any corpus from a TSV: `utt path speaker emotion text`, optional `session gender`, header first.
+"""Prepare any corpus from a TSV: `utt path speaker emotion text`, optional `session gender channel`, header first.
 
 Paths are relative to the TSV. Emotion and text may be empty for single utterances. Nothing is quoted.
 """
@@ -25,9 +25,10 @@ from write_data import path_problem, write_data
 
 from sermtl.errors import UserError, command
 from sermtl.fileio.tables import raw_lines
+from sermtl.fileio.wav_scp import channel_number
 
 REQUIRED = ("utt", "path", "speaker", "emotion", "text")
-OPTIONAL_COLUMNS = ("session", "gender")
+OPTIONAL_COLUMNS = ("session", "gender", "channel")
 GENDERS = {"m": "m", "male": "m", "f": "f", "female": "f"}
 UNKNOWN = ("", "u", "?", "unknown", "o", "other")
 
@@ -91,19 +92,23 @@ def row_problems(row: dict[str, str]) -> Iterator[str]:
         yield problem
     if row.get("gender", "").lower() not in (*GENDERS, *UNKNOWN):
         yield f"gender {row['gender']!r} is neither m nor f (empty: unknown)"
+    if channel_number(row.get("channel", "")) is None:
+        yield f"channel {row['channel']!r} is neither a number from 1 nor mean"
 
 
 def make_utterance(row: dict[str, str], folder: Path, where: str) -> Utterance:
     """Make the record of a line without problems; the id gets the speaker as prefix where it has none."""
-    utt, speaker = row["utt"], row["speaker"]
+    utt, speaker, channel = row["utt"], row["speaker"], row.get("channel", "")
+    utt = utt if utt.startswith(f"{speaker}-") else f"{speaker}-{utt}"
     return Utterance(
-        utt=utt if utt.startswith(f"{speaker}-") else f"{speaker}-{utt}",
+        utt=utt,
         path=os.path.join(folder, row["path"]),
         speaker=speaker,
         emotion=row["emotion"],
         text=row["text"],
         session=row.get("session", ""),
         gender=GENDERS.get(row.get("gender", "").lower(), ""),
+        channel=f"{utt} {channel}" if channel else "",
         where=where,
     )
 
@@ -156,8 +161,10 @@ def main() -> None:
     parser.add_argument("--classes", default="", help="emotions to keep (default: all that occur)")
     parser.add_argument("--lang", default="", help="en, de, ... (default: en where all letters are A to Z)")
     args = parser.parse_args()
+    if not args.manifest.is_file():
+        raise UserError(f"--manifest {args.manifest}: no such file; a relative path is looked for from {Path.cwd()}")
     utterances, bad = read_manifest(args.manifest)
-    utterances, broken = check_audio(utterances, args.out, args.nj, args.skip_broken, bad)
+    utterances, broken = check_audio(utterances, args, bad)
     utterances, others = keep_classes(utterances, args.classes, args.manifest)
     utterances, alone = leave_out_lone_speakers(utterances, args.skip_broken)
     lang = normalise_texts(utterances, args.lang, args.manifest)
