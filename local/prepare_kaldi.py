@@ -94,6 +94,10 @@ def durations(folder: Path, wav_scp: dict[str, str], nj: int) -> dict[str, float
     files = [key for key, entry in wav_scp.items() if not is_pipe(entry)]
     found = map_recordings(audio_seconds, [wav_scp[key] for key in files], nj)
     seconds: dict[str, float | str] = dict(zip(files, found, strict=True))
+    table = folder / "wav.scp"
+    for number, key in enumerate(read_table(table), 1):
+        if isinstance(fault := seconds.get(key), str):
+            seconds[key] = f"{wav_scp[key]}: {fault} ({table}:{number})"
     known = optional(folder / "utt2dur") | optional(folder / "reco2dur")
     for key in [key for key in wav_scp if key not in seconds]:
         try:
@@ -115,7 +119,7 @@ def set_duration(utterance: Utterance, segment: str | None, seconds: dict[str, f
         return f"segment {segment!r} is not `recording start end`"
     length = seconds.get(words[0], f"no line for {words[0]} in wav.scp")
     if isinstance(length, str):
-        return f"{words[0]}: {length}"
+        return length if segment is None else f"recording {words[0]}: {length}"
     utterance.path, utterance.seconds = words[0], length
     if segment is None:
         return None
@@ -131,18 +135,21 @@ def set_duration(utterance: Utterance, segment: str | None, seconds: dict[str, f
 
 
 def check(
-    utterances: Iterable[Utterance], segments: dict[str, str] | None, seconds: dict[str, float | str]
+    folder: Path, utterances: Iterable[Utterance], segments: dict[str, str] | None, seconds: dict[str, float | str]
 ) -> tuple[list[Utterance], list[Dropped]]:
     """Divide utterances into those that can be used (durations set) and those that cannot."""
     good, bad = [], []
+    table = folder / ("wav.scp" if segments is None else "segments")
+    lines = {key: number for number, key in enumerate(read_table(table), 1)}
     for u in utterances:
         problem: str | None = "no line in segments"
         if segments is None or u.utt in segments:
             problem = set_duration(u, segments[u.utt] if segments else None, seconds)
+        where = f"{table}:{lines[u.utt]}" if problem and u.utt in lines else u.where
         names = (u.speaker, u.emotion or "x", u.session or "x")
         problem = problem or next((p for name in names if (p := name_problem(name or " "))), None)
         if problem:
-            bad.append(Dropped(u.utt, problem, u.where))
+            bad.append(Dropped(u.utt, problem, where))
         else:
             good.append(u)
     return good, bad
@@ -200,7 +207,7 @@ def main() -> None:
     segments = read_table(folder / "segments") if (folder / "segments").exists() else None
     used = {u.utt for u in utterances} if segments is None else {value.split()[0] for value in segments.values()}
     wav_scp = {key: entry for key, entry in wav_scp.items() if key in used}
-    utterances, broken = check(utterances, segments, durations(folder, wav_scp, args.nj))
+    utterances, broken = check(folder, utterances, segments, durations(folder, wav_scp, args.nj))
     report_broken(broken, args.out, args.skip_broken)
     read_channels(folder / CHANNELS)
     channels = optional(folder / CHANNELS)

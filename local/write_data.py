@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 
@@ -24,11 +24,11 @@ def path_problem(path: str) -> str | None:
     return None
 
 
-def check_ids(utterances: Iterable[Utterance]) -> None:
-    """Check that ids are unique and that sorting by utterance and by speaker agree.
+def check_ids(utterances: Sequence[Utterance]) -> None:
+    """Check that ids are unique, begin with their speaker's, and sort as speakers do.
 
     Raises:
-        UserError: They do not; lists all repeated ids.
+        UserError: They do not; lists all that are repeated or begin otherwise.
     """
     seen: dict[str, str] = {}
     repeated = []
@@ -38,6 +38,12 @@ def check_ids(utterances: Iterable[Utterance]) -> None:
         seen[utterance.utt] = utterance.where
     if repeated:
         raise UserError(f"{len(repeated)} utterance ids occur twice:{listed(repeated)}")
+    other = [f"{u.utt} of speaker {u.speaker} ({u.where})" for u in utterances if not u.utt.startswith(u.speaker)]
+    if other:
+        raise UserError(
+            f"{len(other)} utterance ids do not begin with their speaker's id, as in Kaldi:{listed(other)}\n"
+            "rename the utterances in all tables, as to SPEAKER-UTTERANCE"
+        )
     previous = ""
     for utterance in sorted(utterances, key=lambda u: u.utt.encode()):
         if utterance.speaker.encode() < previous.encode():

@@ -128,7 +128,10 @@ submit() {
         return
     fi
     run_in_background "${words[@]}" || _fail $?
-    for ((job = 1; job <= jobs; job++)); do sed -n 's/^.*\(nothing changed: \)/\1/p' "${logs/JOB/${job}}"; done
+    for ((job = 1; job <= jobs; job++)); do
+        sed -n 's/^.*\(nothing changed: \)/\1/p' "${logs/JOB/${job}}"
+        grep -m 10 '^warning: ' "${logs/JOB/${job}}" || true # the log has all of them
+    done
 }
 
 # run_in_background WORD...: waits for the command, so that a signal to this script reaches it at once.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -80,10 +79,10 @@ def read_segments(path: Path) -> dict[str, tuple[str, str]]:
         return {}
     spans: dict[str, tuple[str, str]] = {}
     for number, (utt, value) in enumerate(read_table(path).items(), 1):
-        words = re.match(r"(\S+) +(\S+ +\S+)$", value)
-        if not words:
+        words = value.split()
+        if len(words) != 3:
             raise UserError(f"{path}:{number}: expected `utterance recording start end`")
-        spans[utt] = (words[1], words[2])
+        spans[utt] = (words[0], f"{words[1]} {words[2]}")
     return spans
 
 
@@ -95,7 +94,7 @@ def read_channels(path: Path) -> dict[str, int]:
     """
     channels: dict[str, int] = {}
     for number, (recording, value) in enumerate(read_table(path).items() if path.exists() else (), 1):
-        if (channel := channel_number(value.rpartition(" ")[2])) is None:
+        if (channel := channel_number(value.split()[-1] if value else "?")) is None:
             raise UserError(f"{path}:{number}: expected `recording file channel`, the channel A, B, or a number from 1")
         channels[recording] = channel
     return channels

@@ -293,3 +293,33 @@ def test_commands_run_only_with_consent(data, tmp_path, capsys):
         assert run_program(program.main, "part", *words(data, tmp_path / "dump", nj=1, allow_pipes="true")) == 2
         message = capsys.readouterr().err
         assert "s0-00" in message and reason in message
+
+
+def test_what_holds_nothing_is_listed_and_a_quiet_file_keeps_its_bits(data, tmp_path, capsys, caplog):
+    wave = 0.2 * np.sin(np.arange(8000) / 9)
+    quiet = (wave / 32768).astype(np.float32)
+    soundfile.write(wav_of(data, "s0-01"), quiet, 16000, subtype="FLOAT")
+    assert set(dump(data, tmp_path / "dump")) == {0}
+    assert f"{wav_of(data, 's0-01')}: so quiet that it is kept as float32" in caplog.text
+    assert np.array_equal(read_audio_entry(read_table(tmp_path / "dump/wav.scp")["s0-01"]), quiet)
+    loud, faint = tmp_path / "loud.wav", wav_of(data, "s0-01")
+    soundfile.write(loud, wave, 16000, subtype="FLOAT")
+    apart = features.fbank(read.read_audio(faint)) - features.fbank(read.read_audio(loud))
+    assert np.median(apart) == pytest.approx(-2 * np.log(32768), abs=0.5), "the same spectrum, as much lower"
+    soundfile.write(wav_of(data, "s0-00"), wave * 32768, 16000, subtype="FLOAT")
+    soundfile.write(wav_of(data, "s0-03"), np.zeros(8000), 16000)
+    soundfile.write(wav_of(data, "s1-00"), np.stack([wave, -wave], 1), 16000)
+    assert dump(data, tmp_path / "dump", nj=1)[0] == 2
+    message = capsys.readouterr().err
+    assert "3 of 12 utterances" in message
+    for utterance, what in (("s0-00", "floats up to 65"), ("s0-03", "holds nothing"), ("s1-00", "removes 100.0 %")):
+        assert f"{utterance}: {wav_of(data, utterance)}: " in message and what in message
+
+
+def test_a_channel_of_the_table_is_dumped(data, tmp_path):
+    samples = np.random.default_rng(5).integers(-9000, 9000, (1600, 2)).astype(np.int16)
+    soundfile.write(wav_of(data, "s0-01"), samples, 16000)
+    for channel, expected in (("1", samples[:, 0]), ("B", samples[:, 1])):
+        write_table(data / "reco2file_and_channel", {"s0-01": f"s0-01 {channel}"})
+        assert set(dump(data, tmp_path / "dump")) == {0}
+        assert np.array_equal(read_audio_entry(read_table(tmp_path / "dump/wav.scp")["s0-01"]), expected)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import datadirs
+import kaldiio
 import numpy as np
 import prepare
 import pytest
@@ -209,3 +210,62 @@ def test_durations_leave_out(tmp_path: Path) -> None:
     ]
     assert "dropped 2: longer than --max_seconds" in result.out
     assert "shortest 1.00 s, median 1.00 s, longest 1.00 s" in result.out
+
+
+@pytest.mark.parametrize("gap", ["  ", "\t", " \t "])
+@pytest.mark.parametrize("end", ["", " ", "\r", " \r"])
+def test_any_blanks_separate_and_any_may_end_a_line(tmp_path: Path, gap: str, end: str) -> None:
+    wav = tmp_path / "audio/a.wav"
+    segments = "S1-1 rec1 0 0.25\nS1-2 rec1 0.25 -1\nS2-1 rec1 0.5 0.75\nS2-2 rec1 0.75 1\n"
+    data = write(tmp_path, wav_scp=f"rec1 {wav}\n", segments=segments, lang="de\n")
+    plain, out = run(data)
+    before = contents(out)
+    for table in data.iterdir():
+        table.write_bytes(table.read_bytes().replace(b" ", gap.encode()).replace(b"\n", end.encode() + b"\n"))
+    result, out = run(data)
+    assert result.status == plain.status == 0, result.err
+    after = contents(out)
+    assert {name for name in before if before[name].split() != after[name].split()} == set()
+    assert validate(out)[0] == [] and [span.end for span in audio_spans(out)] == [0.25, -1, 0.75, 1]
+
+
+def test_a_missing_file_is_named_with_table_and_line(tmp_path: Path) -> None:
+    result, _ = run(
+        write(tmp_path, wav_scp=f"S1-1 {tmp_path}/audio/a.wav\nS1-2 /no/x.wav\nS2-1 /no/y.wav\nS2-2 /no/z.wav\n")
+    )
+    assert result.status == 2 and "3 broken or missing" in result.err
+    assert f"\n  S1-2: /no/x.wav: no such file ({tmp_path}/train/wav.scp:2)\n" in result.err
+    segments = "S1-1 r 0 0.5\nS1-2 r 0.5 1\nS2-1 q 0 1\nS2-2 q 1 2\n"
+    result, _ = run(write(tmp_path, wav_scp=f"q /no/x.wav\nr {tmp_path}/audio/a.wav\n", segments=segments))
+    assert f"S2-1: recording q: /no/x.wav: no such file ({tmp_path}/train/wav.scp:1)" in result.err
+    assert f"{tmp_path}/train/segments:3" in result.err
+
+
+def test_ids_without_their_speaker_are_called_so(tmp_path: Path) -> None:
+    result, _ = run(write(tmp_path, utt2spk="S1-1 anna\nS1-2 anna\nS2-1 S2\nS2-2 S2\n", spk2gender=""))
+    assert result.status == 2
+    assert "2 utterance ids do not begin with their speaker's id" in result.err
+    assert f"S1-1 of speaker anna ({tmp_path}/train/utt2spk:1)" in result.err
+
+
+def test_a_byte_order_mark_is_called_so(tmp_path: Path) -> None:
+    data = write(tmp_path)
+    (data / "utt2emo").write_bytes(b"\xef\xbb\xbf" + (data / "utt2emo").read_bytes())
+    result, _ = run(data)
+    assert result.status == 2 and "utt2emo:1: begins with a byte order mark (BOM)" in result.err
+
+
+@pytest.mark.parametrize("form", ["FLAC", "WAV"])
+def test_audio_in_arks_of_espnet_is_prepared(tmp_path: Path, form: str) -> None:
+    random = np.random.default_rng(0)
+    audio = {utt: random.integers(-9000, 9000, 8000).astype(np.int16) for utt in ("S1-1", "S1-2", "S2-1", "S2-2")}
+    for n, (utt, samples) in enumerate(audio.items()):
+        kaldiio.save_ark(
+            str(tmp_path / "data.ark"), {utt: (16000, samples)}, scp=str(tmp_path / "data.scp"), append=n > 0,
+            write_function="soundfile", write_kwargs={"format": form},
+        )  # fmt: skip
+    result, out = run(write(tmp_path, wav_scp=(tmp_path / "data.scp").read_text()))
+    assert result.status == 0, result.err
+    assert validate(out)[0] == [] and set(prepare.table(out / "utt2dur").values()) == {"0.5"}
+    for utt, samples in read_all(audio_spans(out), allow_pipes=False):
+        assert np.array_equal(samples, audio[utt])
