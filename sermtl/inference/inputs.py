@@ -54,8 +54,8 @@ def find_audio(words: Iterable[str | Path]) -> list[Item]:
             if others := [str(file) for file in files if file.suffix.lower() not in SUFFIXES]:
                 more = ", ..." if len(others) > SHOWN else ""
                 log.warning(
-                    "warning: %d files of %s are not named as audio is, and are left out: %s%s",
-                    len(others), path, ", ".join(others[:SHOWN]), more,
+                    "warning: %s: left out %d that are not named as audio is: %s%s",
+                    path, len(others), ", ".join(others[:SHOWN]), more,
                 )  # fmt: skip
         elif path.suffix == ".scp":
             items += [Item(value, key) for key, value in read_table(path).items()]

@@ -127,10 +127,10 @@ def test_files_that_a_folder_search_leaves_out_are_named(tmp_path: Path, caplog)
         (tmp_path / name).write_bytes(b"x")
     found = [Path(item.path).relative_to(tmp_path).as_posix() for item in find_audio([tmp_path])]
     assert found == ["a.wav", "b.m4a", "c.WAVE", "deep/d.webm"]
-    assert f"2 files of {tmp_path} are not named as audio is" in caplog.text
+    assert f"{tmp_path}: left out 2 that are not named as audio is" in caplog.text
     assert "deep/e.mid" in caplog.text and "notes.txt" in caplog.text and "hidden" not in caplog.text
     for n in range(20):
         (tmp_path / f"{n:02}.txt").write_bytes(b"x")
     caplog.clear()
     find_audio([tmp_path])
-    assert "22 files" in caplog.text and "09.txt, ..." in caplog.text and "10.txt" not in caplog.text
+    assert "left out 22 that" in caplog.text and "09.txt, ..." in caplog.text and "10.txt" not in caplog.text

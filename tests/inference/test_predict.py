@@ -60,7 +60,6 @@ def folder(tmp_path_factory):
     for n in range(6):
         write_wav(root / ("deep" if n == 3 else "") / f"{n}.wav", speech(n, 4800 + 5000 * (n * 5 % 6)))
     (root / "._0.wav").write_bytes(b"what macOS leaves")
-    (root / "notes.txt").write_text("no audio")
     return root
 
 
