@@ -6,6 +6,7 @@ import argparse
 import math
 import re
 import sys
+import unicodedata
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from sermtl.fileio.wav_scp import channel_number
 from sermtl.text.normalise import is_english, normalise
 
 SHOWN = 100
+FEW_FOREIGN = 0.02
 # Tables of utterances, and of speakers: the field of `Utterance` that each holds.
 FIELDS = {"text": "text", "utt2emo": "emotion", "utt2session": "session", "utt2style": "style", "utt2paper": "paper"}
 SPEAKER_FIELDS = {"spk2gender": "gender", "spk2fold": "fold"}
@@ -121,6 +123,8 @@ def entries(folder: Path, *suffixes: str) -> dict[str, Path]:
 def normalise_texts(utterances: Sequence[Utterance], given: str, source: Path) -> str:
     """Normalise all transcripts in place by the language given, else ``en`` for A to Z alone, else ``und`` (unknown).
 
+    A few words of another script (at most `FEW_FOREIGN` of all) among words of A to Z leave it at ``en``.
+
     Returns:
         The language's code.
 
@@ -129,11 +133,19 @@ def normalise_texts(utterances: Sequence[Utterance], given: str, source: Path) -
     """
     if given and not re.fullmatch(r"[a-z]{2,3}", given):
         raise UserError(f"--lang {given}: expected a code of two or three letters, such as en, de, ru")
-    foreign = sum(not is_english([u.text]) for u in utterances)
-    lang = given or ("und" if foreign else "en")
+    foreign = [u for u in utterances if not is_english([u.text])]
+    words = [word for u in foreign for word in u.text.split() if not is_english([word])]
+    count = sum(len(u.text.split()) for u in utterances)
+    few = len(words) <= FEW_FOREIGN * count and not any(
+        "LATIN" in unicodedata.name(c, "") for c in "".join(words) if not c.isascii()
+    )
+    lang = given or ("und" if foreign and not few else "en")
     if foreign and lang == "en":
-        warn(f"--lang en: {foreign} transcripts lose letters outside A to Z")
-    if foreign and not given:
+        shown = listed([f"{u.utt} ({u.where})" for u in foreign], 5)
+        warn(
+            f"--lang en: {len(foreign)} transcripts lose letters outside A to Z (give --lang if it is another):{shown}"
+        )
+    elif foreign and not given:
         warn("the text has letters outside A to Z: --lang und; name the language (--lang de) to spell out digits")
     for utterance in utterances:
         utterance.text = normalise(utterance.text, lang)

@@ -187,6 +187,7 @@ rerun_from() {
 # _fail STATUS: the end of this script where a command failed.
 _fail() {
     local how='did not finish.'
+    if (($1 == 137)); then how='was killed (signal 9), probably for a lack of memory.'; fi
     if (($1 == 75)); then how='was stopped by SIGTERM and has saved; the same command continues.'; fi
     if [[ -n ${_stage} ]]; then log "Stage ${_stage} ${how} To go on from there:$(rerun_from "${_stage}")" >&2; fi
     exit "$1"

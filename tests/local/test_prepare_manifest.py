@@ -230,3 +230,19 @@ def test_fuzzed_manifests_never_crash_and_never_lose_a_line(lines: list[bytes]) 
         content = b"\n".join(lines).split(b"\n")
         written = sum(bool(line.decode("utf-8", "replace").strip()) for line in content)
         assert 2 + written == len(prepare.table(out / "utt2spk")) + len(prepare.dropped(out))
+
+
+def test_a_word_of_another_script_leaves_an_english_corpus_english(tmp_path: Path) -> None:
+    lines = [f"{n}\taudio/a.wav\tA\tjoy\tthese are five plain words" for n in range(30)]
+    result, out = run(write(tmp_path, *lines, "x\taudio/a.wav\tA\tjoy\tshe said \u0434\u0430 twice"))
+    assert result.status == 0 and (out / "lang").read_text() == "en\n"
+    assert (
+        f"1 transcripts lose letters outside A to Z (give --lang if it is another):\n  A-x ({tmp_path}/my.tsv:32)"
+        in result.err
+    )
+    assert prepare.table(out / "text")["A-x"] == "SHE SAID TWICE"
+    for text in (
+        "a few words d\u00e9j\u00e0 vu",
+        "\u0434\u0430 \u0434\u0430 \u0434\u0430 \u0434\u0430 \u0434\u0430",
+    ):  # accents; many
+        assert (run(write(tmp_path, *lines, f"x\taudio/a.wav\tA\tjoy\t{text}"))[1] / "lang").read_text() == "und\n"
