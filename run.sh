@@ -26,6 +26,9 @@ max_classes=20     # more classes than this are refused
 merge_excited=true # IEMOCAP: count excited as happy
 lang=              # language of the text of a manifest or Kaldi directory (default: en if only A to Z, else unknown)
 speakers=          # required, or known: train on unknown ones too (default: required where speakers are held out)
+channel=mean       # of files with several channels, the one to read: 1, 2, ...; mean averages them
+min_seconds=0      # leave out shorter utterances
+max_seconds=inf    # leave out longer utterances
 skip_broken=false  # drop broken audio and speakers of one utterance instead of stopping
 allow_pipes=false  # let the wav.scp of a Kaldi directory run commands
 protocol=speaker   # speaker, session, paper, kfoldK, disjoint, randomK, corpus or lists
@@ -107,7 +110,8 @@ if ((stage <= 1 && stop_stage >= 1)) && ! skipped 1; then
     run local/data.sh --corpus "${corpus}" --corpus_dir "${corpus_dir}" --manifest "${manifest}" --out "${data}" \
         --classes "${classes}" --label_map "${label_map}" --max_classes "${max_classes}" \
         --merge_excited "${merge_excited}" --lang "${lang}" --allow_pipes "${allow_pipes}" \
-        --speakers "${speakers:-${speakers_default}}" --skip_broken "${skip_broken}" --nj "$((nj < cores ? nj : cores))"
+        --speakers "${speakers:-${speakers_default}}" --skip_broken "${skip_broken}" --channel "${channel}" \
+        --min_seconds "${min_seconds}" --max_seconds "${max_seconds}" --nj "$((nj < cores ? nj : cores))"
     run python3 -m sermtl.bin.folds --data "${data}" --protocol "${protocol}" --dev_ratio "${dev_ratio}" \
         --copies "${copies}" ${lists:+--lists "${lists}"}
 fi

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
+import io
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-import soundfile
-from prepare_common import Dropped, Utterance, clean, listed, warn
+from prepare_common import Dropped, Utterance, clean, keep_durations, listed, warn
 
+from sermtl.audio.formats import open_sound
 from sermtl.audio.headers import map_recordings, seconds_or_fault
 from sermtl.errors import UserError
 from sermtl.fileio.files import write_text
@@ -21,12 +23,19 @@ def audio_seconds(path: str) -> float | str:
         return seconds
     # Compressed formats keep the length in the header; only reading the end shows that it is there.
     try:
-        with soundfile.SoundFile(path) as audio:
+        with open_sound(path, path) as audio:
             audio.seek(audio.frames - 1)
             whole = len(audio.read(1)) == 1
     except (OSError, RuntimeError, ValueError):
         whole = False
     return seconds if whole else "not readable as audio: truncated, its last sample cannot be read"
+
+
+def channels_of(entry: str) -> int:
+    """Channels of a recording whose header was read before."""
+    source = locate(entry)
+    with open_sound(io.BytesIO(source.read()) if source.path != entry else entry, entry) as sound:
+        return sound.channels
 
 
 def report_broken(broken: Sequence[Dropped], out: Path, skip: bool) -> None:
@@ -50,31 +59,30 @@ def report_broken(broken: Sequence[Dropped], out: Path, skip: bool) -> None:
 
 
 def check_audio(
-    utterances: list[Utterance], out: Path, nj: int = 2, skip: bool = False, broken: Iterable[Dropped] = ()
+    utterances: list[Utterance], args: argparse.Namespace, broken: Iterable[Dropped] = ()
 ) -> tuple[list[Utterance], list[Dropped]]:
     """Read all audio headers and note the durations.
 
     Args:
         utterances: Those to check; ``seconds`` is set in place.
-        out: The data directory, for the list of broken files.
-        nj: Processes.
-        skip: Leave broken files out instead of raising.
+        args: Those of `prepare_common.options`.
         broken: What was already found broken, to be reported in the same message.
 
     Returns:
-        The sound utterances, and the broken ones with their reasons.
+        The sound utterances, and with their reasons the broken ones and those that are too short or too long.
 
     Raises:
-        UserError: A file is missing, empty, truncated or no audio, unless ``skip``; lists all of them.
+        UserError: A file is missing, empty, truncated or no audio, unless broken ones are skipped; lists all of them.
     """
     bad = list(broken)
     good = []
-    found = map_recordings(audio_seconds, [u.path for u in utterances], nj)
+    found = map_recordings(audio_seconds, [u.path for u in utterances], args.nj)
     for utterance, seconds in zip(utterances, found, strict=True):
         if isinstance(seconds, str):
             bad.append(Dropped(utterance.utt, f"{utterance.path}: {seconds}", utterance.where))
         else:
             utterance.seconds = seconds
             good.append(utterance)
-    report_broken(bad, out, skip)
-    return good, bad
+    report_broken(bad, args.out, args.skip_broken)
+    good, others = keep_durations(good, args)
+    return good, bad + others

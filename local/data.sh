@@ -14,6 +14,9 @@ merge_excited=true # IEMOCAP: count excited as happy
 lang=              # language of the text of a manifest or Kaldi directory (default: en if only A to Z, else unknown)
 allow_pipes=false  # let the wav.scp of a Kaldi directory run commands
 speakers=required  # required, or known: utterances of unknown speakers are used too
+channel=mean       # of files with several channels, the one to read: 1, 2, ...; mean averages them
+min_seconds=0      # leave out shorter utterances
+max_seconds=inf    # leave out longer utterances
 skip_broken=false  # drop broken audio and speakers of one utterance instead of stopping
 nj=2               # processes that read audio headers
 
@@ -35,7 +38,8 @@ need() {
 
 sources=()
 options=(--out "${out}" --nj "${nj}" --skip_broken "${skip_broken}" --label_map "${label_map}"
-    --max_classes "${max_classes}" --speakers "${speakers}")
+    --max_classes "${max_classes}" --speakers "${speakers}" --channel "${channel}"
+    --min_seconds "${min_seconds}" --max_seconds "${max_seconds}")
 if [[ -n ${classes} ]]; then options+=(--classes "${classes}"); fi
 case ${corpus} in
     mini)
@@ -70,7 +74,8 @@ if ${skip_broken}; then printf -v again '%(%s)T' -1; fi
 sources=("${sources[@]:-${corpus_dir}}")
 if [[ -f ${label_map} ]]; then sources+=("${label_map}"); fi
 stamp=(--stamp "${out}/stamp.json" --settings "${corpus}" "${classes}" "${label_map}" "${max_classes}"
-    "${merge_excited}" "${lang}" "${allow_pipes}" "${speakers}" "${skip_broken}${again}"
+    "${merge_excited}" "${lang}" "${allow_pipes}" "${speakers}" "${skip_broken}${again}" "${channel}"
+    "${min_seconds}" "${max_seconds}"
     --inputs local/*.py "${sources[@]}" "${out}/wav.scp*")
 status=0
 python3 -m sermtl.bin.stamp current "${stamp[@]}" || status=$?

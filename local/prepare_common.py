@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import argparse
+import math
 import re
 import sys
+import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 from sermtl.errors import UserError
+from sermtl.fileio.wav_scp import channel_number
 from sermtl.text.normalise import is_english, normalise
 
 SHOWN = 100
+FEW_FOREIGN = 0.02
 # Tables of utterances, and of speakers: the field of `Utterance` that each holds.
 FIELDS = {"text": "text", "utt2emo": "emotion", "utt2session": "session", "utt2style": "style", "utt2paper": "paper"}
 FIELDS |= {"utt2split": "split", "utt2corpus": "corpus"}
@@ -26,7 +30,7 @@ class Utterance:
     """One utterance of a corpus; an empty field is unknown.
 
     ``where`` is the file and line that named it, for messages; ``paper`` and ``fold`` are the names of its
-    folds under the protocols `paper` and `speaker`.
+    folds under the protocols `paper` and `speaker`; ``channel`` is its value in reco2file_and_channel.
     """
 
     utt: str
@@ -36,6 +40,7 @@ class Utterance:
     text: str = ""
     session: str = ""
     gender: str = ""
+    channel: str = ""
     style: str = ""
     paper: str = ""
     split: str = ""
@@ -69,7 +74,32 @@ def options(description: str | None) -> argparse.ArgumentParser:
         "--speakers", choices=("required", "known"), default="required", help="known: unknown ones are trained on too"
     )
     parser.add_argument("--skip_broken", type=boolean, default=False, help="leave out broken audio and lone speakers")
+    text = "of files with several channels, the one to read (1, 2, ...; mean: average), unless a table names one"
+    parser.add_argument("--channel", type=channel, default="mean", help=text)
+    parser.add_argument("--min_seconds", type=float, default=0.0, help="leave out shorter utterances")
+    parser.add_argument("--max_seconds", type=float, default=math.inf, help="leave out longer utterances")
     return parser
+
+
+def channel(word: str) -> str:
+    """Read --channel; what is none is refused by argparse."""
+    if not word or channel_number(word) is None:
+        raise argparse.ArgumentTypeError(f"{word!r} is neither mean nor a number from 1")
+    return word
+
+
+def keep_durations(utterances: Iterable[Utterance], args: argparse.Namespace) -> tuple[list[Utterance], list[Dropped]]:
+    """Keep what lasts from --min_seconds to --max_seconds; gives those and the others with their reasons."""
+    kept: list[Utterance] = []
+    dropped: list[Dropped] = []
+    for u in utterances:
+        u.channel = u.channel or (f"{u.utt} {args.channel}" if args.channel != "mean" else "")
+        if args.min_seconds <= u.seconds <= args.max_seconds:
+            kept.append(u)
+        else:
+            limit = "shorter than --min_seconds" if u.seconds < args.min_seconds else "longer than --max_seconds"
+            dropped.append(Dropped(u.utt, f"{u.seconds:.2f} s: {limit}", u.where))
+    return kept, dropped
 
 
 def warn(message: str) -> None:
@@ -99,6 +129,8 @@ def entries(folder: Path, *suffixes: str) -> dict[str, Path]:
 def normalise_texts(utterances: Sequence[Utterance], given: str, source: Path) -> str:
     """Normalise all transcripts in place by the language given, else ``en`` for A to Z alone, else ``und`` (unknown).
 
+    A few words of another script (at most `FEW_FOREIGN` of all) among words of A to Z leave it at ``en``.
+
     Returns:
         The language's code.
 
@@ -107,11 +139,19 @@ def normalise_texts(utterances: Sequence[Utterance], given: str, source: Path) -
     """
     if given and not re.fullmatch(r"[a-z]{2,3}", given):
         raise UserError(f"--lang {given}: expected a code of two or three letters, such as en, de, ru")
-    foreign = sum(not is_english([u.text]) for u in utterances)
-    lang = given or ("und" if foreign else "en")
+    foreign = [u for u in utterances if not is_english([u.text])]
+    words = [word for u in foreign for word in u.text.split() if not is_english([word])]
+    count = sum(len(u.text.split()) for u in utterances)
+    few = len(words) <= FEW_FOREIGN * count and not any(
+        "LATIN" in unicodedata.name(c, "") for c in "".join(words) if not c.isascii()
+    )
+    lang = given or ("und" if foreign and not few else "en")
     if foreign and lang == "en":
-        warn(f"--lang en: {foreign} transcripts lose letters outside A to Z")
-    if foreign and not given:
+        shown = listed([f"{u.utt} ({u.where})" for u in foreign], 5)
+        warn(
+            f"--lang en: {len(foreign)} transcripts lose letters outside A to Z (give --lang if it is another):{shown}"
+        )
+    elif foreign and not given:
         warn("the text has letters outside A to Z: --lang und; name the language (--lang de) to spell out digits")
     for utterance in utterances:
         utterance.text = normalise(utterance.text, lang)

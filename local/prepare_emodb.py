@@ -98,7 +98,7 @@ def main() -> None:
     speakers = sorted(GENDERS.keys() - {u.speaker for u in utterances})
     if speakers:
         warn(f"{args.corpus_dir} is a partial copy; speakers without an utterance:{listed(speakers)}")
-    utterances, broken = check_audio(utterances, args.out, args.nj, args.skip_broken)
+    utterances, broken = check_audio(utterances, args)
     utterances, alone = leave_out_lone_speakers(utterances, args)
     write_data(args.out, utterances, "de", dropped + broken + alone)
 

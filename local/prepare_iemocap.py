@@ -111,7 +111,7 @@ def main() -> None:
     if scan.without_text:
         count = len(scan.without_text)
         warn(f"{count} utterances have no transcript line, first {scan.without_text[0]}; their text is empty")
-    utterances, broken = check_audio(scan.utterances, args.out, args.nj, args.skip_broken, scan.broken)
+    utterances, broken = check_audio(scan.utterances, args, scan.broken)
     if utterances:
         refuse_absent(classes, utterances, args.corpus_dir)
     utterances, alone = leave_out_lone_speakers(utterances, args)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
-from audio_headers import audio_seconds, report_broken
+from audio_headers import audio_seconds, channels_of, report_broken
 from labels import keep_classes, label_options, label_problem
 from prepare_common import (
     FIELDS,
@@ -15,6 +16,7 @@ from prepare_common import (
     Utterance,
     boolean,
     is_unknown,
+    keep_durations,
     leave_out_lone_speakers,
     listed,
     name_problem,
@@ -24,12 +26,12 @@ from prepare_common import (
 )
 from write_data import write_data
 
-from sermtl.audio.headers import map_recordings
+from sermtl.audio.headers import TOLERANCE, map_recordings
 from sermtl.audio.read import read_recording
 from sermtl.audio.resample import SAMPLE_RATE
-from sermtl.corpus.duplicate_audio import is_pipe
 from sermtl.errors import UserError, command
 from sermtl.fileio.tables import read_table
+from sermtl.fileio.wav_scp import CHANNELS, channel_number, is_pipe, read_channels
 
 
 def optional(path: Path) -> dict[str, str]:
@@ -93,6 +95,10 @@ def durations(folder: Path, wav_scp: dict[str, str], nj: int) -> dict[str, float
     files = [key for key, entry in wav_scp.items() if not is_pipe(entry)]
     found = map_recordings(audio_seconds, [wav_scp[key] for key in files], nj)
     seconds: dict[str, float | str] = dict(zip(files, found, strict=True))
+    table = folder / "wav.scp"
+    for number, key in enumerate(read_table(table), 1):
+        if isinstance(fault := seconds.get(key), str):
+            seconds[key] = f"{wav_scp[key]}: {fault} ({table}:{number})"
     known = optional(folder / "utt2dur") | optional(folder / "reco2dur")
     for key in [key for key in wav_scp if key not in seconds]:
         try:
@@ -114,7 +120,7 @@ def set_duration(utterance: Utterance, segment: str | None, seconds: dict[str, f
         return f"segment {segment!r} is not `recording start end`"
     length = seconds.get(words[0], f"no line for {words[0]} in wav.scp")
     if isinstance(length, str):
-        return f"{words[0]}: {length}"
+        return length if segment is None else f"recording {words[0]}: {length}"
     utterance.path, utterance.seconds = words[0], length
     if segment is None:
         return None
@@ -130,22 +136,56 @@ def set_duration(utterance: Utterance, segment: str | None, seconds: dict[str, f
 
 
 def check(
-    utterances: Iterable[Utterance], segments: dict[str, str] | None, seconds: dict[str, float | str]
+    folder: Path, utterances: Iterable[Utterance], segments: dict[str, str] | None, seconds: dict[str, float | str]
 ) -> tuple[list[Utterance], list[Dropped]]:
     """Divide utterances into those that can be used (durations set) and those that cannot."""
     good, bad = [], []
+    table = folder / ("wav.scp" if segments is None else "segments")
+    lines = {key: number for number, key in enumerate(read_table(table), 1)}
     for u in utterances:
         problem: str | None = "no line in segments"
         if segments is None or u.utt in segments:
-            problem = set_duration(u, segments and segments[u.utt], seconds)
+            problem = set_duration(u, segments[u.utt] if segments else None, seconds)
+        where = f"{table}:{lines[u.utt]}" if problem and u.utt in lines else u.where
         problem = (
             problem or name_problem(u.speaker or " ") or name_problem(u.session or "x") or label_problem(u.emotion)
         )
         if problem:
-            bad.append(Dropped(u.utt, problem, u.where))
+            bad.append(Dropped(u.utt, problem, where))
         else:
             good.append(u)
     return good, bad
+
+
+def refuse_overlaps(
+    path: Path, utterances: Iterable[Utterance], segments: dict[str, str], wav_scp: dict[str, str]
+) -> None:
+    """Refuse segments of two recordings that are one file and one channel, where both hold the same stretch.
+
+    Raises:
+        UserError: There are some; the message names the first ones.
+    """
+    shared = {entry for entry, count in Counter(wav_scp.values()).items() if count > 1}
+    several = {entry for entry in shared if is_pipe(entry) or channels_of(entry) > 1}
+    spans = []
+    for u in utterances:
+        if (entry := wav_scp[u.path]) in shared:
+            channel = channel_number(u.channel.rpartition(" ")[2]) if entry in several else 0
+            start = float(segments[u.utt].split()[1])
+            spans.append(((entry, channel), start, start + u.seconds, u.path, u.utt))
+    spans.sort()
+    found, last = [], spans[0] if spans else None
+    for span in spans[1:]:
+        assert last
+        if span[0] == last[0] and span[3] != last[3] and span[1] < last[2] - TOLERANCE:
+            found.append(f"{last[4]} (recording {last[3]}) and {span[4]} (recording {span[3]}) in {span[0][0]}")
+        if span[0] != last[0] or span[2] > last[2]:
+            last = span
+    if found:
+        raise UserError(
+            f"{path}: segments of two recordings share the sound of one file ({len(found)}):{listed(found, 5)}\n"
+            f"give each its channel in {path.with_name(CHANNELS)}: `recording file A`, `recording file B`"
+        )
 
 
 @command
@@ -167,10 +207,17 @@ def main() -> None:
     utterances = read_utterances(folder)
     wav_scp = recordings(folder, args.allow_pipes)
     segments = read_table(folder / "segments") if (folder / "segments").exists() else None
-    used = {u.utt for u in utterances} if segments is None else {value.split(" ")[0] for value in segments.values()}
+    used = {u.utt for u in utterances} if segments is None else {value.split()[0] for value in segments.values()}
     wav_scp = {key: entry for key, entry in wav_scp.items() if key in used}
-    utterances, broken = check(utterances, segments, durations(folder, wav_scp, args.nj))
+    utterances, broken = check(folder, utterances, segments, durations(folder, wav_scp, args.nj))
     report_broken(broken, args.out, args.skip_broken)
+    read_channels(folder / CHANNELS)
+    channels = optional(folder / CHANNELS)
+    for u in utterances:
+        u.channel = channels.get(u.path, "")
+    if segments:
+        refuse_overlaps(folder / "segments", utterances, segments, wav_scp)
+    utterances, beyond = keep_durations(utterances, args)
     utterances, others = keep_classes(utterances, args, folder / "utt2emo")
     utterances, alone = leave_out_lone_speakers(utterances, args)
     lang_file = folder / "lang"
@@ -179,7 +226,7 @@ def main() -> None:
     used = {u.path for u in utterances}
     wav_scp = {key: entry for key, entry in wav_scp.items() if key in used}
     segments = segments and {u.utt: segments[u.utt] for u in utterances}
-    write_data(args.out, utterances, lang, broken + others + alone, wav_scp, segments)
+    write_data(args.out, utterances, lang, broken + beyond + others + alone, wav_scp, segments)
 
 
 if __name__ == "__main__":

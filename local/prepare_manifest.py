@@ -1,4 +1,5 @@
-"""Prepare any corpus from a TSV: `utt path speaker emotion text`, optional `session gender split`, header first.
+"""Prepare any corpus from a TSV: `utt path speaker emotion text`, header first, optional
+`session gender split channel`.
 
 Paths are relative to the TSV. Emotion and text may be empty for single utterances. Nothing is quoted.
 """
@@ -26,9 +27,10 @@ from write_data import path_problem, write_data
 
 from sermtl.errors import UserError, command
 from sermtl.fileio.tables import raw_lines
+from sermtl.fileio.wav_scp import channel_number
 
 REQUIRED = ("utt", "path", "speaker", "emotion", "text")
-OPTIONAL_COLUMNS = ("session", "gender", "split")
+OPTIONAL_COLUMNS = ("session", "gender", "split", "channel")
 GENDERS = {"m": "m", "male": "m", "f": "f", "female": "f"}
 UNKNOWN = ("", "u", "?", "unknown", "o", "other")
 
@@ -92,6 +94,8 @@ def row_problems(row: dict[str, str]) -> Iterator[str]:
         yield problem
     if row.get("gender", "").lower() not in (*GENDERS, *UNKNOWN):
         yield f"gender {row['gender']!r} is neither m nor f (empty: unknown)"
+    if channel_number(row.get("channel", "")) is None:
+        yield f"channel {row['channel']!r} is neither a number from 1 nor mean"
 
 
 def make_utterance(row: dict[str, str], folder: Path, where: str) -> Utterance:
@@ -101,7 +105,7 @@ def make_utterance(row: dict[str, str], folder: Path, where: str) -> Utterance:
     """
     utt, speaker = row["utt"], "unknown" if is_unknown(row["speaker"]) else row["speaker"]
     utt = utt if utt.startswith(f"{speaker}-") else f"{speaker}-{utt}"
-    speaker = utt if is_unknown(row["speaker"]) else speaker
+    speaker, channel = utt if is_unknown(row["speaker"]) else speaker, row.get("channel", "")
     return Utterance(
         utt=utt,
         path=os.path.join(folder, row["path"]),
@@ -111,6 +115,7 @@ def make_utterance(row: dict[str, str], folder: Path, where: str) -> Utterance:
         session=row.get("session", ""),
         split=row.get("split", ""),
         gender=GENDERS.get(row.get("gender", "").lower(), ""),
+        channel=f"{utt} {channel}" if channel else "",
         where=where,
     )
 
@@ -163,8 +168,10 @@ def main() -> None:
     label_options(parser)
     parser.add_argument("--lang", default="", help="en, de, ... (default: en where all letters are A to Z)")
     args = parser.parse_args()
+    if not args.manifest.is_file():
+        raise UserError(f"--manifest {args.manifest}: no such file; a relative path is looked for from {Path.cwd()}")
     utterances, bad = read_manifest(args.manifest)
-    utterances, broken = check_audio(utterances, args.out, args.nj, args.skip_broken, bad)
+    utterances, broken = check_audio(utterances, args, bad)
     utterances, others = keep_classes(utterances, args, args.manifest)
     utterances, alone = leave_out_lone_speakers(utterances, args)
     lang = normalise_texts(utterances, args.lang, args.manifest)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from statistics import median
 
 from labels import spelling_variants
 from prepare_common import FIELDS, SPEAKER_FIELDS, Dropped, Utterance, clean, listed, warn
@@ -12,6 +13,7 @@ from prepare_common import FIELDS, SPEAKER_FIELDS, Dropped, Utterance, clean, li
 from sermtl.errors import UserError
 from sermtl.fileio.files import write_text
 from sermtl.fileio.tables import known_speakers, spk2utt_of, write_table
+from sermtl.fileio.wav_scp import CHANNELS
 
 
 def path_problem(path: str) -> str | None:
@@ -23,11 +25,11 @@ def path_problem(path: str) -> str | None:
     return None
 
 
-def check_ids(utterances: Iterable[Utterance]) -> None:
-    """Check that ids are unique and that sorting by utterance and by speaker agree.
+def check_ids(utterances: Sequence[Utterance]) -> None:
+    """Check that ids are unique, begin with their speaker's, and sort as speakers do.
 
     Raises:
-        UserError: They do not; lists all repeated ids.
+        UserError: They do not; lists all that are repeated or begin otherwise.
     """
     seen: dict[str, str] = {}
     repeated = []
@@ -37,6 +39,12 @@ def check_ids(utterances: Iterable[Utterance]) -> None:
         seen[utterance.utt] = utterance.where
     if repeated:
         raise UserError(f"{len(repeated)} utterance ids occur twice:{listed(repeated)}")
+    other = [f"{u.utt} of speaker {u.speaker} ({u.where})" for u in utterances if not u.utt.startswith(u.speaker)]
+    if other:
+        raise UserError(
+            f"{len(other)} utterance ids do not begin with their speaker's id, as in Kaldi:{listed(other)}\n"
+            "rename the utterances in all tables, as to SPEAKER-UTTERANCE"
+        )
     previous = ""
     for utterance in sorted(utterances, key=lambda u: u.utt.encode()):
         if utterance.speaker.encode() < previous.encode():
@@ -72,7 +80,7 @@ def write_data(
         reasons = Counter(item.reason for item in dropped).most_common(5)
         why = listed([f"{count} x {reason}" for reason, count in reasons])
         raise UserError(f"no utterance is left for {out}{': dropped were' if why else ''}{why}")
-    if wav_scp is None:
+    if not (given := wav_scp is not None):
         problems = [f"{p} ({u.where})" for u in utterances if (p := path_problem(u.path))]
         if problems:
             raise UserError(f"{len(problems)} paths cannot be written to wav.scp:{listed(problems)}")
@@ -87,6 +95,11 @@ def write_data(
         "spk2utt": spk2utt_of(utt2spk),
         "utt2dur": {u.utt: f"{round(u.seconds, 6)}" for u in utterances},
     }
+    if any(u.channel for u in utterances):
+        key = "path" if given else "utt"
+        tables[CHANNELS] = {getattr(u, key): u.channel or f"{getattr(u, key)} mean" for u in utterances}
+    else:
+        (out / CHANNELS).unlink(missing_ok=True)
     tables |= {name: {u.utt: getattr(u, field) for u in utterances} for name, field in FIELDS.items()}
     tables |= {name: {u.speaker: getattr(u, field) for u in utterances} for name, field in SPEAKER_FIELDS.items()}
     for name, table in tables.items():
@@ -107,6 +120,8 @@ def _summarise(out: Path, utterances: list[Utterance], dropped: Sequence[Dropped
     counts = " ".join(f"{name} {count}" for name, count in sorted(classes.items()))
     empty = sum(not u.text for u in utterances)
     print(f"{out}: {len(utterances)} utterances, {speakers} speakers, {hours:.2f} h: {counts}")
+    seconds = sorted(u.seconds for u in utterances)
+    print(f"{out}: shortest {seconds[0]:.2f} s, median {median(seconds):.2f} s, longest {seconds[-1]:.2f} s")
     if empty:
         print(f"{out}: {empty} utterances have an empty transcript after normalisation")
     for reason, count in sorted(Counter(item.reason.rpartition(": ")[2] for item in dropped).items()):

@@ -138,7 +138,10 @@ submit() {
         return
     fi
     run_in_background "${words[@]}" || _fail $?
-    for ((job = 1; job <= jobs; job++)); do sed -n 's/^.*\(nothing changed: \)/\1/p' "${logs/JOB/${job}}"; done
+    for ((job = 1; job <= jobs; job++)); do
+        sed -n 's/^.*\(nothing changed: \)/\1/p' "${logs/JOB/${job}}"
+        grep -m 10 '^warning: ' "${logs/JOB/${job}}" || true # the log has all of them
+    done
 }
 
 # run_in_background WORD...: waits for the command, so that a signal to this script reaches it at once.
@@ -194,6 +197,7 @@ rerun_from() {
 # _fail STATUS: the end of this script where a command failed.
 _fail() {
     local how='did not finish.'
+    if (($1 == 137)); then how='was killed (signal 9), probably for a lack of memory.'; fi
     if (($1 == 75)); then how='was stopped by SIGTERM and has saved; the same command continues.'; fi
     if [[ -n ${_stage} ]]; then log "Stage ${_stage} ${how} To go on from there:$(rerun_from "${_stage}")" >&2; fi
     exit "$1"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from sermtl.audio.resample import SAMPLE_RATE
+from sermtl.audio.resample import SAMPLE_RATE, as_floats
 
 FBANK_BANDS = 80
 FBANK_WINDOW = 400
@@ -12,7 +12,7 @@ FBANK_WINDOW = 400
 
 
 def fbank(samples_S: np.ndarray) -> np.ndarray:
-    """Log-mel features (T, 80), float32, 25 ms windows every 10 ms, of int16 samples, without dither.
+    """Log-mel features (T, 80), float32, 25 ms windows every 10 ms, of samples, without dither.
 
     Audio shorter than one window is continued with zeros to one window. The values are those of
     Kaldi's ``compute-fbank-feats --num-mel-bins=80 --dither=0``.
@@ -23,7 +23,7 @@ def fbank(samples_S: np.ndarray) -> np.ndarray:
 
     if len(samples_S) < FBANK_WINDOW:
         samples_S = np.pad(samples_S, (0, FBANK_WINDOW - len(samples_S)))
-    wav_1S = torch.from_numpy(samples_S.astype(np.float32))[None]
+    wav_1S = torch.from_numpy(as_floats(samples_S) * np.float32(32768))[None]  # Kaldi's scale
     features_TF = torchaudio.compliance.kaldi.fbank(
         wav_1S, num_mel_bins=FBANK_BANDS, dither=0.0, sample_frequency=SAMPLE_RATE
     )

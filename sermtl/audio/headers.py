@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import os
 import struct
@@ -11,6 +12,8 @@ from functools import partial
 from multiprocessing import get_context
 from typing import BinaryIO, TypeVar
 
+from sermtl.audio.formats import open_sound
+from sermtl.errors import UserError
 from sermtl.fileio.wav_scp import is_pipe, locate
 
 POOL_FROM = 2000
@@ -74,19 +77,20 @@ def seconds_or_fault(entry: str) -> float | str:
         return header_seconds(entry)
     except FileNotFoundError:
         return "no such file"
+    except UserError as error:
+        return str(error).removeprefix(f"{entry}: ")
     except (OSError, RuntimeError, ValueError, TypeError, OverflowError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        return f"not readable as audio: {reason.rpartition(entry)[2].lstrip(chr(39) + ': ')}"
+        return f"not readable as audio: {reason.removesuffix(f': {entry}')}"
 
 
 def header_seconds(entry: str) -> float:
     """Duration of a recording by its header.
 
     Raises:
-        OSError, RuntimeError, ValueError, TypeError, OverflowError: No such file, no audio, empty, or truncated.
+        UserError, OSError, RuntimeError, ValueError, TypeError, OverflowError: No such file, no audio, empty, or
+            truncated.
     """
-    import soundfile
-
     source = locate(entry)
     if not source.size:
         raise ValueError("the file is empty")
@@ -94,8 +98,8 @@ def header_seconds(entry: str) -> float:
         file.seek(source.offset)
         if flaw := length_flaw(file, os.fstat(file.fileno()).st_size - source.offset, alone=not source.offset):
             raise ValueError(flaw)
-        # libsndfile reads an embedded file from a descriptor's position, but formats without magic by name only.
-        with soundfile.SoundFile(file.fileno() if source.offset else source.path, closefd=False) as audio:
+        # libsndfile knows formats without magic by name only.
+        with open_sound(io.BytesIO(source.read()) if source.offset else source.path, entry) as audio:
             if not audio.frames:
                 raise ValueError("no samples")
             return audio.frames / audio.samplerate

@@ -1,8 +1,9 @@
-"""Audio files as 16 kHz mono int16 samples."""
+"""Audio files as 16 kHz mono samples: int16, or float32 where that keeps a quiet file's bits."""
 
 from __future__ import annotations
 
 import io
+import logging
 import os
 import subprocess
 from collections.abc import Iterator
@@ -12,27 +13,34 @@ from typing import BinaryIO
 import numpy as np
 import soundfile
 
+from sermtl.audio.formats import open_sound
 from sermtl.audio.headers import length_flaw
-from sermtl.audio.resample import SAMPLE_RATE, resample, to_int16
+from sermtl.audio.judge import Judge
+from sermtl.audio.resample import SAMPLE_RATE, quantise, resample
 from sermtl.errors import UserError
 from sermtl.fileio.wav_scp import is_pipe, locate
 
+log = logging.getLogger(__name__)
 LOWEST_RATE, HIGHEST_RATE = 1000, 768_000
 
 
-def read_audio(path: str | Path) -> np.ndarray:
-    """Samples (S,), int16, at 16 kHz of a file in any rate, channel count and format of libsndfile.
+def read_audio(path: str | Path, channel: int = 0) -> np.ndarray:
+    """Samples (S,) at 16 kHz of a file in any rate and channel count, in a format of libsndfile or ffmpeg.
 
-    16-bit mono at 16 kHz comes through exactly; channels are averaged; other rates are resampled.
+    16-bit mono at 16 kHz comes through exactly; other rates are resampled; `quantise` says what is int16.
+
+    Args:
+        path: The file.
+        channel: Of a file with several, the one to read, from 1; 0 averages them.
 
     Raises:
-        UserError: The file is missing, empty, truncated, no audio, or holds NaN or infinite samples.
+        UserError: The file is missing, empty, truncated, no audio, lacks the channel, or `Judge` refuses its samples.
     """
     refuse_no_file(path)
     try:
         with open(path, "rb") as file:
             refuse_wrong_length(file, str(path))
-        return _decode(os.fsencode(path), str(path))
+        return _decode(str(path), str(path), channel)
     except OSError as error:
         reason = "no such file" if not Path(path).exists() else error.strerror or str(error)
         raise UserError(f"{path}: {reason}") from error
@@ -48,8 +56,8 @@ def refuse_no_file(path: str | Path) -> None:
         raise UserError(f"{path}: a folder, a named pipe or the like, no file")
 
 
-def read_recording(entry: str, allow_pipes: bool = False) -> np.ndarray:
-    """Samples (S,), int16, at 16 kHz of a ``wav.scp`` value: a file, ``file.ark:offset``, or a shell command.
+def read_recording(entry: str, allow_pipes: bool = False, channel: int = 0) -> np.ndarray:
+    """Samples (S,) as `read_audio` gives them of a ``wav.scp`` value: a file, ``file.ark:offset``, or a shell command.
 
     Raises:
         UserError: As `read_audio`; or the command fails, or is not allowed.
@@ -57,9 +65,12 @@ def read_recording(entry: str, allow_pipes: bool = False) -> np.ndarray:
     if not is_pipe(entry):
         try:
             source = locate(entry)
-        except OSError:
-            return read_audio(entry)
-        return read_audio(entry) if source.path == entry else _decode(io.BytesIO(source.read()), entry)
+        except FileNotFoundError:
+            return read_audio(entry, channel)
+        except OSError as error:
+            raise UserError(f"{entry}: {str(error).removesuffix(f': {entry}')}") from error
+        in_ark = source.path != entry
+        return _decode(io.BytesIO(source.read()), entry, channel) if in_ark else read_audio(entry, channel)
     if not allow_pipes:
         raise UserError(f"{entry}: a shell command, refused unless --allow_pipes true")
     command = ["bash", "-o", "pipefail", "-c", entry.strip().strip("|")]
@@ -67,54 +78,67 @@ def read_recording(entry: str, allow_pipes: bool = False) -> np.ndarray:
     if result.returncode:
         last = result.stderr.decode(errors="replace").strip().splitlines()[-1:]
         raise UserError(f"{entry}: ended with status {result.returncode}: {' '.join(last)}")
-    return _decode(io.BytesIO(result.stdout), entry)
+    return _decode(io.BytesIO(result.stdout), entry, channel)
 
 
 def cut(samples_S: np.ndarray, start: float, end: float, name: str) -> np.ndarray:
     """The samples from ``start`` to ``end`` seconds of a recording; an ``end`` of -1 is the recording's, as for Kaldi.
 
     Raises:
-        UserError: The span is empty or begins after the recording's end.
+        UserError: The span is empty or begins after the recording's end, or `Judge` refuses its samples.
     """
     first, last = round(start * SAMPLE_RATE), len(samples_S) if end == -1 else round(end * SAMPLE_RATE)
     if not 0 <= first < min(last, len(samples_S)):
         seconds = len(samples_S) / SAMPLE_RATE
         raise UserError(f"{name}: the segment {start} to {end} s is not within the {seconds:.2f} s of its recording")
+    judge = Judge(f"{name} from {start} to {end} s")
+    judge.add(samples_S[first:last])
+    judge.finish()
     return samples_S[first:last]
 
 
-def _decode(file: bytes | io.BytesIO, name: str) -> np.ndarray:
-    if isinstance(file, io.BytesIO):
+def _decode(file: str | BinaryIO, name: str, channel: int) -> np.ndarray:
+    if not isinstance(file, str):
         refuse_wrong_length(file, name)
     try:
-        with soundfile.SoundFile(file) as sound:
-            samples_S, rate = np.concatenate([*mono_blocks(sound, name)]), sound.samplerate
+        with open_sound(file, name) as sound:
+            samples_S, rate = np.concatenate([*mono_blocks(sound, name, channel)]), sound.samplerate
     except RuntimeError as error:
         raise UserError(f"{name}: not readable as audio ({error})") from error
-    return samples_S if samples_S.dtype == np.int16 else to_int16(resample(samples_S, rate, SAMPLE_RATE))
+    if samples_S.dtype == np.int16:
+        return samples_S
+    samples_S = quantise(resample(samples_S, rate, SAMPLE_RATE))
+    if samples_S.dtype != np.int16:
+        log.warning("warning: %s: so quiet that it is kept as float32 (peak %.2g)", name, np.abs(samples_S).max())
+    return samples_S
 
 
-def mono_blocks(sound: soundfile.SoundFile, name: str, size: int = -1) -> Iterator[np.ndarray]:
-    """A file's samples in blocks of ``size`` (-1: in one), at its rate; channels are averaged.
+def mono_blocks(sound: soundfile.SoundFile, name: str, channel: int = 0, size: int = -1) -> Iterator[np.ndarray]:
+    """A file's samples in blocks of ``size`` (-1: in one), at its rate: one channel (from 1), or the average (0).
 
     Yields:
-        int16 (S,) of 16-bit mono at 16 kHz, float32 (S,) of all else.
+        int16 (S,) of 16-bit at 16 kHz that is not averaged, float32 (S,) of all else.
 
     Raises:
-        UserError: The file is empty, truncated, or holds NaN or infinite samples; the message begins with ``name``.
+        UserError: The file is empty, truncated, lacks the channel, or `Judge` refuses its samples, those of all blocks
+            at the end; the message begins with ``name``.
     """
     check_rate(sound.samplerate, name)
-    exact = sound.subtype == "PCM_16" and sound.channels == 1 and sound.samplerate == SAMPLE_RATE
-    read = 0
+    several = sound.channels > 1
+    if several and channel > sound.channels:
+        raise UserError(f"{name}: has {sound.channels} channels, no channel {channel}")
+    exact = sound.subtype == "PCM_16" and not (several and not channel) and sound.samplerate == SAMPLE_RATE
+    read, judge = 0, Judge(name)
     while len(samples := sound.read(size, dtype="int16" if exact else "float32")):
         read += len(samples)
-        if not (exact or np.isfinite(samples).all()):
-            raise UserError(f"{name}: NaN or infinite samples")
-        yield samples.mean(axis=1) if samples.ndim == 2 else samples
+        mono_S = samples if not several else samples[:, channel - 1] if channel else samples.mean(axis=1)
+        judge.add(*((samples, mono_S) if several and not channel else (mono_S,)))
+        yield mono_S
     if not read:
         raise UserError(f"{name}: no samples")
     if read < sound.frames:
         raise UserError(f"{name}: truncated: {read} of {sound.frames} samples")
+    judge.finish()
 
 
 def refuse_wrong_length(file: BinaryIO, name: str) -> None:

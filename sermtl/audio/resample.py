@@ -10,6 +10,8 @@ from sermtl.fileio.wav_scp import SAMPLE_RATE
 
 RESAMPLING_ZEROS, RESAMPLING_ROLLOFF = 6, 0.99
 """Of torchaudio's resampling filter: its half-width in zero crossings, and its cutoff over the Nyquist frequency."""
+LEAST_SNR = 40.0
+"""Signal to quantisation noise (dB) that int16 must give."""
 LARGEST_KERNEL = 1_000_000
 """Most values of torchaudio's table of filters, which at 44,099 Hz would take gigabytes."""
 
@@ -45,12 +47,28 @@ def interpolate(samples_S: np.ndarray, step_in: int, step_out: int) -> np.ndarra
     return output_S
 
 
+def as_floats(samples_S: np.ndarray) -> np.ndarray:
+    """Int16 samples as float32 in [-1, 1); floats as they are."""
+    return samples_S.astype(np.float32) / 32768.0 if samples_S.dtype == np.int16 else samples_S
+
+
+def quantise(samples_S: np.ndarray) -> np.ndarray:
+    """Float samples as `to_int16` gives them, but as they are where that would lose a quiet file's bits.
+
+    Rounding adds noise of 1 / sqrt(12) of a step. Where it would come within `LEAST_SNR` of the samples' own
+    deviation from their mean, which is below -61 dB of full scale, they stay float32. Int16 stays as it is.
+    """
+    if samples_S.dtype == np.int16:
+        return samples_S
+    noise = 1 / 32768 / math.sqrt(12)
+    return samples_S if 0 < samples_S.std() < noise * 10 ** (LEAST_SNR / 20) else to_int16(samples_S)
+
+
 def to_int16(samples_S: np.ndarray) -> np.ndarray:
     """Float samples in [-1, 1] as int16, rounded and clipped."""
     return np.clip(np.rint(samples_S * 32768.0), -32768, 32767).astype(np.int16)
 
 
 def change_speed(samples_S: np.ndarray, speed: float) -> np.ndarray:
-    """Int16 samples played ``speed`` times as fast (tempo and pitch), as sox's ``speed`` does."""
-    source = round(SAMPLE_RATE * speed)
-    return to_int16(resample(samples_S.astype(np.float32) / 32768.0, source, SAMPLE_RATE))
+    """Samples of `quantise` played ``speed`` times as fast (tempo and pitch), as sox's ``speed`` does."""
+    return quantise(resample(as_floats(samples_S), round(SAMPLE_RATE * speed), SAMPLE_RATE))

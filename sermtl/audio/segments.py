@@ -12,23 +12,25 @@ import numpy as np
 from sermtl.audio import read
 from sermtl.errors import UserError
 from sermtl.fileio.tables import read_table
-from sermtl.fileio.wav_scp import read_segments
+from sermtl.fileio.wav_scp import CHANNELS, read_channels, read_segments
 
 
 class AudioSpan(NamedTuple):
-    """Where an utterance's audio is: a recording, or from ``start`` to ``end`` seconds of one."""
+    """A recording, or from ``start`` to ``end`` seconds of one; its channel from 1, or all (0)."""
 
     name: str
     recording: str
     start: float = 0.0
     end: float | None = None
+    channel: int = 0
 
 
 def audio_spans(data: Path) -> list[AudioSpan]:
-    """What a data directory holds, by ``wav.scp`` and, where there is one, ``segments``."""
+    """What a data directory holds, by ``wav.scp`` and, where they are there, ``segments`` and the table of channels."""
     wav_scp, segments = read_table(data / "wav.scp"), read_segments(data / "segments")
+    channels = read_channels(data / CHANNELS)
     if not segments:
-        return [AudioSpan(name, entry) for name, entry in wav_scp.items()]
+        return [AudioSpan(name, entry, channel=channels.get(name, 0)) for name, entry in wav_scp.items()]
     spans = []
     for name, (recording, times) in segments.items():
         if recording not in wav_scp:
@@ -37,19 +39,19 @@ def audio_spans(data: Path) -> list[AudioSpan]:
             start, end = map(float, times.split())
         except ValueError:
             raise UserError(f"{data}/segments: {name}: {times!r} are not two times in seconds") from None
-        spans.append(AudioSpan(name, wav_scp[recording], start, end))
+        spans.append(AudioSpan(name, wav_scp[recording], start, end, channels.get(recording, 0)))
     return spans
 
 
 def read_all(part: Iterable[AudioSpan], allow_pipes: bool) -> Iterator[tuple[str, np.ndarray | UserError]]:
     """Each utterance's samples (S,), or why it has none; a recording of several segments is read once."""
-    for entry, utterances in groupby(part, key=lambda utterance: utterance.recording):
+    for (entry, channel), utterances in groupby(part, key=lambda utterance: (utterance.recording, utterance.channel)):
         recording: np.ndarray | UserError
         try:
-            recording = read.read_recording(entry, allow_pipes)
+            recording = read.read_recording(entry, allow_pipes, channel)
         except UserError as error:
             recording = error
-        for name, _, start, end in utterances:
+        for name, _, start, end, _ in utterances:
             if end is None or isinstance(recording, UserError):
                 yield name, recording
                 continue

@@ -3,42 +3,38 @@
 from __future__ import annotations
 
 import math
-import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import soundfile
 
-from sermtl.audio.read import check_rate, mono_blocks, read_audio, refuse_no_file, refuse_wrong_length
-from sermtl.audio.resample import RESAMPLING_ROLLOFF, RESAMPLING_ZEROS, SAMPLE_RATE, resample, to_int16
+from sermtl.audio.formats import open_sound
+from sermtl.audio.judge import Judge
+from sermtl.audio.read import check_rate, mono_blocks, read_recording, refuse_no_file, refuse_wrong_length
+from sermtl.audio.resample import RESAMPLING_ROLLOFF, RESAMPLING_ZEROS, SAMPLE_RATE, as_floats, quantise, resample
 from sermtl.errors import UserError
 from sermtl.fileio.wav_scp import is_pipe
 
 
-def read_item(path: str) -> np.ndarray:
-    """Samples (S,), int16, at 16 kHz of an `Item`'s path.
+def read_item(path: str, channel: int = 0) -> np.ndarray:
+    """Samples (S,) at 16 kHz of an `Item`'s path.
 
     Raises:
         UserError: As `sermtl.audio.read.read_audio`; or the path is a shell command, which is never run.
     """
     if is_pipe(path):
         raise UserError(f"{path}: a shell command; give a file")
-    if _is_ark_entry(path):
-        from sermtl.fileio.ark import read_audio_entry
-
-        return read_audio_entry(path)
-    return read_audio(path)
+    return read_recording(path, channel=channel)
 
 
 def _is_ark_entry(path: str) -> bool:
     return bool(re.search(r"\.ark:\d+$", path)) and not Path(path).exists()
 
 
-def as_int16(waveform: Any, sampling_rate: int, name: str) -> np.ndarray:
-    """A waveform of any accepted kind as int16 samples (S,) at 16 kHz.
+def as_samples(waveform: Any, sampling_rate: int, name: str) -> np.ndarray:
+    """A waveform of any accepted kind as samples (S,) at 16 kHz: int16, or quiet floats as they are.
 
     Raises:
         UserError: It is empty, not finite, or of another shape, type or range; the message begins with ``name``.
@@ -59,35 +55,37 @@ def as_int16(waveform: Any, sampling_rate: int, name: str) -> np.ndarray:
     if values.dtype == np.int16:
         if sampling_rate == SAMPLE_RATE:
             return values
-        values = values.astype(np.float32) / 32768.0
+        values = as_floats(values)
     if not np.issubdtype(values.dtype, np.floating):
         raise UserError(f"{name} is of type {values.dtype}: give int16, or floats in [-1, 1]")
     values = values.astype(np.float32)
-    if not np.isfinite(values).all():
-        raise UserError(f"{name} holds NaN or infinite samples")
-    if (peak := float(np.abs(values).max())) > 2:
-        raise UserError(f"{name} has floats up to {peak:g}: divide by 32768, or give int16")
-    return to_int16(resample(values, int(sampling_rate), SAMPLE_RATE))
+    judge = Judge(name)
+    judge.add(values)
+    judge.refuse_scale()
+    return quantise(resample(values, int(sampling_rate), SAMPLE_RATE))
 
 
-def audio_blocks(path: str, seconds: float = 10.0) -> Iterator[np.ndarray]:
+def audio_blocks(path: str, channel: int = 0, seconds: float = 10.0) -> Iterator[np.ndarray]:
     """The samples of `read_item` in blocks of about ``seconds``, so that a day of audio fits into memory.
+
+    Not quantised: all blocks are int16 where the file is 16-bit at 16 kHz, else all are float32.
 
     Raises:
         UserError: As `read_item`, when the broken place is reached.
     """
     if is_pipe(path) or _is_ark_entry(path):
-        yield read_item(path)
+        yield read_item(path, channel)
         return
     refuse_no_file(path)
     try:
         with open(path, "rb") as raw:
             refuse_wrong_length(raw, path)
-        with soundfile.SoundFile(os.fsencode(path)) as file:
+        with open_sound(path, path) as file:
             stream = Resampler(file.samplerate)
-            for samples_S in mono_blocks(file, path, max(1, round(seconds * file.samplerate))):
-                yield samples_S if samples_S.dtype == np.int16 else to_int16(stream.push(samples_S))
-            yield to_int16(stream.finish())
+            for samples_S in mono_blocks(file, path, channel, max(1, round(seconds * file.samplerate))):
+                yield samples_S if samples_S.dtype == np.int16 else stream.push(samples_S)
+            if len(rest_S := stream.finish()):
+                yield rest_S
     except (OSError, RuntimeError) as error:
         reason = "no such file" if not Path(path).exists() else f"not readable as audio ({error})"
         raise UserError(f"{path}: {reason}") from error

@@ -19,8 +19,9 @@ from sermtl.errors import command
 from sermtl.fileio.stamp import NAME, Stamp, inputs, package_digest
 
 INPUTS = (
-    "data:wav.scp*", "data:segments", "data:utt2spk", "data:utt2emo", "data:utt2session", "data:text",
-    "data:utt2style", "data:utt2paper", "data:utt2corpus", "data:utt2split", "data:spk2fold",
+    "data:wav.scp*", "data:segments", "data:reco2file_and_channel", "data:utt2spk", "data:utt2emo",
+    "data:utt2session", "data:text", "data:utt2style", "data:utt2paper", "data:utt2corpus", "data:utt2split",
+    "data:spk2fold",
 )  # fmt: skip
 MANY_LINES = 20_000_000
 """List lines (about 0.5 GB) above which a protocol of fewer folds is recommended."""

@@ -58,7 +58,7 @@ def main() -> int:
     if head:
         output.print_line(head)
     progress = tqdm(total=len(items), unit="file", disable=None if sys.stderr.isatty() else True, leave=False)
-    results = model.files([item.path for item in items], args.window, args.hop)
+    results = model.files([item.path for item in items], args.window, args.hop, args.channel)
     for item, target, (_, result) in zip(items, targets, results, strict=True):
         progress.update()
         if isinstance(result, UserError):
@@ -97,6 +97,7 @@ def parse() -> argparse.Namespace:
     add("audio", nargs="*", help="audio files, folders, .scp lists")
     text = "a fold, a pack, exp/<tag> (all of its folds), or a model of the hub;\nseveral are averaged"
     add("--model", action="append", required=True, help=text)
+    add("--channel", type=int, default=0, help="channel to read where there are several, from 1 (default: average)")
     text = "length of windows, in seconds, for longer recordings\n(default: 10, for recordings of more than a minute)"
     add("--window", type=float, help=text)
     add("--hop", type=float, help="seconds from one window to the next (default: half a window)")
@@ -108,13 +109,12 @@ def parse() -> argparse.Namespace:
     printed = parser.add_mutually_exclusive_group()
     printed.add_argument("--json", action="store_true", help="JSON lines: path, emotion, scores, text, seconds")
     printed.add_argument("--tsv", action="store_true", help="tab-separated, with a header line")
-    cores = len(os.sched_getaffinity(0))
-    add("--num_threads", type=int, default=cores, help="CPU threads (default: number of cores)")
+    add("--num_threads", type=int, default=len(os.sched_getaffinity(0)), help="CPU threads (default: number of cores)")
     args = parser.parse_args()
     if not args.audio:
         raise UserError("no audio: name files, folders or .scp lists after the options")
-    if args.num_threads < 1:
-        raise UserError("--num_threads takes 1 or more")
+    if args.num_threads < 1 or args.channel < 0:
+        raise UserError("--num_threads takes 1 or more, --channel 0 or more")
     return args
 
 

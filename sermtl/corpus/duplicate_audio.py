@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from sermtl.fileio.tables import read_table
-from sermtl.fileio.wav_scp import Source, is_pipe, locate, read_segments
+from sermtl.fileio.wav_scp import CHANNELS, Source, is_pipe, locate, read_channels, read_segments
 
 PROBE_BYTES = 4096
 """Read from the middle of files of one length before any of them is read whole."""
@@ -30,7 +30,7 @@ def same_audio(data: str | Path, utts: list[str], decode: bool = False) -> np.nd
         (N,) int32 group numbers; -1 where nothing could be compared (pipes, unreadable files).
     """
     scp = read_table(Path(data) / "wav.scp")
-    segments = read_segments(Path(data) / "segments")
+    segments, channels = read_segments(Path(data) / "segments"), read_channels(Path(data) / CHANNELS)
     sources: dict[str, Source] = {}
     for entry in set(scp.values()):
         if not is_pipe(entry):
@@ -45,7 +45,7 @@ def same_audio(data: str | Path, utts: list[str], decode: bool = False) -> np.nd
         recording, span = segments.get(utt, (utt, ""))
         group = groups.get(scp.get(recording, ""))
         if group is not None:
-            codes[i] = numbers.setdefault((group, span), len(numbers))
+            codes[i] = numbers.setdefault((group, span, channels.get(recording, 0)), len(numbers))
     return codes
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from sermtl.audio.headers import Task, check_all
-from sermtl.fileio.tables import DERIVED_TABLE, MAIN_TABLE, raw_lines, spk2utt_of, tables_of
+from sermtl.fileio.tables import BOM, BOM_FOUND, DERIVED_TABLE, MAIN_TABLE, raw_lines, spk2utt_of, split_line, tables_of
 
 SHOWN = 5
 """Lines shown of each kind of fault."""
@@ -117,10 +117,9 @@ def read(path: Path, faults: Faults) -> dict[str, str]:
         except UnicodeDecodeError:
             faults.add(f"{path}: not UTF-8", f"{number}: {raw[:200]!r}")
             continue
-        key, _, value = line.partition(" ")
-        if fault := line_fault(line, key, value):
+        key, value = split_line(line)
+        if fault := line_fault(line, key):
             faults.add(f"{path}: {fault}", f"{number}: {line[:200]!r}")
-        key, value = key.strip(), value.strip()
         if not key:
             continue
         if key in table:
@@ -135,17 +134,13 @@ def read(path: Path, faults: Faults) -> dict[str, str]:
     return table
 
 
-def line_fault(line: str, key: str, value: str) -> str | None:
+def line_fault(line: str, key: str) -> str | None:
     """What is wrong with the form of a line."""
     if not line.strip():
         return "empty line"
-    if line.endswith("\r"):
-        return "carriage return at the end of the line"
-    if not key or value.startswith(" ") or not key.isprintable():
-        return "not one key and one space"
-    if line.endswith(" "):
-        return "space at the end of the line"
-    return None
+    if line.startswith(BOM):
+        return BOM_FOUND
+    return None if key and key.isprintable() else "no printable key at the beginning"
 
 
 def is_word(value: str) -> bool:

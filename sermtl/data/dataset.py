@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain
+from statistics import median
 
 import numpy as np
 import torch
@@ -91,6 +93,16 @@ class FoldDataset(Dataset):
     def lengths(self) -> list[int]:
         """Sizes of the examples, by which batches are made."""
         return [example.size for example in self.examples]
+
+    @cached_property
+    def input_lengths(self) -> list[int]:
+        """Samples, feature frames, or states of the examples: what they are padded in."""
+        return [example.length for example in self.examples]
+
+    @cached_property
+    def typical_length(self) -> float:
+        """The median of the input lengths."""
+        return median(self.input_lengths)
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch whose random draws the examples get."""

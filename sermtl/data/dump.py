@@ -20,7 +20,7 @@ from sermtl.errors import UserError
 from sermtl.fileio.ark import DUMP_DIGESTS, DUMP_SAMPLES, DUMP_TABLES, ArkWriter, checksum, read_entry, write_ark
 from sermtl.fileio.stamp import NAME, Stamp, inputs
 from sermtl.fileio.tables import read_table, write_table
-from sermtl.fileio.wav_scp import stat_of
+from sermtl.fileio.wav_scp import CHANNELS, stat_of
 
 CODE_VERSION = 3
 """Raised when the same audio would give other arks."""
@@ -139,7 +139,7 @@ class Dump:
         if len(scp) != expected or any(table.keys() != scp.keys() for table in tables.values()):
             raise UserError(f"{self.out}: {len(scp)} utterances dumped, {expected} in {self.data}; rerun stage 2")
         settings = {"feats_type": self.feats_type, "speed": self.speed, "nj": self.nj, "out": self.out}
-        sources = inputs({"data": self.data}, "data:wav.scp*", "data:segments")
+        sources = inputs({"data": self.data}, "data:wav.scp*", "data:segments", f"data:{CHANNELS}")
         made = Stamp(self.out / NAME, CODE_VERSION, settings, sources)
         if not made.changed():
             print(f"nothing changed: {self.out}")

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from statistics import median
 
 from sermtl.config import TrainConfig
 from sermtl.data.dataset import Example
 from sermtl.seeding import generator
+
+MOST_PADDED = 4.0
+"""Times the size of typical utterances that a part of several may have with its padding."""
 
 
 def balanced_pass(emotions: Sequence[int], seed: int, epoch: int) -> list[int]:
@@ -49,9 +53,25 @@ def epoch_batches(
 
 
 def decode_batches(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
-    """Indices in batches of similar length, the longest first."""
+    """Indices in batches of similar length, the longest first; `parts_by_size` says of how many."""
     order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
-    return [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
+    return parts_by_size(order, lengths, batch_size, median(lengths)) if lengths else []
+
+
+def parts_by_size(order: Sequence[int], lengths: Sequence[int], most: int, typical: float) -> list[list[int]]:
+    """Cut indices, the longest first, into parts that are each computed at once, padded to their longest.
+
+    A part has at most ``most`` utterances; and where it has several, with its padding at most `MOST_PADDED` times the
+    size of ``most`` utterances of the length ``typical``. So neither time nor memory is spent on padding short
+    utterances to a much longer one.
+    """
+    parts: list[list[int]] = []
+    for index in order:
+        if parts and len(parts[-1]) < min(most, MOST_PADDED * most * typical // lengths[parts[-1][0]]):
+            parts[-1].append(index)
+        else:
+            parts.append([index])
+    return parts
 
 
 def batches_of_epoch(examples: Sequence[Example], config: TrainConfig, epoch: int, updates: int) -> list[list[int]]:

@@ -1,4 +1,4 @@
-"""Kaldi arks: int16 RIFF audio and float32 matrices, written whole or not at all.
+"""Kaldi arks: RIFF audio (int16, or float32 of quiet files) and float32 matrices, written whole or not at all.
 
 The only module that uses kaldiio, which is loaded when an entry is read or written. Nothing read from a file is
 executed: pipes and pickles are refused.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import os
+import struct
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -38,8 +39,15 @@ class ArkWriter:
         self.scp: dict[str, str] = {}
 
     def write_audio(self, key: str, samples_S: np.ndarray) -> None:
-        """Add int16 samples at 16 kHz as a RIFF entry."""
-        self._write(key, (SAMPLE_RATE, np.ascontiguousarray(samples_S, dtype=np.int16)))
+        """Add int16 or float32 samples at 16 kHz as a RIFF entry."""
+        if samples_S.dtype == np.int16:
+            self._write(key, (SAMPLE_RATE, np.ascontiguousarray(samples_S)))
+            return
+        # kaldiio writes no such WAV, libsndfile the time of day in it
+        body = np.ascontiguousarray(samples_S, dtype="<f4").tobytes()
+        form = struct.pack("<IHHIIHH", 16, 3, 1, SAMPLE_RATE, SAMPLE_RATE * 4, 4, 32)  # 3: IEEE floats; 1 channel
+        sizes = (36 + len(body)).to_bytes(4, "little"), len(body).to_bytes(4, "little")
+        self._write(key, b"RIFF" + sizes[0] + b"WAVEfmt " + form + b"data" + sizes[1] + body)
 
     def write_array(self, key: str, array: np.ndarray) -> None:
         """Add a float32 vector or matrix."""
@@ -53,7 +61,10 @@ class ArkWriter:
 
         # What kaldiio leaves half written it writes again, and fails at again, when it is collected as garbage.
         entry = io.BytesIO()
-        kaldiio.save_ark(entry, {key: value})
+        if isinstance(value, bytes):
+            entry.write(key.encode() + b" " + value)
+        else:
+            kaldiio.save_ark(entry, {key: value})
         self._file.write(entry.getbuffer())
 
 
@@ -65,17 +76,17 @@ def write_ark(path: str | Path) -> Iterator[ArkWriter]:
 
 
 def read_audio_entry(specifier: str, key: str = "") -> np.ndarray:
-    """Samples (S,), int16, of an entry ``file.ark:offset``.
+    """Samples (S,), int16 or, of a quiet file, float32, of an entry ``file.ark:offset``.
 
     Raises:
-        UserError: The entry cannot be read, or is no 16 kHz mono int16 audio.
+        UserError: The entry cannot be read, or is no 16 kHz mono audio of these types.
     """
     value = _read(specifier, key)
     if not (isinstance(value, tuple) and value[0] == SAMPLE_RATE):
         raise UserError(f"{specifier} ({key}): not {SAMPLE_RATE} Hz audio; rerun stage 2")
     samples_S = value[1]
-    if samples_S.dtype != np.int16 or samples_S.ndim != 1:
-        raise UserError(f"{specifier} ({key}): not mono 16-bit audio; rerun stage 2")
+    if samples_S.dtype not in (np.int16, np.float32) or samples_S.ndim != 1:
+        raise UserError(f"{specifier} ({key}): neither 16-bit nor float32 mono audio; rerun stage 2")
     return samples_S
 
 
@@ -92,7 +103,7 @@ def read_matrix(specifier: str, key: str = "") -> np.ndarray:
 
 
 def read_entry(specifier: str, key: str, feats_type: str) -> np.ndarray:
-    """What a dump of ``feats_type`` holds there: int16 samples (S,), features (T, F) or stored frames (T, C).
+    """What a dump of ``feats_type`` holds there: samples (S,), features (T, F) or stored frames (T, C).
 
     Raises:
         UserError: The entry cannot be read, or is of another kind.
@@ -107,6 +118,7 @@ def checksum(array: np.ndarray) -> str:
 
 def _read(specifier: str, key: str) -> object:
     import kaldiio
+    import soundfile
 
     path, _, offset = specifier.rpartition(":")
     if specifier.rstrip().endswith("|") or not path or not offset.isdigit():
@@ -114,15 +126,18 @@ def _read(specifier: str, key: str) -> object:
     try:
         with open(path, "rb") as file:
             file.seek(int(offset))
-            head = file.read(8)
+            head = file.read(22)
             # kaldiio would unpickle such an entry, which can run code
             if head[:3] in (b"PKL", b"NPY", b""):
                 raise UserError(f"{specifier} ({key}): no Kaldi entry there; rerun stage 2")
             # and shorten truncated audio without an error
-            end = int(offset) + 8 + int.from_bytes(head[4:], "little")
+            end = int(offset) + 8 + int.from_bytes(head[4:8], "little")
             if head[:4] == b"RIFF" and end > os.fstat(file.fileno()).st_size:
                 raise UserError(f"{specifier} ({key}): the file ends within this entry; rerun stage 2")
             file.seek(int(offset))
+            if head[:4] == b"RIFF" and head[20:22] == b"\3\0":
+                samples_S, rate = soundfile.read(io.BytesIO(file.read(end - int(offset))), dtype="float32")
+                return rate, samples_S
             return kaldiio.matio.read_kaldi(file)
     except OSError as error:
         raise UserError(f"cannot read {specifier} ({key}): {error.strerror or error}; rerun stage 2") from error

@@ -1,7 +1,8 @@
-"""Kaldi tables: one entry a line, key first, one space, sorted and unique in byte order, UTF-8."""
+"""Kaldi tables: one entry a line, key first, then blanks, sorted and unique in byte order, UTF-8."""
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -15,6 +16,10 @@ UTTERANCE_TABLES = ("text", "feats.scp", "vad.scp")
 SPEAKER_TABLES = ("cmvn.scp",)
 MAIN_TABLE = "utt2spk"
 DERIVED_TABLE = "spk2utt"
+
+BLANKS = re.compile("[ \t]+")
+BOM = "\ufeff"
+BOM_FOUND = "begins with a byte order mark (BOM): save it as UTF-8 without one"
 
 Line = tuple[int, bytes]
 """A line's number, from 1, and its bytes without the line feed."""
@@ -34,25 +39,34 @@ def raw_lines(path: str | Path) -> Iterator[Line]:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
 
 
+def split_line(line: str) -> tuple[str, str]:
+    """Key and value of a table's line: any number of spaces or tabs part them, and those at the end do not count."""
+    key, value = (*BLANKS.split(line.rstrip(" \t\r"), 1), "")[:2]
+    return key, value
+
+
 def read_table(path: str | Path) -> dict[str, str]:
     """Read a table into a dictionary in the file's order; a key without a value gives ``""``.
 
+    Lines may end as Windows ends them.
+
     Raises:
-        UserError: The file is missing, not UTF-8, unsorted, or has an empty or repeated key, or one with
-            a tab or an unprintable character; the message names the file and the line.
+        UserError: The file is missing, not UTF-8, unsorted, or has an empty or repeated key, one with an unprintable
+            character, or a byte order mark; the message names the file and the line.
     """
     table: dict[str, str] = {}
     previous = ""
     for number, raw in raw_lines(path):
         try:
-            line = raw.decode("utf-8").rstrip("\r")
+            key, value = split_line(raw.decode("utf-8"))
         except UnicodeDecodeError as error:
             raise UserError(f"{path}:{number}: not UTF-8 ({error.reason})") from error
-        key, _, value = line.partition(" ")
+        if not previous and key.startswith(BOM):
+            raise UserError(f"{path}:1: {BOM_FOUND}")
         if not key:
             raise UserError(f"{path}:{number}: an empty line or a line without a key")
         if not key.isprintable():
-            raise UserError(f"{path}:{number}: key {key!r}: one space, not a tab, ends the key")
+            raise UserError(f"{path}:{number}: key {key!r} has an unprintable character")
         # The order of code points is the byte order of UTF-8.
         if key <= previous:
             what = "repeated" if key in table else "out of byte order"

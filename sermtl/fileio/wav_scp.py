@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
-import struct
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +11,9 @@ from sermtl.fileio.tables import read_table
 
 SAMPLE_RATE = 16000
 """Of all audio that was read, in memory and in dumps (Hz)."""
+
+CHANNELS = "reco2file_and_channel"
+"""Kaldi's table of each recording's name in its file and its channel there: A, B, or a number from 1."""
 
 
 @dataclass(frozen=True)
@@ -33,20 +34,25 @@ class Source:
 
 
 def locate(entry: str) -> Source:
-    """Find the bytes that a wav.scp value means: a path, or ``archive:offset`` at a RIFF header.
+    """Find the bytes that a wav.scp value means: a path, or ``archive:offset`` at a WAV file or a file of kaldiio's.
+
+    Before FLAC and other files, ESPnet and kaldiio put ``AUDIO``, the number of bytes of the size, and the size.
 
     Raises:
-        OSError: The file cannot be read, or no RIFF file starts at the offset.
+        OSError: The file cannot be read, or no audio starts at the offset.
     """
     path, colon, offset = entry.rpartition(":")
     if not (colon and offset.isdigit() and not Path(entry).exists()):
         return Source(entry, 0, Path(entry).stat().st_size)
     with open(path, "rb") as file:
         file.seek(int(offset))
-        magic, size = struct.unpack("<4sI", file.read(8).ljust(8, b"\0"))
-    if magic != b"RIFF":
-        raise OSError(f"no RIFF file at {entry}")
-    return Source(path, int(offset), size + 8)
+        head = file.read(16)
+    if head[:5] == b"AUDIO" and len(head) > 5:
+        start = 6 + head[5]
+        return Source(path, int(offset) + start, int.from_bytes(head[6:start], "little"))
+    if head[:4] == b"RIFF":
+        return Source(path, int(offset), int.from_bytes(head[4:8], "little") + 8)
+    raise OSError(f"no WAV file and no audio of kaldiio at this offset: {entry}")
 
 
 def stat_of(entry: str) -> tuple[int, int] | None:
@@ -73,8 +79,28 @@ def read_segments(path: Path) -> dict[str, tuple[str, str]]:
         return {}
     spans: dict[str, tuple[str, str]] = {}
     for number, (utt, value) in enumerate(read_table(path).items(), 1):
-        words = re.match(r"(\S+) +(\S+ +\S+)$", value)
-        if not words:
+        words = value.split()
+        if len(words) != 3:
             raise UserError(f"{path}:{number}: expected `utterance recording start end`")
-        spans[utt] = (words[1], words[2])
+        spans[utt] = (words[0], f"{words[1]} {words[2]}")
     return spans
+
+
+def read_channels(path: Path) -> dict[str, int]:
+    """Read ``reco2file_and_channel`` into recording -> channel, from 1; nothing where there is no such file.
+
+    Raises:
+        UserError: A line does not end in a channel; names the line.
+    """
+    channels: dict[str, int] = {}
+    for number, (recording, value) in enumerate(read_table(path).items() if path.exists() else (), 1):
+        if (channel := channel_number(value.split()[-1] if value else "?")) is None:
+            raise UserError(f"{path}:{number}: expected `recording file channel`, the channel A, B, or a number from 1")
+        channels[recording] = channel
+    return channels
+
+
+def channel_number(word: str) -> int | None:
+    """The channel, from 1, that A, B or a number means; 0 for ``mean`` and an empty word, None for any other."""
+    known = {"": 0, "mean": 0, "a": 1, "b": 2}
+    return int(word) if word.isdecimal() and int(word) else known.get(word.lower())

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-import os
+import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import soundfile
 
-from sermtl.audio.stream import _is_ark_entry
+from sermtl.audio.formats import FFMPEG_SUFFIXES
+from sermtl.audio.headers import seconds_or_fault
 from sermtl.errors import UserError
 from sermtl.fileio.tables import read_table
 from sermtl.fileio.wav_scp import is_pipe
 
-SUFFIXES = frozenset(
+SUFFIXES = FFMPEG_SUFFIXES | frozenset(
     {f".{name.lower()}" for name in soundfile.available_formats()} - {".raw"}
-    | {".aif", ".mp3", ".oga", ".opus", ".snd", ".sph"}
+    | {".aif", ".mp3", ".oga", ".opus", ".snd", ".sph", ".wave"}
 )
 """File names that are audio when a folder is searched."""
+SHOWN = 10
+"""Files that a warning names."""
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -34,7 +38,8 @@ class Item:
 def find_audio(words: Iterable[str | Path]) -> list[Item]:
     """The recordings that files, folders (searched to any depth, in name order) and ``.scp`` lists name.
 
-    A file that does not exist is kept: reading it raises the error.
+    A file that does not exist is kept: reading it raises the error. Files of a folder that are left out, because their
+    names are not those of audio, are counted and named in a warning.
 
     Raises:
         UserError: A list cannot be read, or there is no recording at all.
@@ -43,7 +48,15 @@ def find_audio(words: Iterable[str | Path]) -> list[Item]:
     named = [Path(word) for word in words]
     for path in named:
         if path.is_dir():
-            items += [Item(str(file)) for file in sorted(path.rglob("*")) if _is_audio(file, path)]
+            # Hidden files are no recordings: macOS puts a ._name.wav beside every name.wav.
+            files = [file for file in sorted(path.rglob("*")) if file.is_file() and not _is_hidden(file, path)]
+            items += [Item(str(file)) for file in files if file.suffix.lower() in SUFFIXES]
+            if others := [str(file) for file in files if file.suffix.lower() not in SUFFIXES]:
+                more = ", ..." if len(others) > SHOWN else ""
+                log.warning(
+                    "warning: %s: left out %d that are not named as audio is: %s%s",
+                    path, len(others), ", ".join(others[:SHOWN]), more,
+                )  # fmt: skip
         elif path.suffix == ".scp":
             items += [Item(value, key) for key, value in read_table(path).items()]
         else:
@@ -55,17 +68,12 @@ def find_audio(words: Iterable[str | Path]) -> list[Item]:
     return items
 
 
-def _is_audio(file: Path, folder: Path) -> bool:
-    # Hidden files are no recordings: macOS puts a ._name.wav beside every name.wav.
-    hidden = any(part.startswith(".") for part in file.relative_to(folder).parts)
-    return not hidden and file.suffix.lower() in SUFFIXES and file.is_file()
+def _is_hidden(file: Path, folder: Path) -> bool:
+    return any(part.startswith(".") for part in file.relative_to(folder).parts)
 
 
 def seconds_of(path: str) -> float:
     """Duration by the file's header; 0 where it has none that can be read."""
-    if _is_ark_entry(path) or is_pipe(path) or not Path(path).is_file():
-        return 0.0
-    try:
-        return float(soundfile.info(os.fsencode(path)).duration)
-    except (OSError, RuntimeError):
-        return 0.0
+    readable = not is_pipe(path) and (Path(path).is_file() or not Path(path).exists())  # opening a named pipe waits
+    seconds = seconds_or_fault(path) if readable else 0.0
+    return 0.0 if isinstance(seconds, str) else seconds

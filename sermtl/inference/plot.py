@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sermtl.audio.read import SAMPLE_RATE
+from sermtl.audio.resample import SAMPLE_RATE, as_floats
 from sermtl.audio.stream import audio_blocks
 from sermtl.errors import UserError
 from sermtl.fileio.files import atomic_write
@@ -21,17 +21,17 @@ COLUMNS = 1200
 
 
 def envelope(blocks: Iterable[np.ndarray], seconds: float, columns: int = COLUMNS) -> np.ndarray:
-    """Lowest and highest sample (columns, 2) in [-1, 1] of each of equal stretches of a stream of int16 samples."""
+    """Lowest and highest sample (columns, 2) in [-1, 1] of each of equal stretches of a stream of samples."""
     ends = np.zeros((columns, 2))
     total, at = max(1, round(seconds * SAMPLE_RATE)), 0
-    for block_S in blocks:
+    for block_S in map(as_floats, blocks):
         if not len(block_S):
             continue
         column_S = np.minimum((at + np.arange(len(block_S))) * columns // total, columns - 1)
         starts = np.flatnonzero(np.diff(column_S, prepend=-1))
         rows = column_S[starts]
-        ends[rows, 0] = np.minimum(ends[rows, 0], np.minimum.reduceat(block_S, starts) / 32768)
-        ends[rows, 1] = np.maximum(ends[rows, 1], np.maximum.reduceat(block_S, starts) / 32768)
+        ends[rows, 0] = np.minimum(ends[rows, 0], np.minimum.reduceat(block_S, starts))
+        ends[rows, 1] = np.maximum(ends[rows, 1], np.maximum.reduceat(block_S, starts))
         at += len(block_S)
     return ends
 

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 
 from sermtl.audio.features import fbank
-from sermtl.audio.read import SAMPLE_RATE
-from sermtl.audio.stream import as_int16, audio_blocks, read_item
+from sermtl.audio.resample import SAMPLE_RATE, quantise
+from sermtl.audio.stream import as_samples, audio_blocks, read_item
 from sermtl.data.dataset import Example, FoldDataset
 from sermtl.errors import UserError
 from sermtl.inference.inputs import seconds_of
@@ -117,16 +117,17 @@ class Speech2Emotion:
         """
         window_and_hop(window, hop)
         if isinstance(waveform, (list, tuple)) and not (waveform and np.isscalar(waveform[0])):
-            samples = [as_int16(one, sampling_rate, f"waveform {n}") for n, one in enumerate(waveform)]
+            samples = [as_samples(one, sampling_rate, f"waveform {n}") for n, one in enumerate(waveform)]
             return self._run_all(samples, window, hop)
-        return self._run_all([as_int16(waveform, sampling_rate, "the waveform")], window, hop)[0]
+        return self._run_all([as_samples(waveform, sampling_rate, "the waveform")], window, hop)[0]
 
     def files(
-        self, paths: Iterable[str | Path], window: float | None = None, hop: float | None = None
+        self, paths: Iterable[str | Path], window: float | None = None, hop: float | None = None, channel: int = 0
     ) -> Iterator[tuple[str, Result | UserError]]:
         """Predict files, in their order: each path with its result, or with the error.
 
-        Files of similar length share a batch; long ones (see ``__call__``) are streamed.
+        Files of similar length share a batch; long ones (see ``__call__``) are streamed. ``channel`` is the one to
+        read, from 1, of files with several; 0 averages them.
 
         Raises:
             UserError: The window or the hop is out of range.
@@ -141,9 +142,9 @@ class Speech2Emotion:
             for number, path in enumerate(pool):
                 try:
                     if seconds_of(path) > longest:
-                        found[number] = self._stream(audio_blocks(path), window, hop)
+                        found[number] = self._stream(audio_blocks(path, channel), window, hop)
                     else:
-                        short[number] = read_item(path)
+                        short[number] = read_item(path, channel)
                 except UserError as error:
                     found[number] = error
             found |= zip(short, self._run_all(list(short.values()), window, hop), strict=True)
@@ -168,13 +169,13 @@ class Speech2Emotion:
         batch = max(1, min(BATCH, int(BATCH_SECONDS * SAMPLE_RATE / window_samples)))
         cut = windows(blocks, window_samples, hop_samples)
         while waiting := list(islice(cut, batch)):
-            predicted = self.run([samples_S for _, samples_S in waiting])
+            predicted = self.run([quantise(samples_S) for _, samples_S in waiting])
             pieces += [(start, len(wav_S), made) for (start, wav_S), made in zip(waiting, predicted, strict=True)]
         whole, parts = join(pieces)
         return self._result(whole, parts[-1].end, parts)
 
     def run(self, recordings: Sequence[np.ndarray]) -> list[Prediction]:
-        """Run all models on int16 recordings (S,) at 16 kHz; the result of one does not depend on the others."""
+        """Run all models on recordings (S,) at 16 kHz; the result of one does not depend on the others."""
         lengths = [len(samples_S) for samples_S in recordings]
         tasks = [
             (m, batch)
@@ -251,7 +252,7 @@ EXAMPLE = Example("", "", 0, "")
 
 
 def features(trained: TrainedModel, samples_S: np.ndarray) -> np.ndarray:
-    """The upstream's input for int16 samples: a waveform (S,) or features (T, F), as in training.
+    """The upstream's input for samples: a waveform (S,) or features (T, F), as in training.
 
     A model trained with statistics of each speaker gets those of the recording alone.
     """

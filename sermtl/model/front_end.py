@@ -33,8 +33,8 @@ class FrontEnd:
         return replace(self, feats_type="stored", geometry=ConvGeometry((), ()))
 
     def waveform(self, samples_S: np.ndarray) -> np.ndarray:
-        """Int16 samples as float32, brought to zero mean and unit variance where the upstream wants it."""
-        wav_S = samples_S.astype(np.float32) / 32768.0
+        """Samples as float32 in [-1, 1], of zero mean and unit variance where the upstream wants it."""
+        wav_S = samples_S.astype(np.float32) / (32768.0 if samples_S.dtype == np.int16 else 1.0)
         if self.normalize_wav:
             wav_S = (wav_S - wav_S.mean()) / np.sqrt(wav_S.var() + 1e-7)
         return wav_S

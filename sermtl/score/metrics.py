@@ -6,6 +6,7 @@ the blanks between words are characters too.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -16,6 +17,11 @@ from sermtl.errors import UserError
 
 RATES = {"wa": "WA", "ua": "UA", "macro_f1": "macro F1", "wer": "WER", "cer": "CER"}
 """Every rate by its key in ``scores.json``, with the name that tables print."""
+
+UNSEPARATED = re.compile(
+    "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3005\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"
+)
+"""A character of a script that puts no blanks between words."""
 
 ASR_COUNTS = (
     "utterances", "words", "errors", "substitutions", "deletions", "insertions", "chars", "char_errors", "no_reference",
@@ -88,20 +94,32 @@ def emotion_scores(confusion: np.ndarray, labels: Sequence[str]) -> dict[str, An
 def count_edits(reference: str, hypothesis: str) -> dict[str, int]:
     """Word and character edits of one utterance by minimal edit distance (jiwer).
 
-    Both are compared as they are, words being what blanks separate. A reference without words has no errors: what
-    was decoded for it is in ``no_reference_words`` and ``no_reference_chars`` only.
+    Both are compared as they are, words being what blanks separate. In scripts that do not separate words (Chinese,
+    Japanese, Thai, Lao, Khmer, Burmese) each character is a word, so that there the main rate, WER, is that of
+    characters. A reference without words has no errors: what was decoded for it is in ``no_reference_words`` and
+    ``no_reference_chars`` only.
 
     >>> edits = count_edits("WE SHALL SEE", "WE SEE")
     >>> {key: edits[key] for key in ("words", "errors", "deletions", "chars", "char_errors")}
     {'words': 3, 'errors': 1, 'deletions': 1, 'chars': 12, 'char_errors': 6}
+    >>> count_edits("\u4eca\u5929\u5f88\u597d OK", "\u4eca\u5929\u597d OK")["words"]
+    5
     """
     ref, hyp = " ".join(reference.split()), " ".join(hypothesis.split())
     counts = dict.fromkeys((*ASR_COUNTS, "no_reference_chars"), 0)
+    ref_words, hyp_words = (" ".join(UNSEPARATED.sub(r" \g<0> ", text).split()) for text in (ref, hyp))
     if not ref:
-        return counts | {"no_reference": 1, "no_reference_words": len(hyp.split()), "no_reference_chars": len(hyp)}
-    words, chars = jiwer.process_words(ref, hyp), jiwer.process_characters(ref, hyp)
+        decoded = {"no_reference_words": len(hyp_words.split()), "no_reference_chars": len(hyp)}
+        return counts | {"no_reference": 1} | decoded
+    words, chars = jiwer.process_words(ref_words, hyp_words), jiwer.process_characters(ref, hyp)
     kinds = {kind: getattr(words, kind) for kind in ("substitutions", "deletions", "insertions")}
-    counts |= {"utterances": 1, "words": len(ref.split()), "errors": sum(kinds.values()), **kinds, "chars": len(ref)}
+    counts |= {
+        "utterances": 1,
+        "words": len(ref_words.split()),
+        "errors": sum(kinds.values()),
+        **kinds,
+        "chars": len(ref),
+    }
     return counts | {"char_errors": chars.substitutions + chars.deletions + chars.insertions}
 
 

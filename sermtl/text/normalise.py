@@ -11,8 +11,27 @@ from num2words import num2words
 
 _QUOTES = str.maketrans(dict.fromkeys("\u2018\u2019\u201a\u201b\u2032\u02bc", "'"))
 _TAG = re.compile(r"\[.*?\]|\{.*?\}|\+\+.*?\+\+", re.DOTALL)
-_NUMBER = re.compile(r"\d{1,3}(?:,\d{3})+(?!\d)|\d+(?:\.\d+)?")
+_NUMBER = re.compile(r"\d{1,3}(?:,\d{3})+(?!\d)(?:\.\d+)?|\d+(?:\.\d+)?")
+_COMMA_NUMBER = re.compile(r"\d{1,3}(?:\.\d{3})+(?!\d)(?:,\d+)?|\d+(?:[.,]\d+)?")
+_COMMA = frozenset("bg ca cs da de el es et fi fr hr hu id is it lt lv nl no pl pt ro ru sk sl sr sv tr uk vi".split())
+"""Languages whose numbers have points between thousands and a comma before decimals."""
+_TIME = re.compile(r"(?<![\d:.,])([01]?\d|2[0-3]):([0-5]\d)(?![\d:])(?:\s*Uhr\b)?")
 _ORDINAL = re.compile(r"(\d+)(?:st|nd|rd|th)\b", re.IGNORECASE)
+_BEFORE = r"\b(?:(?P<article>der|die|das)|(?P<case>am|im|dem|den|des|vom|zum|zur|beim))\s+"
+_MONTHS = "Jan|Feb|März|Apr|Mai|Jun|Jul|Aug|Sep|Okt|Nov|Dez"
+_GERMAN_ORDINALS = (
+    re.compile(
+        rf"(?:{_BEFORE})?(?<![\d.,])(?P<day>[12]?\d|3[01])\.\s?(?P<month>1[0-2]|0?[1-9])\.(?!\d{{1,3}}\b)", re.I
+    ),
+    re.compile(rf"(?:{_BEFORE})?(?<![\d.,])(?P<day>[12]?\d|3[01])\.(?P<month>)(?=\s+(?:{_MONTHS}))", re.I),
+    re.compile(rf"{_BEFORE}(?P<day>\d{{1,3}})\.(?P<month>)(?=\s+\w)", re.I),
+)
+"""``3.5.``; ``3. Mai``; ``der 3. Versuch``."""
+_PERCENT = {
+    "en": "percent", "de": "Prozent", "fr": "pour cent", "es": "por ciento", "it": "per cento", "pt": "por cento",
+    "nl": "procent", "pl": "procent",
+}  # fmt: skip
+_BETWEEN_DIGITS = re.compile(r"(?<=\d)[^\w\s']+(?=\d)")
 _DASH = re.compile(r"[-\u2010-\u2015\u2212\u2e3a\u2e3b\ufe58\s]")
 _AND = {
     "en": "and",
@@ -49,22 +68,46 @@ def _spell(digits: str, lang: str, ordinal: bool) -> str | None:
 
 
 def spell_numbers(text: str, lang: str = "en") -> str:
-    """Write digits (and English ordinals such as ``2nd``) and ``&`` as words, set apart by spaces.
+    """Write digits, ``%`` behind them and ``&`` as words, set apart by spaces.
 
-    A language that num2words does not know keeps its digits, and ``&`` where its word is not known here.
+    The language decides which sign parts thousands and decimals. English and German have times (``7:30``) and ordinals
+    (``2nd``; ``am 3. Mai``, ``im 2. Stock``, ``3.5.2020``) of their own. A language that num2words does not know keeps
+    its digits, and signs where their words are not known here.
     """
 
     def cardinal(match: re.Match[str]) -> str:
-        words = _spell(match.group().replace(",", ""), lang, False)
+        digits = match.group()
+        if lang not in _COMMA:
+            digits = digits.replace(",", "")
+        elif "," in digits or re.fullmatch(r"\d{1,3}(\.\d{3})+", digits):
+            digits = digits.replace(".", "").replace(",", ".")
+        words = _spell(digits, lang, False)
         return match.group() if words is None else f" {words} "
 
     def ordinal(match: re.Match[str]) -> str:
         return f" {_spell(match.group(1), lang, True)} "
 
+    text = re.sub(r"(?<=\d)\s?%", f" {_PERCENT[lang]} ", text) if lang in _PERCENT else text
     if lang == "en":
-        text = _ORDINAL.sub(ordinal, text)
-    text = _NUMBER.sub(cardinal, text)
+        text = _TIME.sub(lambda m: f" {m[1]} {_english_minutes(m[2])} ", _ORDINAL.sub(ordinal, text))
+    if lang == "de":
+        text = _TIME.sub(lambda m: f" {'ein' if int(m[1]) == 1 else m[1]} Uhr {int(m[2]) or ''} ", text)
+        for pattern in _GERMAN_ORDINALS:
+            text = pattern.sub(_german_ordinal, text)
+    text = (_COMMA_NUMBER if lang in _COMMA else _NUMBER).sub(cardinal, text)
     return text.replace("&", f" {_AND[lang]} ") if lang in _AND else text
+
+
+def _english_minutes(digits: str) -> str:
+    return "o'clock" if digits == "00" else f"oh {digits[1]}" if digits[0] == "0" else digits
+
+
+def _german_ordinal(match: re.Match[str]) -> str:
+    """A day (and month) in words; the ending follows the word before: am dritten, der dritte, without one dritter."""
+    before = match["case"] or match["article"] or ""
+    ending = "n" if match["case"] else "" if match["article"] else "r"
+    numbers = [str(int(number)) for number in (match["day"], match["month"]) if number]
+    return " ".join([before, *(f"{_spell(number, 'de', True)}{ending}" for number in numbers), ""])
 
 
 def _keep_letters(text: str) -> str:
@@ -77,9 +120,9 @@ def _keep_letters(text: str) -> str:
 def normalise(text: str, lang: str = "en") -> str:
     """Normalise a transcript; a pure and idempotent function.
 
-    In this order: NFKC, curly quotes straight, tags dropped, digits and ``&`` spelled out, dashes to
-    spaces, upper case, everything deleted but letters, apostrophe and space, lone apostrophes dropped,
-    spaces collapsed and stripped.
+    In this order: NFKC, curly quotes straight, tags dropped, digits and ``&`` spelled out, dashes and signs between
+    digits that stayed to spaces, upper case (ß becomes SS), everything deleted but letters, apostrophe and space, lone
+    apostrophes dropped, spaces collapsed and stripped.
 
     Args:
         text: The transcript as the corpus has it.
@@ -90,7 +133,8 @@ def normalise(text: str, lang: str = "en") -> str:
     """
     text = unicodedata.normalize("NFKC", text).translate(_QUOTES)
     text = spell_numbers(drop_tags(text), lang)
-    text = _DASH.sub(" ", text).upper()
+    text = _BETWEEN_DIGITS.sub(" ", text)
+    text = _DASH.sub(" ", text).replace("ẞ", "ß").upper()
     text = re.sub(r"[^A-Z' ]", "", text) if lang == "en" else _keep_letters(text)
     return " ".join(word for word in text.split() if word.strip("'"))
 

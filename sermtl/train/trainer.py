@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from sermtl.config import TrainConfig
 from sermtl.data.dataset import FoldDataset
-from sermtl.data.sampler import batches_of_epoch, decode_batches
+from sermtl.data.sampler import batches_of_epoch, decode_batches, parts_by_size
 from sermtl.errors import UserError
 from sermtl.fileio.files import sha256, write_json
 from sermtl.fileio.tables import write_list
@@ -197,10 +197,10 @@ class Trainer:
         return total_over_processes(self.epoch_sums, self.ranks)
 
     def parts_of(self, batch: list[int]) -> list[list[int]]:
-        """A process's own share of an update's utterances, in ``accum_grad`` parts."""
-        share = self.ranks.share(sorted(batch, key=lambda index: -self.sets.train.examples[index].size))
-        size = max(1, -(-len(share) // self.config.accum_grad))
-        return [share[i : i + size] for i in range(0, len(share), size)]
+        """A process's own share of an update's utterances, in ``accum_grad`` parts or, by `parts_by_size`, more."""
+        train = self.sets.train
+        share = self.ranks.share(sorted(batch, key=lambda index: -train.examples[index].size))
+        return parts_by_size(share, train.input_lengths, -(-len(share) // self.config.accum_grad), train.typical_length)
 
     def update(self, update: int, parts: list[Batch], utterances: int) -> None:
         """One step of the optimiser over ``parts``, which are this process's; skipped where it is not finite.

@@ -44,9 +44,13 @@ def test_wider_samples_keep_their_16_bits(tmp_path, noise, subtype):
 
 
 def test_channels_are_averaged(tmp_path):
-    left, right = np.full(400, 1000, dtype=np.int16), np.full(400, -400, dtype=np.int16)
+    left, right = np.tile([1000, 2000], 200).astype(np.int16), np.full(400, -400, dtype=np.int16)
     for name in ("x.wav", "x.flac"):
-        assert set(read_audio(write(tmp_path / name, np.stack([left, right], 1)))) == {300}
+        path = write(tmp_path / name, np.stack([left, right], 1))
+        assert read_audio(path).tolist() == [300, 800] * 200
+        assert np.array_equal(read_audio(path, channel=1), left)
+    with pytest.raises(UserError, match="has 2 channels, no channel 3"):
+        read_audio(path, channel=3)
 
 
 @pytest.mark.parametrize("rate", [8000, 11025, 22050, 32000, 44100, 48000])
@@ -187,7 +191,7 @@ def test_equal_rates_leave_samples_alone():
 
 
 def test_reading_needs_no_torch(tmp_path):
-    path = write(tmp_path / "x.wav", np.zeros(400, dtype=np.int16))
+    path = write(tmp_path / "x.wav", np.arange(400, dtype=np.int16))
     read = f"from sermtl.audio.read import read_audio; read_audio({str(path)!r})"
     code = f"import sys; {read}; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

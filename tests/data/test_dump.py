@@ -98,11 +98,11 @@ def test_whole_parts_are_kept_and_those_of_changed_audio_are_made_again(data, tm
     assert set(dump(data, out)) == {0}
     assert stamps(out) == before and (out / "wav.scp").read_bytes() == first
     assert capsys.readouterr().out.count("nothing changed: ") == 4
-    soundfile.write(wav_of(data, "s0-05"), np.full(900, 7, dtype=np.int16), 16000)
+    soundfile.write(wav_of(data, "s0-05"), np.arange(900, dtype=np.int16), 16000)
     assert set(dump(data, out)) == {0}
     changed = {name for name, stamp in stamps(out).items() if stamp != before[name]}
     assert changed == {"2.ark"}
-    assert read_audio_entry(read_table(out / "wav.scp")["s0-05"]).tolist() == [7] * 900
+    assert read_audio_entry(read_table(out / "wav.scp")["s0-05"]).tolist() == [*range(900)]
     assert read_table(out / "utt2num_samples")["s0-05"] == "900"
 
 
@@ -181,11 +181,11 @@ def test_a_killed_part_leaves_the_old_one_whole(data, tmp_path, monkeypatch):
     os.utime(wav_of(data, "s0-00"), ns=(1, 1))
     real, calls = read.read_audio, []
 
-    def killed(path):
+    def killed(path, channel):
         calls.append(path)
         if len(calls) == 3:
             raise KeyboardInterrupt
-        return real(path)
+        return real(path, channel)
 
     monkeypatch.setattr(read, "read_audio", killed)
     with pytest.raises(KeyboardInterrupt):
@@ -212,14 +212,14 @@ def test_a_part_streams(tmp_path, monkeypatch):
     """What it has read is written before it reads on."""
     real, sizes = read.read_audio, []
 
-    def watched(path):
+    def watched(path, channel):
         sizes.append(sum(file.stat().st_size for file in (tmp_path / "dump" / "parts").glob(".*.tmp")))
-        return real(path)
+        return real(path, channel)
 
     rows = rows_of(speakers=1, each=8)
     data = make_data(tmp_path / "data", rows)
     for row in rows:
-        soundfile.write(tmp_path / f"{row['utt']}.wav", np.zeros(100_000, dtype=np.int16), 16000)
+        soundfile.write(tmp_path / f"{row['utt']}.wav", np.arange(100_000).astype(np.int16), 16000)
     write_table(data / "wav.scp", {row["utt"]: tmp_path / f"{row['utt']}.wav" for row in rows})
     monkeypatch.setattr(read, "read_audio", watched)
     assert run_program(program.main, "part", *words(data, tmp_path / "dump", nj=1)) == 0
@@ -293,3 +293,33 @@ def test_commands_run_only_with_consent(data, tmp_path, capsys):
         assert run_program(program.main, "part", *words(data, tmp_path / "dump", nj=1, allow_pipes="true")) == 2
         message = capsys.readouterr().err
         assert "s0-00" in message and reason in message
+
+
+def test_what_holds_nothing_is_listed_and_a_quiet_file_keeps_its_bits(data, tmp_path, capsys):
+    wave = 0.2 * np.sin(np.arange(8000) / 9)
+    quiet = (wave / 32768).astype(np.float32)
+    soundfile.write(wav_of(data, "s0-01"), quiet, 16000, subtype="FLOAT")
+    assert set(dump(data, tmp_path / "dump")) == {0}
+    assert f"{wav_of(data, 's0-01')}: so quiet that it is kept as float32" in capsys.readouterr().err
+    assert np.array_equal(read_audio_entry(read_table(tmp_path / "dump/wav.scp")["s0-01"]), quiet)
+    loud, faint = tmp_path / "loud.wav", wav_of(data, "s0-01")
+    soundfile.write(loud, wave, 16000, subtype="FLOAT")
+    apart = features.fbank(read.read_audio(faint)) - features.fbank(read.read_audio(loud))
+    assert np.median(apart) == pytest.approx(-2 * np.log(32768), abs=0.5), "the same spectrum, as much lower"
+    soundfile.write(wav_of(data, "s0-00"), wave * 32768, 16000, subtype="FLOAT")
+    soundfile.write(wav_of(data, "s0-03"), np.zeros(8000), 16000)
+    soundfile.write(wav_of(data, "s1-00"), np.stack([wave, -wave], 1), 16000)
+    assert dump(data, tmp_path / "dump", nj=1)[0] == 2
+    message = capsys.readouterr().err
+    assert "3 of 12 utterances" in message
+    for utterance, what in (("s0-00", "floats up to 65"), ("s0-03", "holds nothing"), ("s1-00", "removes 100.0 %")):
+        assert f"{utterance}: {wav_of(data, utterance)}: " in message and what in message
+
+
+def test_a_channel_of_the_table_is_dumped(data, tmp_path):
+    samples = np.random.default_rng(5).integers(-9000, 9000, (1600, 2)).astype(np.int16)
+    soundfile.write(wav_of(data, "s0-01"), samples, 16000)
+    for channel, expected in (("1", samples[:, 0]), ("B", samples[:, 1])):
+        write_table(data / "reco2file_and_channel", {"s0-01": f"s0-01 {channel}"})
+        assert set(dump(data, tmp_path / "dump")) == {0}
+        assert np.array_equal(read_audio_entry(read_table(tmp_path / "dump/wav.scp")["s0-01"]), expected)

@@ -1,4 +1,5 @@
 from collections import Counter
+from statistics import median
 
 import pytest
 from hypothesis import given
@@ -6,7 +7,7 @@ from hypothesis import strategies as st
 
 from sermtl.config import TrainConfig
 from sermtl.data.dataset import Example
-from sermtl.data.sampler import balanced_pass, batches_of_epoch, decode_batches, epoch_batches
+from sermtl.data.sampler import balanced_pass, batches_of_epoch, decode_batches, epoch_batches, parts_by_size
 
 lengths = st.lists(st.integers(1, 1000), min_size=1, max_size=60)
 
@@ -46,7 +47,8 @@ def test_decoding_takes_every_utterance_once_the_longest_first(lengths, size):
     order = [lengths[index] for batch in batches for index in batch]
     assert order == sorted(lengths, reverse=True)
     assert Counter(index for batch in batches for index in batch) == Counter(range(len(lengths)))
-    assert all(len(batch) == size for batch in batches[:-1])
+    for batch in batches[:-1]:
+        assert len(batch) == size or (len(batch) + 1) * lengths[batch[0]] > 4 * size * median(lengths)
 
 
 def test_no_utterances_no_batches():
@@ -88,3 +90,22 @@ def test_balanced_passes_give_every_utterance_of_a_large_class_its_turn_and_the_
     assert set(drawn) == set(range(22)) and max(drawn[index] for index in range(20)) < 20
     natural = TrainConfig(batch_size=4, bucket_batches=1)
     assert batches_of_epoch(examples, natural, 3, 6) == epoch_batches(list(range(22)), 4, 1, 0, 3)
+
+
+@given(lengths, st.integers(1, 9), st.floats(1, 1000))
+def test_parts_keep_the_order_and_no_part_of_several_is_much_larger_than_usual(lengths, most, typical):
+    order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
+    parts = parts_by_size(order, lengths, most, typical)
+    assert [index for part in parts for index in part] == order
+    for part, following in zip(parts, [*parts[1:], []], strict=True):
+        padded = lengths[part[0]]
+        assert len(part) == 1 or (len(part) <= most and len(part) * padded <= 4 * most * typical)
+        # The next utterance would have made the part too large.
+        assert not following or len(part) == most or (len(part) + 1) * padded > 4 * most * typical
+
+
+def test_a_clip_of_five_minutes_is_a_part_of_its_own():
+    lengths = [300, *[3] * 7]
+    assert parts_by_size(range(8), lengths, 8, 3) == [[0], [1, 2, 3, 4, 5, 6, 7]]
+    assert parts_by_size(range(8), [6, 5, 4, 3, 3, 3, 2, 1], 8, 3) == [[*range(8)]]
+    assert list(map(len, decode_batches([3] * 40 + [300], 16))) == [1, 16, 16, 8]

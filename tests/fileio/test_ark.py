@@ -1,4 +1,5 @@
 import gc
+import io
 import pickle
 import sys
 from pathlib import Path
@@ -6,6 +7,7 @@ from pathlib import Path
 import kaldiio
 import numpy as np
 import pytest
+import soundfile
 from datadirs import Bomb
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -13,6 +15,7 @@ from hypothesis.extra import numpy as hnp
 
 from sermtl.errors import UserError
 from sermtl.fileio.ark import ArkWriter, read_audio_entry, read_matrix, write_ark
+from sermtl.fileio.wav_scp import locate
 
 int16 = hnp.arrays(np.int16, st.integers(1, 300), elements=st.integers(-32768, 32767))
 finite = st.floats(width=32, allow_nan=False, allow_infinity=False)
@@ -37,6 +40,22 @@ def test_audio_comes_back_to_the_bit_through_its_offset(folder, audio):
         assert read.dtype == np.int16 and np.array_equal(read, samples)
         rate, theirs = kaldiio.load_mat(writer.scp[key])
         assert rate == 16000 and np.array_equal(theirs, samples)
+
+
+def test_float32_audio_comes_back_to_the_bit_among_int16(folder):
+    quiet = np.random.default_rng(0).normal(0, 1e-6, 999).astype(np.float32)
+    with write_ark(folder / "mixed.ark") as writer:
+        for key, samples in {"a": quiet, "b": np.arange(9, dtype=np.int16), "c": quiet[:5]}.items():
+            writer.write_audio(key, samples)
+    assert np.array_equal(read_audio_entry(writer.scp["a"]), quiet)
+    assert np.array_equal(read_audio_entry(writer.scp["c"]), quiet[:5])
+    assert read_audio_entry(writer.scp["b"]).tolist() == [*range(9)]
+    source = locate(writer.scp["a"])
+    whole, rate = soundfile.read(io.BytesIO(source.read()), dtype="float32")
+    assert rate == 16000 and np.array_equal(whole, quiet), "a RIFF file that others read"
+    (folder / "cut.ark").write_bytes((folder / "mixed.ark").read_bytes()[:600])
+    with pytest.raises(UserError, match="the file ends within this entry"):
+        read_audio_entry(writer.scp["a"].replace("mixed", "cut"))
 
 
 @given(st.dictionaries(keys, floats, min_size=1, max_size=4))

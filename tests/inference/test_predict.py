@@ -20,7 +20,7 @@ from small_model import DATA2VEC_GEOMETRY, LABELS, OWN_FRONTS, copy_of, save_mod
 
 from sermtl import Result, Speech2Emotion
 from sermtl.audio.read import read_audio
-from sermtl.audio.stream import as_int16
+from sermtl.audio.stream import as_samples
 from sermtl.bin import predict as program
 from sermtl.data.dataset import FoldDataset
 from sermtl.data.fold_data import read_dump
@@ -60,7 +60,6 @@ def folder(tmp_path_factory):
     for n in range(6):
         write_wav(root / ("deep" if n == 3 else "") / f"{n}.wav", speech(n, 4800 + 5000 * (n * 5 % 6)))
     (root / "._0.wav").write_bytes(b"what macOS leaves")
-    (root / "notes.txt").write_text("no audio")
     return root
 
 
@@ -102,7 +101,7 @@ def test_other_rates_are_resampled(raw, rate):
         tones_S = sum(np.sin(2 * np.pi * hertz * time_S + hertz) for hertz in (440, 1200, 2500))
         return 0.2 * tones_S * np.sin(np.pi * time_S / 2) ** 2
 
-    apart_S = as_int16(tones(rate), rate, "fast").astype(int) - as_int16(tones(16000), 16000, "slow")
+    apart_S = as_samples(tones(rate), rate, "fast").astype(int) - as_samples(tones(16000), 16000, "slow")
     assert np.abs(apart_S).max() < 100
     result, wanted, wrong = raw(tones(rate), rate), raw(tones(16000), 16000), raw(tones(rate), 16000)
     assert result.seconds == 2.0
@@ -254,6 +253,36 @@ def test_the_table_is_aligned_and_names_the_classes(models, folder, capsys):
     assert len(rows) == 6 and all(name in row for name, row in zip("01245", rows, strict=False))
     ends = {len(line) for line in out if " to " in line}
     assert ends == {out[0].index("sad") + 3}, "segments end in the last class's column"
+
+
+def test_audio_that_holds_nothing_is_listed_and_a_channel_can_be_chosen(models, tmp_path, capsys):
+    wave = speech(3, 20000).astype(np.float32) / 32768
+    for name, samples in (("scale", wave * 32768), ("zero", wave * 0), ("phase", np.stack([wave, -wave], 1))):
+        soundfile.write(tmp_path / f"{name}.wav", samples, 16000, subtype="FLOAT")
+    soundfile.write(tmp_path / "long.wav", np.tile(np.stack([wave, -wave], 1), (60, 1)), 16000, subtype="FLOAT")
+    soundfile.write(tmp_path / "good.wav", wave, 16000, subtype="FLOAT")
+    assert run_program(program.main, "--model", models["raw"], "--json", tmp_path) == 1
+    out, err = lines_of(capsys)
+    wanted = json.loads(out[0])
+    assert [json.loads(line)["path"] for line in out] == [str(tmp_path / "good.wav")]
+    text = "\n".join(err)
+    for what in ("scale.wav: floats up to", "zero.wav: holds nothing", "phase.wav: averaging", "long.wav: averaging"):
+        assert what in text
+    words = ["--model", models["raw"], "--json", "--channel", 1]
+    assert run_program(program.main, *words, tmp_path / "phase.wav", tmp_path / "long.wav") == 0
+    out, _ = lines_of(capsys)
+    assert json.loads(out[0])["scores"] == pytest.approx(wanted["scores"], abs=1e-4)
+    assert json.loads(out[1])["seconds"] == 75
+
+
+def test_quiet_floats_lose_nothing_in_one_piece_or_in_windows(models, tmp_path, raw):
+    wave = speech(3, 20000).astype(np.float32) / 32768
+    for name, scale in (("loud", 1), ("quiet", 2.0**-9), ("quieter", 2.0**-12)):
+        soundfile.write(tmp_path / f"{name}.wav", wave * scale, 16000, subtype="FLOAT")
+    for window in (None, 0.6):
+        loud, quiet, quieter = (r for _, r in raw.files(sorted(tmp_path.glob("*.wav")), window))
+        assert quiet.scores == pytest.approx(loud.scores, abs=2e-3)
+        assert quieter.scores == pytest.approx(loud.scores, abs=2e-2)
 
 
 def test_a_list_gives_its_names(models, folder, tmp_path, capsys):

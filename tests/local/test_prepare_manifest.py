@@ -13,6 +13,8 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sermtl.audio.segments import audio_spans
+
 HEADER = "utt\tpath\tspeaker\temotion\ttext"
 
 
@@ -49,6 +51,21 @@ def test_columns_in_any_order_and_unknown_ones(tmp_path: Path) -> None:
     assert prepare.table(out / "spk2gender") == {"A": "m", "B": "f"}
     assert prepare.table(out / "spk2utt") == {"A": "A-1 A-2", "B": "B-1 B-2"}
     assert (out / "lang").read_text() == "en\n"
+
+
+def test_channels(tmp_path: Path) -> None:
+    lines = [f"{n}\taudio/a.wav\tA\tjoy\thi\t{channel}" for n, channel in enumerate(["", "1", "B", "mean"])]
+    result, out = run(write(tmp_path, *lines, header=HEADER + "\tchannel"))
+    assert result.status == 0, result.err
+    assert {span.name: span.channel for span in audio_spans(out)} == {"A-0": 0, "A-1": 1, "A-2": 2, "A-3": 0}
+    result, out = run(tmp_path / "my.tsv", "--channel", "2")
+    assert [span.channel for span in audio_spans(out)] == [2, 1, 2, 0]
+    result, out = run(write(tmp_path, *(line.rpartition("\t")[0] for line in lines)))
+    assert not (out / "reco2file_and_channel").exists()
+    result, out = run(write(tmp_path, lines[0], lines[1] + "st", header=HEADER + "\tchannel"))
+    assert result.status == 2 and "my.tsv:3" in result.err
+    assert "channel '1st' is neither a number from 1 nor mean" in result.err
+    assert run(tmp_path / "my.tsv", "--channel", "0")[0].status == 2
 
 
 def test_tables_of_an_earlier_run_do_not_stay(tmp_path: Path) -> None:
@@ -205,7 +222,8 @@ def test_speakers_of_one_utterance_are_left_out_on_request(tmp_path: Path) -> No
 
 
 def test_missing_and_empty_manifest_and_odd_language(tmp_path: Path) -> None:
-    assert "cannot read" in run(tmp_path / "none.tsv")[0].err
+    message = run(tmp_path / "none.tsv")[0].err
+    assert f"{tmp_path}/none.tsv: no such file; a relative path is looked for from {Path.cwd()}" in message
     (tmp_path / "empty.tsv").write_bytes(b"\n\n")
     assert "is empty" in run(tmp_path / "empty.tsv")[0].err
     manifest = write(tmp_path, *(f"{n}\taudio/a.wav\tA\tjoy\t" for n in "12"))
@@ -234,3 +252,19 @@ def test_fuzzed_manifests_never_crash_and_never_lose_a_line(lines: list[bytes]) 
         content = b"\n".join(lines).split(b"\n")
         written = sum(bool(line.decode("utf-8", "replace").strip()) for line in content)
         assert 2 + written == len(prepare.table(out / "utt2spk")) + len(prepare.dropped(out))
+
+
+def test_a_word_of_another_script_leaves_an_english_corpus_english(tmp_path: Path) -> None:
+    lines = [f"{n}\taudio/a.wav\tA\tjoy\tthese are five plain words" for n in range(30)]
+    result, out = run(write(tmp_path, *lines, "x\taudio/a.wav\tA\tjoy\tshe said \u0434\u0430 twice"))
+    assert result.status == 0 and (out / "lang").read_text() == "en\n"
+    assert (
+        f"1 transcripts lose letters outside A to Z (give --lang if it is another):\n  A-x ({tmp_path}/my.tsv:32)"
+        in result.err
+    )
+    assert prepare.table(out / "text")["A-x"] == "SHE SAID TWICE"
+    for text in (
+        "a few words d\u00e9j\u00e0 vu",
+        "\u0434\u0430 \u0434\u0430 \u0434\u0430 \u0434\u0430 \u0434\u0430",
+    ):  # accents; many
+        assert (run(write(tmp_path, *lines, f"x\taudio/a.wav\tA\tjoy\t{text}"))[1] / "lang").read_text() == "und\n"

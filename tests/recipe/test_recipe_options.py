@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -68,3 +69,22 @@ def test_stages_are_skipped_however_they_are_written(recipe: Path) -> None:
     words = ["--stage", "2", "--stop_stage", "5", "--dry_run", "true", "--folds", "01F", "--skip_stages", "2\n4\t5"]
     said = run(recipe, *words).stdout
     assert [f"Stage {stage}: " in said for stage in (2, 3, 4, 5)] == [False, True, False, False]
+
+
+def test_a_command_killed_by_signal_9_is_reported_as_a_lack_of_memory(recipe: Path) -> None:
+    begin = "set -euo pipefail; arguments=(--beta 1); dry_run=false; . utils/log.sh; . utils/stages.sh; start_stage 2 x"
+    words = ["bash", "-c", f"{begin}; run sh -c 'kill -9 $$'"]
+    done = subprocess.run(words, cwd=recipe, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 137
+    assert "Stage 2 was killed (signal 9), probably for a lack of memory. To go on from there:" in done.stderr
+
+
+def test_warnings_of_a_job_are_shown(recipe: Path, tmp_path: Path) -> None:
+    begin = "set -euo pipefail; arguments=(); dry_run=false; . utils/log.sh; . utils/stages.sh"
+    job = "bash -c 'for n in {1..12}; do echo warning: file $n is quiet; done'"
+    script = f"{begin}; PATH=$PWD/utils:$PATH; submit 'run.pl JOB=1:1' {tmp_path}/a.JOB.log {job}"
+    done = subprocess.run(["bash", "-c", script], cwd=recipe, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert [line for line in done.stdout.splitlines() if line.startswith("warning")] == [
+        f"warning: file {n} is quiet" for n in range(1, 11)
+    ]

@@ -83,3 +83,18 @@ def test_every_public_function_has_an_example_that_runs():
     assert doctest.testmod(metrics).failed == 0
     functions = [f for _, f in inspect.getmembers(metrics, inspect.isfunction) if f.__module__ == metrics.__name__]
     assert [f.__name__ for f in functions if f.__name__[0] != "_" and ">>> " not in inspect.getdoc(f)] == []
+
+
+@pytest.mark.parametrize(
+    ("reference", "hypothesis"),
+    [
+        ("\u4eca\u5929\u5f88\u597d", "\u4eca\u5929\u597d"),
+        ("\u304d\u3087\u3046", "\u304d\u3087"),
+        ("\u0e27\u0e31\u0e19\u0e19\u0e35\u0e49", "\u0e27\u0e31\u0e19"),
+    ],
+)
+def test_where_words_are_not_separated_the_main_rate_is_that_of_characters(reference: str, hypothesis: str) -> None:
+    scores = metrics.asr_scores([metrics.count_edits(reference, hypothesis)])
+    assert scores["wer"] == scores["cer"] == (len(reference) - len(hypothesis)) / len(reference)
+    korean = metrics.count_edits("\uc548\ub155 \uc138\uacc4", "\uc548\ub155")
+    assert (korean["words"], korean["errors"]) == (2, 1)

@@ -186,3 +186,32 @@ def test_too_many_subwords_and_no_text_are_reported(
     write_list(data / "folds/b/train", ["a-1", "zz"])
     assert run_tokens(data, monkeypatch) == 2
     assert "folds/b/train: zz" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("raw", "lang", "words"),
+    [
+        ("1.000 Euro", "de", "EINTAUSEND EURO"),
+        ("3,50 Euro", "de", "DREI KOMMA FÜNF EURO"),
+        ("am 3. Mai um 7:30", "de", "AM DRITTEN MAI UM SIEBEN UHR DREISSIG"),
+        ("um 7:30 Uhr, 1:05 Uhr, 13:00", "de", "UM SIEBEN UHR DREISSIG EIN UHR FÜNF DREIZEHN UHR"),
+        ("GROẞ und Straße", "de", "GROSS UND STRASSE"),
+        ("20 % von 1.250,75", "de", "ZWANZIG PROZENT VON EINTAUSENDZWEIHUNDERTFÜNFZIG KOMMA SIEBEN FÜNF"),
+        ("der 2. Versuch im 3. Stock, 1. April", "de", "DER ZWEITE VERSUCH IM DRITTEN STOCK ERSTER APRIL"),
+        ("am 3.5. und der 12.10.2020", "de", "AM DRITTEN FÜNFTEN UND DER ZWÖLFTE ZEHNTE ZWEITAUSENDZWANZIG"),
+        ("Ich habe 3. Dann 1.000.000.", "de", "ICH HABE DREI DANN EINE MILLION"),
+        ("3/4, 2-3, 3:2", "de", "DREI VIER ZWEI DREI DREI ZWEI"),
+        ("at 7:30, 7:05 and 7:00", "en", "AT SEVEN THIRTY SEVEN OH FIVE AND SEVEN O'CLOCK"),
+        (
+            "1,250.75 or 20% on May 3rd",
+            "en",
+            "ONE THOUSAND TWO HUNDRED AND FIFTY POINT SEVEN FIVE OR TWENTY PERCENT ON MAY THIRD",
+        ),
+        ("3-4 of 1/2", "en", "THREE FOUR OF ONE TWO"),
+        ("1.000 et 3,5 %", "fr", "MILLE ET TROIS VIRGULE CINQ POUR CENT"),
+        ("3/4 a.b 7:30 1.000,5", "und", "3 4 AB 7 30 1 000 5"),
+    ],
+)
+def test_numbers_times_and_dates_by_language(raw: str, lang: str, words: str) -> None:
+    assert normalise(raw, lang) == words
+    assert normalise(words, lang) == words

@@ -11,6 +11,7 @@ from sklearn.metrics import accuracy_score, recall_score
 from small_training import Killed, kill_in, make_trainer, make_training_corpus, records, same
 
 from sermtl.config import TrainConfig
+from sermtl.data import sampler
 from sermtl.data.dataset import FoldDataset
 from sermtl.data.sampler import batches_of_epoch
 from sermtl.errors import UserError
@@ -45,6 +46,17 @@ def one_update(corpus, exp, **settings):
     trainer.count_updates()
     gradients = {name: p.grad.clone() for name, p in trainer.model.named_parameters() if p.grad is not None}
     return gradients, trainer.epoch_sums.averages(trainer.config.alpha), len(parts)
+
+
+def test_an_update_is_the_same_where_a_long_clip_is_a_part_of_its_own(corpus, tmp_path, monkeypatch):
+    whole, averages, parts = one_update(corpus, tmp_path)
+    monkeypatch.setattr(sampler, "MOST_PADDED", 1.0)
+    cut, cut_averages, more = one_update(corpus, tmp_path)
+    assert parts == 1 < more < 8
+    assert {name: pytest.approx(value, rel=1e-4, abs=1e-6) for name, value in averages.items()} == cut_averages
+    for name, gradient in whole.items():
+        scale = float(gradient.abs().max())
+        torch.testing.assert_close(cut[name], gradient, rtol=1e-5, atol=2e-5 * scale + 1e-7, msg=name)
 
 
 @pytest.mark.parametrize("feats_type", ["raw", "fbank"])

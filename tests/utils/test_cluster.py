@@ -63,7 +63,7 @@ def test_a_task_cancelled_by_the_user(engine: Engine) -> None:
 def test_a_task_killed_by_signal_9(engine: Engine) -> None:
     # First a process of the task, which leaves its script alive; then the script too, which leaves no mark.
     status, err = engine("c/x.log", "sh", "-c", "kill -9 $$")
-    assert (status, "killed by signal 9, which is what happens to a task that uses too much memory" in err) == (1, True)
+    assert (status, "killed by signal 9, probably for a lack of memory" in err) == (1, True)
     process = engine.start("c/y.log", "echo", "$PPID", ">c/pid;", "sleep", "100")
     (pid,) = engine.contents("c/pid")
     os.kill(int(pid), signal.SIGKILL)
