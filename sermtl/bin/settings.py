@@ -11,7 +11,7 @@ from pathlib import Path
 
 from sermtl.config import DecodeConfig, TrainConfig, load_config, read_yaml
 from sermtl.corpus.protocols import find_protocol
-from sermtl.data.names import dump_name, experiment_tag, hub_commit, stored_form
+from sermtl.data.names import dump_name, experiment_tag, hub_snapshot, stored_form
 from sermtl.errors import UserError, command
 from sermtl.model.geometry import check_feats_type, find_geometry
 
@@ -37,7 +37,13 @@ def main() -> int:
     bands = read_yaml(geometry).get("input_bands", 0) if geometry else 0
     check_feats_type(config.upstream, config.feats_type, bands)
     if args.trains == "true" and geometry is None:
-        check_files(config.upstream)
+        if not Path(config.upstream).is_dir():
+            hub_snapshot(config.upstream)
+        elif not Path(config.upstream, "preprocessor_config.json").is_file():
+            text = (
+                "no preprocessor_config.json, which says whether waveforms are normalised: the logs say what is assumed"
+            )
+            print(f"warning: upstream {config.upstream} has {text}", file=sys.stderr)
     values = {
         "auto_tag": experiment_tag(args.corpus, args.protocol, args.config.stem, config, args.set),
         "feats_type": config.feats_type,
@@ -51,21 +57,6 @@ def main() -> int:
     for name, value in values.items():
         print(f"{name}={value}")
     return 0
-
-
-def check_files(upstream: str) -> None:
-    """Find a model of the hub, or warn of a folder without the file that says how its input is normalised.
-
-    Raises:
-        UserError: The hub cannot be reached.
-    """
-    if not Path(upstream).is_dir():
-        hub_commit(upstream)
-    elif not Path(upstream, "preprocessor_config.json").is_file():
-        text = "has no preprocessor_config.json, which says whether waveforms are normalised; see what the logs say"
-        print(
-            f"warning: {upstream} {text} is assumed, and put the model's own file there if it is wrong", file=sys.stderr
-        )
 
 
 if __name__ == "__main__":

@@ -56,7 +56,7 @@ def dump_name(config: TrainConfig) -> str:
     """
     if config.feats_type != "stored":
         return config.feats_type
-    digest = upstream_digest(config.upstream) or hub_commit(config.upstream)
+    digest = upstream_digest(config.upstream) or hub_snapshot(config.upstream).name
     scratch, form = config.seed if find_geometry(config.upstream) else None, stored_form(config)
     if form.startswith("states"):
         form = " ".join(sorted({_last_state(config.upstream) if word == "last" else word for word in form.split()}))
@@ -112,11 +112,6 @@ def _last_state(upstream: str) -> str:
     path = find_geometry(upstream) or (folder or hub_snapshot(upstream)) / "config.json"
     values = read_yaml(path)  # JSON is YAML
     return str(values.get("encoder_layers") or values.get("num_hidden_layers") or "last")
-
-
-def hub_commit(name: str) -> str:
-    """The commit of a hub id's model, as it would be loaded now; `hub_snapshot` has the errors."""
-    return hub_snapshot(name).name
 
 
 @cache

@@ -13,7 +13,7 @@ import yaml
 from sermtl.config import TrainConfig, as_dict, read_yaml
 from sermtl.data import fold_job
 from sermtl.data.fold_data import FoldData
-from sermtl.data.names import dump_name, hub_commit, upstream_digest
+from sermtl.data.names import dump_name, hub_snapshot, upstream_digest
 from sermtl.errors import UserError
 from sermtl.fileio import lock
 from sermtl.fileio.files import crc32, write_text
@@ -68,7 +68,7 @@ def resolved_settings(paths: fold_job.FoldPaths, config: TrainConfig, fold: Fold
         "code_version": CODE_VERSION,
         **as_dict(config),
         "upstream_digest": digest,
-        "upstream_commit": hub_commit(config.upstream) if digest is None else None,
+        "upstream_commit": hub_snapshot(config.upstream).name if digest is None else None,
         "dump": dump_name(config),
         "inputs": fold.digest,
     }

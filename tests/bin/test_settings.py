@@ -83,7 +83,7 @@ def test_a_folder_without_its_extractors_file_is_warned_of_at_once(resolve, tmp_
     (tmp_path / "preprocessor_config.json").write_text("{}")
     for there in (True, False):
         code, _, message = resolve(f"upstream: {tmp_path}\n", trains="true")
-        warned = message.startswith(f"warning: {tmp_path} has no preprocessor_config.json")
+        warned = message.startswith(f"warning: upstream {tmp_path} has no preprocessor_config.json")
         assert code == 0 and warned == (not there) == bool(message)
         (tmp_path / "preprocessor_config.json").unlink(missing_ok=True)
 

@@ -225,11 +225,11 @@ def test_another_commit_of_a_model_of_the_hub_is_another_upstream(tmp_path, monk
         (hub / "snapshots" / commit / "config.json").write_text('{"model_type": "wav2vec2"}')
         (hub / "refs" / "main").write_text(commit)
         names.hub_snapshot.cache_clear()
-        commits.append(names.hub_commit("some/model"))
+        commits.append(names.hub_snapshot("some/model").name)
     assert commits == ["a" * 40, "b" * 40]
     assert names.upstream_digest("some/model") is None
     with pytest.raises(UserError, match="some/other cannot be loaded .*--local-dir DIR.*--upstream DIR"):
-        names.hub_commit("some/other")
+        names.hub_snapshot("some/other")
 
     settings = as_dict(TrainConfig(upstream="some/model"))
     exp = tmp_path / "exp"
