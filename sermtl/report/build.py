@@ -218,7 +218,7 @@ def layer_section(family: Family, sources: Sources) -> list[Section]:
             f"test list held out, and accuracy among {found['speakers']} speakers, cross-validated. Linear support "
             "vector machines on means over frames."
         )
-        curves = {"emotion (WA)": found["emotion"], "speaker": found["speaker"]}
+        curves = {name: found[key] for name, key in (("emotion (WA)", "emotion"), ("speaker", "speaker")) if found[key]}
         section.items.append(sources.draw(figures.by_state(curves), family, "states", caption))
     if table is not None:
         section.items.append(table)

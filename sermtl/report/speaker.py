@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from sermtl.errors import UserError
 from sermtl.fileio.files import load_json
-from sermtl.fileio.tables import read_list, read_table
+from sermtl.fileio.tables import known_speakers, read_list, read_table
 from sermtl.report import curves as logs
 from sermtl.report import figures
 from sermtl.report.document import Cell, Estimate, Table
@@ -103,12 +103,14 @@ def picture(family: Family, data: Path, read: Callable[[str], np.ndarray]) -> tu
             return f"fold {fold} has fewer than two {part} utterances"
         utts = utts[:: -(-len(utts) // MOST_POINTS)]
         speakers, emotions = read_table(data / "utt2spk"), read_table(data / "utt2emo")
+        known = known_speakers(speakers)
         clouds = []
         for setting in shown:
             vectors = speaker_probe.embeddings(setting.first.path / fold / f"decode_{part}", utts, read)
             points, shares = speaker_probe.principal_plane(vectors)
             title = f"{setting.name} ({100 * shares.sum():.0f} % of variance)"
-            clouds.append((title, points, [speakers[u] for u in utts], [emotions.get(u) or "none" for u in utts]))
+            names = [speakers[u] if speakers[u] in known else "unknown" for u in utts]
+            clouds.append((title, points, names, [emotions.get(u) or "none" for u in utts]))
     except (UserError, KeyError) as error:
         return f"embeddings cannot be read: {error}"
     who = "held-out utterances of training speakers" if part == "dev" else "test utterances"

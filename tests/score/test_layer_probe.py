@@ -64,3 +64,19 @@ def test_they_are_computed_once_and_again_for_other_folds(made):
     moved.write_text("".join(moved.read_text().splitlines(keepends=True)[1:]))
     again = layers_of(dump, data, "speaker", read_matrix)
     assert (again["utterances"], again["speakers"]) == (79, 4)
+
+
+def test_a_fold_trains_on_its_own_lists_alone_and_unknown_speakers_have_no_curve(made):
+    dump, data = made
+    root, emotions = data / "folds/speaker", read_table(data / "utt2emo")
+    (root / "folds").write_text("01F\n")
+    train = (root / "01F/train").read_text().splitlines()
+    few = [utt for utt in train if emotions[utt] in ("ang", "hap")]
+    (root / "01F/train").write_text("".join(f"{utt}\n" for utt in few[:-10]))
+    (root / "01F/dev").write_text("".join(f"{utt}\n" for utt in few[-10:]))
+    write_table(data / "utt2spk", {utt: utt for utt in emotions})
+    found = layers_of(dump, data, "speaker", read_matrix)
+    test = read_list(root / "01F/test")
+    share = sum(emotions[utt] in ("ang", "hap") for utt in test) / len(test)
+    assert 0.6 * share < found["emotion"][1] <= share and found["utterances"] == len(test) == 20
+    assert found["speaker"] == [] and found["speakers"] == 0
