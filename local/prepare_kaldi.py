@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable
+from operator import itemgetter
 from pathlib import Path
 
 from audio_headers import audio_seconds, channels_of, report_broken
@@ -167,20 +168,20 @@ def refuse_overlaps(
     """
     shared = {entry for entry, count in Counter(wav_scp.values()).items() if count > 1}
     several = {entry for entry in shared if is_pipe(entry) or channels_of(entry) > 1}
-    spans = []
+    spans = defaultdict(list)
     for u in utterances:
         if (entry := wav_scp[u.path]) in shared:
             channel = channel_number(u.channel.rpartition(" ")[2]) if entry in several else 0
             start = float(segments[u.utt].split()[1])
-            spans.append(((entry, channel), start, start + u.seconds, u.path, u.utt))
-    spans.sort()
-    found, last = [], spans[0] if spans else None
-    for span in spans[1:]:
-        assert last
-        if span[0] == last[0] and span[3] != last[3] and span[1] < last[2] - TOLERANCE:
-            found.append(f"{last[4]} (recording {last[3]}) and {span[4]} (recording {span[3]}) in {span[0][0]}")
-        if span[0] != last[0] or span[2] > last[2]:
-            last = span
+            spans[entry, channel].append((start, start + u.seconds, u))
+    found = []
+    for (entry, _), inside in spans.items():
+        last_end, last = 0.0, inside[0][2]
+        for start, end, u in sorted(inside, key=itemgetter(0)):
+            if u.path != last.path and start < last_end - TOLERANCE:
+                found.append(f"{last.utt} (recording {last.path}) and {u.utt} (recording {u.path}) in {entry}")
+            if end > last_end:
+                last_end, last = end, u
     if found:
         raise UserError(
             f"{path}: segments of two recordings share the sound of one file ({len(found)}):{listed(found, 5)}\n"

@@ -10,10 +10,17 @@ from statistics import median
 from labels import spelling_variants
 from prepare_common import FIELDS, SPEAKER_FIELDS, Dropped, Utterance, clean, listed, warn
 
+from sermtl.data.sampler import parts_by_size
 from sermtl.errors import UserError
 from sermtl.fileio.files import write_text
 from sermtl.fileio.tables import known_speakers, spk2utt_of, write_table
+from sermtl.fileio.text_table import plural
 from sermtl.fileio.wav_scp import CHANNELS
+
+BATCH = 8
+"""Utterances of an update by default."""
+WEIGHTS_GB, SECOND_GB = 1.9, 0.105
+"""Memory of training wav2vec2-base in float32: program, weights and moments; a second of audio (both measured)."""
 
 
 def path_problem(path: str) -> str | None:
@@ -120,8 +127,15 @@ def _summarise(out: Path, utterances: list[Utterance], dropped: Sequence[Dropped
     counts = " ".join(f"{name} {count}" for name, count in sorted(classes.items()))
     empty = sum(not u.text for u in utterances)
     print(f"{out}: {len(utterances)} utterances, {speakers} speakers, {hours:.2f} h: {counts}")
-    seconds = sorted(u.seconds for u in utterances)
-    print(f"{out}: shortest {seconds[0]:.2f} s, median {median(seconds):.2f} s, longest {seconds[-1]:.2f} s")
+    seconds = sorted((u.seconds for u in utterances), reverse=True)
+    middle = median(seconds)
+    parts = parts_by_size(range(len(seconds[:BATCH])), seconds, BATCH, middle)
+    largest = max(len(part) * seconds[part[0]] for part in parts)
+    print(
+        f"{out}: shortest {seconds[-1]:.2f} s, median {middle:.2f} s, longest {seconds[0]:.2f} s; the {BATCH} longest "
+        f"are computed in {plural(len(parts), 'part')} of up to {largest:.0f} s with padding: training all of "
+        f"wav2vec2-base takes about {WEIGHTS_GB + SECOND_GB * largest:.1f} GB; --max_seconds leaves long ones out"
+    )
     if empty:
         print(f"{out}: {empty} utterances have an empty transcript after normalisation")
     for reason, count in sorted(Counter(item.reason.rpartition(": ")[2] for item in dropped).items()):

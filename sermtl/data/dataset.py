@@ -89,20 +89,15 @@ class FoldDataset(Dataset):
     def __len__(self) -> int:
         return len(self.examples)
 
-    @property
+    @cached_property
     def lengths(self) -> list[int]:
         """Sizes of the examples, by which batches are made."""
         return [example.size for example in self.examples]
 
     @cached_property
-    def input_lengths(self) -> list[int]:
-        """Samples, feature frames, or states of the examples: what they are padded in."""
-        return [example.length for example in self.examples]
-
-    @cached_property
     def typical_length(self) -> float:
-        """The median of the input lengths."""
-        return median(self.input_lengths)
+        """The median of the lengths."""
+        return median(self.lengths)
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch whose random draws the examples get."""

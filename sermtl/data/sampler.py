@@ -58,7 +58,7 @@ def decode_batches(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
     return parts_by_size(order, lengths, batch_size, median(lengths)) if lengths else []
 
 
-def parts_by_size(order: Sequence[int], lengths: Sequence[int], most: int, typical: float) -> list[list[int]]:
+def parts_by_size(order: Sequence[int], lengths: Sequence[float], most: int, typical: float) -> list[list[int]]:
     """Cut indices, the longest first, into parts that are each computed at once, padded to their longest.
 
     A part has at most ``most`` utterances; and where it has several, with its padding at most `MOST_PADDED` times the

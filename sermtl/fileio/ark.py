@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import os
-import struct
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -40,32 +39,26 @@ class ArkWriter:
 
     def write_audio(self, key: str, samples_S: np.ndarray) -> None:
         """Add int16 or float32 samples at 16 kHz as a RIFF entry."""
-        if samples_S.dtype == np.int16:
-            self._write(key, (SAMPLE_RATE, np.ascontiguousarray(samples_S)))
-            return
-        # kaldiio writes no such WAV, libsndfile the time of day in it
-        body = np.ascontiguousarray(samples_S, dtype="<f4").tobytes()
-        form = struct.pack("<IHHIIHH", 16, 3, 1, SAMPLE_RATE, SAMPLE_RATE * 4, 4, 32)  # 3: IEEE floats; 1 channel
-        sizes = (36 + len(body)).to_bytes(4, "little"), len(body).to_bytes(4, "little")
-        self._write(key, b"RIFF" + sizes[0] + b"WAVEfmt " + form + b"data" + sizes[1] + body)
+        from scipy.io import wavfile  # kaldiio writes no floats, and libsndfile the time of day
+
+        entry = io.BytesIO()
+        wavfile.write(entry, SAMPLE_RATE, samples_S)
+        self._write(key, key.encode() + b" " + entry.getbuffer())
 
     def write_array(self, key: str, array: np.ndarray) -> None:
         """Add a float32 vector or matrix."""
-        self._write(key, np.ascontiguousarray(array, dtype=np.float32))
-
-    def _write(self, key: str, value: object) -> None:
-        if key in self.scp:
-            raise UserError(f"{self._path}: utterance {key} twice")
-        self.scp[key] = f"{self._path}:{self._file.tell() + len(key.encode()) + 1}"
         import kaldiio
 
         # What kaldiio leaves half written it writes again, and fails at again, when it is collected as garbage.
         entry = io.BytesIO()
-        if isinstance(value, bytes):
-            entry.write(key.encode() + b" " + value)
-        else:
-            kaldiio.save_ark(entry, {key: value})
-        self._file.write(entry.getbuffer())
+        kaldiio.save_ark(entry, {key: np.ascontiguousarray(array, dtype=np.float32)})
+        self._write(key, entry.getvalue())
+
+    def _write(self, key: str, entry: bytes) -> None:
+        if key in self.scp:
+            raise UserError(f"{self._path}: utterance {key} twice")
+        self.scp[key] = f"{self._path}:{self._file.tell() + len(key.encode()) + 1}"
+        self._file.write(entry)
 
 
 @contextmanager
@@ -118,7 +111,7 @@ def checksum(array: np.ndarray) -> str:
 
 def _read(specifier: str, key: str) -> object:
     import kaldiio
-    import soundfile
+    from scipy.io import wavfile
 
     path, _, offset = specifier.rpartition(":")
     if specifier.rstrip().endswith("|") or not path or not offset.isdigit():
@@ -126,23 +119,22 @@ def _read(specifier: str, key: str) -> object:
     try:
         with open(path, "rb") as file:
             file.seek(int(offset))
-            head = file.read(22)
+            head = file.read(8)
             # kaldiio would unpickle such an entry, which can run code
             if head[:3] in (b"PKL", b"NPY", b""):
                 raise UserError(f"{specifier} ({key}): no Kaldi entry there; rerun stage 2")
-            # and shorten truncated audio without an error
-            end = int(offset) + 8 + int.from_bytes(head[4:8], "little")
-            if head[:4] == b"RIFF" and end > os.fstat(file.fileno()).st_size:
+            # and scipy shorten truncated audio
+            size = 8 + int.from_bytes(head[4:], "little")
+            if head[:4] == b"RIFF" and int(offset) + size > os.fstat(file.fileno()).st_size:
                 raise UserError(f"{specifier} ({key}): the file ends within this entry; rerun stage 2")
             file.seek(int(offset))
-            if head[:4] == b"RIFF" and head[20:22] == b"\3\0":
-                samples_S, rate = soundfile.read(io.BytesIO(file.read(end - int(offset))), dtype="float32")
-                return rate, samples_S
+            if head[:4] == b"RIFF":
+                return wavfile.read(io.BytesIO(file.read(size)))
             return kaldiio.matio.read_kaldi(file)
     except OSError as error:
         raise UserError(f"cannot read {specifier} ({key}): {error.strerror or error}; rerun stage 2") from error
     except UserError:
         raise
-    except Exception as error:  # kaldiio raises many kinds on damaged bytes
+    except Exception as error:  # both raise many kinds on damaged bytes
         message = f"{specifier} ({key}): damaged entry ({type(error).__name__}: {error}); rerun stage 2"
         raise UserError(message) from error

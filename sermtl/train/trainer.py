@@ -199,8 +199,8 @@ class Trainer:
     def parts_of(self, batch: list[int]) -> list[list[int]]:
         """A process's own share of an update's utterances, in ``accum_grad`` parts or, by `parts_by_size`, more."""
         train = self.sets.train
-        share = self.ranks.share(sorted(batch, key=lambda index: -train.examples[index].size))
-        return parts_by_size(share, train.input_lengths, -(-len(share) // self.config.accum_grad), train.typical_length)
+        share = self.ranks.share(sorted(batch, key=lambda index: -train.lengths[index]))
+        return parts_by_size(share, train.lengths, -(-len(share) // self.config.accum_grad), train.typical_length)
 
     def update(self, update: int, parts: list[Batch], utterances: int) -> None:
         """One step of the optimiser over ``parts``, which are this process's; skipped where it is not finite.

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
+from sermtl.audio.judge import Judge
 from sermtl.fileio.ark import read_audio_entry
 from sermtl.fileio.tables import read_table
 
@@ -41,8 +42,8 @@ def make_manifest(folder: Path, count: int) -> Path:
     return folder / "my.tsv"
 
 
-def timed(name: str, count: int, *words: str) -> None:
-    """Run a program of the recipe, and print its pace and peak memory (that of its largest process)."""
+def timed(name: str, count: int, *words: str) -> float:
+    """Run a program of the recipe; print its pace and peak memory (that of its largest process), give its seconds."""
     started = time.monotonic()
     process = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.DEVNULL)
     _, status, usage = os.wait4(process.pid, 0)
@@ -51,6 +52,19 @@ def timed(name: str, count: int, *words: str) -> None:
     seconds = time.monotonic() - started
     pace = f"{count / seconds:8.0f} utterances/s  {count * BYTES / seconds / 1e6:7.1f} MB/s"
     print(f"{count:7} {name:8} {seconds:7.1f} s  {pace}  {usage.ru_maxrss / 1024:5.0f} MB", flush=True)
+    return seconds
+
+
+def checks(wavs: list[Path], dump_seconds: float) -> None:
+    """Print the share of the dump's seconds that judging the samples takes."""
+    samples = [soundfile.read(path, dtype="int16")[0] for path in wavs]
+    started = time.process_time()
+    for values in samples:
+        judge = Judge("x")
+        judge.add(values)
+        judge.finish()
+    share = (time.process_time() - started) / dump_seconds
+    print(f"{len(wavs):7} judge    {100 * share:5.1f} % of the dump")
 
 
 def measure(count: int) -> None:
@@ -64,8 +78,9 @@ def measure(count: int) -> None:
         timed("validate", count, "utils/validate_data_dir.sh", "--nj", "2", data)
         timed("folds", count, sys.executable, "-m", "sermtl.bin.folds", "--data", data, "--protocol", "kfold10")
         words = ["--data", data, "--out", dump, "--feats_type", "raw"]
-        timed("dump", count, sys.executable, "-m", "sermtl.bin.dump", "part", *words)
+        dump_seconds = timed("dump", count, sys.executable, "-m", "sermtl.bin.dump", "part", *words)
         timed("merge", count, sys.executable, "-m", "sermtl.bin.dump", "merge", *words)
+        checks(sorted((folder / "wav").iterdir()), dump_seconds)
         entries = list(read_table(folder / "dump" / "wav.scp").items())
         chosen = np.random.default_rng(0).integers(0, len(entries), 1000)
         started = time.monotonic()

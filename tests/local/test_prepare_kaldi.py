@@ -278,3 +278,14 @@ def test_audio_in_arks_of_espnet_is_prepared(tmp_path: Path, form: str) -> None:
     assert validate(out)[0] == [] and set(prepare.table(out / "utt2dur").values()) == {"0.5"}
     for utt, samples in read_all(audio_spans(out), allow_pipes=False):
         assert np.array_equal(samples, audio[utt])
+
+
+@pytest.mark.parametrize(("long", "parts", "size"), [(32000, "1 part", 8), (16000 * 60, "2 parts", 60)])
+def test_the_memory_of_the_longest_update_is_reported(tmp_path: Path, long: int, parts: str, size: int) -> None:
+    data = write(tmp_path)
+    wav = prepare.write_wav(tmp_path / "audio/long.wav", samples=long)
+    (data / "wav.scp").write_text((data / "wav.scp").read_text().replace(f"S2-2 {tmp_path}/audio/b.wav", f"S2-2 {wav}"))
+    result, _ = run(data)
+    assert result.status == 0, result.err
+    assert f"longest {long / 16000:.2f} s; the 8 longest are computed in {parts} of up to {size} s" in result.out
+    assert f"takes about {1.9 + 0.105 * size:.1f} GB;" in result.out
