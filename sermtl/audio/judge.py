@@ -36,12 +36,8 @@ class Judge:
         self.energy = self.averaged_energy = 0.0
         """Sums of squares: the mean of the channels' own, and that of their average."""
 
-    def add(self, samples: np.ndarray, mono_S: np.ndarray | None = None) -> None:
-        """Add a block.
-
-        Args:
-            samples: (S,) or (S, channels), int16, or floats whose full scale is 1.
-            mono_S: The average of the channels.
+    def add(self, samples: np.ndarray) -> np.ndarray:
+        """Add a block, (S,) or (S, channels), int16, or floats whose full scale is 1; gives the channels' average (S,).
 
         Raises:
             UserError: NaN or infinite samples.
@@ -54,12 +50,14 @@ class Judge:
         self.samples += samples.size
         if max(-low, high) >= FULL_SCALE:
             self.clipped += np.count_nonzero((samples >= FULL_SCALE * full) | (samples <= -FULL_SCALE * full))
-        if mono_S is not None:
+        if samples.ndim == 2:
             self.channels = samples.shape[1]
             self.energy += float(np.vdot(samples, samples)) / self.channels
-            self.averaged_energy += float(np.vdot(mono_S, mono_S))
-            low, high = float(mono_S.min()), float(mono_S.max())
+            samples = samples.mean(axis=1)
+            self.averaged_energy += float(np.vdot(samples, samples))
+            low, high = float(samples.min()), float(samples.max())
         self.low, self.high = min(self.low, low), max(self.high, high)
+        return samples
 
     def refuse_scale(self) -> None:
         """Refuse floats that are on another scale.

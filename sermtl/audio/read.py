@@ -131,9 +131,7 @@ def mono_blocks(sound: soundfile.SoundFile, name: str, channel: int = 0, size: i
     read, judge = 0, Judge(name)
     while len(samples := sound.read(size, dtype="int16" if exact else "float32")):
         read += len(samples)
-        mono_S = samples if not several else samples[:, channel - 1] if channel else samples.mean(axis=1)
-        judge.add(*((samples, mono_S) if several and not channel else (mono_S,)))
-        yield mono_S
+        yield judge.add(samples[:, channel - 1] if several and channel else samples)
     if not read:
         raise UserError(f"{name}: no samples")
     if read < sound.frames:
