@@ -27,7 +27,7 @@ def describe(status: int, log: str) -> str:
     if status == 128 + signal.SIGKILL:
         if short:
             return "killed for memory (signal 9): ask for more with --mem"
-        return "killed by signal 9, probably for a lack of memory: give it more (--mem on a cluster), or less to do at once"
+        return "killed by signal 9, probably for a lack of memory: give it more (--mem), or less to do at once"
     if 128 < status < 128 + 65:
         names = {number.value: number.name for number in signal.Signals}
         return f"killed by signal {status - 128} ({names.get(status - 128, 'unknown')})"
