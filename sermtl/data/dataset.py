@@ -107,16 +107,18 @@ class FoldDataset(Dataset):
         """The example, its input, and SpecAugment's time (T,) and feature (D,) masks."""
         example = self.examples[index]
         stats = self.speaker_stats.get(example.speaker_name)
-        if self.config is None:
+        c, m = self.config, self.masking
+        masks_bands = c is not None and c.feats_type == "fbank" and (c.freq_masks or c.time_masks)
+        masks_frames = m is not None and (m.time_prob or m.feature_prob)
+        if c is None or not (c.speed_perturb or masks_bands or masks_frames):
             return example, self._read(example, stats), None, None
-        random = generator(self.config.seed, "augment", self.epoch, example.utterance)
+        random = generator(c.seed, "augment", self.epoch, example.utterance)
         features = self._read(self._draw_speed(example, random), stats)
-        if self.config.feats_type == "fbank" and (self.config.freq_masks or self.config.time_masks):
-            c = self.config
+        if masks_bands:
             features = mask_features(features, c.freq_masks, c.freq_mask_width, c.time_masks, c.time_mask_width, random)
-        if self.masking is None or not (self.masking.time_prob or self.masking.feature_prob):
+        if m is None or not masks_frames:
             return example, features, None, None
-        m, frames = self.masking, self.front_end.geometry.frames(len(features))
+        frames = self.front_end.geometry.frames(len(features))
         time_mask_T = span_mask(frames, m.time_prob, m.time_length, m.time_min, random)
         feature_mask_D = span_mask(m.hidden_size, m.feature_prob, m.feature_length, m.feature_min, random)
         return example, features, time_mask_T, feature_mask_D

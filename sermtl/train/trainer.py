@@ -233,7 +233,7 @@ class Trainer:
                 release(self.device)  # only now that the error no longer holds what was computed
         self.ranks.add_gradients(self.parameters)
         sums = self.ranks.add(done[0])
-        finite = clip_gradients(self.model, config.grad_clip) & sums.isfinite().all()
+        finite = clip_gradients(self.parameters, self.model.speaker_head, config.grad_clip) & sums.isfinite().all()
         self.optimizer.found_inf = (~finite).float()  # where it is 1, the step leaves weights and moments as they are
         self.optimizer.step()
         self.unread.append(Computed(parts, utterances, sums, finite, done[1]))

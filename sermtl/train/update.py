@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sermtl.model.batch import Batch
 from sermtl.model.multitask import TASKS, MultiTaskModel, task_losses, total_loss
@@ -70,15 +70,15 @@ def accumulate_gradients(
     return sums, guesses
 
 
-def clip_gradients(model: MultiTaskModel, max_norm: float) -> Tensor:
-    """Clip the gradient's norm (0: do not clip); returns whether it is finite, on the model's device.
+def clip_gradients(trained: Sequence[nn.Parameter], speaker_head: nn.Module, max_norm: float) -> Tensor:
+    """Clip the gradient's norm (0: do not clip); returns whether it is finite, on the parameters' device.
 
     The speaker head is clipped separately: in a common norm its gradient would scale the encoder's, which must not
     depend on the speaker labels where beta is 0.
     """
-    head = list(model.speaker_head.parameters())
+    head = list(speaker_head.parameters())
     inside = {id(parameter) for parameter in head}
-    rest = [parameter for parameter in model.parameters() if id(parameter) not in inside]
+    rest = [parameter for parameter in trained if id(parameter) not in inside]
     norms = [torch.nn.utils.clip_grad_norm_(parameters, max_norm or float("inf")) for parameters in (rest, head)]
     return torch.stack(norms).isfinite().all()
 

@@ -35,6 +35,6 @@ def test_an_update_reads_no_value_of_its_device(geometry, packed, monkeypatch):
     targets = torch.tensor([0, -1]), torch.tensor([2, 1]), torch.tensor([[5, 6], [7, 0]]), torch.tensor([2, 1])
     part = Batch(["a", "b"], torch.randn(2, 5000), lengths_B, *targets, frames_B=frames_B)
     sums, guesses = accumulate_gradients(model.to(META), [part.to(META)] * 2, 4, -0.1, 0.1)
-    finite = clip_gradients(model, 1.0)
+    finite = clip_gradients(list(model.parameters()), model.speaker_head, 1.0)
     assert sums.device == finite.device == META and [found.emotions_B.shape for found in guesses] == [(2,), (2,)]
     assert all(parameter.grad is not None for parameter in model.speaker_head.parameters())
