@@ -14,14 +14,12 @@ import yaml
 from sermtl.errors import UserError
 
 T = TypeVar("T")
-DEEPEST = 20
-"""Values within values of a YAML file; settings need three."""
+DEEPEST = 20  # values within values of a YAML file; settings need three
 NOT_NEGATIVE = ["alpha", "beta", "save_minutes", "weight_decay", "grad_clip", "adam_eps"]
 NOT_NEGATIVE += ["freq_masks", "time_masks", "num_workers", "projection", "updates", "head_learning_rate"]
 POSITIVE = ["epochs", "batch_size", "bucket_batches", "accum_grad", "freq_mask_width", "time_mask_width", "nbpe"]
 """Settings of training that take 0 or more, and 1 or more."""
-GONE = {"freeze_feature_encoder": "give freeze: conv for true, freeze: none for false"}
-"""Settings of earlier versions, and what replaces them."""
+GONE = {"freeze_feature_encoder": "give freeze: conv for true, freeze: none for false"}  # of earlier versions
 
 
 @dataclass(frozen=True)
@@ -112,8 +110,8 @@ class TrainConfig:
     """``float32``, ``bf16`` (autocast), or ``auto``: bf16 on a GPU that has it, and for a pretrained upstream on a CPU
     with AMX or AVX512-BF16, else float32; the same for all folds of an experiment."""
     layout: str = "auto"
-    """Batches: utterances ``padded`` to the longest, ``packed`` end to end, or ``auto``: packed on a CPU where the
-    upstream is wide enough to gain by it (256). The outputs are the same; dropout draws other numbers."""
+    """Batches: utterances ``padded`` to the longest, ``packed`` end to end, or ``auto``: packed from a width of 256 on,
+    where the upstream can be. The outputs are the same; dropout draws other numbers."""
     select: str = "last"
     """The model that is scored: the ``last`` epoch's, or the ``best`` on dev by ``select_by``."""
     select_by: str = "ua"
@@ -128,8 +126,7 @@ class TrainConfig:
     save_minutes: float = 10.0
     """A checkpoint is written after each epoch, and within an epoch this many minutes after the last one."""
     compile: bool = False
-    """Whether ``torch.compile`` makes larger operations of the upstream's layers: a minute or more before the first
-    update, then fewer launches; dropout draws other numbers."""
+    """Whether ``torch.compile`` compiles the upstream's layers, a minute at the start; dropout draws other numbers."""
     deterministic: bool = False
     """Whether a GPU takes only algorithms that give the same bits each time, as a CPU always does; slower."""
     num_workers: int = 2
