@@ -118,7 +118,7 @@ def manifest(folder: Path) -> Path:
     rows = ["utt\tpath\tspeaker\temotion\ttext"]
     for speaker in ("s0", "s1"):
         for number in range(3):
-            for emotion in (f"froh{NAME.replace('/', '')}", "ruhig"):
+            for emotion in (f"froh{re.sub('[;&|]', '', NAME)}", "ruhig"):  # which would join two emotions
                 utt = f"{speaker}{NAME}-{emotion[:4]}{number}"
                 tone = 0.3 * np.sin(np.arange(8000) / (9 + len(rows)))
                 soundfile.write(folder / f"{utt}.wav", tone, 16000, subtype="PCM_16")

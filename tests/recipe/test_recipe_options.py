@@ -14,10 +14,10 @@ from recipe_runs import folders, run
     ("words", "says"),
     [
         (["--unknown", "1"], "invalid option --unknown"),
-        (["--corpus", "mimi"], "mimi"),
+        (["--corpus", "mimi", "--train_config", "conf/mini.yaml"], "mimi"),
         (["--corpus", "emodb"], "--corpus_dir"),
         (["--corpus", "emodb", "--corpus_dir", "/nowhere"], "/nowhere"),
-        (["--corpus", "iemocap", "--corpus_dir", "{empty}"], "{empty}"),
+        (["--corpus", "iemocap", "--corpus_dir", "{empty}", "--train_config", "conf/mini.yaml"], "{empty}"),
         (["--protocol", "speakers"], "speaker"),
         (["--upstream", "tny"], "did you mean tiny"),
         (["--train_args", "--set epoch=3"], "did you mean epochs"),

@@ -58,7 +58,7 @@ def raise_in_update(rank: int) -> None:
         raise ValueError("this process's own error")
 
     if rank == 1:
-        Trainer.count = fail  # type: ignore[method-assign]
+        Trainer.count_updates = fail  # type: ignore[method-assign]
 
 
 def spoil(rank: int) -> None:
