@@ -436,8 +436,8 @@ def _recipe(run: Run, rows: list[Row], name: str, words: str) -> None:
 
 
 STEPS: dict[str, tuple[Callable[[Run, list[Row]], None], float]] = {
-    "equality": (equality, 0.1),
-    "bits": (bits, 0.1),
+    "equality": (equality, 0.3),
+    "bits": (bits, 0.2),
     "epoch": (epoch, 0.2),
     "bench": (bench, 0.25),
     "reads": (reads, 0.1),
