@@ -79,8 +79,8 @@ def keep_classes(
     map_labels(utterances, args.label_map)
     present = {u.emotion for u in utterances} - {""}
     if not present:
-        what = "has an emotion: there is nothing to learn" if utterances else "can be used"
-        raise UserError(f"{source}: no utterance {what}")
+        what = ": no utterance has an emotion: there is nothing to learn" if utterances else " has no utterance to use"
+        raise UserError(f"{source}{what}")
     wanted = set(words_of(args.classes or "")) or present
     if wanted - present:
         names = " ".join(sorted(wanted - present))

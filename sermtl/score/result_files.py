@@ -37,7 +37,7 @@ def protocol_line(scores: Mapping[str, Any]) -> str:
 def never_trained(scores: Mapping[str, Any]) -> str:
     """What `UNTRAINED` means in a fold's or an experiment's scores; empty where every class was trained."""
     folds: dict[str, list[str]] = {}
-    for fold, part in scores.get("per_fold", {scores["folds"][0]: scores}).items():
+    for fold, part in (scores.get("per_fold") or dict.fromkeys(scores["folds"][:1], scores)).items():
         for label in part["ser"].get("untrained", []):
             folds.setdefault(label, []).append(fold)
     where = "; ".join(f"{label} in {plural(len(names), 'fold')}: {' '.join(names)}" for label, names in folds.items())

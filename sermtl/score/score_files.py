@@ -88,6 +88,8 @@ def read_scores(path: Path) -> dict[str, Any]:
             and isinstance(scores.get("audit", {}), dict)
             and isinstance(scores["protocol"], str)
             and isinstance(scores["speaker_dependent"], bool)
+            and is_count(scores.get("speakers_unknown", 0))
+            and all(_are_names(p["ser"].get("untrained", [])) for p in [scores, *scores.get("per_fold", {}).values()])
             and _is_speaker_score(scores["spk"])
         )
     except OSError as error:
