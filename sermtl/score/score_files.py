@@ -77,9 +77,6 @@ def read_scores(path: Path) -> dict[str, Any]:
             and all(_is_rate(ser[key], ser["n"], 1.0) for key in ("wa", "ua", "macro_f1"))
             and all(_is_rate(asr[key], asr["words"]) for key in ("wer", "cer"))
             and all(map(_are_names, (ser["labels"], scores["folds"], scores.get("missing_folds", []))))
-            and all(
-                _are_names(part["ser"].get("untrained", [])) for part in (scores, *scores.get("per_fold", {}).values())
-            )
             and not any("/" in fold or fold in (".", "..") for fold in scores["folds"])
             and isinstance(scores["settings"], dict)
             and is_count(scores["settings"].get("seed", 0))

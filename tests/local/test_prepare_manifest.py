@@ -186,7 +186,7 @@ def test_all_that_is_broken_is_listed_at_once(tmp_path: Path) -> None:
         ("utt\tpath\tspeaker\temotion", ["1\taudio/a.wav\tA\tjoy"], "my.tsv:1: the header lacks text"),
         ("1\taudio/a.wav\tA\tjoy\thi", [], "my.tsv:1: the header lacks utt path"),
         (HEADER + "\tutt", [], "a column occurs twice"),
-        (HEADER, [], "my.tsv: no utterance can be used"),
+        (HEADER, [], "my.tsv has no utterance"),
         (HEADER, ["1\taudio/a.wav\tA\t\thi"], "no utterance has an emotion"),
         (
             HEADER + "\tgender",
