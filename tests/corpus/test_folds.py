@@ -1,36 +1,20 @@
 import contextlib
 import json
 import random
-import sys
 from collections import Counter
 from pathlib import Path
 
 import pytest
 from datadirs import CLASSES, contents, make_data, rows_of
+from fold_lists import fold_lists, run, speaker_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.model_selection import LeaveOneGroupOut
 
-from sermtl.bin import folds as program
 from sermtl.corpus import write_folds as writing
 from sermtl.corpus.corpus import load_corpus
-from sermtl.corpus.folds import make_folds
 from sermtl.errors import UserError
 from sermtl.fileio.tables import read_list, write_table
-
-
-def run(monkeypatch, *words):
-    monkeypatch.setattr(sys, "argv", ["folds", *map(str, words)])
-    return program.main()
-
-
-def fold_lists(data, protocol, **options):
-    corpus = load_corpus(data)
-    return {fold.name: fold.lists(corpus) for fold in make_folds(corpus, protocol, **options)[1]}
-
-
-def speaker_of(utt):
-    return utt.split("-")[0]
 
 
 @pytest.mark.parametrize("protocol, table", [("speaker", "utt2spk"), ("session", "utt2session")])

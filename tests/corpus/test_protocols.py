@@ -1,35 +1,19 @@
 """Protocols beside those that leave speakers or sessions out: random, disjoint, corpus, lists."""
 
 import json
-import sys
 from collections import Counter
 
 import prepare
 import pytest
 from datadirs import CLASSES, make_data, rows_of
+from fold_lists import fold_lists, run, speaker_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sermtl.bin import folds as program
 from sermtl.corpus.corpus import load_corpus
-from sermtl.corpus.folds import make_folds
 from sermtl.corpus.protocols import PROTOCOLS, find_protocol
 from sermtl.errors import UserError
 from sermtl.fileio.tables import read_list
-
-
-def run(monkeypatch, *words):
-    monkeypatch.setattr(sys, "argv", ["folds", *map(str, words)])
-    return program.main()
-
-
-def fold_lists(data, protocol, **options):
-    corpus = load_corpus(data)
-    return {fold.name: fold.lists(corpus) for fold in make_folds(corpus, protocol, **options)[1]}
-
-
-def speaker_of(utt):
-    return utt.split("-")[0]
 
 
 def audits(data, protocol):
