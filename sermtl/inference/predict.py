@@ -22,7 +22,7 @@ from sermtl.errors import UserError
 from sermtl.inference.inputs import seconds_of
 from sermtl.inference.pretrained import find_device, load, resolve
 from sermtl.inference.windows import Part, Prediction, Result, Segment, join, merge, window_and_hop, windows
-from sermtl.model.ctc import collapse
+from sermtl.model.ctc import best_tokens, collapse
 from sermtl.model.trained_model import TrainedModel
 
 WHOLE = 60.0
@@ -201,7 +201,7 @@ class Speech2Emotion:
         output = trained.model(self._sets[m].collate(items).to(self.device))
         tokens = [np.zeros(0, dtype=np.int32)] * len(batch)
         if output.tokens_BTV is not None:
-            best_BT = output.tokens_BTV.argmax(-1).to(torch.int32).cpu().numpy()
+            best_BT = best_tokens(output.tokens_BTV).cpu().numpy()
             tokens = [best_BT[row, :frames] for row, frames in enumerate(output.frames_B.tolist())]
         posteriors_BC = output.emotion_BC.double().softmax(-1).cpu().numpy()
         return posteriors_BC, tokens, output.vector_BM.float().cpu().numpy()
