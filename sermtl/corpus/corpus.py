@@ -15,8 +15,6 @@ from sermtl.fileio.tables import known_speakers, read_table
 
 APOSTROPHES = str.maketrans("", "", "'’")
 ASCII_WORD = re.compile(r"[a-z0-9]+")
-UNKNOWN = "unknown"
-"""Begins the ids of utterances whose speaker is not known."""
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from sermtl.corpus.corpus import UNKNOWN, Corpus, table_values
+from sermtl.corpus.corpus import Corpus, table_values
 from sermtl.errors import UserError
-from sermtl.fileio.tables import PARTS, raw_lines, read_ids
+from sermtl.fileio.tables import PARTS, UNKNOWN, raw_lines, read_ids
 from sermtl.fileio.text_table import plural
 
 NAMES = {

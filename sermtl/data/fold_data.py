@@ -15,7 +15,7 @@ from sermtl.data.dataset import Example, FoldDataset, feature_stats
 from sermtl.errors import UserError
 from sermtl.fileio.ark import DUMP_DIGESTS, DUMP_SAMPLES, DUMP_TABLES
 from sermtl.fileio.stamp import refuse_damaged
-from sermtl.fileio.tables import PARTS, known_speakers, read_list, read_table
+from sermtl.fileio.tables import PARTS, UNKNOWN, known_speakers, read_list, read_table
 from sermtl.model.front_end import FrontEnd
 from sermtl.seeding import generator
 from sermtl.text.tokenizer import Tokenizer, load_tokenizer
@@ -77,7 +77,7 @@ def load_fold(
     _check_training_list(fold_dir, lists["train"], speakers_of, emotions)
     labels = sorted(set(emotions.values()) - {""})
     known = known_speakers(speakers_of)
-    speakers = sorted({speakers_of[utterance] for utterance in lists["train"]} & known) or ["unknown"]
+    speakers = sorted({speakers_of[utterance] for utterance in lists["train"]} & known) or [UNKNOWN]
     label_ids = {label: number for number, label in enumerate(labels)}
     speaker_ids = {speaker: number for number, speaker in enumerate(speakers) if speaker in known}
 

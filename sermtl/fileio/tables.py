@@ -132,6 +132,10 @@ def spk2utt_of(utt2spk: Mapping[str, str]) -> dict[str, str]:
     return {speaker: " ".join(utts) for speaker, utts in spk2utt.items()}
 
 
+UNKNOWN = "unknown"
+"""The speaker of all utterances of unknown speakers, in scores and lists; their ids begin with it."""
+
+
 def known_speakers(utt2spk: Mapping[str, str]) -> set[str]:
     """The speakers of more than one utterance.
 

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from sermtl.errors import UserError
 from sermtl.fileio.files import load_json
-from sermtl.fileio.tables import known_speakers, read_list, read_table
+from sermtl.fileio.tables import UNKNOWN, known_speakers, read_list, read_table
 from sermtl.report import curves as logs
 from sermtl.report import figures
 from sermtl.report.document import Cell, Estimate, Table
@@ -109,7 +109,7 @@ def picture(family: Family, data: Path, read: Callable[[str], np.ndarray]) -> tu
             vectors = speaker_probe.embeddings(setting.first.path / fold / f"decode_{part}", utts, read)
             points, shares = speaker_probe.principal_plane(vectors)
             title = f"{setting.name} ({100 * shares.sum():.0f} % of variance)"
-            names = [speakers[u] if speakers[u] in known else "unknown" for u in utts]
+            names = [speakers[u] if speakers[u] in known else UNKNOWN for u in utts]
             clouds.append((title, points, names, [emotions.get(u) or "none" for u in utts]))
     except (UserError, KeyError) as error:
         return f"embeddings cannot be read: {error}"

@@ -14,7 +14,7 @@ from sermtl.errors import UserError
 from sermtl.fileio import stamp as stamps
 from sermtl.fileio.files import write_text
 from sermtl.fileio.stamp import fold_roots
-from sermtl.fileio.tables import known_speakers, read_list, read_table
+from sermtl.fileio.tables import UNKNOWN, known_speakers, read_list, read_table
 from sermtl.score import metrics
 from sermtl.score.score_files import Utterance, read_audit, read_labels, read_scores, read_utterances, write_utterances
 
@@ -23,8 +23,6 @@ AUDIT_WORDS = (
     "majority_share", "broken", "warnings", "speaker_unknown",
 )  # fmt: skip
 """A figure of ``audit.json`` whose name holds one of these is copied into the scores."""
-UNKNOWN = "unknown"
-"""The speaker of all utterances of unknown speakers, in scores."""
 # Settings that may differ from fold to fold without making the folds another experiment.
 FOLD_OWN = frozenset({"fold", "inputs", "num_workers", "in_memory", "accum_grad"})
 
