@@ -90,7 +90,7 @@ if ((stage <= 3 && stop_stage >= 3)) && ! skipped 3 && ! ${dry_run}; then trains
 resolved=$(python3 -m sermtl.bin.settings --config "${train_config}" --inference_config "${inference_config}" \
     --corpus "${corpus_name}" --protocol "${protocol}" --trains "${trains}" --set ${settings[@]+"${settings[@]}"})
 read_values auto_tag feats_type speeds token_type nbpe dump_name short_folds speakers_default <<<"${resolved}"
-set_job_options # nj dump_nj ngpu num_threads cores slots, and from conf/cmd.sh's commands dump_cmd fold_cmd infer_cmd
+set_job_options # nj dump_nj ngpu fold_ngpu num_threads cores, and of conf/cmd.sh's commands dump_cmd fold_cmd infer_cmd
 
 # Directories
 data=${datadir}/${corpus_name} folds_dir=${datadir}/${corpus_name}/folds/${protocol}
@@ -119,7 +119,7 @@ if ((stop_stage == 1)); then finish; fi
 
 select_folds "${folds:-all}" "${folds_dir}/folds"
 fold_jobs=${#fold_names[@]} # of training and decoding; folds of seconds share a process, whose start takes as long
-if ${short_folds} && [[ ${cmd_backend} == local ]]; then fold_jobs=$((fold_jobs < slots ? fold_jobs : slots)); fi
+if ${short_folds} && [[ ${cmd_backend} == local ]]; then fold_jobs=$((fold_jobs < cores ? fold_jobs : cores)); fi
 num_threads=${num_threads:-$((fold_jobs < cores ? cores / fold_jobs : 1))}
 paths=(--data "${data}" --folds_dir "${folds_dir}" --dump "${dump}" --tokens "${tokens}" --exp "${exp}"
     --folds "${fold_names[@]}")
@@ -147,7 +147,7 @@ if ((stage <= 3 && stop_stage >= 3)) && ! skipped 3; then
     require_current 3 "${made_from[@]}"
     start_stage 3 "training: ${dump}/ -> ${exp}/ (${fold_names[*]})"
     submit "${fold_cmd} --num_threads ${num_threads} JOB=1:${fold_jobs}" "${exp}/log/train.JOB.log" \
-        python3 -m sermtl.bin.train --config "${train_config}" "${fold_job[@]}" --ngpu "${ngpu}" \
+        python3 -m sermtl.bin.train --config "${train_config}" "${fold_job[@]}" --ngpu "${fold_ngpu}" \
         --num_nodes "${num_nodes}" --set ${settings[@]+"${settings[@]}"}
 fi
 
@@ -155,7 +155,7 @@ if ((stage <= 4 && stop_stage >= 4)) && ! skipped 4; then
     require_current 4 "${made_from[@]}"
     start_stage 4 "decoding: ${exp}/*/model.safetensors -> ${exp}/*/decode_test/"
     submit "${infer_cmd} --num_threads ${num_threads} JOB=1:${fold_jobs}" "${exp}/log/decode.JOB.log" \
-        python3 -m sermtl.bin.decode --config "${inference_config}" "${fold_job[@]}" --ngpu "$((ngpu > 0))"
+        python3 -m sermtl.bin.decode --config "${inference_config}" "${fold_job[@]}" --ngpu "$((fold_ngpu > 0))"
 fi
 
 if ((stage <= 5 && stop_stage >= 5)) && ! skipped 5; then

@@ -26,12 +26,11 @@ check_options() {
     if ((stage > stop_stage)); then die 2 "nothing to do: --stage ${stage} is after --stop_stage ${stop_stage}"; fi
 }
 
-# set_job_options: cores; slots, the jobs of an upstream that this machine runs at once; defaults of nj, dump_nj, ngpu
-# and num_threads; dump_cmd, fold_cmd and infer_cmd, the commands of conf/cmd.sh with their options, for stage 2,
-# training and decoding.
+# set_job_options: cores; defaults of nj, dump_nj, ngpu and num_threads; fold_ngpu, the GPUs of training and decoding;
+# dump_cmd, fold_cmd and infer_cmd, the commands of conf/cmd.sh with their options, for stage 2, training and decoding.
 set_job_options() {
-    local gpus
-    cores=$(env -u OMP_NUM_THREADS nproc) slots=${cores} dump_nj=${nj}
+    local gpus shared=
+    cores=$(env -u OMP_NUM_THREADS nproc) dump_nj=${nj}
     if [[ ${cmd_backend} == local ]]; then
         nj=${nj:-${cores}}
         gpus=$(nvidia-smi -L 2>/dev/null | grep -c '^GPU ') || true
@@ -39,23 +38,24 @@ set_job_options() {
             gpus=$(tr ',' '\n' <<<"${CUDA_VISIBLE_DEVICES}" | grep -cvxE -e '|-1|NoDevFiles') || true
         fi
         ngpu=${ngpu:-$((gpus > 0))}
-        if ((ngpu)); then slots=$((gpus > ngpu ? gpus / ngpu : 1)) slots=$((slots * jobs_per_gpu)); fi
         # Each job on a GPU loads the upstream first: no more of them than run at once.
-        if ((ngpu)) && [[ ${feats_type} == stored ]]; then dump_nj=${dump_nj:-${slots}}; fi
+        if ((ngpu)) && [[ ${feats_type} == stored ]]; then dump_nj=${dump_nj:-$(((gpus > 1 ? gpus : 1) * jobs_per_gpu))}; fi
     else
         # The head node's cores and GPUs say nothing about the cluster's.
         nj=${nj:-8} ngpu=${ngpu:-1} num_threads=${num_threads:-$((ngpu > 1 ? ngpu : 1))}
     fi
     dump_nj=${dump_nj:-${nj}}
-    dump_cmd=${train_cmd} fold_cmd=${train_cmd} infer_cmd=${decode_cmd}
-    if ((ngpu)); then
-        fold_cmd="${cuda_cmd} --gpu ${ngpu}" infer_cmd="${cuda_cmd} --gpu 1"
-    fi
+    dump_cmd=${train_cmd} fold_cmd=${train_cmd} infer_cmd=${decode_cmd} fold_ngpu=${ngpu}
     if ((ngpu && jobs_per_gpu > 1)); then
         if [[ ${cmd_backend} != local ]]; then die 2 "--jobs_per_gpu ${jobs_per_gpu}: only with --cmd_backend local"; fi
-        fold_cmd+=" --jobs_per_gpu ${jobs_per_gpu}" infer_cmd+=" --jobs_per_gpu ${jobs_per_gpu}"
+        shared=" --jobs_per_gpu ${jobs_per_gpu}"
     fi
-    if ((ngpu)) && [[ ${feats_type} == stored ]]; then dump_cmd=${infer_cmd}; fi
+    if ((ngpu)) && [[ ${feats_type} == stored ]]; then dump_cmd="${cuda_cmd} --gpu 1${shared}"; fi
+    # Heads on pooled vectors are so small that a GPU would only wait.
+    if ${short_folds}; then fold_ngpu=0; fi
+    if ((fold_ngpu)); then
+        fold_cmd="${cuda_cmd} --gpu ${ngpu}${shared}" infer_cmd="${cuda_cmd} --gpu 1${shared}"
+    fi
     if ((num_nodes > 1)); then
         if [[ ${cmd_backend} != slurm ]]; then die 2 "--num_nodes ${num_nodes}: only with --cmd_backend slurm"; fi
         fold_cmd+=" --num_nodes ${num_nodes}"

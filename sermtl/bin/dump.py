@@ -12,14 +12,13 @@ from __future__ import annotations
 import argparse
 import functools
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
 from sermtl.audio.features import fbank
 from sermtl.config import TrainConfig, load_config
-from sermtl.data.dump import Dump
+from sermtl.data.dump import Dump, Features
 from sermtl.data.names import check_dump_name
 from sermtl.errors import command
 
@@ -53,10 +52,11 @@ def main() -> int:
     return 0
 
 
-def features(config: TrainConfig | None, args: argparse.Namespace) -> Callable[[np.ndarray], np.ndarray]:
-    """What is dumped of samples; with a configuration the outputs of the frozen part of its upstream."""
+def features(config: TrainConfig | None, args: argparse.Namespace) -> tuple[Features, int]:
+    """What is dumped of samples, and of how many utterances at once; see `sermtl.data.dump.Dump.write_part`."""
     if config is None:
-        return fbank if args.feats_type == "fbank" else np.asarray
+        make = fbank if args.feats_type == "fbank" else np.asarray
+        return lambda wavs: {key: make(samples_S) for key, samples_S in wavs.items()}, 1
     from sermtl.data.stored_features import stored_features  # PyTorch takes seconds to import
 
     return stored_features(config, args.ngpu, args.data, args.out, args.speed)

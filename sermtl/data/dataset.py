@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import chain
+from itertools import chain, pairwise
 from statistics import median
 
 import numpy as np
@@ -48,6 +48,11 @@ class Example:
     def size(self) -> int:
         """What batches are sorted by."""
         return self.samples or self.length
+
+    @cached_property
+    def ctc_frames(self) -> int:
+        """Frames that CTC needs for the tokens: one each, and a blank between equal neighbours."""
+        return len(self.tokens) + sum(a == b for a, b in pairwise(self.tokens))
 
 
 class FoldDataset(Dataset):
@@ -144,7 +149,7 @@ class FoldDataset(Dataset):
         lengths = [len(features) for features in inputs]
         frames = [geometry.frames(length) for length in lengths]
         tokens = [
-            example.tokens if ctc_frames(example.tokens) <= count else ()
+            example.tokens if example.ctc_frames <= count else ()
             for example, count in zip(examples, frames, strict=True)
         ]
         return Batch(
@@ -174,11 +179,6 @@ def read_dumped(example: Example, feats_type: str) -> np.ndarray:
             "meanwhile; rerun ./run.sh --stage 2, then the same command"
         )
     return values
-
-
-def ctc_frames(tokens: Sequence[int]) -> int:
-    """Frames that CTC needs for these tokens: one each, and a blank between equal neighbours."""
-    return len(tokens) + sum(a == b for a, b in zip(tokens, tokens[1:], strict=False))
 
 
 def _stack(arrays: Sequence[np.ndarray], length: int) -> torch.Tensor:

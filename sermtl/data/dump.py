@@ -7,9 +7,10 @@ is whole and was made from the same audio is kept, so that a killed stage goes o
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,8 @@ SHOWN = 10
 """Broken utterances that a message names."""
 TABLES = ("scp", "lengths", "samples", "digests")
 """Beside a part's ark; merged, the four tables of the dump directory."""
+Features = Callable[[Mapping[str, np.ndarray]], Mapping[str, np.ndarray]]
+"""Makes features (T, F) of int16 samples (S,), by utterance."""
 
 
 @dataclass(frozen=True)
@@ -63,13 +66,13 @@ class Dump:
             digest.update(f"{tuple(span)} {stat}\n".encode())
         return Stamp(self.out / "parts" / f"{job}.json", CODE_VERSION, {"made_from": digest.hexdigest()}, {})
 
-    def write_part(self, job: int, allow_pipes: bool, load: Callable[[], Callable[[np.ndarray], np.ndarray]]) -> None:
+    def write_part(self, job: int, allow_pipes: bool, load: Callable[[], tuple[Features, int]]) -> None:
         """Write ``parts/<job>.{ark,scp,lengths,samples,digests}`` and their stamp.
 
         Args:
             job: The part.
             allow_pipes: Run the commands of wav.scp.
-            load: Gives what makes features (T, F) of int16 samples (S,); not called for a part that is there already.
+            load: Gives what makes features, and of how many utterances at once; not called for a part that is there.
 
         Raises:
             UserError: Audio files cannot be read (the first ten are named, all of them on stdout), or the ark does
@@ -79,25 +82,17 @@ class Dump:
         if not made.changed():
             print(f"nothing changed: {stem}.ark ({len(part)} utterances)")
             return
-        features = load()
-        prefix = "" if self.speed == 1.0 else f"sp{self.speed:g}-"
+        features, at_once = load()
         lengths: dict[str, int] = {}
         sizes: dict[str, int] = {}
         digests: dict[str, str] = {}
         broken: list[str] = []
         with write_ark(f"{stem}.ark") as writer:
-            for name, samples in read_all(part, allow_pipes):
-                if isinstance(samples, UserError):
-                    broken.append(f"  {name}: {samples}")
-                elif not broken:
-                    key = prefix + name
-                    samples = samples if self.speed == 1.0 else change_speed(samples, self.speed)
-                    try:
-                        values = features(samples)
-                    except UserError as error:
-                        raise UserError(f"{key}: {error}") from error
+            readable = self._readable(part, allow_pipes, broken)
+            while wavs := dict(islice(readable, at_once)):
+                for key, values in features(wavs).items():
                     write_one(writer, key, values)
-                    lengths[key], sizes[key], digests[key] = len(values), len(samples), checksum(values)
+                    lengths[key], sizes[key], digests[key] = len(values), len(wavs[key]), checksum(values)
             if broken:
                 raise UserError(self.unreadable(broken, len(part)))
         for key, entry in writer.scp.items():
@@ -109,6 +104,18 @@ class Dump:
             write_table(f"{stem}.{suffix}", table)
         made.finish(Path(f"{stem}.{suffix}") for suffix in ("ark", *TABLES))
         print(f"part {job}: {len(part)} utterances written to {stem}.ark")
+
+    def _readable(
+        self, part: list[AudioSpan], allow_pipes: bool, broken: list[str]
+    ) -> Iterator[tuple[str, np.ndarray]]:
+        """Ids and samples until one cannot be read; from there on only what else is to be listed as broken."""
+        for name, samples in read_all(part, allow_pipes):
+            if isinstance(samples, UserError):
+                broken.append(f"  {name}: {samples}")
+            elif not broken and self.speed == 1.0:
+                yield name, samples
+            elif not broken:
+                yield f"sp{self.speed:g}-{name}", change_speed(samples, self.speed)
 
     def unreadable(self, broken: list[str], count: int) -> str:
         """The message about utterances that cannot be read; prints them all where they are many."""

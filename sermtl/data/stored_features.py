@@ -1,16 +1,16 @@
 """Stored outputs of the frozen part of an upstream (``--feats_type stored``): computing and sizing them.
 
-An utterance goes through the upstream alone, so nothing is padded, and what is stored is the same in any dump.
+On a CPU an utterance goes through the upstream alone, so nothing is padded. A GPU takes several at once.
 `sermtl.data.names` says which form is stored, and where.
 
-Shape suffixes: S samples, T frames, D values of a frame, n states, P pooled values of a state.
+Shape suffixes: B utterances, S samples, T frames, D values of a frame, n states, P pooled values of a state.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +28,9 @@ from sermtl.model.out_of_memory import is_exhausted
 from sermtl.model.precision import use_whole_float32
 from sermtl.model.upstreams.load import load_upstream
 from sermtl.seeding import derive_seed
+
+GPU_BATCH = 16
+"""Utterances that go through the upstream at once on a GPU, which else waits for what starts its computations."""
 
 
 class StoredFeatures:
@@ -55,33 +58,40 @@ class StoredFeatures:
         self._waveform = FrontEnd("raw", self.upstream.normalize, "", self.upstream.geometry).waveform
 
     @torch.inference_mode()
-    def __call__(self, samples_S: np.ndarray) -> np.ndarray:
-        """Float32 frames (T, D), or pooled vectors (n, P), for int16 samples.
+    def __call__(self, wavs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Float32 frames (T, D), or pooled vectors (n, P), for utterances of int16 samples (S,).
 
         Raises:
-            UserError: They do not fit the memory.
+            UserError: One of them does not fit the memory.
         """
-        wav_S = torch.from_numpy(self._waveform(samples_S))
-        missing = max(0, self.upstream.geometry.receptive_field - len(wav_S))
-        wav_1S = torch.nn.functional.pad(wav_S, (0, missing))[None].to(self.device)
+        lengths = [len(samples_S) for samples_S in wavs.values()]
+        wavs_BS = np.zeros((len(wavs), max(*lengths, self.upstream.geometry.receptive_field)), np.float32)
+        for row, (length, samples_S) in enumerate(zip(lengths, wavs.values(), strict=True)):
+            wavs_BS[row, :length] = self._waveform(samples_S)
         try:
-            values = self._outputs(wav_1S, torch.tensor([len(samples_S)], device=self.device))
+            on_device = torch.from_numpy(wavs_BS).to(self.device), torch.tensor(lengths, device=self.device)
+            values = [each.float().cpu().numpy() for each in self._outputs(*on_device)]
         except RuntimeError as error:
             if not is_exhausted(error):
                 raise
+            if len(wavs) > 1:
+                return {key: self({key: samples_S})[key] for key, samples_S in wavs.items()}
             raise UserError(
-                f"out of memory with an utterance of {len(samples_S) / SAMPLE_RATE:.1f} s: {error}; give stage 2 a "
-                "machine with more memory (--ngpu 0 uses the host's), or leave such utterances out"
+                f"{next(iter(wavs))}: out of memory with an utterance of {lengths[0] / SAMPLE_RATE:.1f} s: {error}; "
+                "give stage 2 a machine with more memory (--ngpu 0 uses the host's), or leave such utterances out"
             ) from error
-        return values.float().cpu().numpy()
+        return dict(zip(wavs, values, strict=True))
 
-    def _outputs(self, wav_1S: torch.Tensor, length_1: torch.Tensor) -> torch.Tensor:
+    def _outputs(self, wavs_BS: torch.Tensor, lengths_B: torch.Tensor) -> list[torch.Tensor]:
         if self.form == "front":
-            return self.upstream.front(wav_1S, length_1)[0][0]
-        states, frames_1 = self.upstream(wav_1S, length_1)
+            front_BTC, frames_B = self.upstream.front(wavs_BS, lengths_B)
+            states = [front_BTC]
+        else:
+            states, frames_B = self.upstream(wavs_BS, lengths_B)
         if self.form.startswith("pooled"):
-            return torch.cat([pool(state, frames_1, self.pooling) for state in states])
-        return torch.cat(states, 2)[0]
+            return list(torch.stack([pool(state, frames_B, self.pooling) for state in states], 1))
+        joined_BTD = torch.cat(states, 2)
+        return [frames_TD[:frames] for frames_TD, frames in zip(joined_BTD, frames_B.tolist(), strict=True)]
 
     @property
     def described(self) -> str:
@@ -105,11 +115,11 @@ class StoredFeatures:
         return sum(64 + 4 * values * upstream.geometry.frames(length) for length in samples)
 
 
-def stored_features(config: TrainConfig, ngpu: int, data: Path, out: Path, speed: float) -> StoredFeatures:
-    """The frozen part of the upstream, where its outputs fit the disk of ``out``; their size is printed.
+def stored_features(config: TrainConfig, ngpu: int, data: Path, out: Path, speed: float) -> tuple[StoredFeatures, int]:
+    """The frozen part of the upstream, and of how many utterances at once; prints the size of what is stored.
 
     Raises:
-        UserError: They do not, or PyTorch sees no GPU and one is asked for.
+        UserError: The disk of ``out`` is too small, or PyTorch sees no GPU and one is asked for.
     """
     check_gpus(ngpu)
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")  # read at its first use; it grows with each length
@@ -123,7 +133,7 @@ def stored_features(config: TrainConfig, ngpu: int, data: Path, out: Path, speed
     if cut := features.upstream.count_cut(samples):
         print(f"{cut} utterances are longer than the upstream takes at once: encoded in windows, without overlap")
     check_space(out, size)
-    return features
+    return features, GPU_BATCH if ngpu else 1
 
 
 def check_space(out: Path, needed: int) -> None:

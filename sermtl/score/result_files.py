@@ -110,7 +110,7 @@ def results_md(tag: str, scores: Mapping[str, Any]) -> str:
         "Pooled: counts summed over folds, then divided. Each table also has the mean over folds.\n",
     ]
     parts += [f"{note}.\n"] if (note := never_trained(scores)) else []
-    parts += [_metric(scores, rate, name) for rate, name in metrics.RATES.items()]
+    parts += [_metric(scores, key, name) for key, name in metrics.RATES.items()]
     ser, spk = scores["ser"], scores["spk"]
     if spk["acc"] is None:
         parts.append(f"## Speaker head\n\nAccuracy undefined: {spk['reason']}.\n")

@@ -389,12 +389,35 @@ def test_an_utterance_that_does_not_fit_the_memory_is_reported(front, monkeypatc
         raise torch.OutOfMemoryError("no memory left")
 
     monkeypatch.setattr(features.upstream, "front", full)
-    with pytest.raises(stored_features.UserError, match="out of memory with an utterance of 2.0 s"):
-        features(np.zeros(32000, dtype=np.int16))
+    with pytest.raises(stored_features.UserError, match="u2: out of memory with an utterance of 2.0 s"):
+        features({"u2": np.zeros(32000, dtype=np.int16)})
+
+
+@pytest.mark.parametrize("geometry", GEOMETRIES)
+@pytest.mark.parametrize("form", ["front", "1", "pooled mean_std", "states"])
+@pytest.mark.parametrize("fits", [3, 1])
+def test_several_utterances_at_once_are_stored_as_each_alone(corpus, monkeypatch, geometry, form, fits):
+    features = StoredFeatures(Stored(corpus, geometry, form).settings(), CPU)
+    random, whole = np.random.default_rng(0), features.upstream.front
+    sizes = {"a": 9000, "b": 100, "c": 20000}
+    wavs = {key: random.integers(-9000, 9000, size).astype(np.int16) for key, size in sizes.items()}
+
+    def small(inputs, lengths_B):
+        if len(inputs) > fits:
+            raise torch.OutOfMemoryError("no memory left")
+        return whole(inputs, lengths_B)
+
+    alone = {key: features({key: samples})[key] for key, samples in wavs.items()}
+    monkeypatch.setattr(features.upstream, "front", small)
+    together = features(wavs)
+    assert list(together) == list(wavs)
+    for key, values in together.items():
+        assert values.shape == alone[key].shape
+        np.testing.assert_allclose(values, alone[key], atol=1e-4)
 
 
 @pytest.mark.parametrize("geometry", GEOMETRIES)
 @pytest.mark.parametrize("form, shape", [("front", None), ("1", (1, 16)), ("pooled mean_std", (4, 32))])
 def test_an_utterance_shorter_than_a_frame_has_one(corpus, geometry, form, shape):
     features = StoredFeatures(Stored(corpus, geometry, form).settings(), CPU)
-    assert features(np.ones(3, dtype=np.int16)).shape == (shape or (1, features.upstream.front_size))
+    assert features({"u": np.ones(3, dtype=np.int16)})["u"].shape == (shape or (1, features.upstream.front_size))

@@ -65,6 +65,13 @@ def test_stored_features_are_made_by_as_many_jobs_as_gpus_run_at_once(recipe: Pa
     assert "JOB=1:5 " in run(recipe, *words, "--nj", "5").stdout
 
 
+def test_heads_on_pooled_vectors_are_trained_without_a_gpu(recipe: Path) -> None:
+    words = ["--stage", "3", "--stop_stage", "4", "--dry_run", "true", "--folds", "01F", "--ngpu", "1", "--upstream"]
+    for config, gpus in (("frozen", 0), ("top", 1)):
+        said = run(recipe, *words, "tiny", "--train_config", f"conf/{config}.yaml").stdout.partition("Stage 3")[2]
+        assert said.count(f"--ngpu {gpus}") == 2 and said.count("run.pl --gpu 1 ") == 2 * gpus
+
+
 def test_stages_are_skipped_however_they_are_written(recipe: Path) -> None:
     words = ["--stage", "2", "--stop_stage", "5", "--dry_run", "true", "--folds", "01F", "--skip_stages", "2\n4\t5"]
     said = run(recipe, *words).stdout

@@ -12,6 +12,7 @@ from typing import Any
 from sermtl import torchaudio_compat  # noqa: F401 (before transformers)
 
 # isort: on
+import transformers
 from transformers import AutoConfig, PretrainedConfig
 from transformers.utils import cached_file
 from transformers.utils.logging import disable_progress_bar
@@ -34,6 +35,8 @@ FAMILIES = {
 OUR_KEYS = {"input_bands": 0, "normalize": True, "kept_layers": None}
 """What a configuration has beside transformers' own keys, and the defaults."""
 log = logging.getLogger(__name__)
+# Its text generation would import scikit-learn, which takes a quarter of each start.
+transformers.utils.is_sklearn_available = lambda: False
 
 
 def load_upstream(name: str) -> Upstream:
