@@ -47,6 +47,8 @@ nbpe=                             # size of the bpe vocabulary
 alpha=                            # weight of the CTC loss
 beta=                             # scale of the speaker head's gradient at the encoder
 grl=                              # reverse or forward
+spk_norm=                         # grl (beta), none, erase, standardise, or erase+standardise
+enrol=                            # other utterances of a test speaker that standardise gets: a number, half or all
 seed=                             # seed of all random draws
 tag=                              # name of the experiment (default: made from its settings)
 # Machine
@@ -82,7 +84,7 @@ if [[ ${corpus} == mini && ${protocol} == speaker ]]; then folds=${folds:-01F}; 
 if [[ -z ${train_config} && -f conf/${corpus}.yaml ]]; then train_config=conf/${corpus}.yaml; fi
 train_config=${train_config:-conf/train.yaml}
 read -rd '' -a settings <<<"${train_args//--set /}" || true # over all lines
-for name in upstream feats_type token_type nbpe alpha beta grl seed; do
+for name in upstream feats_type token_type nbpe alpha beta grl spk_norm enrol seed; do
     if [[ -n ${!name} ]]; then settings+=("${name}=${!name}"); fi
 done
 trains=false

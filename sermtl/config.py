@@ -7,7 +7,7 @@ import difflib
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import yaml
 
@@ -15,10 +15,9 @@ from sermtl.errors import UserError
 
 T = TypeVar("T")
 DEEPEST = 20  # values within values of a YAML file; settings need three
-NOT_NEGATIVE = ["alpha", "beta", "save_minutes", "weight_decay", "grad_clip", "adam_eps"]
-NOT_NEGATIVE += ["freq_masks", "time_masks", "num_workers", "projection", "updates", "head_learning_rate"]
-POSITIVE = ["epochs", "batch_size", "bucket_batches", "accum_grad", "freq_mask_width", "time_mask_width", "nbpe"]
-"""Settings of training that take 0 or more, and 1 or more."""
+LEAST = dict.fromkeys(("alpha", "beta", "save_minutes", "weight_decay", "grad_clip", "adam_eps", "spk_shrink"), 0)
+LEAST |= dict.fromkeys(("freq_masks", "time_masks", "num_workers", "projection", "updates", "head_learning_rate"), 0)
+LEAST |= dict.fromkeys("epochs batch_size bucket_batches accum_grad freq_mask_width time_mask_width nbpe".split(), 1)
 GONE = {"freeze_feature_encoder": "give freeze: conv for true, freeze: none for false"}  # of earlier versions
 
 
@@ -28,17 +27,28 @@ class TrainConfig:
 
     upstream: str = "facebook/wav2vec2-base"
     """A transformers model id or folder, or a geometry ``conf/upstream/<name>.yaml`` (from scratch)."""
-    feats_type: str = "raw"
+    feats_type: Literal["raw", "fbank", "stored"] = "raw"
     """What training reads: ``raw`` waveforms, ``fbank`` (80 log-mel bands, 10 ms), or ``stored``: what the frozen part
     of the upstream makes of each utterance, which stage 2 computes once."""
     alpha: float = 0.1
     """Weight of the CTC loss; 0 trains without characters."""
     beta: float = 0.1
     """Scale of the speaker head's gradient at the encoder; at 0 the encoder gets no gradient of the speaker loss."""
-    grl: str = "reverse"
+    grl: Literal["reverse", "forward"] = "reverse"
     """``reverse`` multiplies that gradient by -beta (adversarial), ``forward`` by +beta."""
-    grl_schedule: str = "constant"
+    grl_schedule: Literal["constant", "dann"] = "constant"
     """``constant``, or ``dann``: beta times 2 / (1 + exp(-10 p)) - 1 over training progress p."""
+    spk_norm: Literal["none", "grl", "erase", "standardise", "erase+standardise"] = "grl"
+    """Speaker normalisation: by the gradient of ``beta`` (``grl``); by a linear map that hides the training speakers
+    (``erase``); by each speaker's own statistics of other, unlabelled utterances (``standardise``)."""
+    spk_statistics: Literal["mean", "mean_std"] = "mean"
+    """What ``standardise`` takes of a speaker: means, or deviations too."""
+    spk_shrink: float = 5.0
+    """k: a speaker's statistics of n utterances count n / (n + k), the corpus's the rest."""
+    enrol: str = "all"
+    """How many other utterances of a test speaker ``standardise`` gets: a number, ``half``, or ``all``."""
+    speaker_head: Literal["linear", "mlp"] = "linear"
+    """Of standardised vectors: a linear layer, or one with a hidden layer of 256 before it."""
     freeze: str = "none"
     """What keeps its weights: ``none``, ``conv`` (the convolutional front), a number k (front, projection, positions
     and the first k layers; heads then read states from k on), or ``all``. It runs in evaluation mode, without
@@ -50,15 +60,15 @@ class TrainConfig:
     """The same for the characters' head; empty: as ``layers``."""
     projection: int = 0
     """Size of a linear layer between what is pooled (or, for characters, a frame) and the heads; 0: none."""
-    pooling: str = "mean"
+    pooling: Literal["mean", "mean_std", "attention"] = "mean"
     """Of an utterance's frames: ``mean``, ``mean_std`` (means and deviations), or learned ``attention``."""
-    pooled_norm: str = "none"
+    pooled_norm: Literal["none", "train"] = "none"
     """``train``: each state and dimension, once pooled, is standardised by the training list; needs freeze all."""
     final_dropout: str = "auto"
     """Share of what the heads read that training drops; ``auto``: what the upstream's configuration says."""
-    class_weights: str = "none"
+    class_weights: Literal["none", "balanced"] = "none"
     """``balanced``: the emotion loss of class c is weighted by n / (C n_c), for n utterances of C classes, n_c of c."""
-    sampling: str = "natural"
+    sampling: Literal["natural", "balanced"] = "natural"
     """``balanced``: a pass draws as many utterances of each class (those of small classes several times)."""
     epochs: int = 100
     """Passes over the training list, or with ``updates`` blocks of so many updates."""
@@ -76,7 +86,7 @@ class TrainConfig:
     """The same of all that is not the upstream; 0: as ``learning_rate``."""
     warmup_ratio: float = 0.1
     """Share of the updates over which the learning rate climbs linearly."""
-    lr_schedule: str = "linear"
+    lr_schedule: Literal["linear", "cosine", "constant"] = "linear"
     """After the warm-up: ``linear`` or ``cosine`` decay to 0 at the last update, or ``constant``."""
     weight_decay: float = 0.0
     """AdamW's decoupled decay, on weight matrices only."""
@@ -86,7 +96,7 @@ class TrainConfig:
     """AdamW's epsilon."""
     grad_clip: float = 1.0
     """Largest norm of an update's gradient; 0 does not clip."""
-    cmvn: str = "utterance"
+    cmvn: Literal["utterance", "speaker", "global"] = "utterance"
     """Mean and variance of fbank are taken by ``utterance``, ``speaker`` or training set (``global``)."""
     norm_vars: bool = True
     """Whether fbank normalisation divides by the deviation too, or takes off the mean only."""
@@ -100,21 +110,21 @@ class TrainConfig:
     """SpecAugment on fbank input: number of time masks."""
     time_mask_width: int = 20
     """Largest width of a time mask, in frames of 10 ms (never over a fifth of the utterance)."""
-    token_type: str = "char"
+    token_type: Literal["char", "bpe"] = "char"
     """``char``, or ``bpe`` trained on the fold's training text."""
     nbpe: int = 100
     """Size of the bpe vocabulary."""
     seed: int = 0
     """Every random draw is a function of (seed, epoch, utterance or update)."""
-    precision: str = "auto"
+    precision: Literal["auto", "float32", "bf16"] = "auto"
     """``float32``, ``bf16`` (autocast), or ``auto``: bf16 on a GPU that has it, and for a pretrained upstream on a CPU
     with AMX or AVX512-BF16, else float32; the same for all folds of an experiment."""
-    layout: str = "auto"
+    layout: Literal["auto", "padded", "packed"] = "auto"
     """Batches: utterances ``padded`` to the longest, ``packed`` end to end, or ``auto``: packed from a width of 256 on,
     where the upstream can be. The outputs are the same; dropout draws other numbers."""
-    select: str = "last"
+    select: Literal["last", "best"] = "last"
     """The model that is scored: the ``last`` epoch's, or the ``best`` on dev by ``select_by``."""
-    select_by: str = "ua"
+    select_by: Literal["ua", "wa"] = "ua"
     """``ua`` or ``wa``."""
     random_dev: float = 0.0
     """Share of train and dev together that is drawn at random as dev; 0: the fold's own lists."""
@@ -136,23 +146,15 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         """Refuse values out of range, naming the key."""
-        _choice(self, "feats_type", "raw", "fbank", "stored")
-        _choice(self, "pooling", "mean", "mean_std", "attention")
-        _choice(self, "pooled_norm", "none", "train")
-        _choice(self, "class_weights", "none", "balanced")
-        _choice(self, "sampling", "natural", "balanced")
-        _choice(self, "select_by", "ua", "wa")
-        _choice(self, "grl", "reverse", "forward")
-        _choice(self, "grl_schedule", "constant", "dann")
-        _choice(self, "lr_schedule", "linear", "cosine", "constant")
-        _choice(self, "cmvn", "utterance", "speaker", "global")
-        _choice(self, "token_type", "char", "bpe")
-        _choice(self, "precision", "auto", "float32", "bf16")
-        _choice(self, "layout", "auto", "padded", "packed")
-        _choice(self, "select", "last", "best")
+        for key, hint in get_type_hints(TrainConfig).items():
+            if get_origin(hint) is Literal:
+                _choice(self, key, *get_args(hint))
         _number_or(self, "freeze", 1, "none", "conv", "all")
         _number_or(self, "layers", 0, "last", "mix")
         _number_or(self, "ctc_layers", 0, "", "last", "mix")
+        _number_or(self, "enrol", 0, "half", "all")
+        takes = f"0 with spk_norm {self.spk_norm}, which reverses no gradient"
+        _check(self, "beta", not self.beta or self.spk_norm == "grl", takes)
         if self.feats_type == "stored" and self.freeze == "none":
             raise UserError("feats_type is 'stored', but freeze is 'none': nothing is frozen that could be stored")
         if self.class_weights == self.sampling == "balanced":
@@ -167,10 +169,8 @@ class TrainConfig:
         if self.final_dropout != "auto":
             share = _typed(TrainConfig, "random_dev", self.final_dropout, "final_dropout")
             _check(self, "final_dropout", 0 <= share < 1, "auto, or a number in [0, 1)")
-        for key in NOT_NEGATIVE:
-            _check(self, key, getattr(self, key) >= 0, "0 or more")
-        for key in POSITIVE:
-            _check(self, key, getattr(self, key) >= 1, "1 or more")
+        for key, least in LEAST.items():
+            _check(self, key, getattr(self, key) >= least, f"{least} or more")
         _check(self, "learning_rate", self.learning_rate > 0, "above 0")
         for key in ("warmup_ratio", "max_nonfinite", "random_dev"):
             _check(self, key, 0 <= getattr(self, key) <= 1, "between 0 and 1")
@@ -205,8 +205,9 @@ def load_config(cls: type[T], path: str | Path, overrides: list[str] | tuple[str
         if not equals or "\n" in text:  # YAML would make a space of a line break
             raise UserError(f"--set {override!r}: expected key=value, in one line")
         typed[key] = _typed(cls, key, _parse(text, f"--set {override}"), f"--set {override}")
+    no_beta = {"beta": 0.0} if cls is TrainConfig and typed.get("spk_norm", "grl") != "grl" else {}
     try:
-        return cls(**typed)
+        return cls(**(no_beta | typed))
     except UserError as error:
         raise UserError(f"{path}{' with --set' if overrides else ''}: {error}") from None
 
@@ -255,7 +256,7 @@ def _typed(cls: type, key: str, value: Any, where: str) -> Any:
         raise UserError(f"{where}: {key} is gone; {GONE[key]}")
     if key not in hints:
         raise UserError(f"{where}: unknown key {key!r}{nearest(key, list(hints))}; known: {', '.join(hints)}")
-    wanted = hints[key]
+    wanted = str if get_origin(hints[key]) is Literal else hints[key]
     if wanted is float and not isinstance(value, bool):
         try:  # YAML 1.1 reads 1e-4 as a string
             number = float(value)
@@ -296,5 +297,4 @@ def _check(config: Any, key: str, holds: bool, takes: str) -> None:
 
 def as_dict(config: Any) -> dict[str, Any]:
     """The settings as plain YAML values."""
-    values = dataclasses.asdict(config)
-    return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(config).items()}

@@ -38,6 +38,8 @@ class Decoded:
     speaker: str
     """The training speaker with the highest logit."""
     embedding_D: np.ndarray
+    pooled_nP: np.ndarray | None = None
+    """The pooled states, where speakers are standardised."""
 
 
 @torch.no_grad()
@@ -50,6 +52,7 @@ def decode(trained: TrainedModel, dataset: FoldDataset, batch_size: int, device:
             posteriors_BC = output.emotion_BC.double().softmax(-1).cpu().numpy()
             speakers_B = output.speaker_BS.argmax(-1).tolist()
             embeddings_BD = output.vector_BM.float().cpu().numpy()
+            pooled = [None] * len(batch.utterances) if output.pooled_BnP is None else output.pooled_BnP.cpu().numpy()
             texts = greedy_texts(output, trained.tokenizer)
             for row, utterance in enumerate(batch.utterances):
                 yield Decoded(
@@ -58,6 +61,7 @@ def decode(trained: TrainedModel, dataset: FoldDataset, batch_size: int, device:
                     text=texts[row],
                     speaker=trained.speakers[speakers_B[row]],
                     embedding_D=embeddings_BD[row],
+                    pooled_nP=pooled[row] if model.vector.speaker_norm.standardises else None,
                 )
 
 

@@ -1,12 +1,24 @@
-"""Gradient reversal (Ganin et al. 2016), with a scale of either sign."""
+"""Gradient reversal (Ganin et al. 2016) with a scale of either sign, and the speaker head that it stands before.
+
+Shape suffixes: B batch, M values of what the head reads, S speakers, H hidden.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+HIDDEN = 256
+"""Of ``speaker_head: mlp``."""
+SLOWEST = 0.01
+"""Share of an update in the running moments, once there were enough updates."""
+EPSILON = 1e-3
+"""Under the root of a variance."""
 
 
 class _ScaleGradient(torch.autograd.Function):
@@ -36,3 +48,69 @@ def reversal_scale(beta: float, grl: str, schedule: str, progress: float) -> flo
     """
     ramp = 2.0 / (1.0 + math.exp(-10.0 * progress)) - 1.0 if schedule == "dann" else 1.0
     return beta * ramp * (-1.0 if grl == "reverse" else 1.0)
+
+
+class SpeakerHead(nn.Linear):
+    """A linear layer, or with a hidden layer before it, whose input is standardised by running moments.
+
+    Pooled vectors lie far from 0 in comparison with how they differ, and a head that reads them as they are learns
+    little. The moments are those of the updates before, so that an utterance's loss does not depend on its batch.
+
+    Args:
+        size: M.
+        speakers: S.
+        kind: ``linear`` or ``mlp``.
+        standardises: Whether the input is standardised; models of earlier versions are not.
+    """
+
+    def __init__(self, size: int, speakers: int, kind: str = "linear", standardises: bool = True):
+        super().__init__(HIDDEN if kind == "mlp" else size, speakers)
+        self.hidden = nn.Linear(size, HIDDEN) if kind == "mlp" else None
+        self.standardises = standardises
+        self.updates: Tensor
+        self.mean_M: Tensor
+        self.variance_M: Tensor
+        self.seen: Tensor
+        if standardises:
+            self.register_buffer("updates", torch.zeros(()))
+            self.register_buffer("mean_M", torch.zeros(size))
+            self.register_buffer("variance_M", torch.ones(size))
+            self.register_buffer("seen", torch.zeros(2 * size + 1, dtype=torch.float64), persistent=False)
+
+    def forward(self, vector_BM: Tensor) -> Tensor:
+        """Logits (B, S)."""
+        if self.standardises:
+            if self.training:
+                values_BM = vector_BM.detach().double()
+                rows = values_BM.new_full((1,), len(values_BM)), values_BM.sum(0), values_BM.square().sum(0)
+                self.seen += torch.cat(rows)
+            vector_BM = (vector_BM - self.mean_M) / (self.variance_M + EPSILON).sqrt()
+        if self.hidden is not None:
+            vector_BM = F.relu(self.hidden(vector_BM))
+        return super().forward(vector_BM)
+
+    def begin_update(self) -> None:
+        """Forget what was seen since the last update, of parts that did not fit the memory."""
+        if self.standardises:
+            self.seen.zero_()
+
+    @torch.no_grad()
+    def follow(self, add: Callable[[Tensor], Tensor], finite: Tensor) -> None:
+        """Take what the parts of an update held into the running moments.
+
+        Args:
+            add: Adds a tensor up over all processes.
+            finite: Whether the update counts, on the device.
+        """
+        if not self.standardises:
+            return
+        seen = add(self.seen)
+        count, (total_M, squares_M) = seen[0].clamp(min=1), seen[1:].view(2, -1)
+        mean_M = total_M / count
+        variance_M = (squares_M / count - mean_M.square()).clamp(min=0)
+        share = torch.where(finite, (1 / (self.updates + 1)).clamp(min=SLOWEST), 0.0)
+        between_M = (mean_M - self.mean_M).square() * share * (1 - share)
+        for moment_M, new_M in ((self.mean_M, mean_M), (self.variance_M, variance_M)):
+            moment_M.copy_(torch.where(finite, torch.lerp(moment_M.double(), new_M, share.double()), moment_M.double()))
+        self.variance_M += torch.where(finite, between_M, 0.0).float()
+        self.updates += finite.float()

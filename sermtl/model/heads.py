@@ -1,9 +1,10 @@
 """What the heads read: which hidden states, mixed, pooled over frames, standardised and projected.
 
-    states (n of B, T, D) -> pooled over own frames (B, n, P) -> standardised -> mixed (B, P) -> projected -> dropout
+    states (n of B, T, D) -> pooled over own frames (B, n, P) -> standardised -> without what is the speaker's
+    (`sermtl.model.speaker_norm`) -> mixed (B, P) -> projected -> dropout
 
 Pooling comes first, so that means and deviations of frames can be stored once for all settings; a mean, a mix and a
-projection may be taken in any order. Attention looks at frames, so it pools what is mixed already.
+projection may be taken in any order. Attention looks at frames, so it pools what is mixed already: n is 1 then.
 
 Shape suffixes: B batch, T frames, D hidden, n states, P pooled values of a state, M values after the projection.
 """
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 from sermtl.config import TrainConfig
 from sermtl.errors import UserError
 from sermtl.model.padded import own_frames
+from sermtl.model.speaker_norm import SpeakerNorm
 
 EPSILON = 1e-5
 """Under the root of a variance."""
@@ -36,6 +38,12 @@ class HeadSettings:
     projection: int = 0
     pooling: str = "mean"
     standardise: bool = False
+    spk_norm: str = "none"
+    spk_statistics: str = "mean"
+    spk_shrink: float = 0.0
+    speaker_head: str = "linear"
+    speaker_standardised: bool = False
+    """Models of earlier versions are not."""
 
     @property
     def states(self) -> tuple[int, ...]:
@@ -68,8 +76,9 @@ def head_settings(config: TrainConfig, total_layers: int) -> HeadSettings:
     asked = ("ctc_layers", config.ctc_layers) if config.ctc_layers else ("layers", config.layers)
     ctc = () if frozen and not config.alpha else states(*asked)
     settings = HeadSettings(
-        states("layers", config.layers), ctc, config.projection, config.pooling, config.pooled_norm == "train"
-    )
+        states("layers", config.layers), ctc, config.projection, config.pooling, config.pooled_norm == "train",
+        config.spk_norm, config.spk_statistics, config.spk_shrink, config.speaker_head, True,
+    )  # fmt: skip
     if config.beta and not config.projection and lowest and settings.layers == (lowest,):
         raise UserError(
             f"beta is {config.beta:g}, but with freeze {lowest}, layers {lowest} and projection 0 nothing is trained "
@@ -112,7 +121,7 @@ class Mix(nn.Module):
 class UtteranceVector(nn.Module):
     """The vector that emotion and speaker heads read, of an utterance's states."""
 
-    def __init__(self, settings: HeadSettings, width: int):
+    def __init__(self, settings: HeadSettings, width: int, speakers: int = 1):
         super().__init__()
         self.pooling, count = settings.pooling, len(settings.layers)
         pooled = width * (2 if self.pooling == "mean_std" else 1)
@@ -126,23 +135,29 @@ class UtteranceVector(nn.Module):
         if self.standardise:
             self.register_buffer("mean_nP", torch.zeros(count, pooled))
             self.register_buffer("std_nP", torch.ones(count, pooled))
+        of_speaker = settings.spk_norm, 1 if self.attention else count, pooled, speakers
+        self.speaker_norm = SpeakerNorm(*of_speaker, settings.spk_statistics, settings.spk_shrink)
 
-    def forward(self, states: Sequence[Tensor], frames_B: Tensor) -> Tensor:
-        """Vectors (B, M) of the states' frames."""
+    def pool(self, states: Sequence[Tensor], frames_B: Tensor) -> Tensor:
+        """The states' frames pooled (B, n, P)."""
         if self.attention is None:
-            return self.of_pooled(torch.stack([pool(state, frames_B, self.pooling) for state in states], 1))
+            return torch.stack([pool(state, frames_B, self.pooling) for state in states], 1)
         hidden_BTD = self.mix(states)
         own_BT = own_frames(frames_B, hidden_BTD.shape[1])
         scores_BT = self.attention(hidden_BTD)[:, :, 0].masked_fill(~own_BT, float("-inf"))
-        return self._project((scores_BT.softmax(1)[:, :, None] * hidden_BTD).sum(1))
+        return (scores_BT.softmax(1)[:, :, None] * hidden_BTD).sum(1)[:, None]
 
-    def of_pooled(self, pooled_BnP: Tensor) -> Tensor:
-        """Vectors (B, M) of the states' pooled frames."""
-        if self.standardise:
-            pooled_BnP = (pooled_BnP - self.mean_nP) / self.std_nP
-        return self._project(self.mix(pooled_BnP.unbind(1)))
+    def normalised(self, pooled_BnP: Tensor) -> Tensor:
+        """Pooled states (B, n, P) standardised by the training list."""
+        return (pooled_BnP - self.mean_nP) / self.std_nP if self.standardise else pooled_BnP
 
-    def _project(self, mixed_BP: Tensor) -> Tensor:
+    def forward(
+        self, pooled_BnP: Tensor, speakers_B: Tensor | None = None, own: tuple[Tensor, Tensor] | None = None
+    ) -> Tensor:
+        """Vectors (B, M) of pooled states; for ``speakers_B`` and ``own`` see `SpeakerNorm.standardise`."""
+        erased_BnP = self.speaker_norm.erase(self.normalised(pooled_BnP))
+        states = self.speaker_norm.standardise(erased_BnP, speakers_B, own).unbind(1)
+        mixed_BP = states[0] if self.attention else self.mix(states)
         return mixed_BP if self.projection is None else self.projection(mixed_BP)
 
     def fit(self, mean_nP: Tensor, std_nP: Tensor) -> None:

@@ -21,8 +21,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sermtl.model.batch import Batch
-from sermtl.model.gradient_reversal import scale_gradient
-from sermtl.model.heads import HeadSettings, Mix, UtteranceVector, pool
+from sermtl.model.gradient_reversal import SpeakerHead, scale_gradient
+from sermtl.model.heads import HeadSettings, Mix, UtteranceVector
 from sermtl.model.packed import Dropout
 from sermtl.model.upstreams.base import Upstream
 
@@ -45,10 +45,12 @@ class Output:
     """Number of own frames."""
     class_weights_C: Tensor | None = None
     """Weights of the emotion loss by class; None outside training, and where all are 1."""
+    pooled_BnP: Tensor | None = None
+    """The pooled states that the vector is made of."""
 
 
 class MultiTaskModel(nn.Module):
-    """An upstream and three linear heads.
+    """An upstream and three heads.
 
     Args:
         upstream: The encoder; its layers above the highest state that is read are left out.
@@ -73,12 +75,13 @@ class MultiTaskModel(nn.Module):
         upstream.read(settings.states)
         width = upstream.hidden_size
         self.dropout = Dropout(upstream.final_dropout if dropout is None else dropout)
-        self.vector = UtteranceVector(settings, width)
+        self.vector = UtteranceVector(settings, width, speakers)
         self.emotion_head = nn.Linear(self.vector.size, emotions)
         self.frame_mix = Mix(len(settings.ctc_layers))
         self.frame_projection = nn.Linear(width, settings.projection) if settings.projection else nn.Identity()
         self.token_head = nn.Linear(settings.projection or width, tokens)
-        self.speaker_head = nn.Linear(self.vector.size, speakers)
+        head = settings.speaker_head, settings.speaker_standardised
+        self.speaker_head = SpeakerHead(self.vector.size, speakers, *head)
         self.gradient_norms: dict[str, Tensor] = {}
         self.class_weights_C: Tensor | None
         self.register_buffer("class_weights_C", None, persistent=False)
@@ -98,14 +101,16 @@ class MultiTaskModel(nn.Module):
         """
         frames_B, read, frames = batch.lengths_B, [], []
         if self.upstream.entry == "pooled":
-            emotion_BM = speaker_BM = self.vector.of_pooled(batch.inputs[:, list(self.settings.layers)])
+            pooled_BnP = batch.inputs[:, list(self.settings.layers)]
+            emotion_BM = speaker_BM = self.vector(pooled_BnP, batch.speakers_B)
         else:
             named, frames_B = self.states(batch)
             read = [named[number] for number in self.settings.layers]
             frames = [named[number] for number in self.settings.ctc_layers]
-            emotion_BM = speaker_BM = self.vector(self._tap(read, "ser"), frames_B)
+            pooled_BnP = self.vector.pool(self._tap(read, "ser"), frames_B)
+            emotion_BM = speaker_BM = self.vector(pooled_BnP, batch.speakers_B)
             if any(state.requires_grad for state in read):
-                speaker_BM = self.vector(self._tap(read, "sid"), frames_B)
+                speaker_BM = self.vector(self.vector.pool(self._tap(read, "sid"), frames_B), batch.speakers_B)
         tokens_BTV = None
         if frames:
             mixed_BTD = self.frame_mix(self._tap(frames, "asr"))
@@ -115,6 +120,7 @@ class MultiTaskModel(nn.Module):
             tokens_BTV=tokens_BTV,
             speaker_BS=self.speaker_head(self.dropout(scale_gradient(speaker_BM, speaker_gradient))),
             vector_BM=emotion_BM,
+            pooled_BnP=pooled_BnP,
             frames_B=frames_B,
             class_weights_C=self.class_weights_C if self.training else None,
         )
@@ -132,19 +138,17 @@ class MultiTaskModel(nn.Module):
         return {number: state.float() for number, state in zip(numbers, states, strict=True)}, frames_B
 
     @torch.no_grad()
-    def standardise_by(self, batches: Iterable[Batch]) -> None:
-        """Take means and deviations of pooled states, an utterance each, for ``pooled_norm: train``."""
+    def pooled(self, batches: Iterable[Batch]) -> Tensor:
+        """The pooled states (U, n, P), float64, of all utterances, without dropout."""
         self.eval()
-        pooled = []
+        found = []
         for batch in batches:
             if self.upstream.entry == "pooled":
-                pooled.append(batch.inputs[:, list(self.settings.layers)])
-                continue
-            named, frames_B = self.states(batch)
-            parts = [pool(named[number], frames_B, self.settings.pooling) for number in self.settings.layers]
-            pooled.append(torch.stack(parts, 1))
-        pooled_UnP = torch.cat(pooled).double()
-        self.vector.fit(pooled_UnP.mean(0), pooled_UnP.std(0, correction=0))
+                found.append(batch.inputs[:, list(self.settings.layers)])
+            else:
+                named, frames_B = self.states(batch)
+                found.append(self.vector.pool([named[number] for number in self.settings.layers], frames_B))
+        return torch.cat(found).double()
 
     def mixed(self) -> dict[str, dict[str, float]]:
         """Learned weights of the hidden states, for those heads that read a mixture."""

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import jiwer
 import numpy as np
 
 from sermtl.errors import UserError
+from sermtl.fileio.tables import read_table
 
 RATES = {"wa": "WA", "ua": "UA", "macro_f1": "macro F1", "wer": "WER", "cer": "CER"}
 """Every rate by its key in ``scores.json``, with the name that tables print."""
@@ -204,3 +206,15 @@ def first(names: Sequence[str], most: int = 5) -> str:
     'a, b, ...'
     """
     return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
+
+
+def enrolment_counts(folder: Path, ref: Mapping[str, str]) -> dict[str, list[int]]:
+    """By number of enrolled utterances, of which ``folder`` has a table of predictions each: right ones, and all."""
+    found = {path.name: read_table(path) for path in sorted(folder.glob("*"))}
+    return {name: [sum(table.get(utt) == ref[utt] for utt in ref), len(ref)] for name, table in found.items()}
+
+
+def pool_counts(parts: Sequence[Mapping[str, Sequence[int]]]) -> dict[str, list[int]]:
+    """The counts of all folds, of conditions that each has."""
+    names = set.intersection(*(set(part) for part in parts))
+    return {name: [sum(part[name][k] for part in parts) for k in (0, 1)] for name in sorted(names)}

@@ -128,6 +128,9 @@ def results_md(tag: str, scores: Mapping[str, Any]) -> str:
         cells[2:4] = [rate(row[key], row) for key in columns[2:4]]
         speakers.append([name, *cells])
     parts += [_section("Per speaker", speakers)]
+    if enrolled := scores.get("enrol"):
+        rows = [[name.replace("_", " "), *counts, number(counts[0] / counts[1])] for name, counts in enrolled.items()]
+        parts.append(_section("Other utterances of the test speaker", [["enrolled", "correct", "n", "WA"], *rows]))
     return "\n".join(parts)
 
 

@@ -87,6 +87,7 @@ def score_fold(decode: Path, data: Path, fold_dir: Path, exp: Path, labels_file:
         "asr": metrics.asr_scores(list(edits.values())),
         "spk": metrics.speaker_scores([row.spk for row in of_known], [row.spk_hyp for row in of_known], train),
         "audit": audit,
+        "enrol": metrics.enrolment_counts(decode / "enrol", {utt: ref["utt2emo"][utt] for utt in scored}),
     }
     out = exp / fold / "score_test"
     spoken = [row for row in rows if row.words]
@@ -149,6 +150,7 @@ def pool_folds(exp: Path, folds: Sequence[str]) -> dict[str, Any]:
         "spk": metrics.pool_speakers([part["spk"] for part in parts]),
         "per_fold": {fold: {key: part[key] for key in ("ser", "asr", "spk")} for fold, part in per_fold.items()},
         "mean_over_folds": _means(parts),
+        "enrol": metrics.pool_counts([part.get("enrol", {}) for part in parts]),
         "per_speaker": {
             speaker: group_scores(own, labels) | {"untrained": sorted({row.ref for row in own if row.utt in untrained})}
             for speaker in sorted({row.spk for row in tested})

@@ -19,6 +19,7 @@ from sermtl.model.trained_model import save_description
 from sermtl.model.upstreams.load import load_upstream
 from sermtl.seeding import derive_seed
 from sermtl.train import history, setup
+from sermtl.train.pooled_statistics import fit_before
 from sermtl.train.processes import Ranks
 from sermtl.train.settings_file import FILES, LABELS, STOPPED, choose_precision, resolved_settings, write_config_once
 from sermtl.train.trainer import Interrupted, Trainer
@@ -51,7 +52,7 @@ def train_fold(paths: FoldPaths, config: TrainConfig, device: torch.device, rank
         if config.compile:
             trained.model.upstream.compile_layers()
         sets = setup.make_sets(paths.data, config, fold, trained)
-        setup.fit_pooled_norm(trained, sets, device)
+        fit_before(trained, config, sets, device)
         if ranks.first:
             save_description(paths.exp, trained, paths.tokens)
         trainer = Trainer(trained, config, sets, paths.exp, device, ranks)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from sermtl.config import TrainConfig
 from sermtl.fileio.files import write_text
 
 WARNINGS = "warnings.txt"
+log = logging.getLogger(__name__)
 EXPLOSION = 10.0
 """Times the best earlier epoch's loss from which on a loss has exploded."""
 
@@ -58,8 +60,11 @@ def summary(record: dict[str, Any]) -> str:
     return "; ".join(parts)
 
 
-def write_warnings(exp: Path, history: Sequence[Mapping[str, Any]], dead: Sequence[str]) -> None:
+def write_warnings(exp: Path, history: Sequence[Mapping[str, Any]], classes: int, speakers: int, alpha: float) -> None:
     """Write ``warnings.txt``, which the report repeats: exploded losses of any epoch, then dead heads, one a line."""
+    dead = dead_heads(history, classes, speakers, alpha)
+    for message in dead:
+        log.warning("%s", message)
     messages = [message for end in range(1, len(history) + 1) for message in exploded(history[:end])]
     write_text(exp / WARNINGS, "".join(f"{message}\n" for message in [*messages, *dead]))
 

@@ -24,7 +24,7 @@ from sermtl.train import checkpoint
 
 log = logging.getLogger(__name__)
 
-CODE_VERSION = 2
+CODE_VERSION = 3
 """Raised when the same settings and data would give another model."""
 CONFIG, LABELS = "config.yaml", "labels.txt"
 FILES = (
@@ -107,7 +107,7 @@ def write_config_once(exp: Path, settings: dict[str, Any]) -> None:
             f"written again, or remove {exp} to train again"
         )
     if was_trained(exp) and not finished_with_these:
-        old = read_yaml(path)
+        old = as_dict(TrainConfig()) | read_yaml(path)  # a setting that is newer had its default
         differences = [
             f"  {key}: {old.get(key)!r} there, {value!r} now"
             for key, value in settings.items()

@@ -16,7 +16,6 @@ from sermtl.data import fold_data, fold_job
 from sermtl.data.dataset import Example, FoldDataset, feature_stats
 from sermtl.data.fold_data import FoldData, load_fold
 from sermtl.data.names import dump_name, stored_entry
-from sermtl.data.sampler import decode_batches
 from sermtl.errors import UserError
 from sermtl.fileio.ark import DUMP_DIGESTS
 from sermtl.fileio.stamp import NAME, Stamp, inputs
@@ -27,9 +26,10 @@ from sermtl.model.heads import head_settings
 from sermtl.model.multitask import MultiTaskModel, balanced_weights
 from sermtl.model.trained_model import TrainedModel
 from sermtl.model.upstreams.base import Upstream
-from sermtl.train.loader import Sets, batch_loader
+from sermtl.train.loader import Sets
+from sermtl.train.pooled_statistics import fitted_once
 from sermtl.train.settings_file import CODE_VERSION
-from sermtl.train.trainer import EVALUATION_BATCH, Trainer
+from sermtl.train.trainer import Trainer
 
 log = logging.getLogger(__name__)
 
@@ -71,6 +71,13 @@ def check_fold(config: TrainConfig, fold: FoldData, fold_dir: Path) -> None:
             f"{fold_dir}/train has no known speaker, so the speaker head has no target, but beta is {config.beta:g}; "
             "give --beta 0"
         )
+    if config.select == "best" and "erase" in config.spk_norm and not fitted_once(config):
+        raise UserError("spk_norm erase is fitted after the last epoch of a trained encoder: give select: last")
+    if config.spk_norm not in ("none", "grl") and len(fold.speakers) < 2:
+        raise UserError(
+            f"{fold_dir}/train has one known speaker, but spk_norm {config.spk_norm} compares speakers; "
+            "give --spk_norm none"
+        )
     if config.select == "best" and not any(example.emotion >= 0 for example in fold.examples["dev"]):
         raise UserError(
             f"select: best needs a dev set, and {fold_dir}/dev has no utterance with an emotion; "
@@ -111,14 +118,6 @@ def make_sets(data: Path, config: TrainConfig, fold: FoldData, trained: TrainedM
     if config.monitor_test:
         evaluated["monitor_test"] = fold_data.evaluation_set(trained.front_end, config, fold, "test")
     return Sets(train, evaluated, read_table(data / "text"))
-
-
-def fit_pooled_norm(trained: TrainedModel, sets: Sets, device: torch.device) -> None:
-    """Standardise pooled states by the training list, where ``pooled_norm: train`` asks for it."""
-    if trained.model.settings.standardise:
-        listed = FoldDataset(sets.train.examples, trained.front_end)
-        loader = batch_loader(listed, decode_batches(listed.lengths, EVALUATION_BATCH), 0, False)
-        trained.model.to(device).standardise_by(batch.to(device) for batch in loader)
 
 
 def log_summary(config: TrainConfig, fold: FoldData, trainer: Trainer) -> None:

@@ -26,14 +26,14 @@ from sermtl.model.trained_model import WEIGHTS, TrainedModel, save_weights
 from sermtl.seeding import derive_seed
 from sermtl.train.checkpoint import load_checkpoint, save_checkpoint
 from sermtl.train.epoch_sums import EpochSums, Guesses, plain, total_over_processes
-from sermtl.train.history import TensorBoard, dead_heads, exploded, summary, write_history, write_warnings
+from sermtl.train.history import TensorBoard, exploded, summary, write_history, write_warnings
 from sermtl.train.loader import Sets, batch_loader
 from sermtl.train.optimizer import make_optimizer, rate_share
+from sermtl.train.pooled_statistics import BATCH, fit_after, fit_epoch
 from sermtl.train.processes import Ranks
 from sermtl.train.update import Computed, accumulate_gradients, clip_gradients, nonfinite_utterances
 
 log = logging.getLogger(__name__)
-EVALUATION_BATCH = 16
 STATE = ("epoch", "batch", "history", "best_rate", "best_digest", "nonfinite")
 """What a checkpoint holds beside the model, the optimizer and the sums of the epoch."""
 
@@ -133,6 +133,7 @@ class Trainer:
     def write_results(self) -> None:
         """Write what a finished training leaves."""
         if self.config.select == "last":
+            fit_after(self.trained, self.config, self.sets, self.device)
             save_weights(self.exp, self.model)
         elif not (self.exp / WEIGHTS).is_file() or sha256(self.exp / WEIGHTS) != self.best_digest:
             raise UserError(
@@ -141,10 +142,7 @@ class Trainer:
             )
         # Nothing depends on a speaker head over a frozen encoder whose gradient nothing gets.
         speakers = 0 if self.config.freeze == "all" and not self.config.beta else len(self.trained.speakers)
-        dead = dead_heads(self.history, len(self.trained.labels), speakers, self.config.alpha)
-        for message in dead:
-            log.warning("%s", message)
-        write_warnings(self.exp, self.history, dead)
+        write_warnings(self.exp, self.history, len(self.trained.labels), speakers, self.config.alpha)
         if shares := self.model.mixed():
             write_json(self.exp / "layer_weights.json", shares)
         # Its last line says that the training is finished, so it comes after the weights.
@@ -155,8 +153,7 @@ class Trainer:
         self.epoch, self.batch, self.epoch_sums = self.epoch + 1, 0, EpochSums(len(self.trained.labels))
         self.history.append(record)
         seconds, left = record["seconds"], record["seconds"] * (self.config.epochs - self.epoch)
-        numbers = (self.epoch, self.config.epochs, seconds, left, summary(record))
-        log.info("epoch %d/%d (%.1f s, %.0f s left): %s", *numbers)
+        log.info(f"epoch {self.epoch}/{self.config.epochs} ({seconds:.1f} s, {left:.0f} s left): {summary(record)}")
         for message in exploded(self.history):
             log.warning("%s", message)
         if self.config.select == "best" and record["dev"][self.config.select_by] > self.best_rate:
@@ -174,6 +171,8 @@ class Trainer:
         """The updates that are left of one pass over the training list; returns the pass's averages."""
         config, train = self.config, self.sets.train
         train.set_epoch(self.epoch)
+        if not self.batch:
+            fit_epoch(self.trained, config, self.sets, self.device)
         batches = batches_of_epoch(train.examples, config, self.epoch, self.epoch_updates)
         left = [(self.parts_of(batch), len(batch)) for batch in batches[self.batch :]]
         loader = iter(self.load(train, [part for parts, _ in left for part in parts]))
@@ -234,6 +233,7 @@ class Trainer:
         self.ranks.add_gradients(self.parameters)
         sums = self.ranks.add(done[0])
         finite = clip_gradients(self.parameters, self.model.speaker_head, config.grad_clip) & sums.isfinite().all()
+        self.model.speaker_head.follow(self.ranks.add, finite)
         self.optimizer.found_inf = (~finite).float()  # where it is 1, the step leaves weights and moments as they are
         self.optimizer.step()
         self.unread.append(Computed(parts, utterances, sums, finite, done[1]))
@@ -282,7 +282,7 @@ class Trainer:
         """Losses and rates of a set, without dropout or augmentation."""
         self.model.eval()
         epoch_sums = EpochSums(len(self.trained.labels))
-        batches = self.ranks.share(decode_batches(dataset.lengths, EVALUATION_BATCH))
+        batches = self.ranks.share(decode_batches(dataset.lengths, BATCH))
         for host_batch in self.load(dataset, batches):
             for batch, output in in_parts(host_batch.to(self.device), self.model):
                 losses = task_losses(output, batch, 1)

@@ -58,6 +58,7 @@ def accumulate_gradients(
         what the heads find most probable in each part.
     """
     guesses = []
+    model.speaker_head.begin_update()
     sums = torch.zeros(2, len(TASKS), dtype=torch.float64, device=next(model.parameters()).device)
     for part in parts:
         output = model(part, speaker_gradient)

@@ -62,7 +62,7 @@ def test_the_mix_of_pooled_states_is_the_pooled_mix_of_frames():
     vector = vector_of(HeadSettings((0, 1, 2, 3), (), projection=5))
     shares = vector.mix.scores_n.softmax(0)
     assert float(shares.max() - shares.min()) > 0.1
-    ours_BM = vector(states, frames_B)
+    ours_BM = vector(vector.pool(states, frames_B))
     for row in range(3):
         mixed_TD = sum(share * state for share, state in zip(shares, own(states, row), strict=True))
         projected_TM = torch.stack([vector.projection(frame_D) for frame_D in mixed_TD])
@@ -73,7 +73,7 @@ def test_the_mix_of_pooled_states_is_the_pooled_mix_of_frames():
 def test_means_and_deviations_are_those_of_each_state_then_mixed_then_projected():
     states, frames_B = states_of(3)
     vector = vector_of(HeadSettings((0, 1, 2), (), projection=5, pooling="mean_std"))
-    ours_BM = vector(states, frames_B)
+    ours_BM = vector(vector.pool(states, frames_B))
     for row in range(3):
         pooled = [torch.cat([state.mean(0), (state.var(0, correction=0) + 1e-5).sqrt()]) for state in own(states, row)]
         mixed = sum(share * one for share, one in zip(vector.mix.weights, pooled, strict=True))
@@ -84,7 +84,7 @@ def test_means_and_deviations_are_those_of_each_state_then_mixed_then_projected(
 def test_attention_weighs_the_mixed_frames():
     states, frames_B = states_of(3)
     vector = vector_of(HeadSettings((0, 1, 2), (), projection=5, pooling="attention"))
-    ours_BM = vector(states, frames_B)
+    ours_BM = vector(vector.pool(states, frames_B))
     for row in range(3):
         total, weighed = 0.0, torch.zeros(6)
         for frame in range(FRAMES[row]):
@@ -102,8 +102,8 @@ def test_the_padding_is_not_read_and_gets_no_gradient(pooling):
     with torch.no_grad():
         for state in loud:
             state[0, 1:], state[1, 4:] = 100.0, -100.0
-    ours_BM = vector(loud, frames_B)
-    torch.testing.assert_close(ours_BM, vector(states, frames_B), rtol=0, atol=1e-5)
+    ours_BM = vector(vector.pool(loud, frames_B))
+    torch.testing.assert_close(ours_BM, vector(vector.pool(states, frames_B)), rtol=0, atol=1e-5)
     ours_BM.square().sum().backward()
     for state in loud:
         assert torch.isfinite(state.grad).all() and state.grad[2].any()
@@ -113,11 +113,12 @@ def test_the_padding_is_not_read_and_gets_no_gradient(pooling):
 @torch.no_grad()
 def test_a_mix_begins_with_equal_shares_and_one_state_is_not_mixed():
     states, frames_B = states_of(4)
-    mixed_BM = UtteranceVector(HeadSettings((0, 1, 2, 3), ()), 6)(states, frames_B)
+    mixed = UtteranceVector(HeadSettings((0, 1, 2, 3), ()), 6)
+    mixed_BM = mixed(mixed.pool(states, frames_B))
     torch.testing.assert_close(mixed_BM, pool(sum(states) / 4, frames_B, "mean"))
     single = UtteranceVector(HeadSettings((2,), ()), 6)
     assert not list(single.parameters()) and single.mix.weights.tolist() == [1.0]
-    assert torch.equal(single(states[2:3], frames_B), pool(states[2], frames_B, "mean"))
+    assert torch.equal(single(single.pool(states[2:3], frames_B)), pool(states[2], frames_B, "mean"))
 
 
 @torch.no_grad()
@@ -134,7 +135,7 @@ def test_pooled_states_are_standardised_before_the_mix(pooling):
     assert not varies_nP[:, 2].any() and varies_nP[:, 3].all()
     standard_BnP = torch.where(varies_nP, standard_BnP / pooled_BnP.std(0, correction=0), standard_BnP)
     expected = sum(share * standard_BnP[:, n] for n, share in enumerate(vector.mix.weights))
-    torch.testing.assert_close(vector(states, frames_B), expected, rtol=0, atol=1e-4)
+    torch.testing.assert_close(vector(pooled_BnP), expected, rtol=0, atol=1e-4)
 
 
 # Which states are read
@@ -270,7 +271,7 @@ def test_each_head_reads_its_own_states_and_projection():
     states, frames_B = model.states(batch)
     mixed_BTD = sum(w * states[n] for w, n in zip(model.frame_mix.weights, (0, 2), strict=True))
     torch.testing.assert_close(output.tokens_BTV, model.token_head(model.frame_projection(mixed_BTD)))
-    torch.testing.assert_close(output.vector_BM, model.vector([states[1], states[3]], frames_B))
+    torch.testing.assert_close(output.vector_BM, model.vector(model.vector.pool([states[1], states[3]], frames_B)))
     torch.testing.assert_close(output.emotion_BC, model.emotion_head(output.vector_BM))
     torch.testing.assert_close(output.speaker_BS, model.speaker_head(output.vector_BM))
     assert output.vector_BM.shape == (2, 5)

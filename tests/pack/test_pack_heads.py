@@ -61,7 +61,8 @@ def test_transformers_classifier_gives_the_same(tmp_path, geometry, states):
     inputs = trained.model.upstream.front(wav_1S, lengths_1)[0] if geometry is BERT else wav_1S
     named, frames_B = trained.model.upstream(wav_1S, lengths_1)
     by_number = dict(zip(trained.model.settings.states, named, strict=True))
-    vector_1M = trained.model.vector([by_number[number] for number in layers], frames_B)
+    vector = trained.model.vector
+    vector_1M = vector(vector.pool([by_number[number] for number in layers], frames_B))
     torch.testing.assert_close(trained.model.emotion_head(vector_1M), theirs(inputs).logits, rtol=0, atol=1e-5)
 
 

@@ -1,0 +1,164 @@
+"""What is taken off an utterance's pooled states because of its speaker: nothing, by erasing, or by standardising.
+
+`erase` is a linear map in closed form, after which no linear probe finds the speakers of the utterances that it was
+fitted on. `standardise` takes off each speaker's own mean, and divides by the deviation where that is asked for, both
+estimated from other utterances of the speaker and drawn towards the corpus's where these are few. Both act on each
+state before the mix, so that they hold for any mix and projection.
+
+Shape suffixes: B batch, U utterances, n states, P pooled values of a state, S speakers, R rank.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+METHODS = ("none", "grl", "erase", "standardise", "erase+standardise")
+STATISTICS = ("mean", "mean_std")
+LEAST_DEVIATION = 1e-5
+"""Of a dimension; below, it does not vary and is not divided."""
+
+
+class SpeakerNorm(nn.Module):
+    """Erases, standardises, or both, the first first; what it was not given yet leaves states as they are.
+
+    Args:
+        method: One of `METHODS`; ``none`` and ``grl`` change nothing here.
+        states: n.
+        width: P.
+        speakers: S, the training speakers.
+        statistics: ``mean``, or ``mean_std`` to divide by deviations too.
+        shrink: A speaker's own statistics of m utterances count m / (m + shrink), the corpus's the rest.
+    """
+
+    def __init__(
+        self, method: str, states: int, width: int, speakers: int, statistics: str = "mean", shrink: float = 0.0
+    ):
+        super().__init__()
+        self.erases, self.standardises = "erase" in method, "standardise" in method
+        self.divides, self.shrink = statistics == "mean_std", shrink
+        self.centre_nP: Tensor
+        self.out_nPR: Tensor
+        self.in_nRP: Tensor
+        self.mean_nP: Tensor
+        self.std_nP: Tensor
+        self.means_SnP: Tensor
+        self.stds_SnP: Tensor
+        if self.erases:
+            rank = min(width, speakers - 1)
+            self.register_buffer("centre_nP", torch.zeros(states, width))
+            self.register_buffer("out_nPR", torch.zeros(states, width, rank))
+            self.register_buffer("in_nRP", torch.zeros(states, rank, width))
+        if self.standardises:
+            self.register_buffer("mean_nP", torch.zeros(states, width))
+            self.register_buffer("std_nP", torch.ones(states, width))
+            self.register_buffer("means_SnP", torch.zeros(speakers, states, width))
+            self.register_buffer("stds_SnP", torch.ones(speakers, states, width))
+
+    def erase(self, pooled_BnP: Tensor) -> Tensor:
+        """Without what tells the speakers apart that it was fitted on."""
+        if not self.erases:
+            return pooled_BnP
+        found_BnR = torch.einsum("nrp,bnp->bnr", self.in_nRP.to(pooled_BnP.dtype), pooled_BnP - self.centre_nP)
+        return pooled_BnP - torch.einsum("npr,bnr->bnp", self.out_nPR.to(pooled_BnP.dtype), found_BnR)
+
+    def standardise(
+        self, pooled_BnP: Tensor, speakers_B: Tensor | None, own: tuple[Tensor, Tensor] | None = None
+    ) -> Tensor:
+        """By each utterance's speaker.
+
+        Args:
+            pooled_BnP: Erased states.
+            speakers_B: Training speakers, -1 for others, which take the corpus's statistics; None: all others.
+            own: Means and deviations, each (B, n, P), to take instead.
+        """
+        if not self.standardises:
+            return pooled_BnP
+        if own is None and speakers_B is not None:
+            known_B11 = (speakers_B >= 0)[:, None, None]
+            row_B = speakers_B.clamp(min=0)
+            own = (
+                torch.where(known_B11, self.means_SnP[row_B], self.mean_nP),
+                torch.where(known_B11, self.stds_SnP[row_B], self.std_nP),
+            )
+        mean_BnP, std_BnP = own or (self.mean_nP, self.std_nP)
+        return (pooled_BnP - mean_BnP) / std_BnP
+
+    def estimate(self, pooled_UnP: Tensor, members_KU: Tensor) -> tuple[Tensor, Tensor]:
+        """Means and deviations, each (K, n, P), of K groups of utterances, drawn towards the corpus's.
+
+        Args:
+            pooled_UnP: Erased states, float64.
+            members_KU: Which utterances each group has; one without any gets the corpus's statistics.
+        """
+        counts_K11 = members_KU.sum(1)[:, None, None]
+        share_K11 = counts_K11 / (counts_K11 + self.shrink).clamp(min=1e-9)
+        averages_KU = members_KU.to(pooled_UnP) / counts_K11[:, :, 0].clamp(min=1)
+        mean_KnP = torch.einsum("ku,unp->knp", averages_KU, pooled_UnP)
+        drawn_KnP = share_K11 * mean_KnP + (1 - share_K11) * self.mean_nP
+        if not self.divides:
+            return drawn_KnP, self.std_nP.to(drawn_KnP).expand_as(drawn_KnP)
+        square_KnP = torch.einsum("ku,unp->knp", averages_KU, pooled_UnP.square())
+        variance_KnP = (square_KnP - mean_KnP.square()).clamp(min=0)
+        return drawn_KnP, (share_K11 * variance_KnP + (1 - share_K11) * self.std_nP.square()).sqrt()
+
+    def fit(self, pooled_UnP: Tensor, speakers_U: Tensor) -> None:
+        """Fit on the training list; utterances of unknown speakers (-1) count for the corpus's statistics only."""
+        known_U = speakers_U >= 0
+        if self.erases:
+            for state in range(pooled_UnP.shape[1]):
+                fitted = fit_eraser(pooled_UnP[known_U, state], speakers_U[known_U], len(self.in_nRP[0]))
+                for buffer, values in zip((self.centre_nP, self.out_nPR, self.in_nRP), fitted, strict=True):
+                    buffer[state] = values
+        self.fit_speakers(pooled_UnP, speakers_U)
+
+    def fit_speakers(self, pooled_UnP: Tensor, speakers_U: Tensor) -> None:
+        """The part of `fit` that standardises."""
+        if self.standardises:
+            erased_UnP = self.erase(pooled_UnP)
+            self.mean_nP.copy_(erased_UnP.mean(0))
+            std_nP = erased_UnP.std(0, correction=0)
+            self.std_nP.copy_(torch.where(std_nP > LEAST_DEVIATION, std_nP, torch.ones_like(std_nP)))
+            members_SU = speakers_U == torch.arange(len(self.means_SnP), device=speakers_U.device)[:, None]
+            means_SnP, stds_SnP = self.estimate(erased_UnP.double(), members_SU)
+            self.means_SnP.copy_(means_SnP)
+            self.stds_SnP.copy_(stds_SnP)
+
+
+def fit_eraser(vectors_UP: Tensor, speakers_U: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Least-squares concept erasure (LEACE; Belrose et al. 2023, theorem 4.3) of speakers from vectors.
+
+    With W the inverse square root of the vectors' covariance and P the projection onto the columns of W Cov(x, z),
+    z being indicators of the speakers, x becomes x - W^-1 P W (x - E x), whose covariance with z is 0. The covariance
+    that W is of is shrunk towards a multiple of the identity (oracle approximating shrinkage; Chen et al. 2010,
+    equation 23), which the closed form allows, since only W's columns change, and which fewer utterances than
+    dimensions need.
+
+    Args:
+        vectors_UP: At least two utterances.
+        speakers_U: Their speakers, numbers from 0.
+        rank: R, one less than the number of speakers, or P where that is less.
+
+    Returns:
+        The mean (P,), and the factors W^-1 U (P, R) and U^T W (R, P) of the projection P = U U^T.
+    """
+    count, width = vectors_UP.shape
+    vectors_UP = vectors_UP.double()
+    mean_P = vectors_UP.mean(0)
+    centred_UP = vectors_UP - mean_P
+    covariance_PP = centred_UP.T @ centred_UP / count
+    trace, square = covariance_PP.trace(), covariance_PP.square().sum()
+    excess = (count + 1 - 2 / width) * (square - trace**2 / width)
+    shrinkage = float(((1 - 2 / width) * square + trace**2) / excess) if excess > 0 else 1.0
+    shrunk_PP = (1 - min(shrinkage, 1.0)) * covariance_PP
+    shrunk_PP.diagonal().add_(min(shrinkage, 1.0) * trace / width)
+    values_P, axes_PP = torch.linalg.eigh(shrunk_PP)
+    roots_P = values_P.clamp(min=values_P.max() * 1e-12).sqrt()
+    indicators_US = torch.nn.functional.one_hot(speakers_U).double()
+    cross_PS = centred_UP.T @ (indicators_US - indicators_US.mean(0)) / count
+    whitened_PS = axes_PP @ ((axes_PP.T @ cross_PS) / roots_P[:, None])
+    left_PR, singular_R, _ = torch.linalg.svd(whitened_PS, full_matrices=False)
+    left_PR = (left_PR * (singular_R > singular_R.max() * 1e-9))[:, :rank]
+    out_PR = axes_PP @ (roots_P[:, None] * (axes_PP.T @ left_PR))
+    in_RP = (axes_PP @ ((axes_PP.T @ left_PR) / roots_P[:, None])).T
+    return mean_P, out_PR, in_RP
