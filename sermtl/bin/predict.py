@@ -51,6 +51,10 @@ def main() -> int:
     model = Speech2Emotion.from_pretrained(args.model, args.device)
     form = output.json_lines if args.json else output.tsv_lines if args.tsv else output.table_lines
     head, line = form(model.labels, items, len(model.models) > 1)
+    if args.enrol:
+        model.enrol_files([item.path for item in find_audio([args.enrol])], args.channel)
+    elif model.standardises:
+        print("no --enrol: all speakers are taken for one of average statistics", file=sys.stderr)
     loaded = time.monotonic()
 
     problems: list[UserError] = []
@@ -98,6 +102,7 @@ def parse() -> argparse.Namespace:
     text = "a fold, a pack, exp/<tag> (all of its folds), or a model of the hub;\nseveral are averaged"
     add("--model", action="append", required=True, help=text)
     add("--channel", type=int, default=0, help="channel to read where there are several, from 1 (default: average)")
+    add("--enrol", help="recordings of the one speaker of all audio: a folder, a file or a list (spk_norm standardise)")
     text = "length of windows, in seconds, for longer recordings\n(default: 10, for recordings of more than a minute)"
     add("--window", type=float, help=text)
     add("--hop", type=float, help="seconds from one window to the next (default: half a window)")

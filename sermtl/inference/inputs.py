@@ -1,9 +1,9 @@
-"""The recordings that a command line names: files, folders, lists."""
+"""The recordings that a command line names: files, folders, lists; and their batches."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +11,7 @@ import soundfile
 
 from sermtl.audio.formats import FFMPEG_SUFFIXES
 from sermtl.audio.headers import seconds_or_fault
+from sermtl.audio.resample import SAMPLE_RATE
 from sermtl.errors import UserError
 from sermtl.fileio.tables import read_table
 from sermtl.fileio.wav_scp import is_pipe
@@ -20,6 +21,8 @@ SUFFIXES = FFMPEG_SUFFIXES | frozenset(
     | {".aif", ".mp3", ".oga", ".opus", ".snd", ".sph", ".wave"}
 )
 """File names that are audio when a folder is searched."""
+BATCH, BATCH_SECONDS = 16, 80.0
+"""Most recordings of a batch, and most seconds with their padding."""
 SHOWN = 10
 """Files that a warning names."""
 log = logging.getLogger(__name__)
@@ -77,3 +80,15 @@ def seconds_of(path: str) -> float:
     readable = not is_pipe(path) and (Path(path).is_file() or not Path(path).exists())  # opening a named pipe waits
     seconds = seconds_or_fault(path) if readable else 0.0
     return 0.0 if isinstance(seconds, str) else seconds
+
+
+def batches(lengths: Sequence[int], seconds: float) -> list[list[int]]:
+    """Indices in batches of similar length, at most `BATCH` and ``seconds``; the longest first."""
+    made: list[list[int]] = []
+    for number in sorted(range(len(lengths)), key=lambda number: -lengths[number]):
+        # The first of a batch is its longest: the others are padded to it.
+        if made and len(made[-1]) < min(BATCH, seconds * SAMPLE_RATE // max(1, lengths[made[-1][0]])):
+            made[-1].append(number)
+        else:
+            made.append([number])
+    return made

@@ -19,16 +19,15 @@ from sermtl.audio.resample import SAMPLE_RATE, quantise
 from sermtl.audio.stream import as_samples, audio_blocks, read_item
 from sermtl.data.dataset import Example, FoldDataset
 from sermtl.errors import UserError
-from sermtl.inference.inputs import seconds_of
+from sermtl.inference.inputs import BATCH, BATCH_SECONDS, batches, seconds_of
 from sermtl.inference.pretrained import find_device, load, resolve
 from sermtl.inference.windows import Part, Prediction, Result, Segment, join, merge, window_and_hop, windows
 from sermtl.model.ctc import best_tokens, collapse
+from sermtl.model.multitask import Output as ModelOutput
 from sermtl.model.trained_model import TrainedModel
 
 WHOLE = 60.0
 """Seconds up to which a recording is encoded in one piece, unless a window is asked for."""
-BATCH, BATCH_SECONDS = 16, 80.0
-"""Most recordings of a batch, and most seconds with their padding."""
 CPU_VALUES = 4_000_000
 """Most values of a batch after the first convolution on a CPU: wav2vec2-base is slower where they outgrow its cache."""
 POOL = 64
@@ -69,6 +68,9 @@ class Speech2Emotion:
         self.cut = 0
         """Recordings, or windows of long ones, that an upstream with a limit has encoded in several parts so far."""
         self._sets = [FoldDataset([], trained.front_end) for trained in self.models]
+        self.standardises = any(trained.model.vector.speaker_norm.standardises for trained in self.models)
+        """Whether `enrol` changes what is predicted."""
+        self._own: list[tuple[torch.Tensor, torch.Tensor] | None] = [None] * len(self.models)
 
     @classmethod
     def from_pretrained(
@@ -120,6 +122,45 @@ class Speech2Emotion:
             samples = [as_samples(one, sampling_rate, f"waveform {n}") for n, one in enumerate(waveform)]
             return self._run_all(samples, window, hop)
         return self._run_all([as_samples(waveform, sampling_rate, "the waveform")], window, hop)[0]
+
+    def enrol(self, waveforms: Sequence[Waveform], sampling_rate: int) -> Speech2Emotion:
+        """Predict from now on for the speaker of these recordings, by its statistics; without any, for any speaker.
+
+        Raises:
+            UserError: No model standardises speakers (``spk_norm: standardise``); see also ``__call__``.
+        """
+        samples = [as_samples(one, sampling_rate, f"waveform {n}") for n, one in enumerate(waveforms)]
+        return self._enrol(samples)
+
+    @torch.inference_mode()
+    def _enrol(self, recordings: Sequence[np.ndarray]) -> Speech2Emotion:
+        if not self.standardises:
+            raise UserError("these models were not trained with spk_norm standardise: they have no use for enrolment")
+        lengths = [len(samples_S) for samples_S in recordings]
+        for m, trained in enumerate(self.models):
+            vector, self._own[m] = trained.model.vector, None
+            parts = batches(lengths, self._batch_seconds(trained))
+            found = [self._forward(m, [recordings[number] for number in part]).pooled_BnP for part in parts]
+            if found and vector.speaker_norm.standardises:
+                pooled_UnP = torch.cat([part for part in found if part is not None])
+                erased_UnP = vector.speaker_norm.erase(vector.normalised(pooled_UnP)).double()
+                everyone_1U = torch.ones(1, len(erased_UnP), dtype=torch.bool, device=self.device)
+                mean_1nP, std_1nP = vector.speaker_norm.estimate(erased_UnP, everyone_1U)
+                self._own[m] = mean_1nP.float(), std_1nP.float()
+        return self
+
+    def enrol_files(self, paths: Iterable[str | Path], channel: int = 0) -> Speech2Emotion:
+        """`enrol` with the recordings of one speaker in files."""
+        return self._enrol([read_item(str(path), channel) for path in paths])
+
+    def _forward(self, m: int, recordings: Sequence[np.ndarray]) -> ModelOutput:
+        trained = self.models[m]
+        items = [(EXAMPLE, features(trained, samples_S), None, None) for samples_S in recordings]
+        output = trained.model(self._sets[m].collate(items).to(self.device))
+        if self._own[m] is not None and output.pooled_BnP is not None:
+            output.vector_BM = trained.model.vector(output.pooled_BnP, own=self._own[m])
+            output.emotion_BC = trained.model.emotion_head(output.vector_BM)
+        return output
 
     def files(
         self, paths: Iterable[str | Path], window: float | None = None, hop: float | None = None, channel: int = 0
@@ -196,9 +237,7 @@ class Speech2Emotion:
     def _run(self, task: Task, recordings: Sequence[np.ndarray]) -> tuple[np.ndarray, list[np.ndarray], np.ndarray]:
         """Posteriors (B, C), the best tokens (T,) of each recording, and embeddings (B, D) of one batch."""
         m, batch = task
-        trained = self.models[m]
-        items = [(EXAMPLE, features(trained, recordings[number]), None, None) for number in batch]
-        output = trained.model(self._sets[m].collate(items).to(self.device))
+        output = self._forward(m, [recordings[number] for number in batch])
         tokens = [np.zeros(0, dtype=np.int32)] * len(batch)
         if output.tokens_BTV is not None:
             best_BT = best_tokens(output.tokens_BTV).cpu().numpy()
@@ -258,15 +297,3 @@ def features(trained: TrainedModel, samples_S: np.ndarray) -> np.ndarray:
     """
     values = samples_S if trained.front_end.feats_type == "raw" else fbank(samples_S)
     return trained.front_end.prepare(values, (values.mean(0), values.std(0)))
-
-
-def batches(lengths: Sequence[int], seconds: float) -> list[list[int]]:
-    """Indices in batches of similar length, at most `BATCH` and ``seconds``; the longest first."""
-    made: list[list[int]] = []
-    for number in sorted(range(len(lengths)), key=lambda number: -lengths[number]):
-        # The first of a batch is its longest: the others are padded to it.
-        if made and len(made[-1]) < min(BATCH, seconds * SAMPLE_RATE // max(1, lengths[made[-1][0]])):
-            made[-1].append(number)
-        else:
-            made.append([number])
-    return made

@@ -47,6 +47,14 @@ FORMS = {
     "states of attention": ALL | {"layers": "mix", "pooling": "attention", "alpha": 0.0},
     "pooled mean": ALL | {"layers": "mix", "alpha": 0.0, "pooled_norm": "train"},
     "pooled mean_std": ALL | {"layers": "mix", "alpha": 0.0, "pooling": "mean_std", "projection": 8, "beta": 0.5},
+    "1 of speakers": {
+        "freeze": "1",
+        "beta": 0.0,
+        "spk_norm": "erase+standardise",
+        "spk_statistics": "mean_std",
+        "enrol": "0",
+    },
+    "pooled of speakers": ALL | {"layers": "mix", "alpha": 0.0, "spk_norm": "erase+standardise", "enrol": "0"},
 }
 """Of each stored form, settings that it serves."""
 LOSSES = ("loss_ser", "loss_asr", "loss_sid")
@@ -180,6 +188,24 @@ def test_the_model_predicts_from_audio(trained, corpus):
         np.testing.assert_allclose(list(result.scores.values()), expected, atol=1e-4)
 
 
+@pytest.mark.parametrize("form", ["1 of speakers", "pooled of speakers"])
+def test_enrolled_audio_predicts_what_stage_4_decodes(corpus, tmp_path, form):
+    """By all other utterances of the test speaker; no two of its utterances have the same enrolment."""
+    stored = Stored(corpus, "wav2vec2", form)
+    stored.dump(stored.out())
+    assert stored.train(tmp_path, enrol="all", epochs=1, spk_shrink=1.0) == 0 and stored.decode(tmp_path) == 0
+    model = Speech2Emotion.from_pretrained(tmp_path / "s0")
+    wavs, expected = read_table(corpus.data / "wav.scp"), posteriors(tmp_path)
+    before = [list(model(read.read_audio(wavs[utt]), 16000).scores.values()) for utt in expected]
+    assert len(expected) > 2 and np.abs(np.array(before) - list(expected.values())).max() > 1e-3
+    for utt, scores in expected.items():
+        model.enrol([read.read_audio(wavs[other]) for other in expected if other != utt], 16000)
+        np.testing.assert_allclose(list(model(read.read_audio(wavs[utt]), 16000).scores.values()), scores, atol=1e-4)
+    assert list(model.enrol([], 16000)(read.read_audio(wavs[utt]), 16000).scores.values()) == before[-1]
+    curve = read_table(tmp_path / "s0" / "decode_test" / "enrol" / "all")
+    assert curve == read_table(tmp_path / "s0" / "decode_test" / "utt2emo")
+
+
 def test_what_is_frozen_keeps_its_weights(trained, stored):
     """Those of the seed, which the dump's name holds."""
     torch.manual_seed(derive_seed(0, "weights"))
@@ -236,7 +262,9 @@ def test_the_size_is_reported_before_it_is_made(stored, capsys):
     words = {
         "front": "frames of the front", "1": "frames of hidden state 1", "states": "frames of hidden states 0, 1, 2, 3",
         "states of attention": "frames of hidden states 0, 1, 2, 3",
+        "1 of speakers": "frames of hidden state 1",
         "pooled mean": "means of 4 hidden states, one vector each an utterance",
+        "pooled of speakers": "means of 4 hidden states, one vector each an utterance",
         "pooled mean_std": "means and deviations of 4 hidden states, one vector each an utterance",
     }[stored.form]  # fmt: skip
     assert f"storing {words}: {needed / 1e6:.1f} MB in {stored.out()}" in printed
