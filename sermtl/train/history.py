@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from sermtl.config import TrainConfig
+from sermtl.data.dataset import FoldDataset
 from sermtl.fileio.files import write_text
+from sermtl.score.metrics import first
 
 WARNINGS = "warnings.txt"
 EXPLOSION = 10.0
@@ -91,6 +93,17 @@ def dead_heads(history: Sequence[Mapping[str, Any]], classes: int, speakers: int
     if alpha and best >= 1:
         found.append(f"the CTC head learnt no word: WER {best:.3f} at best")
     return found
+
+
+def without_ctc(train: FoldDataset, alpha: float) -> list[str]:
+    """A sentence on the training utterances that have no CTC term (at their own speed), where CTC is trained."""
+    frames = train.front_end.geometry.frames
+    kinds = {
+        "without a transcript": [e.utterance for e in train.examples if not e.tokens],
+        "with one too long for their frames": [e.utterance for e in train.examples if e.ctc_frames > frames(e.length)],
+    }
+    found = [f"{len(utts)} {why} ({first(utts)})" for why, utts in kinds.items() if utts]
+    return [f"training utterances that do not count in the CTC loss: {'; '.join(found)}"] if alpha and found else []
 
 
 def is_finished(exp: Path, config: TrainConfig) -> bool:

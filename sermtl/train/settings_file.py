@@ -24,7 +24,7 @@ from sermtl.train import checkpoint
 
 log = logging.getLogger(__name__)
 
-CODE_VERSION = 2
+CODE_VERSION = 3
 """Raised when the same settings and data would give another model."""
 CONFIG, LABELS = "config.yaml", "labels.txt"
 FILES = (
