@@ -3,50 +3,49 @@
     local/combine_data.sh --label_map nemo "happiness=happy" data/emodb data/nemo data/emodb+nemo
     ./run.sh --corpus kaldi --corpus_dir data/emodb+nemo --corpus_name both --protocol corpus
 
-A corpus is named as its directory. Sources come first, the directory to write last.
+A corpus is named as its directory. Sources, which stage 1 prepared, come first, the directory to write last.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
 from labels import label_map, map_labels
-from prepare_common import FIELDS, SPEAKER_FIELDS, listed, name_problem, warn
+from prepare_common import Utterance, name_problem, warn
 from prepare_kaldi import optional, read_utterances
+from write_data import write_data
 
 from sermtl.errors import UserError, command
-from sermtl.fileio.files import write_text
-from sermtl.fileio.tables import read_table, spk2utt_of, write_table
+from sermtl.fileio.tables import read_table
 from sermtl.fileio.wav_scp import CHANNELS
 
-COPIED = (CHANNELS, "reco2dur", "utt2dur", *FIELDS, *SPEAKER_FIELDS)
-"""Tables that a source may lack."""
-PREFIXED = ("utt2spk", "utt2session", "spk2fold", "segments")
-"""Tables whose values begin with an id."""
 
-
-def read_source(folder: Path, new_names: Mapping[str, str], segmented: bool) -> dict[str, dict[str, str]]:
-    """The tables of one corpus, its name in front of all ids; with ``segmented``, whole recordings are segments too.
+def read_source(
+    folder: Path, new_names: Mapping[str, str], wav_scp: dict[str, str], segments: dict[str, str]
+) -> list[Utterance]:
+    """The utterances of a corpus, its name in front of all ids; its recordings and segments are added to those given.
 
     Raises:
         UserError: A table is missing or broken.
     """
-    utterances = read_utterances(folder)
+    utterances, own, front = read_utterances(folder), optional(folder / "segments"), f"{folder.name}-"
     map_labels(utterances, new_names)
-    tables = {name: optional(folder / name) for name in COPIED} | {"wav.scp": read_table(folder / "wav.scp")}
-    tables["utt2spk"] = {u.utt: u.speaker for u in utterances}
-    tables["utt2emo"] = {u.utt: u.emotion for u in utterances}
-    tables["utt2corpus"] = {u.utt: folder.name for u in utterances}
-    tables["segments"] = optional(folder / "segments")
-    if segmented and not tables["segments"]:
-        tables["segments"] = {u.utt: f"{u.utt} 0 -1" for u in utterances}
-    for name, table in tables.items():
-        front = f"{folder.name}-" if name in PREFIXED else ""
-        tables[name] = {f"{folder.name}-{key}": value and front + value for key, value in table.items()}
-    return tables | {"spk2utt": spk2utt_of(tables["utt2spk"])}
+    seconds, channels = read_table(folder / "utt2dur"), optional(folder / CHANNELS)
+    for table in filter(None, (seconds, own)):
+        if lacking := [u.where for u in utterances if u.utt not in table]:
+            raise UserError(f"{folder}: utt2dur or segments lacks {len(lacking)} utterances, first {lacking[0]}")
+    wav_scp |= {front + key: entry for key, entry in read_table(folder / "wav.scp").items()}
+    for u in utterances:
+        segment = own.get(u.utt, f"{u.utt} 0 -1")
+        u.path, u.channel = front + segment.split()[0], channels.get(segment.split()[0], "")
+        u.seconds, u.corpus = float(seconds[u.utt]), folder.name
+        u.utt, u.speaker = front + u.utt, front + u.speaker
+        u.session, u.fold = u.session and front + u.session, u.fold and front + u.fold
+        segments[u.utt] = front + segment
+    return utterances
 
 
 def check_labels(counts: Mapping[str, Counter[str]]) -> None:
@@ -77,9 +76,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="local/combine_data.sh", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("sources", type=Path, nargs="+", help="data directories with wav.scp, utt2spk, utt2emo")
+    parser.add_argument("sources", type=Path, nargs="+", help="data directories that stage 1 prepared")
     parser.add_argument("out", type=Path, help="data directory to write")
-    text = "'old=new old=new', or a file of two columns, for the labels of one source"
+    text = "of one source: 'old=new old=new', or a file"
     parser.add_argument("--label_map", nargs=2, action="append", default=[], metavar=("CORPUS", "MAP"), help=text)
     args = parser.parse_args()
     names = [folder.name for folder in args.sources]
@@ -96,26 +95,19 @@ def main() -> None:
         maps = {corpus: label_map(given) for corpus, given in args.label_map}
     except argparse.ArgumentTypeError as error:
         raise UserError(f"--label_map: {error}") from error
+    wav_scp: dict[str, str] = {}
+    segments: dict[str, str] = {}
+    sources = {f.name: read_source(f, maps.get(f.name, {}), wav_scp, segments) for f in args.sources}
+    check_labels({corpus: Counter(u.emotion for u in source if u.emotion) for corpus, source in sources.items()})
+    speakers = Counter(speaker for source in sources.values() for speaker in {u.speaker for u in source})
+    if twice := [speaker for speaker, count in speakers.items() if count > 1]:
+        raise UserError(f"speaker {twice[0]} is in two corpora: rename one of the directories {' '.join(names)}")
+    languages = {(f / "lang").read_text().strip() if (f / "lang").exists() else "und" for f in args.sources}
     segmented = any((folder / "segments").exists() for folder in args.sources)
-    combined: dict[str, dict[str, str]] = defaultdict(dict)
-    labels, languages, clashes = {}, set(), []
-    for folder in args.sources:
-        tables = read_source(folder, maps.get(folder.name, {}), segmented)
-        labels[folder.name] = Counter(filter(None, tables["utt2emo"].values()))
-        languages.add((folder / "lang").read_text().strip() if (folder / "lang").exists() else "und")
-        for name, table in tables.items():
-            clashes += [f"{key} ({name})" for key in table if key in combined[name]]
-            combined[name] |= table
-    if clashes:
-        raise UserError(f"ids of two corpora are the same:{listed(clashes, 5)}\nrename one of the directories")
-    check_labels(labels)
-    for name, table in combined.items():
-        if table:
-            write_table(args.out / name, table)
-        else:
-            (args.out / name).unlink(missing_ok=True)
-    write_text(args.out / "lang", f"{languages.pop() if len(languages) == 1 else 'und'}\n")
-    print(f"{args.out}: {len(combined['utt2spk'])} utterances, {len(combined['spk2utt'])} speakers")
+    write_data(
+        args.out, [u for source in sources.values() for u in source],
+        languages.pop() if len(languages) == 1 else "und", [], wav_scp, segments if segmented else None,
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -53,11 +53,6 @@ class EpochSums:
         """Add to one sum."""
         self.sums[name] = self.sums.get(name, 0.0) + value
 
-    def add_all(self, other: EpochSums) -> None:
-        """Add all sums of another."""
-        for name, value in other.sums.items():
-            self.add(name, value)
-
     def add_update(self, losses: Sequence[float], squared_norms: Sequence[float]) -> None:
         """Add an update's losses (sums over its utterances) and gradient norms, in the order of the tasks."""
         self.add("updates", 1)
@@ -121,7 +116,8 @@ def total_over_processes(own: EpochSums, ranks: Ranks) -> EpochSums:
     """The sums of all processes."""
     total = EpochSums(own.labels)
     for part in ranks.gather(own):
-        total.add_all(part)
+        for name, value in part.sums.items():
+            total.add(name, value)
     return total
 
 

@@ -22,6 +22,7 @@ def sources(tmp_path: Path) -> list[Path]:
             "wav.scp": [f"1-{n} {wav}" for n, wav in enumerate(wavs)],
             "utt2spk": ["1-0 1", "1-1 1", "1-2 1", "1-3 unknown"],
             "utt2emo": ["1-0 joy", "1-1 sad", "1-2 joy", "1-3 sad"],
+            "utt2dur": [f"1-{n} 0.1" for n in range(4)],
             "text": ["1-0 ONE"],
             "spk2gender": ["1 f"],
             "lang": ["en"],
@@ -31,6 +32,7 @@ def sources(tmp_path: Path) -> list[Path]:
             "segments": ["1-0 rec 0 0.5", "1-1 rec 0.5 1"],
             "utt2spk": ["1-0 1", "1-1 1"],
             "utt2emo": ["1-0 happy", "1-1 sad"],
+            "utt2dur": ["1-0 0.5", "1-1 0.5"],
             "utt2session": ["1-0 s", "1-1 s"],
         },
     }
@@ -48,7 +50,7 @@ def combine(*words: object) -> prepare.Result:
 def test_a_combined_directory_is_prepared_and_divided_by_corpus(sources: list[Path], tmp_path: Path) -> None:
     out, data = tmp_path / "a+b", tmp_path / "data"
     result = combine("--label_map", "b", "happy=joy", *sources, out)
-    assert result.status == 0 and "6 utterances, 3 speakers" in result.out and "happy 1 -> joy 1" in result.out
+    assert result.status == 0 and "6 utterances, 2 speakers" in result.out and "happy 1 -> joy 1" in result.out
     assert prepare.table(out / "utt2emo") == {
         "a-1-0": "joy", "a-1-1": "sad", "a-1-2": "joy", "a-1-3": "sad", "b-1-0": "joy", "b-1-1": "sad",
     }  # fmt: skip
@@ -57,8 +59,8 @@ def test_a_combined_directory_is_prepared_and_divided_by_corpus(sources: list[Pa
     assert prepare.table(out / "utt2corpus") == {
         f"{c}-1-{n}": c for c, count in (("a", 4), ("b", 2)) for n in range(count)
     }
-    assert prepare.table(out / "utt2session") == {"b-1-0": "b-s", "b-1-1": "b-s"}
-    assert prepare.table(out / "spk2gender") == {"a-1": "f"}
+    assert prepare.table(out / "utt2session") == {f"a-1-{n}": "" for n in range(4)} | {"b-1-0": "b-s", "b-1-1": "b-s"}
+    assert prepare.table(out / "spk2gender") == {"a-1": "f", "a-1-3": "u", "b-1": "u"}
     assert (out / "lang").read_text() == "und\n"
 
     prepared = prepare.run("prepare_kaldi", "--corpus_dir", out, "--out", data, "--speakers", "known")
@@ -72,7 +74,7 @@ def test_a_combined_directory_is_prepared_and_divided_by_corpus(sources: list[Pa
 
     # Combined again without segments and sessions: none of the first time is left.
     (tmp_path / "c").mkdir()
-    for table in ("wav.scp", "utt2spk", "utt2emo"):
+    for table in ("wav.scp", "utt2spk", "utt2emo", "utt2dur"):
         (tmp_path / "c" / table).write_text((sources[0] / table).read_text())
     assert combine(sources[0], tmp_path / "c", out).status == 0
     assert not (out / "segments").exists() and not (out / "utt2session").exists()
@@ -101,12 +103,18 @@ def test_wrong_sources_and_maps(sources: list[Path], tmp_path: Path, words: list
 def test_a_missing_table_and_ids_that_clash(sources: list[Path], tmp_path: Path) -> None:
     other = tmp_path / "a-1"
     other.mkdir()
-    for table in ("wav.scp", "utt2spk", "utt2emo"):
+    for table in ("wav.scp", "utt2spk", "utt2emo", "utt2dur"):
         (other / table).write_text((sources[0] / table).read_text().replace("1-", ""))
-    (other / "utt2spk").write_text("0 1\n1 1\n2 1\n3 1\n")
+    (other / "utt2spk").write_text("0 3\n1 3\n2 3\n3 3\n")
     result = combine(sources[0], other, tmp_path / "out")
-    assert result.status == 2 and "ids of two corpora are the same:" in result.err and "a-1-0 (utt2emo)" in result.err
-    for table in ("wav.scp", "utt2emo"):
+    assert result.status == 2 and "speaker a-1-3 is in two corpora" in result.err
+    (other / "utt2spk").write_text("0 2\n1 2\n2 2\n3 2\n")
+    result = combine(sources[0], other, tmp_path / "out")
+    assert result.status == 2 and "4 utterance ids occur twice" in result.err and "a-1-0: " in result.err
+    (other / "utt2dur").write_text("0 0.1\n")
+    result = combine(sources[0], other, tmp_path / "out")
+    assert result.status == 2 and "a-1: utt2dur or segments lacks 3 utterances" in result.err
+    for table in ("wav.scp", "utt2emo", "utt2dur"):
         (sources[1] / table).rename(tmp_path / "gone")
         result = combine(*sources, tmp_path / "out")
         assert result.status == 2 and f"b/{table}" in result.err.replace("b has no ", "b/")
