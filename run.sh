@@ -51,6 +51,7 @@ spk_norm=                         # grl (beta), none, erase, standardise, or era
 enrol=                            # other utterances of a test speaker that standardise gets: a number, half or all
 seed=                             # seed of all random draws
 tag=                              # name of the experiment (default: made from its settings)
+trained=                          # exp/<tag> of another corpus: decode and score all of this one by its models
 # Machine
 cmd_backend=   # local, sge or slurm (default: that of conf/cmd.sh)
 nj=            # jobs of stage 2 (default: number of cores; on a cluster 8)
@@ -98,7 +99,7 @@ set_job_options # nj dump_nj ngpu fold_ngpu num_threads cores, and of conf/cmd.s
 data=${datadir}/${corpus_name} folds_dir=${datadir}/${corpus_name}/folds/${protocol}
 dump=${dumpdir}/${corpus_name} tokens=${dumpdir}/${corpus_name}/tokens/${protocol}
 if [[ ${token_type} == bpe ]]; then tokens=${dump}/tokens_bpe${nbpe}/${protocol}; fi
-exp=${expdir}/${tag:-${auto_tag}} report=${expdir}/report/${corpus_name}
+exp=${trained:-${expdir}/${tag:-${auto_tag}}} report=${expdir}/report/${corpus_name}
 dumps=("${dump_name}")
 for speed in ${speeds}; do dumps+=("${dump_name}_sp${speed}"); done
 
@@ -143,6 +144,18 @@ if ((stage <= 2 && stop_stage >= 2)) && ! skipped 2; then
         --token_type "${token_type}" --nbpe "${nbpe}" --out "${tokens}"
 fi
 
+if [[ -n ${trained} ]] && ((stop_stage >= 4)); then
+    require_current 3 "${made_from[@]}"
+    read_models "${trained}" # the array models
+    other=(--exp "${trained}" --folds "${models[@]}")
+    start_stage 4 "decoding and scoring: ${data}/ -> ${trained}/scores_${corpus_name}.json"
+    lock_dirs "${trained}"
+    submit "${infer_cmd} --num_threads ${num_threads} JOB=1:${#models[@]}" "${trained}/log/decode_${corpus_name}.JOB.log" \
+        python3 -m sermtl.bin.decode --config "${inference_config}" "${paths[@]}" "${other[@]}" --other_corpus \
+        --job JOB --num_threads "${num_threads}" --ngpu "$((fold_ngpu > 0))"
+    run python3 -m sermtl.bin.score corpus --data "${data}" "${other[@]}"
+    finish
+fi
 if ((stop_stage >= 3)); then lock_dirs "${exp}"; fi
 
 if ((stage <= 3 && stop_stage >= 3)) && ! skipped 3; then

@@ -114,7 +114,7 @@ class Ours:
         with mock.patch.object(packed, *plainer[off]) if off in plainer else nullcontext():
             parts = [[trainer.sets.train[index] for index in part] for part in trainer.parts_of(indices)]
             batches = [trainer.sets.train.collate(part) for part in parts]
-            trainer.update(number, batches, len(indices))
+            trainer.update(number, batches)
 
 
 def _resident_mb(trainer: Trainer) -> float:

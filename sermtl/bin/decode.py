@@ -1,4 +1,4 @@
-"""Stage 4: decode the test list of one fold, and its dev list if it is not empty.
+"""Stage 4: decode the test list of one fold, and its dev list if it is not empty; or all of another corpus.
 
     python -m sermtl.bin.decode --config conf/decode.yaml --data data/mini \\
         --folds_dir data/mini/folds/speaker --dump dump/mini --tokens dump/mini/tokens/speaker --exp exp/T --folds 01F
@@ -22,6 +22,7 @@ from sermtl.data.names import stored_entry
 from sermtl.errors import UserError, command
 from sermtl.fileio import lock
 from sermtl.fileio.stamp import NAME, refuse_damaged
+from sermtl.fileio.tables import PARTS
 from sermtl.inference.decode import FILES, decode, decode_stamp, training_config, write_decoded
 from sermtl.inference.enrol import enrolled, write_curve
 from sermtl.model.trained_model import load_model
@@ -36,16 +37,19 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--config", type=Path, required=True, help="decoding settings (YAML)")
     fold_job.add_arguments(parser)
+    parser.add_argument("--other_corpus", action="store_true", help="decode all of --data, another corpus's")
     args = parser.parse_args()
     device = fold_job.set_up(args)
     config = load_config(DecodeConfig, args.config)
     for paths in fold_job.own_folds(args):
-        decode_fold(paths, config, device)
+        decode_fold(paths, config, device, args.other_corpus)
     return 0
 
 
-def decode_fold(paths: fold_job.FoldPaths, decode_config: DecodeConfig, device: torch.device) -> None:
-    """Decode one fold."""
+def decode_fold(
+    paths: fold_job.FoldPaths, decode_config: DecodeConfig, device: torch.device, other: bool = False
+) -> None:
+    """Decode one fold's lists, or all utterances of an ``other`` corpus."""
     refuse_damaged(paths.exp / NAME, "rerun ./run.sh --stage 3, which makes it again from the checkpoint")
     trained = load_model(paths.exp, device)
     config = training_config(paths.exp)
@@ -55,14 +59,25 @@ def decode_fold(paths: fold_job.FoldPaths, decode_config: DecodeConfig, device: 
     trained.model.upstream.lay_out(config.layout, device)
     settings = read_yaml(paths.exp / "config.yaml")
     dumped = settings["dump"]
-    fold = load_fold(paths.data, paths.fold_dir, paths.dump, paths.tokens, unperturbed, dumped)
-    if fold.digest != settings.get("inputs"):
-        raise UserError(f"{paths.exp} was trained on other lists or data than there are now; rerun ./run.sh --stage 3")
-    for part in ("test", "dev"):
-        directory = paths.exp / f"decode_{part}"
+    parts = {"test": "test", "dev": "dev"}
+    if other:
+        if paths.data.name in (*PARTS, settings["corpus"]):
+            raise UserError(
+                f"--trained: {paths.exp} needs another corpus than {paths.data}: give another --corpus_name"
+            )
+        parts = {"test": paths.data.name}
+        fold = fold_data.other_corpus(paths.data, paths.dump / dumped, config, trained)
+    else:
+        fold = load_fold(paths.data, paths.fold_dir, paths.dump, paths.tokens, unperturbed, dumped)
+        if fold.digest != settings.get("inputs"):
+            raise UserError(
+                f"{paths.exp} was trained on other lists or data than there are now; rerun ./run.sh --stage 3"
+            )
+    for part, name in parts.items():
+        directory = paths.exp / f"decode_{name}"
         if not fold.examples[part]:
             continue
-        made = decode_stamp(paths, part, dumped)
+        made = decode_stamp(paths, name, dumped, () if other else ("train", part))
         if not made.changed():
             log.info("nothing changed: %s", directory)
             continue

@@ -1,4 +1,7 @@
-"""Stage 5: `score folds` scores the decoded folds, `score pool` pools the scored folds of an experiment."""
+"""Stage 5: `score folds` scores the decoded folds, `score pool` pools the scored folds of an experiment.
+
+`score corpus` scores the models of all folds on another corpus, which `decode --other_corpus` has decoded.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from sermtl.fileio.stamp import NAME, Stamp, fold_roots, inputs, package_digest
 from sermtl.fileio.tables import read_list
 from sermtl.score import result_files as results
 from sermtl.score.score_files import read_scores
-from sermtl.score.score_folds import pool_folds, refuse_stale_folds, score_fold
+from sermtl.score.score_folds import pool_folds, refuse_stale_folds, score_fold, score_other_corpus
 
 INPUTS = (
     "decode:stamp.json", "decode:emb.scp", "decode:utt2emo", "decode:text", "decode:utt2spk",
@@ -41,16 +44,24 @@ def score_one(exp: Path, data: Path, fold_dir: Path) -> None:
         print(f"nothing changed: {out}")
         return
     made.begin()
-    scores = score_fold(decoded, data, fold_dir, exp, exp / "labels.txt")
-    for name, render in (("ser", results.result_ser), ("asr", results.result_asr), ("spk", results.result_spk)):
-        write_text(out / f"result_{name}.txt", render(scores))
+    scores = score_fold(decoded, data, fold_dir, exp)
+    results.write_results(out, scores)
     (out / "probe.json").unlink(missing_ok=True)
     if (decoded / "emb.scp").exists():
         from sermtl.score.speaker_probe import probe_fold  # with scikit-learn, which takes seconds to import
 
         write_json(out / "probe.json", probe_fold(decoded.parent, data, fold_dir, read_matrix))
-    write_json(out / "scores.json", scores)
     made.finish(sorted(path for path in out.iterdir() if path.name[0] != "." and path.name != NAME))
+
+
+def score_corpus(args: argparse.Namespace) -> None:
+    """Score the models of an experiment on all of another corpus."""
+    name = args.data.name
+    scores = score_other_corpus(args.exp, args.data, args.folds)
+    for fold, part in scores["per_fold"].items():
+        results.write_results(args.exp / fold / f"score_{name}", part)
+    write_json(args.exp / f"scores_{name}.json", scores)
+    print(results.other_corpus(args.exp.name, scores))
 
 
 def pool(args: argparse.Namespace) -> None:
@@ -80,15 +91,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m sermtl.bin.score", description=__doc__)
     verbs = parser.add_subparsers(dest="verb", required=True)
     fold = verbs.add_parser("folds", help="score folds -> exp/<tag>/<fold>/score_test/")
-    fold.add_argument("--exp", type=Path, required=True, help="exp/<tag>, with <fold>/decode_test")
-    fold.add_argument("--data", type=Path, required=True, help="data/<corpus>: utt2emo, text, utt2spk")
+    other = verbs.add_parser("corpus", help="score another corpus -> exp/<tag>/scores_<corpus>.json")
+    for parser_of in (fold, other):
+        parser_of.add_argument("--exp", type=Path, required=True, help="exp/<tag>, with <fold>/decode_<test or corpus>")
+        parser_of.add_argument("--data", type=Path, required=True, help="data/<corpus>: utt2emo, text, utt2spk")
+        parser_of.add_argument("--folds", nargs="+", required=True, metavar="FOLD", help="fold names")
     fold.add_argument("--folds_dir", type=Path, required=True, help="data/<corpus>/folds/<protocol>")
-    fold.add_argument("--folds", nargs="+", required=True, metavar="FOLD", help="fold names")
     pooled = verbs.add_parser("pool", help="pool the scored folds -> exp/<tag>/scores.json, RESULTS.md")
     pooled.add_argument("--exp", type=Path, required=True, help="exp/<tag>")
     pooled.add_argument("--folds_file", type=Path, required=True, help="data/<corpus>/folds/<protocol>/folds")
     args = parser.parse_args()
-    {"folds": score_folds, "pool": pool}[args.verb](args)
+    {"folds": score_folds, "corpus": score_corpus, "pool": pool}[args.verb](args)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from sermtl.fileio.ark import DUMP_DIGESTS, DUMP_SAMPLES, DUMP_TABLES
 from sermtl.fileio.stamp import refuse_damaged
 from sermtl.fileio.tables import PARTS, UNKNOWN, known_speakers, read_list, read_table
 from sermtl.model.front_end import FrontEnd
+from sermtl.model.trained_model import TrainedModel
 from sermtl.seeding import generator
 from sermtl.text.tokenizer import Tokenizer, load_tokenizer
 
@@ -99,12 +100,35 @@ def load_fold(
         copies = read_dump(directory, config.feats_type)
         _refuse_unknown(directory, [f"{name}-{utterance}" for utterance in lists["train"]], copies, directory)
         perturbed[speed] = {utterance: copies[f"{name}-{utterance}"] for utterance in lists["train"]}
-    by_speaker: dict[str, list[Example]] = {}
+    digest = _digest(examples, labels, speakers, tokenizer.tokens)
+    of_speaker = _by_speaker(dumped, speakers_of)
+    return FoldData(examples, labels, speakers, tokenizer, perturbed, of_speaker, digest, dump)
+
+
+def other_corpus(data: Path, dump: Path, config: TrainConfig, trained: TrainedModel) -> FoldData:
+    """All utterances of a corpus, without targets: the test list of a model that was trained by ``config`` on another.
+
+    Raises:
+        UserError: The corpus is not dumped as the model's was, or has labels that the model does not know.
+    """
+    dumped, speakers_of = read_dump(dump, config.feats_type), read_table(data / "utt2spk")
+    _refuse_unknown(data / "utt2spk", list(speakers_of), dumped, dump)
+    if unknown := sorted(set(read_table(data / "utt2emo").values()) - {"", *trained.labels}):
+        raise UserError(
+            f"{data / 'utt2emo'}: the model does not know {', '.join(unknown)}; it knows {', '.join(trained.labels)}: "
+            "prepare the corpus again with --label_map 'old=new', or with --classes (./run.sh --stage 1)"
+        )
+    examples = [replace(dumped[utterance], speaker_name=speaker) for utterance, speaker in speakers_of.items()]
+    names = (trained.labels, trained.speakers, trained.tokenizer)
+    return FoldData({"test": examples}, *names, {}, _by_speaker(dumped, speakers_of), "", dump)
+
+
+def _by_speaker(dumped: Mapping[str, Example], speakers_of: Mapping[str, str]) -> dict[str, list[Example]]:
+    found: dict[str, list[Example]] = {}
     for utterance, speaker in speakers_of.items():
         if utterance in dumped:
-            by_speaker.setdefault(speaker, []).append(dumped[utterance])
-    digest = _digest(examples, labels, speakers, tokenizer.tokens)
-    return FoldData(examples, labels, speakers, tokenizer, perturbed, by_speaker, digest, dump)
+            found.setdefault(speaker, []).append(dumped[utterance])
+    return found
 
 
 def random_dev(utterances: list[str], share: float, seed: int) -> tuple[list[str], list[str]]:

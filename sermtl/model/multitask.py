@@ -178,12 +178,12 @@ class MultiTaskModel(nn.Module):
         return tapped
 
 
-def task_losses(output: Output, batch: Batch, utterances: int) -> dict[str, Tensor]:
-    """The three losses, each summed over the batch and divided by ``utterances``.
+def task_losses(output: Output, batch: Batch) -> dict[str, Tensor]:
+    """The three losses, each summed over the batch's utterances that have its target.
 
     ``ser`` and ``sid`` are cross-entropies, ``ser`` weighted by class where the output has weights; ``asr`` is the
-    whole CTC negative log-likelihood of an utterance in nats. An utterance that lacks a target adds nothing to that
-    task. Dividing by the update's number of utterances makes an update's loss the same however it is cut into batches.
+    whole CTC negative log-likelihood of an utterance in nats. An update's losses are these sums over all of its
+    batches, divided by the update's numbers of `count_targets`: the same however it is cut into batches.
     """
     weights_C = output.class_weights_C
     emotion = F.cross_entropy(output.emotion_BC, batch.emotions_B, weights_C, ignore_index=-1, reduction="sum")
@@ -191,7 +191,16 @@ def task_losses(output: Output, batch: Batch, utterances: int) -> dict[str, Tens
     no_loss = emotion.new_zeros(())
     frames_B = output.frames_B if batch.frames_B is None else batch.frames_B
     asr = no_loss if output.tokens_BTV is None else ctc_losses(output.tokens_BTV, frames_B, batch).sum()
-    return {"ser": emotion / utterances, "asr": asr / utterances, "sid": speaker / utterances}
+    return {"ser": emotion, "asr": asr, "sid": speaker}
+
+
+def count_targets(batches: Iterable[Batch]) -> Tensor:
+    """(tasks,) int64: how many utterances of batches on the CPU have a target of each task, in the order of `TASKS`."""
+    counts = torch.zeros(len(TASKS), dtype=torch.int64)
+    for batch in batches:
+        has_target = (batch.emotions_B >= 0, batch.token_lengths_B > 0, batch.speakers_B >= 0)
+        counts += torch.stack([mask_B.sum() for mask_B in has_target])
+    return counts
 
 
 def balanced_weights(emotions: Sequence[int], classes: int) -> Tensor:

@@ -34,9 +34,10 @@ def obstacle(trained: TrainedModel) -> str:
         return "it reads log-mel features, and transformers' speech classes read waveforms"
     if upstream.config.model_type == "whisper":
         return "transformers' Whisper classifier averages over 30 s, padding included"
-    if heads.pooling != "mean" or heads.standardise:
-        norm = " of standardised states" if heads.standardise else ""
-        return f"it pools by {heads.pooling}{norm}, and transformers' classifiers take plain means"
+    if heads.pooling != "mean":
+        return f"it pools by {heads.pooling}, and transformers' classifiers take plain means"
+    if len(heads.layers) > 1 and (heads.standardise or heads.spk_norm not in ("none", "grl")):
+        return "it normalises each state before the mix, and transformers' classifiers mix first"
     if len(upstream.layers) < upstream.total_layers and getattr(upstream.config, "do_stable_layer_norm", False):
         return "layers above the last one that is read are left out, and transformers would put a final norm there"
     return ""
@@ -68,6 +69,7 @@ def _config(trained: TrainedModel, **values: Any) -> PretrainedConfig:
 
 def _classifier(trained: TrainedModel) -> nn.Module:
     labels, heads, vector = dict(enumerate(trained.labels)), trained.model.settings, trained.model.vector
+    upstream = trained.model.upstream
     names = {label: number for number, label in labels.items()}
     weighted = heads.layers != (len(trained.model.upstream.layers),)
     config = _config(
@@ -80,11 +82,14 @@ def _classifier(trained: TrainedModel) -> nn.Module:
             model.layer_weights.fill_(UNREAD)
             scores = vector.mix.scores_n
             model.layer_weights[list(heads.layers)] = torch.zeros(1) if scores is None else scores.detach()
-        if vector.projection is None:
-            model.projector.weight.copy_(torch.eye(config.classifier_proj_size))
-            model.projector.bias.zero_()
-        else:
-            model.projector.load_state_dict(vector.projection.state_dict())
+        if weighted and len(heads.layers) > 1:
+            eye = nn.Linear(upstream.hidden_size, upstream.hidden_size)
+            eye.load_state_dict({"weight": torch.eye(upstream.hidden_size), "bias": torch.zeros(upstream.hidden_size)})
+            model.projector.load_state_dict((vector.projection or eye).state_dict())
+        else:  # what is done to one state is an affine map, whatever the settings; any speaker is the corpus's
+            zero_1M = vector(torch.zeros(1, 1, upstream.hidden_size))
+            model.projector.bias.copy_(zero_1M[0])
+            model.projector.weight.copy_((vector(torch.eye(upstream.hidden_size)[:, None]) - zero_1M).T)
     model.classifier.load_state_dict(trained.model.emotion_head.state_dict())
     return model
 

@@ -10,6 +10,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from sermtl.fileio.files import write_json, write_text
 from sermtl.fileio.text_table import aligned, markdown, number, plural
 from sermtl.score import metrics
 
@@ -47,6 +48,25 @@ def never_trained(scores: Mapping[str, Any]) -> str:
 def rate(value: float | None, part: Mapping[str, Any]) -> str:
     """A number of emotion scores, with the mark of those that have an untrained class."""
     return number(value) + (UNTRAINED if part.get("untrained") else "")
+
+
+def write_results(out: Path, scores: Mapping[str, Any]) -> None:
+    """Write ``result_ser.txt``, ``result_asr.txt``, ``result_spk.txt`` and ``scores.json`` of a fold."""
+    for name, render in (("ser", result_ser), ("asr", result_asr), ("spk", result_spk)):
+        write_text(out / f"result_{name}.txt", render(scores))
+    write_json(out / "scores.json", scores)
+
+
+def other_corpus(tag: str, scores: Mapping[str, Any]) -> str:
+    """A few lines for the terminal, of the scores of an experiment's models on another corpus."""
+    averaged, means = scores["averaged"], scores["mean_over_folds"]
+    models = [f"mean over {plural(len(scores['folds']), 'model')}", "std", "averaged posteriors"]
+    rows = [
+        [metrics.RATES[key], *map(number, (means[key]["mean"], means[key]["std"], averaged[key]))]
+        for key in ("wa", "ua", "macro_f1")
+    ]
+    title = f"{tag} on all {averaged['n']} utterances of {scores['corpus']}"
+    return f"{title}\n{aligned([['', *models], *rows])}"
 
 
 def result_ser(scores: Mapping[str, Any]) -> str:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sermtl.model.batch import Batch
 from sermtl.model.ctc import best_tokens, texts_of
-from sermtl.model.multitask import TASKS, Output, total_loss
+from sermtl.model.multitask import TASKS, Output, count_targets, total_loss
 from sermtl.score.metrics import count_edits
 from sermtl.text.tokenizer import Tokenizer
 from sermtl.train.processes import Ranks
@@ -53,21 +53,15 @@ class EpochSums:
         """Add to one sum."""
         self.sums[name] = self.sums.get(name, 0.0) + value
 
-    def add_all(self, other: EpochSums) -> None:
-        """Add all sums of another."""
-        for name, value in other.sums.items():
-            self.add(name, value)
-
-    def add_update(self, losses: Sequence[float], squared_norms: Sequence[float], utterances: int) -> None:
-        """Add an update's losses (means over its utterances) and gradient norms, in the order of the tasks."""
+    def add_update(self, losses: Sequence[float], squared_norms: Sequence[float]) -> None:
+        """Add an update's losses (sums over its utterances) and gradient norms, in the order of the tasks."""
         self.add("updates", 1)
-        self.add("utterances", utterances)
         for task, loss, square in zip(TASKS, losses, squared_norms, strict=True):
-            self.add(f"loss_{task}", loss * utterances)
+            self.add(f"loss_{task}", loss)
             self.add(f"grad_{task}", math.sqrt(square))
 
     def add_guesses(self, guesses: Guesses, batch: Batch, texts: Mapping[str, str], tokenizer: Tokenizer) -> None:
-        """Count hits of the emotion and speaker heads, word errors of the greedy transcripts, and those without CTC.
+        """Count targets, hits of the emotion and speaker heads, and word errors of the greedy transcripts.
 
         Args:
             guesses: On the CPU.
@@ -75,13 +69,14 @@ class EpochSums:
             texts: Utterance -> normalised transcript, where there is one.
             tokenizer: Of the transcripts.
         """
+        for task, count in zip(TASKS, count_targets([batch]).tolist(), strict=True):
+            self.add(f"targets_{task}", count)
         self.add("no_ctc", int((batch.token_lengths_B == 0).sum()))
         for truth, guess in zip(batch.emotions_B.tolist(), guesses.emotions_B.tolist(), strict=True):
             if truth >= 0:
                 self.add(f"class{truth}", 1)
                 self.add(f"hit{truth}", truth == guess)
         known_B = batch.speakers_B >= 0
-        self.add("speakers", int(known_B.sum()))
         self.add("speaker_hits", int(((guesses.speakers_B == batch.speakers_B) & known_B).sum()))
         if guesses.tokens_BT is None:
             return
@@ -101,14 +96,12 @@ class EpochSums:
             "wa": sum(hits for _, hits in present) / total if total else None,
             "ua": sum(hits / count for count, hits in present) / len(present) if present else None,
             "wer": self.ratio("word_errors", "words"),
-            "acc_sid": self.ratio("speaker_hits", "speakers"),
+            "acc_sid": self.ratio("speaker_hits", "targets_sid"),
         }
 
     def averages(self, alpha: float) -> dict[str, Any]:
-        """Means over the utterances (losses) and updates (gradient norms), and rates; None of nothing."""
-        losses = {f"loss_{task}": self.ratio(f"loss_{task}", "utterances") for task in TASKS}
-        if not self.sums.get("speakers"):
-            losses["loss_sid"] = None  # unknown speakers have no loss
+        """Means over the utterances with a target (losses) and updates (gradient norms), and rates; None of nothing."""
+        losses = {f"loss_{task}": self.ratio(f"loss_{task}", f"targets_{task}") for task in TASKS}
         known = {task: value for task in TASKS if (value := losses[f"loss_{task}"]) is not None}
         gradients = {name: self.ratio(name, "updates") for name in self.sums if name.startswith("grad_")}
         counts = {name: int(self.sums.get(name, 0)) for name in ("no_ctc", "nonfinite")}
@@ -123,7 +116,8 @@ def total_over_processes(own: EpochSums, ranks: Ranks) -> EpochSums:
     """The sums of all processes."""
     total = EpochSums(own.labels)
     for part in ranks.gather(own):
-        total.add_all(part)
+        for name, value in part.sums.items():
+            total.add(name, value)
     return total
 
 

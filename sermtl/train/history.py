@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from sermtl.config import TrainConfig
+from sermtl.data.dataset import FoldDataset
 from sermtl.fileio.files import write_text
+from sermtl.score.metrics import first
 
-WARNINGS = "warnings.txt"
 log = logging.getLogger(__name__)
+WARNINGS = "warnings.txt"
 EXPLOSION = 10.0
 """Times the best earlier epoch's loss from which on a loss has exploded."""
 
@@ -60,9 +62,8 @@ def summary(record: dict[str, Any]) -> str:
     return "; ".join(parts)
 
 
-def write_warnings(exp: Path, history: Sequence[Mapping[str, Any]], classes: int, speakers: int, alpha: float) -> None:
-    """Write ``warnings.txt``, which the report repeats: exploded losses of any epoch, then dead heads, one a line."""
-    dead = dead_heads(history, classes, speakers, alpha)
+def write_warnings(exp: Path, history: Sequence[Mapping[str, Any]], dead: Sequence[str]) -> None:
+    """Write ``warnings.txt``, which the report repeats: exploded losses of any epoch, then ``dead`` heads (logged too)."""
     for message in dead:
         log.warning("%s", message)
     messages = [message for end in range(1, len(history) + 1) for message in exploded(history[:end])]
@@ -96,6 +97,17 @@ def dead_heads(history: Sequence[Mapping[str, Any]], classes: int, speakers: int
     if alpha and best >= 1:
         found.append(f"the CTC head learnt no word: WER {best:.3f} at best")
     return found
+
+
+def without_ctc(train: FoldDataset, alpha: float) -> list[str]:
+    """A sentence on the training utterances that have no CTC term (at their own speed), where CTC is trained."""
+    frames = train.front_end.geometry.frames
+    kinds = {
+        "without a transcript": [e.utterance for e in train.examples if not e.tokens],
+        "with one too long for their frames": [e.utterance for e in train.examples if e.ctc_frames > frames(e.length)],
+    }
+    found = [f"{len(utts)} {why} ({first(utts)})" for why, utts in kinds.items() if utts]
+    return [f"training utterances that do not count in the CTC loss: {'; '.join(found)}"] if alpha and found else []
 
 
 def is_finished(exp: Path, config: TrainConfig) -> bool:

@@ -1,7 +1,7 @@
 """The processes that train one fold together, each on a share of every update's utterances.
 
 PyTorch's launcher (torchrun) starts them. Gradients are added, not averaged, because every loss is already divided by
-the utterances of the whole update; that holds for shares of any size, the empty one too, which
+a number of the whole update; that holds for shares of any size, the empty one too, which
 ``DistributedDataParallel`` does not support. A single process is alone, and every method leaves its values as they are.
 """
 

@@ -26,6 +26,7 @@ from sermtl.model.heads import head_settings
 from sermtl.model.multitask import MultiTaskModel, balanced_weights
 from sermtl.model.trained_model import TrainedModel
 from sermtl.model.upstreams.base import Upstream
+from sermtl.train import history
 from sermtl.train.loader import Sets
 from sermtl.train.pooled_statistics import fitted_once
 from sermtl.train.settings_file import CODE_VERSION
@@ -132,6 +133,8 @@ def log_summary(config: TrainConfig, fold: FoldData, trainer: Trainer) -> None:
     log.info("utterances: %s; classes: %s; speakers: %d", sizes, " ".join(fold.labels), len(fold.speakers))
     if any(example.speaker >= 0 for example in fold.examples["test"]):
         log.info("speaker-dependent: test speakers are trained on too")
+    for message in history.without_ctc(trainer.sets.train, config.alpha):
+        print(f"warning: {message}", flush=True)
     upstream = trainer.model.upstream
     if upstream.window and upstream.entry == "audio":
         cut = upstream.count_cut(example.length for example in read_by_training(fold))

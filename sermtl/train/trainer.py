@@ -20,13 +20,13 @@ from sermtl.fileio.files import sha256, write_json
 from sermtl.fileio.tables import write_list
 from sermtl.model.batch import Batch
 from sermtl.model.gradient_reversal import reversal_scale
-from sermtl.model.multitask import task_losses
+from sermtl.model.multitask import count_targets, task_losses
 from sermtl.model.out_of_memory import in_parts, is_exhausted, release, smaller
 from sermtl.model.trained_model import WEIGHTS, TrainedModel, save_weights
 from sermtl.seeding import derive_seed
+from sermtl.train import history
 from sermtl.train.checkpoint import load_checkpoint, save_checkpoint
 from sermtl.train.epoch_sums import EpochSums, Guesses, plain, total_over_processes
-from sermtl.train.history import TensorBoard, exploded, summary, write_history, write_warnings
 from sermtl.train.loader import Sets, batch_loader
 from sermtl.train.optimizer import make_optimizer, rate_share
 from sermtl.train.pooled_statistics import BATCH, fit_after, fit_epoch
@@ -113,7 +113,7 @@ class Trainer:
             Interrupted: `stop_soon` was called; the checkpoint is written.
             UserError: Too many updates were not finite.
         """
-        tensorboard = TensorBoard(self.exp / "tensorboard", self.history) if self.ranks.first else None
+        tensorboard = history.TensorBoard(self.exp / "tensorboard", self.history) if self.ranks.first else None
         while self.epoch < self.config.epochs:
             started = time.monotonic()
             record: dict[str, Any] = {"epoch": self.epoch + 1, "train": self.train_epoch()}
@@ -142,19 +142,21 @@ class Trainer:
             )
         # Nothing depends on a speaker head over a frozen encoder whose gradient nothing gets.
         speakers = 0 if self.config.freeze == "all" and not self.config.beta else len(self.trained.speakers)
-        write_warnings(self.exp, self.history, len(self.trained.labels), speakers, self.config.alpha)
+        dead = history.dead_heads(self.history, len(self.trained.labels), speakers, self.config.alpha)
+        history.write_warnings(self.exp, self.history, dead + history.without_ctc(self.sets.train, self.config.alpha))
         if shares := self.model.mixed():
             write_json(self.exp / "layer_weights.json", shares)
         # Its last line says that the training is finished, so it comes after the weights.
-        write_history(self.exp / "history.jsonl", self.history)
+        history.write_history(self.exp / "history.jsonl", self.history)
 
     def finish_epoch(self, record: dict[str, Any]) -> None:
         """Log an epoch and save it."""
         self.epoch, self.batch, self.epoch_sums = self.epoch + 1, 0, EpochSums(len(self.trained.labels))
         self.history.append(record)
         seconds, left = record["seconds"], record["seconds"] * (self.config.epochs - self.epoch)
-        log.info(f"epoch {self.epoch}/{self.config.epochs} ({seconds:.1f} s, {left:.0f} s left): {summary(record)}")
-        for message in exploded(self.history):
+        text = history.summary(record)
+        log.info(f"epoch {self.epoch}/{self.config.epochs} ({seconds:.1f} s, {left:.0f} s left): {text}")
+        for message in history.exploded(self.history):
             log.warning("%s", message)
         if self.config.select == "best" and record["dev"][self.config.select_by] > self.best_rate:
             self.best_rate = record["dev"][self.config.select_by]
@@ -163,7 +165,7 @@ class Trainer:
                 self.best_digest = sha256(self.exp / WEIGHTS)
         self.save()
         if self.ranks.first and self.epoch < self.config.epochs:
-            write_history(self.exp / "history.jsonl", self.history)
+            history.write_history(self.exp / "history.jsonl", self.history)
         if self.ranks.any(self.stopping)[0]:
             raise Interrupted
 
@@ -174,12 +176,12 @@ class Trainer:
         if not self.batch:
             fit_epoch(self.trained, config, self.sets, self.device)
         batches = batches_of_epoch(train.examples, config, self.epoch, self.epoch_updates)
-        left = [(self.parts_of(batch), len(batch)) for batch in batches[self.batch :]]
-        loader = iter(self.load(train, [part for parts, _ in left for part in parts]))
+        left = [self.parts_of(batch) for batch in batches[self.batch :]]
+        loader = iter(self.load(train, [part for parts in left for part in parts]))
         self.model.train()
-        for parts, utterances in tqdm(left, f"epoch {self.epoch + 1}", leave=False, disable=not sys.stderr.isatty()):
+        for parts in tqdm(left, f"epoch {self.epoch + 1}", leave=False, disable=not sys.stderr.isatty()):
             number = self.epoch * len(batches) + self.batch
-            self.update(number, [next(loader) for _ in parts], utterances)
+            self.update(number, [next(loader) for _ in parts])
             self.batch += 1
             overdue = time.monotonic() - self.saved > 60 * config.save_minutes
             stopping, overdue = self.ranks.any(self.stopping, overdue)
@@ -201,7 +203,7 @@ class Trainer:
         share = self.ranks.share(sorted(batch, key=lambda index: -train.lengths[index]))
         return parts_by_size(share, train.lengths, -(-len(share) // self.config.accum_grad), train.typical_length)
 
-    def update(self, update: int, parts: list[Batch], utterances: int) -> None:
+    def update(self, update: int, parts: list[Batch]) -> None:
         """One step of the optimiser over ``parts``, which are this process's; skipped where it is not finite.
 
         What is read of the device is the update before, so that a GPU does not wait for the next one.
@@ -209,12 +211,12 @@ class Trainer:
         Args:
             update: Its number in the training, from 0.
             parts: Batches; there may be none for one of several processes.
-            utterances: Number of the update's utterances over all processes.
         """
         config = self.config
         for group in self.optimizer.param_groups:
             group["lr"] = rate_share(update, self.total_updates, config) * group["peak"]
         scale = reversal_scale(config.beta, config.grl, config.grl_schedule, update / max(1, self.total_updates - 1))
+        targets = self.ranks.add(count_targets(parts))
         done = None
         while done is None:
             # Dropout is the one draw that depends on how many processes there are: each has its own.
@@ -223,7 +225,7 @@ class Trainer:
             try:
                 self.optimizer.zero_grad(set_to_none=True)
                 on_device = (part.to(self.device) for part in parts)
-                done = accumulate_gradients(self.model, on_device, utterances, scale, config.alpha)
+                done = accumulate_gradients(self.model, on_device, targets, scale, config.alpha)
             except RuntimeError as error:
                 if not is_exhausted(error):
                     raise
@@ -236,7 +238,7 @@ class Trainer:
         self.model.speaker_head.follow(self.ranks.add, finite)
         self.optimizer.found_inf = (~finite).float()  # where it is 1, the step leaves weights and moments as they are
         self.optimizer.step()
-        self.unread.append(Computed(parts, utterances, sums, finite, done[1]))
+        self.unread.append(Computed(parts, sums, finite, done[1]))
         self.count_updates(1)
 
     def count_updates(self, left: int = 0) -> None:
@@ -251,8 +253,7 @@ class Trainer:
             for guesses, part in zip(computed.guesses, computed.parts, strict=True):
                 self.epoch_sums.add_guesses(guesses, part, self.sets.texts, self.trained.tokenizer)
             if self.ranks.first:
-                losses, squared_norms = computed.sums.tolist()
-                self.epoch_sums.add_update(losses, squared_norms, computed.utterances)
+                self.epoch_sums.add_update(*computed.sums.tolist())
 
     def report_nonfinite(self, utterances: list[str]) -> None:
         """Count a skipped update; stop where they pass the configured share of an epoch.
@@ -285,12 +286,11 @@ class Trainer:
         batches = self.ranks.share(decode_batches(dataset.lengths, BATCH))
         for host_batch in self.load(dataset, batches):
             for batch, output in in_parts(host_batch.to(self.device), self.model):
-                losses = task_losses(output, batch, 1)
+                losses = task_losses(output, batch)
                 guesses, on_cpu = Guesses.of(output).on_cpu(), batch.to(torch.device("cpu"))
                 values = torch.stack([loss.float() for loss in losses.values()]).tolist()  # waits for all copies
                 for task, loss in zip(losses, values, strict=True):
                     epoch_sums.add(f"loss_{task}", loss)
-                epoch_sums.add("utterances", len(batch.utterances))
                 epoch_sums.add_guesses(guesses, on_cpu, self.sets.texts, self.trained.tokenizer)
         return total_over_processes(epoch_sums, self.ranks).averages(self.config.alpha)
 

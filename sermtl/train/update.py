@@ -19,7 +19,6 @@ class Computed:
     """An update's results on their way from the device, which is not waited for before the next update is launched."""
 
     parts: list[Batch]
-    utterances: int
     sums: Tensor
     """As `accumulate_gradients` gives them, over all processes."""
     finite: Tensor
@@ -42,28 +41,28 @@ class Computed:
 
 
 def accumulate_gradients(
-    model: MultiTaskModel, parts: Iterable[Batch], utterances: int, speaker_gradient: float, alpha: float
+    model: MultiTaskModel, parts: Iterable[Batch], targets: Tensor, speaker_gradient: float, alpha: float
 ) -> tuple[Tensor, list[Guesses]]:
     """Add the gradients of an update's parts up in the parameters.
 
     Args:
         model: The model in training mode.
         parts: Batches on the model's device; together they are the update's utterances, or one process's share.
-        utterances: Number of the update's utterances over all processes.
+        targets: (tasks,) on the CPU: `count_targets` of the whole update, over all parts and processes.
         speaker_gradient: Factor of the speaker head's gradient at the encoder.
         alpha: Weight of the CTC loss.
 
     Returns:
-        (2, tasks) float64: the losses, and the squared norms of each task's gradient at the encoder's output; and
-        what the heads find most probable in each part.
+        (2, tasks) float64: the losses summed over utterances, and the squared norms of each task's gradient at the
+        encoder's output; and what the heads find most probable in each part.
     """
-    guesses = []
+    guesses, divisors = [], dict(zip(TASKS, targets.clamp(min=1), strict=True))
     model.speaker_head.begin_update()
     sums = torch.zeros(2, len(TASKS), dtype=torch.float64, device=next(model.parameters()).device)
     for part in parts:
         output = model(part, speaker_gradient)
-        losses = task_losses(output, part, utterances)
-        total_loss(losses, alpha).backward()
+        losses = task_losses(output, part)
+        total_loss({task: loss / divisors[task] for task, loss in losses.items()}, alpha).backward()
         # Squares of the norms, because those of the parts add up.
         norms = [model.gradient_norms.get(task, losses[task].new_zeros(())).square() for task in TASKS]
         sums += torch.stack([*(losses[task].detach() for task in TASKS), *norms]).view_as(sums)
@@ -90,7 +89,7 @@ def nonfinite_utterances(model: MultiTaskModel, parts: Iterable[Batch]) -> list[
     parts = list(parts)
     found = []
     for one in (one for part in parts for one in _single_utterances(part)):
-        losses = task_losses(model(one), one, 1)
+        losses = task_losses(model(one), one)
         if not all(math.isfinite(loss) for loss in losses.values()):
             found += one.utterances
     return found or [utterance for part in parts for utterance in part.utterances]

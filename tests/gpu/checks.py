@@ -153,7 +153,7 @@ def _computed(model: MultiTaskModel, device: torch.device, layout: str, bf16: bo
     model.upstream.lay_out(layout, device)
     batch = _batch(model).to(device)
     output = model(batch, -0.1)
-    losses = task_losses(output, batch, 3)
+    losses = task_losses(output, batch)
     total_loss(losses, 0.1).backward()
     assert output.tokens_BTV is not None
     own = [tokens[:frames] for tokens, frames in zip(output.tokens_BTV, output.frames_B.tolist(), strict=True)]

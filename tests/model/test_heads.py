@@ -231,7 +231,7 @@ def test_what_is_frozen_stays_in_evaluation_mode_and_keeps_its_weights(name, fre
     kept = {id(parameter) for module in modules for parameter in module.parameters()}
     before = {key: value.clone() for key, value in model.named_parameters()}
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
-    sum(task_losses(model.eval()(batch, -0.1), batch, 2).values()).backward()
+    sum(task_losses(model.eval()(batch, -0.1), batch).values()).backward()
     optimizer.step()
     changed = {key for key, value in model.named_parameters() if not torch.equal(value, before[key])}
     assert not any(id(value) in kept for key, value in model.named_parameters() if key in changed)
@@ -280,14 +280,14 @@ def test_each_head_reads_its_own_states_and_projection():
 def test_without_states_for_characters_there_is_no_ctc_loss():
     model, batch = model_of("wav2vec2", HeadSettings((1, 2), ()), "all"), a_batch()
     output = model(batch)
-    losses = task_losses(output, batch, 2)
+    losses = task_losses(output, batch)
     assert output.tokens_BTV is None and losses["asr"] == 0 and losses["ser"] > 0
 
 
 def test_behind_a_frozen_upstream_the_projections_gradient_is_reversed():
     def gradient(scale):
         model, batch = model_of("wav2vec2", HeadSettings((2, 3), (), projection=5), "all").eval(), a_batch()
-        task_losses(model(batch, scale), batch, 2)["sid"].backward()
+        task_losses(model(batch, scale), batch)["sid"].backward()
         assert all(parameter.grad is None for parameter in model.upstream.parameters())
         return model.vector.projection.weight.grad, model.speaker_head.weight.grad
 

@@ -53,7 +53,7 @@ def gradients(model, loss):
 
 def speaker_gradients(scale):
     model, batch = make_model(), make_batch()
-    return gradients(model, task_losses(model(batch, scale), batch, 4)["sid"])
+    return gradients(model, task_losses(model(batch, scale), batch)["sid"])
 
 
 def encoder(grads):
@@ -103,9 +103,9 @@ def test_the_mean_ignores_whatever_stands_beyond():
 # Losses
 
 
-def test_the_losses_are_means_over_utterances_computed_one_by_one():
+def test_the_losses_are_sums_over_utterances_computed_one_by_one():
     model, batch = make_model().eval(), make_batch()
-    losses = task_losses(model(batch), batch, 4)
+    losses = task_losses(model(batch), batch)
     ser, asr, sid = [], [], []
     for row in range(4):
         own = rows(batch, row, row + 1)
@@ -122,7 +122,7 @@ def test_the_losses_are_means_over_utterances_computed_one_by_one():
                                   reduction="sum"))  # fmt: skip
     assert (len(ser), len(asr), len(sid)) == (3, 3, 3)
     for name, values in (("ser", ser), ("asr", asr), ("sid", sid)):
-        torch.testing.assert_close(losses[name], sum(values) / 4, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(losses[name], sum(values), rtol=1e-4, atol=1e-4)
 
 
 def test_balanced_weights_are_those_of_scikit_learn_and_weight_the_emotion_loss_in_training_only():
@@ -137,9 +137,9 @@ def test_balanced_weights_are_those_of_scikit_learn_and_weight_the_emotion_loss_
         F.cross_entropy(model(batch).emotion_BC[row : row + 1], batch.emotions_B[row : row + 1]) for row in (0, 1, 3)
     ]
     model.class_weights_C = weights_C
-    weighted = sum(weights_C[emotion] * loss for emotion, loss in zip((0, 3, 1), plain, strict=True)) / 4
-    torch.testing.assert_close(task_losses(model.train()(batch), batch, 4)["ser"], weighted)
-    torch.testing.assert_close(task_losses(model.eval()(batch), batch, 4)["ser"], sum(plain) / 4)
+    weighted = sum(weights_C[emotion] * loss for emotion, loss in zip((0, 3, 1), plain, strict=True))
+    torch.testing.assert_close(task_losses(model.train()(batch), batch)["ser"], weighted)
+    torch.testing.assert_close(task_losses(model.eval()(batch), batch)["ser"], sum(plain))
     assert not any("weights" in name for name in model.state_dict())
 
 
@@ -162,8 +162,8 @@ def test_utterances_without_a_transcript_or_with_one_too_long_add_nothing_and_st
     model = make_model()
     whole = make_batch()
     too_long = make_batch(tokens=((5, 6, 6), tuple(range(1, 10)) * 9, (7,), (8, 9, 10, 9)))
-    expected = task_losses(model(whole), whole, 4)["asr"]
-    loss = task_losses(model(too_long), too_long, 4)["asr"]
+    expected = task_losses(model(whole), whole)["asr"]
+    loss = task_losses(model(too_long), too_long)["asr"]
     torch.testing.assert_close(loss, expected)
     for grad, same in zip(gradients(model, loss).values(), gradients(model, expected).values(), strict=True):
         if same is not None:
@@ -174,7 +174,7 @@ def test_utterances_without_a_transcript_or_with_one_too_long_add_nothing_and_st
 @pytest.mark.parametrize("tokens", [((),) * 4, ((5, 6, 7) * 30,) * 4])
 def test_a_batch_without_any_target_gives_zero_losses_and_finite_gradients(tokens):
     model, batch = make_model(), make_batch(tokens=tokens, emotions=(-1,) * 4, speakers=(-1,) * 4)
-    losses = task_losses(model(batch, -0.1), batch, 4)
+    losses = task_losses(model(batch, -0.1), batch)
     assert {name: loss.item() for name, loss in losses.items()} == {"ser": 0.0, "asr": 0.0, "sid": 0.0}
     grads = gradients(model, sum(losses.values()))
     assert all(grad is None or not grad.any() for grad in grads.values())
@@ -185,7 +185,7 @@ def test_an_updates_loss_and_gradient_do_not_depend_on_how_it_is_cut(cuts):
     model, batch = make_model(), make_batch()
 
     def total(part):
-        losses = task_losses(model(part, -0.5), part, 4)
+        losses = task_losses(model(part, -0.5), part)
         return losses["ser"] + 0.1 * losses["asr"] + losses["sid"]
 
     whole, whole_grads = total(batch), gradients(model, total(batch))
@@ -238,15 +238,15 @@ def test_the_other_heads_get_no_gradient_of_the_speaker_loss():
 
 def test_recorded_norms_are_those_of_each_tasks_gradient_on_own_frames():
     model, batch = make_model(), make_batch()
-    losses = task_losses(model(batch, -0.3), batch, 4)
+    losses = task_losses(model(batch, -0.3), batch)
     (losses["ser"] + 0.1 * losses["asr"] + losses["sid"]).backward()
     (hidden_BTD,), frames_B = model.upstream(batch.inputs, batch.lengths_B)
     hidden_BTD = hidden_BTD.detach().requires_grad_()
     pooled_BD = torch.stack([hidden_BTD[row, :frames].mean(0) for row, frames in enumerate(frames_B.tolist())])
     expected = {
-        "ser": F.cross_entropy(model.emotion_head(pooled_BD), batch.emotions_B, ignore_index=-1, reduction="sum") / 4,
-        "sid": F.cross_entropy(model.speaker_head(pooled_BD), batch.speakers_B, ignore_index=-1, reduction="sum") / 4,
-        "asr": ctc_losses(model.token_head(hidden_BTD), frames_B, batch).sum() / 4,
+        "ser": F.cross_entropy(model.emotion_head(pooled_BD), batch.emotions_B, ignore_index=-1, reduction="sum"),
+        "sid": F.cross_entropy(model.speaker_head(pooled_BD), batch.speakers_B, ignore_index=-1, reduction="sum"),
+        "asr": ctc_losses(model.token_head(hidden_BTD), frames_B, batch).sum(),
     }
     factors = {"ser": 1.0, "sid": 0.3, "asr": 0.1}
     assert model.gradient_norms.keys() == expected.keys()
@@ -258,7 +258,7 @@ def test_recorded_norms_are_those_of_each_tasks_gradient_on_own_frames():
 def test_recorded_norms_do_not_grow_with_padding():
     def norms(batch):
         model = make_model()
-        losses = task_losses(model(batch, -1.0), batch, 1)
+        losses = task_losses(model(batch, -1.0), batch)
         sum(losses.values()).backward()
         return model.gradient_norms
 
@@ -283,6 +283,6 @@ def test_bf16_runs_the_upstream_in_bf16_and_the_heads_in_float32(family):
     assert output.emotion_BC.dtype == output.tokens_BTV.dtype == output.vector_BM.dtype == torch.float32
     torch.testing.assert_close(output.vector_BM, expected.vector_BM, rtol=0.1, atol=0.1)
     assert not torch.equal(output.vector_BM, expected.vector_BM)
-    losses = task_losses(output, batch, 4)
+    losses = task_losses(output, batch)
     sum(losses.values()).backward()
     assert all(p.grad is None or torch.isfinite(p.grad).all() for p in halved.parameters())

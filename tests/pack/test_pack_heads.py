@@ -32,6 +32,8 @@ STATES = {
     "all mixed": ((0, 1, 2, 3), 0),
     "upper ones, projected": ((1, 2, 3), 5),
     "lower layers only": ((1, 2), 0),
+    "one, standardised, of speakers": ((1,), 0, "mean", True, "erase+standardise"),
+    "the last, of speakers, projected": ((3,), 5, "mean", False, "standardise", "mean_std"),
 }
 
 
@@ -42,6 +44,8 @@ def make(geometry, settings):
     with torch.no_grad():
         for parameter in model.vector.parameters():
             parameter.add_(torch.randn_like(parameter))
+        for buffer in model.vector.buffers():
+            buffer.add_(torch.rand_like(buffer))
     front_end = FrontEnd("raw", upstream.normalize, "utterance", upstream.geometry)
     return TrainedModel(model, front_end, list(LABELS), ["s0", "s1", "s2"], tokenizer)
 
@@ -50,8 +54,8 @@ def make(geometry, settings):
 @pytest.mark.parametrize("states", STATES)
 @pytest.mark.parametrize("geometry", [DEEP, BERT], ids=["wav2vec2", "w2v-bert"])
 def test_transformers_classifier_gives_the_same(tmp_path, geometry, states):
-    layers, projection = STATES[states]
-    trained = make(geometry, HeadSettings(layers, (), projection))
+    layers, *more = STATES[states]
+    trained = make(geometry, HeadSettings(layers, (), *more))
     assert obstacle(trained) == ""
     assert export_transformers(trained, tmp_path) == ["audio-classification"]
     theirs = AutoModelForAudioClassification.from_pretrained(tmp_path / "audio-classification").eval()
@@ -70,7 +74,8 @@ def test_transformers_classifier_gives_the_same(tmp_path, geometry, states):
     ("geometry", "settings", "says"),
     [
         (DEEP, HeadSettings((3,), (), pooling="mean_std"), "pools by mean_std"),
-        (DEEP, HeadSettings((3,), (), standardise=True), "pools by mean of standardised states"),
+        (DEEP, HeadSettings((2, 3), (), standardise=True), "normalises each state before the mix"),
+        (DEEP, HeadSettings((2, 3), (), spk_norm="erase"), "normalises each state before the mix"),
         (DEEP | {"do_stable_layer_norm": True}, HeadSettings((2,), ()), "a final norm there"),
         (DEEP | {"input_bands": 80}, HeadSettings((3,), ()), "log-mel"),
     ],
@@ -81,7 +86,7 @@ def test_what_it_cannot_compute_is_said(geometry, settings, says):
 
 def test_an_onnx_file_without_characters(tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime")
-    trained = make(DEEP, HeadSettings((0, 1, 2, 3), (), 5, "mean_std", standardise=True))
+    trained = make(DEEP, HeadSettings((0, 1, 2, 3), (), 5, "mean_std", True, "erase+standardise", "mean_std"))
     assert export_onnx(trained, tmp_path) == ["onnx/model.onnx"]
     session = onnxruntime.InferenceSession(str(tmp_path / "model.onnx"))
     assert [output.name for output in session.get_outputs()] == ["posteriors", "frames", "embedding"]
@@ -92,7 +97,7 @@ def test_an_onnx_file_without_characters(tmp_path):
         one_1S = (own_1S - own_1S.mean()) / own_1S.std(correction=0)
         with torch.no_grad():
             states, frames_B = trained.model.upstream(one_1S, torch.tensor([length]))
-            vector_1M = trained.model.vector(states, frames_B)
+            vector_1M = trained.model.vector(trained.model.vector.pool(states, frames_B))
             posteriors_1C = trained.model.emotion_head(vector_1M).softmax(-1)
         np.testing.assert_allclose(posteriors_BC[row], posteriors_1C[0], rtol=0, atol=1e-4)
         np.testing.assert_allclose(vectors_BM[row], vector_1M[0], rtol=0, atol=1e-4)

@@ -139,10 +139,10 @@ def test_a_damaged_checkpoint_costs_an_epoch_at_most(corpus, straight, tmp_path,
 
 
 def test_killed_between_its_last_files_it_is_finished_by_the_next_run(corpus, straight, tmp_path, monkeypatch):
-    for name in ("save_weights", "write_history"):
+    for module, name in (("trainer", "save_weights"), ("history", "write_history")):
         exp = tmp_path / name
         # write_history is called for each of the first three epochs too.
-        calls, real = [], getattr(sys.modules["sermtl.train.trainer"], name)
+        calls, real = [], getattr(sys.modules[f"sermtl.train.{module}"], name)
 
         def deadly(*args, name=name, calls=calls, real=real):
             calls.append(args)
@@ -150,7 +150,7 @@ def test_killed_between_its_last_files_it_is_finished_by_the_next_run(corpus, st
                 raise Killed
             return real(*args)
 
-        monkeypatch.setattr(f"sermtl.train.trainer.{name}", deadly)
+        monkeypatch.setattr(f"sermtl.train.{module}.{name}", deadly)
         with pytest.raises(Killed):
             train(corpus, exp, **EVERYTHING_RANDOM)
         monkeypatch.undo()

@@ -42,7 +42,7 @@ def one_update(corpus, exp, **settings):
         trainer.sets.train.collate([trainer.sets.train[index] for index in part])
         for part in trainer.parts_of(list(range(2, 10)))
     ]
-    trainer.update(0, parts, 8)
+    trainer.update(0, parts)
     trainer.count_updates()
     gradients = {name: p.grad.clone() for name, p in trainer.model.named_parameters() if p.grad is not None}
     return gradients, trainer.epoch_sums.averages(trainer.config.alpha), len(parts)
@@ -75,7 +75,7 @@ def test_an_update_is_the_same_however_it_is_cut(corpus, tmp_path, feats_type):
 
 def test_clipping_limits_the_gradient_of_the_speaker_head_and_of_the_rest(corpus, tmp_path):
     trainer = make_trainer(corpus, tmp_path, grad_clip=0.01, epochs=1)
-    trainer.update(0, [trainer.sets.train.collate([trainer.sets.train[n] for n in range(8)])], 8)
+    trainer.update(0, [trainer.sets.train.collate([trainer.sets.train[n] for n in range(8)])])
     norms = {True: [], False: []}
     for name, parameter in trainer.model.named_parameters():
         if parameter.grad is not None:
@@ -147,7 +147,7 @@ def test_the_learning_rate_climbs_and_falls():
 @pytest.mark.parametrize("of_heads", [0.0, 4e-3])
 def test_heads_have_a_rate_beside_that_of_the_upstream(corpus, tmp_path, of_heads):
     trainer = make_trainer(corpus, tmp_path, learning_rate=1e-3, head_learning_rate=of_heads, epochs=1)
-    trainer.update(0, [trainer.sets.train.collate([trainer.sets.train[0]])], 1)
+    trainer.update(0, [trainer.sets.train.collate([trainer.sets.train[0]])])
     share = rate_share(0, trainer.total_updates, trainer.config)
     rates = {id(p): group["lr"] for group in trainer.optimizer.param_groups for p in group["params"]}
     for name, parameter in trainer.model.named_parameters():
@@ -245,7 +245,7 @@ def test_an_update_that_is_not_finite_is_skipped_and_counted(corpus, tmp_path, c
     before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
     train_set = trainer.sets.train
     bad = next(i for i, e in enumerate(train_set.examples) if e.utterance == "s1-03")
-    trainer.update(0, [train_set.collate([train_set[bad], train_set[bad - 1]])], 2)
+    trainer.update(0, [train_set.collate([train_set[bad], train_set[bad - 1]])])
     assert "nonfinite" not in trainer.epoch_sums.sums  # read when the next update is launched
     trainer.count_updates()
     assert same(trainer.model.state_dict(), before)
@@ -332,7 +332,7 @@ def update_of_six(trainer):
     """One update without dropout; its epoch_sums."""
     trainer.model.eval()
     data = trainer.sets.train
-    trainer.update(0, [data.collate([data[index] for index in range(6)])], 6)
+    trainer.update(0, [data.collate([data[index] for index in range(6)])])
     trainer.count_updates()
     return trainer.epoch_sums
 

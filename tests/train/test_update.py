@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from small_model import FAMILIES, upstream_of, with_heads
 
 from sermtl.model.batch import Batch
+from sermtl.model.multitask import count_targets
 from sermtl.train.update import accumulate_gradients, clip_gradients
 
 WHISPER = {"model_type": "whisper", "d_model": 16, "encoder_layers": 2, "encoder_attention_heads": 2}
@@ -34,7 +35,7 @@ def test_an_update_reads_no_value_of_its_device(geometry, packed, monkeypatch):
     lengths_B, frames_B = torch.tensor([5000, 3000]), torch.tensor([15, 9])
     targets = torch.tensor([0, -1]), torch.tensor([2, 1]), torch.tensor([[5, 6], [7, 0]]), torch.tensor([2, 1])
     part = Batch(["a", "b"], torch.randn(2, 5000), lengths_B, *targets, frames_B=frames_B)
-    sums, guesses = accumulate_gradients(model.to(META), [part.to(META)] * 2, 4, -0.1, 0.1)
+    sums, guesses = accumulate_gradients(model.to(META), [part.to(META)] * 2, count_targets([part, part]), -0.1, 0.1)
     finite = clip_gradients(list(model.parameters()), model.speaker_head, 1.0)
     assert sums.device == finite.device == META and [found.emotions_B.shape for found in guesses] == [(2,), (2,)]
     assert all(parameter.grad is not None for parameter in model.speaker_head.parameters())
