@@ -146,7 +146,8 @@ fi
 
 if [[ -n ${trained} ]] && ((stop_stage >= 4)); then
     require_current 3 "${made_from[@]}"
-    read_models "${trained}" # the array models
+    models=("${trained}"/*/model.safetensors)
+    models=("${models[@]%/model.safetensors}") models=("${models[@]##*/}") # the folds
     other=(--exp "${trained}" --folds "${models[@]}")
     start_stage 4 "decoding and scoring: ${data}/ -> ${trained}/scores_${corpus_name}.json"
     lock_dirs "${trained}"

@@ -1,20 +1,17 @@
 """Combine data directories into one, for `--corpus kaldi`: every id gets its corpus in front, utt2corpus names it.
 
-    local/combine_data.sh --label_map nemo "happiness=happy" data/emodb data/nemo data/emodb+nemo
-    ./run.sh --corpus kaldi --corpus_dir data/emodb+nemo --corpus_name both --protocol corpus
-
-A corpus is named as its directory. Sources, which stage 1 prepared, come first, the directory to write last.
+local/combine_data.sh --label_map nemo "happiness=happy" data/emodb data/nemo data/emodb+nemo
+./run.sh --corpus kaldi --corpus_dir data/emodb+nemo --corpus_name both --protocol corpus
 """
 
 from __future__ import annotations
 
 import argparse
-from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from labels import label_map, map_labels
-from prepare_common import Utterance, name_problem, warn
+from prepare_common import Utterance, warn
 from prepare_kaldi import optional, read_utterances
 from write_data import write_data
 
@@ -48,22 +45,26 @@ def read_source(
     return utterances
 
 
-def check_labels(counts: Mapping[str, Counter[str]]) -> None:
-    """Print the labels of each corpus; warn of those that one corpus alone has.
+def check_together(sources: Mapping[str, Sequence[Utterance]]) -> None:
+    """Warn of labels that one corpus alone has.
 
     Raises:
-        UserError: A corpus has none in common with the others.
+        UserError: A corpus has no label in common with the others, or two have a speaker in common.
     """
-    for corpus, own in counts.items():
-        others = {label for name, found in counts.items() if name != corpus for label in found}
-        print(f"{corpus}: {' '.join(f'{label} {count}' for label, count in sorted(own.items()))}")
-        if not own.keys() & others:
+    owner: dict[str, str] = {}
+    for corpus, own in sources.items():
+        labels = {u.emotion for u in own} - {""}
+        others = {u.emotion for name, source in sources.items() if name != corpus for u in source}
+        if not labels & others:
             raise UserError(
-                f"{corpus} has no label of the others ({' '.join(sorted(others))}): rename some, as with "
-                f"--label_map {corpus} 'old=new old=new'"
+                f"{corpus} has {' '.join(sorted(labels))}, none of the others' labels ({' '.join(sorted(others))}): "
+                f"rename some, as with --label_map {corpus} 'old=new old=new'"
             )
-        if alone := sorted(own.keys() - others):
+        if alone := sorted(labels - others):
             warn(f"{corpus} alone has {', '.join(alone)}: map them, or leave them out by --classes in stage 1")
+        for speaker in sorted({u.speaker for u in own}):
+            if owner.setdefault(speaker, corpus) != corpus:
+                raise UserError(f"speaker {speaker} would be in {owner[speaker]} and {corpus}: rename a directory")
 
 
 @command
@@ -73,41 +74,32 @@ def main() -> None:
     Raises:
         UserError: A source is missing or broken, or the corpora do not fit together.
     """
-    parser = argparse.ArgumentParser(
-        prog="local/combine_data.sh", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    parser = argparse.ArgumentParser(prog="local/combine_data.sh", description=__doc__)
+    parser.add_argument(
+        "sources", type=Path, nargs="+", help="data directories that stage 1 prepared, named as corpora"
     )
-    parser.add_argument("sources", type=Path, nargs="+", help="data directories that stage 1 prepared")
     parser.add_argument("out", type=Path, help="data directory to write")
-    text = "of one source: 'old=new old=new', or a file"
-    parser.add_argument("--label_map", nargs=2, action="append", default=[], metavar=("CORPUS", "MAP"), help=text)
+    text, names = "of one source: 'old=new old=new', or a file", ("CORPUS", "MAP")
+    parser.add_argument("--label_map", nargs=2, action="append", default=[], metavar=names, help=text)
     args = parser.parse_args()
-    names = [folder.name for folder in args.sources]
-    if len(set(names)) < len(names) or len(names) < 2:
-        raise UserError(f"expected two directories or more of different names, then the one to write; got {names}")
-    if args.out.resolve() in [folder.resolve() for folder in args.sources]:
-        raise UserError(f"{args.out} would be overwritten: the directory to write comes last, behind its sources")
-    for name in names:
-        if problem := name_problem(name):
-            raise UserError(f"the name of a directory becomes its corpus: {problem}")
-    if unknown := sorted({corpus for corpus, _ in args.label_map} - set(names)):
-        raise UserError(f"--label_map {unknown[0]}: no source has this name; they are {' '.join(names)}")
+    folders = {folder.name: folder for folder in args.sources}
+    if len(folders) < max(2, len(args.sources)) or args.out.resolve() in [f.resolve() for f in args.sources]:
+        raise UserError("give two directories or more of different names, then another one to write")
+    if unknown := {corpus for corpus, _ in args.label_map} - folders.keys():
+        raise UserError(f"--label_map {min(unknown)}: no source has this name; they are {' '.join(folders)}")
     try:
         maps = {corpus: label_map(given) for corpus, given in args.label_map}
     except argparse.ArgumentTypeError as error:
         raise UserError(f"--label_map: {error}") from error
     wav_scp: dict[str, str] = {}
     segments: dict[str, str] = {}
-    sources = {f.name: read_source(f, maps.get(f.name, {}), wav_scp, segments) for f in args.sources}
-    check_labels({corpus: Counter(u.emotion for u in source if u.emotion) for corpus, source in sources.items()})
-    speakers = Counter(speaker for source in sources.values() for speaker in {u.speaker for u in source})
-    if twice := [speaker for speaker, count in speakers.items() if count > 1]:
-        raise UserError(f"speaker {twice[0]} is in two corpora: rename one of the directories {' '.join(names)}")
+    sources = {name: read_source(folder, maps.get(name, {}), wav_scp, segments) for name, folder in folders.items()}
+    check_together(sources)
     languages = {(f / "lang").read_text().strip() if (f / "lang").exists() else "und" for f in args.sources}
     segmented = any((folder / "segments").exists() for folder in args.sources)
-    write_data(
-        args.out, [u for source in sources.values() for u in source],
-        languages.pop() if len(languages) == 1 else "und", [], wav_scp, segments if segmented else None,
-    )  # fmt: skip
+    utterances = [u for source in sources.values() for u in source]
+    lang = languages.pop() if len(languages) == 1 else "und"
+    write_data(args.out, utterances, lang, [], wav_scp, segments if segmented else None)
 
 
 if __name__ == "__main__":

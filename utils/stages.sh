@@ -84,13 +84,6 @@ select_folds() {
     done
 }
 
-# read_models EXP: the array models: the folds that were trained there.
-read_models() {
-    models=("$1"/*/model.safetensors)
-    models=("${models[@]%/model.safetensors}") models=("${models[@]##*/}")
-    if [[ ${models[0]} == '*' ]]; then die 2 "--trained $1: no trained fold there, such as $1/01F/model.safetensors"; fi
-}
-
 # skipped N: whether --skip_stages names stage N.
 skipped() {
     [[ " ${skip_stages} " == *[[:space:]]"$1"[[:space:]]* ]]

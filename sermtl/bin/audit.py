@@ -17,7 +17,7 @@ from pathlib import Path
 from sermtl.corpus.audit import Audio, audit_fold
 from sermtl.corpus.audit_table import audit_options, audit_table, print_audits
 from sermtl.corpus.corpus import Corpus, load_corpus
-from sermtl.corpus.lists import read_fold, read_folds
+from sermtl.corpus.lists import read_fold, read_folds, rows_of
 from sermtl.corpus.protocols import find_protocol
 from sermtl.errors import UserError, command
 from sermtl.fileio.files import write_json, write_text
@@ -44,8 +44,10 @@ def main() -> int:
         "--allow_shared_speakers", choices=("true", "false"), help="test speakers may be in train or dev"
     )
     args = parser.parse_args()
-    folds = read_folds(args.folds)
-    corpus = load_corpus(args.data)
+    folds, corpus = read_folds(args.folds), load_corpus(args.data)
+    for ids in [ids for lists in folds.values() for ids in lists.values()]:
+        rows = rows_of(ids, corpus, args.folds)
+        ids[:] = [corpus.utts[rows[utt]] if utt in rows else utt for utt in ids]
     root = args.folds.resolve()
     protocol = args.protocol or (root.parent if read_fold(root) else root).name
     try:

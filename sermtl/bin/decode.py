@@ -46,9 +46,7 @@ def main() -> int:
     return 0
 
 
-def decode_fold(
-    paths: fold_job.FoldPaths, decode_config: DecodeConfig, device: torch.device, other: bool = False
-) -> None:
+def decode_fold(paths: fold_job.FoldPaths, decode_config: DecodeConfig, device: torch.device, other: bool) -> None:
     """Decode one fold's lists, or all utterances of an ``other`` corpus."""
     refuse_damaged(paths.exp / NAME, "rerun ./run.sh --stage 3, which makes it again from the checkpoint")
     trained = load_model(paths.exp, device)
@@ -59,21 +57,18 @@ def decode_fold(
     trained.model.upstream.lay_out(config.layout, device)
     settings = read_yaml(paths.exp / "config.yaml")
     dumped = settings["dump"]
-    parts = {"test": "test", "dev": "dev"}
-    if other:
-        if paths.data.name in (*PARTS, settings["corpus"]):
-            raise UserError(
-                f"--trained: {paths.exp} needs another corpus than {paths.data}: give another --corpus_name"
-            )
-        parts = {"test": paths.data.name}
-        fold = fold_data.other_corpus(paths.data, paths.dump / dumped, config, trained)
-    else:
-        fold = load_fold(paths.data, paths.fold_dir, paths.dump, paths.tokens, unperturbed, dumped)
-        if fold.digest != settings.get("inputs"):
-            raise UserError(
-                f"{paths.exp} was trained on other lists or data than there are now; rerun ./run.sh --stage 3"
-            )
-    for part, name in parts.items():
+    if other and paths.data.name in (*PARTS, settings["corpus"]):
+        raise UserError(f"--trained {paths.exp.parent} needs another corpus than {paths.data}, or --corpus_name")
+    fold_dir, tokens = (None, paths.exp / "tokens") if other else (paths.fold_dir, paths.tokens)
+    fold = load_fold(paths.data, fold_dir, paths.dump, tokens, unperturbed, dumped)
+    if unknown := set(fold.labels) - set(trained.labels):
+        raise UserError(
+            f"{paths.data / 'utt2emo'}: the model does not know {', '.join(sorted(unknown))}; it knows "
+            f"{', '.join(trained.labels)}: prepare the corpus again with --label_map 'old=new' or --classes"
+        )
+    if not other and fold.digest != settings.get("inputs"):
+        raise UserError(f"{paths.exp} was trained on other lists or data than there are now; rerun ./run.sh --stage 3")
+    for part, name in (("test", paths.data.name if other else "test"), ("dev", "dev")):
         directory = paths.exp / f"decode_{name}"
         if not fold.examples[part]:
             continue

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from sermtl.errors import UserError, command
 from sermtl.fileio.files import check_writable
+from sermtl.fileio.tables import read_table
 
 
 @command
@@ -38,11 +39,12 @@ def main() -> int:
     from sermtl.inference.plot import draw, plot_targets
     from sermtl.inference.predict import Speech2Emotion
     from sermtl.inference.windows import window_and_hop
+    from sermtl.score.result_files import against_reference
 
     if args.hop is not None and args.window is None:
         args.window = 2 * args.hop
     window_and_hop(args.window, args.hop)
-    items = find_audio(args.audio)
+    items, guesses, reference = find_audio(args.audio), [], read_table(args.ref) if args.ref else {}
     targets = plot_targets(args.plot, items)
     for path in [args.timeline, *targets]:
         if path is not None:
@@ -69,6 +71,7 @@ def main() -> int:
             problems.append(result)
             continue
         seconds += result.seconds
+        guesses.append((item.utterance or Path(item.path).stem, result.emotion))
         with tqdm.external_write_mode():
             output.print_line(line(item, result))
         segments += output.segment_lines(item, result) if args.timeline else []
@@ -89,6 +92,8 @@ def main() -> int:
         f"real-time factor {elapsed / seconds if seconds else 0:.4f} (after {loaded - started:.1f} s of loading)",
         *(output.cell(f"not read: {problem}") for problem in problems), sep="\n", file=sys.stderr, flush=True,
     )  # fmt: skip
+    if args.ref:
+        print(against_reference(reference, guesses, model.labels), end="", file=sys.stderr)
     return 1 if problems else 0
 
 
@@ -110,6 +115,8 @@ def parse() -> argparse.Namespace:
     add("--timeline", type=Path, metavar="TSV", help=text)
     text = "draw waveform, posteriors over time, transcript;\na name without .png: a folder, one picture per recording"
     add("--plot", type=Path, metavar="PNG", help=text)
+    text = "a table `utterance emotion` (or `file-name emotion`, without its suffix): print WA, UA and the confusion"
+    add("--ref", type=Path, metavar="UTT2EMO", help=text)
     add("--device", help="cpu or cuda (default: a GPU if there is one)")
     printed = parser.add_mutually_exclusive_group()
     printed.add_argument("--json", action="store_true", help="JSON lines: path, emotion, scores, text, seconds")

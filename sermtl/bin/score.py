@@ -1,21 +1,21 @@
-"""Stage 5: `score folds` scores the decoded folds, `score pool` pools the scored folds of an experiment.
-
-`score corpus` scores the models of all folds on another corpus, which `decode --other_corpus` has decoded.
-"""
+"""Stage 5: `score folds` scores the decoded folds, `score pool` pools the scored folds of an experiment."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from sermtl.errors import UserError, command
 from sermtl.fileio.ark import read_matrix
 from sermtl.fileio.files import write_json, write_text
 from sermtl.fileio.stamp import NAME, Stamp, fold_roots, inputs, package_digest
 from sermtl.fileio.tables import read_list
+from sermtl.fileio.text_table import number
+from sermtl.score import other_corpus
 from sermtl.score import result_files as results
 from sermtl.score.score_files import read_scores
-from sermtl.score.score_folds import pool_folds, refuse_stale_folds, score_fold, score_other_corpus
+from sermtl.score.score_folds import pool_folds, refuse_stale_folds, score_fold
 
 INPUTS = (
     "decode:stamp.json", "decode:emb.scp", "decode:utt2emo", "decode:text", "decode:utt2spk",
@@ -36,6 +36,26 @@ def score_folds(args: argparse.Namespace) -> None:
         raise UserError("\n".join(problems))
 
 
+def score_corpus(args: argparse.Namespace) -> None:
+    """Score the models of all folds on all of another corpus."""
+    parts = {fold: score_fold(args.data.name, args.data, args.data / fold, args.exp) for fold in args.folds}
+    for fold, part in parts.items():
+        write_results(args.exp / fold / f"score_{args.data.name}", part)
+    scores = other_corpus.pool_models(args.exp, args.data, parts)
+    write_json(args.exp / f"scores_{args.data.name}.json", scores)
+    for key, spread in scores["mean_over_folds"].items():
+        if key in ("wa", "ua", "macro_f1"):
+            numbers = map(number, (spread["mean"], spread["std"], scores["averaged"][key]))
+            print("{} {}: {}, std {} over the models; {} of averaged posteriors".format(args.data.name, key, *numbers))
+
+
+def write_results(out: Path, scores: dict[str, Any]) -> None:
+    """Write the files of a fold's scores."""
+    for name, render in (("ser", results.result_ser), ("asr", results.result_asr), ("spk", results.result_spk)):
+        write_text(out / f"result_{name}.txt", render(scores))
+    write_json(out / "scores.json", scores)
+
+
 def score_one(exp: Path, data: Path, fold_dir: Path) -> None:
     """Score one fold."""
     decoded, out = exp / fold_dir.name / "decode_test", exp / fold_dir.name / "score_test"
@@ -44,24 +64,14 @@ def score_one(exp: Path, data: Path, fold_dir: Path) -> None:
         print(f"nothing changed: {out}")
         return
     made.begin()
-    scores = score_fold(decoded, data, fold_dir, exp)
-    results.write_results(out, scores)
+    scores = score_fold("test", data, fold_dir, exp)
     (out / "probe.json").unlink(missing_ok=True)
     if (decoded / "emb.scp").exists():
         from sermtl.score.speaker_probe import probe_fold  # with scikit-learn, which takes seconds to import
 
         write_json(out / "probe.json", probe_fold(decoded.parent, data, fold_dir, read_matrix))
+    write_results(out, scores)
     made.finish(sorted(path for path in out.iterdir() if path.name[0] != "." and path.name != NAME))
-
-
-def score_corpus(args: argparse.Namespace) -> None:
-    """Score the models of an experiment on all of another corpus."""
-    name = args.data.name
-    scores = score_other_corpus(args.exp, args.data, args.folds)
-    for fold, part in scores["per_fold"].items():
-        results.write_results(args.exp / fold / f"score_{name}", part)
-    write_json(args.exp / f"scores_{name}.json", scores)
-    print(results.other_corpus(args.exp.name, scores))
 
 
 def pool(args: argparse.Namespace) -> None:
@@ -92,10 +102,10 @@ def main() -> None:
     verbs = parser.add_subparsers(dest="verb", required=True)
     fold = verbs.add_parser("folds", help="score folds -> exp/<tag>/<fold>/score_test/")
     other = verbs.add_parser("corpus", help="score another corpus -> exp/<tag>/scores_<corpus>.json")
-    for parser_of in (fold, other):
-        parser_of.add_argument("--exp", type=Path, required=True, help="exp/<tag>, with <fold>/decode_<test or corpus>")
-        parser_of.add_argument("--data", type=Path, required=True, help="data/<corpus>: utt2emo, text, utt2spk")
-        parser_of.add_argument("--folds", nargs="+", required=True, metavar="FOLD", help="fold names")
+    for one in (fold, other):
+        one.add_argument("--exp", type=Path, required=True, help="exp/<tag>, with <fold>/decode_<test or corpus>")
+        one.add_argument("--data", type=Path, required=True, help="data/<corpus>: utt2emo, text, utt2spk")
+        one.add_argument("--folds", nargs="+", required=True, metavar="FOLD", help="fold names")
     fold.add_argument("--folds_dir", type=Path, required=True, help="data/<corpus>/folds/<protocol>")
     pooled = verbs.add_parser("pool", help="pool the scored folds -> exp/<tag>/scores.json, RESULTS.md")
     pooled.add_argument("--exp", type=Path, required=True, help="exp/<tag>")

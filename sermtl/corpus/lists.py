@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -100,9 +100,8 @@ def read_split(
         folds = {"split": of_part}
     else:
         raise UserError(f"no {source}: give --lists DIR, or a manifest with the column split (train, dev, test)")
-    known = known_as(corpus)
     entries = sorted({utt for lists in folds.values() for ids in lists.values() for utt in ids})
-    rows = {name: row for name in entries if (row := find(name, known, source)) is not None}
+    rows = rows_of(entries, corpus, source)
     if not rows:
         first = f"; the first are {entries[0]} there and {corpus.utts[0]} here" if entries else ""
         raise UserError(f"{source}: none of its {len(entries)} entries is in {corpus.path}{first}")
@@ -123,23 +122,19 @@ def read_split(
     return divided, notes
 
 
-def known_as(corpus: Corpus) -> dict[str, list[int]]:
-    """Utterances by their ids, and by what stands behind the speaker in them: the names that others' lists use."""
+def rows_of(entries: Iterable[str], corpus: Corpus, source: Path) -> dict[str, int]:
+    """The utterances that entries of others' lists name: by id, by what stands behind the speaker in it, or as a file.
+
+    Raises:
+        UserError: One names several.
+    """
     known: dict[str, list[int]] = {utt: [row] for utt, row in corpus.index.items()}
     for row, (utt, code) in enumerate(zip(corpus.utts, corpus.speaker.codes, strict=True)):
         short = utt.removeprefix(f"{corpus.speaker.names[code] if code >= 0 else UNKNOWN}-")
         if short not in corpus.index:
             known.setdefault(short, []).append(row)
-    return known
-
-
-def find(name: str, known: Mapping[str, list[int]], source: Path) -> int | None:
-    """The utterance that an entry names, by its id or as a file; None where the corpus has none.
-
-    Raises:
-        UserError: There are several.
-    """
-    rows = known.get(name) or known.get(Path(name).stem, [])
-    if len(rows) > 1:
-        raise UserError(f"{source}: {name} fits {len(rows)} utterances; write ids as in utt2spk")
-    return rows[0] if rows else None
+    found = {name: rows for name in entries if (rows := known.get(name) or known.get(Path(name).stem))}
+    for name, rows in found.items():
+        if len(rows) > 1:
+            raise UserError(f"{source}: {name} fits {len(rows)} utterances; write ids as in utt2spk")
+    return {name: rows[0] for name, rows in found.items()}

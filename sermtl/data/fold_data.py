@@ -17,7 +17,6 @@ from sermtl.fileio.ark import DUMP_DIGESTS, DUMP_SAMPLES, DUMP_TABLES
 from sermtl.fileio.stamp import refuse_damaged
 from sermtl.fileio.tables import PARTS, UNKNOWN, known_speakers, read_list, read_table
 from sermtl.model.front_end import FrontEnd
-from sermtl.model.trained_model import TrainedModel
 from sermtl.seeding import generator
 from sermtl.text.tokenizer import Tokenizer, load_tokenizer
 
@@ -44,13 +43,13 @@ class FoldData:
 
 
 def load_fold(
-    data: Path, fold_dir: Path, dump: Path, tokens: Path, config: TrainConfig, dump_name: str | None = None
+    data: Path, fold_dir: Path | None, dump: Path, tokens: Path, config: TrainConfig, dump_name: str | None = None
 ) -> FoldData:
     """Join a fold's inputs.
 
     Args:
         data: Data directory with utt2emo, utt2spk and text.
-        fold_dir: Directory with the lists ``train``, ``dev`` and ``test``.
+        fold_dir: Directory with the lists ``train``, ``dev`` and ``test``; None: all utterances are ``test``.
         dump: Parent of the dump directories ``<feats_type>`` and ``<feats_type>_sp<speed>``.
         tokens: Directory with the fold's ``tokens.txt``.
         config: The training settings.
@@ -66,16 +65,18 @@ def load_fold(
     samples = read_table(dump / DUMP_SAMPLES) if config.feats_type == "stored" else {}
     emotions, speakers_of = read_table(data / "utt2emo"), read_table(data / "utt2spk")
     texts = read_table(data / "text")
-    if not (fold_dir / "train").is_file():
+    if fold_dir and not (fold_dir / "train").is_file():
         raise UserError(f"{fold_dir}/train is missing; run ./run.sh --stage 1 first")
-    lists = {part: read_list(fold_dir / part) for part in PARTS}
+    listed = {"train": [], "dev": [], "test": list(speakers_of)}
+    lists = {part: read_list(fold_dir / part) if fold_dir else listed[part] for part in PARTS}
     if config.random_dev:
         lists["train"], lists["dev"] = random_dev(lists["train"] + lists["dev"], config.random_dev, config.seed)
     tokenizer = load_tokenizer(tokens)
     for part, utterances in lists.items():
-        _refuse_unknown(fold_dir / part, utterances, dumped, dump)
-        _refuse_unknown(fold_dir / part, utterances, speakers_of, data / "utt2spk")
-    _check_training_list(fold_dir, lists["train"], speakers_of, emotions)
+        _refuse_unknown(fold_dir / part if fold_dir else data / "utt2spk", utterances, dumped, dump)
+        _refuse_unknown(fold_dir / part if fold_dir else data, utterances, speakers_of, data / "utt2spk")
+    if fold_dir:
+        _check_training_list(fold_dir, lists["train"], speakers_of, emotions)
     labels = sorted(set(emotions.values()) - {""})
     known = known_speakers(speakers_of)
     speakers = sorted({speakers_of[utterance] for utterance in lists["train"]} & known) or [UNKNOWN]
@@ -100,35 +101,12 @@ def load_fold(
         copies = read_dump(directory, config.feats_type)
         _refuse_unknown(directory, [f"{name}-{utterance}" for utterance in lists["train"]], copies, directory)
         perturbed[speed] = {utterance: copies[f"{name}-{utterance}"] for utterance in lists["train"]}
-    digest = _digest(examples, labels, speakers, tokenizer.tokens)
-    of_speaker = _by_speaker(dumped, speakers_of)
-    return FoldData(examples, labels, speakers, tokenizer, perturbed, of_speaker, digest, dump)
-
-
-def other_corpus(data: Path, dump: Path, config: TrainConfig, trained: TrainedModel) -> FoldData:
-    """All utterances of a corpus, without targets: the test list of a model that was trained by ``config`` on another.
-
-    Raises:
-        UserError: The corpus is not dumped as the model's was, or has labels that the model does not know.
-    """
-    dumped, speakers_of = read_dump(dump, config.feats_type), read_table(data / "utt2spk")
-    _refuse_unknown(data / "utt2spk", list(speakers_of), dumped, dump)
-    if unknown := sorted(set(read_table(data / "utt2emo").values()) - {"", *trained.labels}):
-        raise UserError(
-            f"{data / 'utt2emo'}: the model does not know {', '.join(unknown)}; it knows {', '.join(trained.labels)}: "
-            "prepare the corpus again with --label_map 'old=new', or with --classes (./run.sh --stage 1)"
-        )
-    examples = [replace(dumped[utterance], speaker_name=speaker) for utterance, speaker in speakers_of.items()]
-    names = (trained.labels, trained.speakers, trained.tokenizer)
-    return FoldData({"test": examples}, *names, {}, _by_speaker(dumped, speakers_of), "", dump)
-
-
-def _by_speaker(dumped: Mapping[str, Example], speakers_of: Mapping[str, str]) -> dict[str, list[Example]]:
-    found: dict[str, list[Example]] = {}
+    by_speaker: dict[str, list[Example]] = {}
     for utterance, speaker in speakers_of.items():
         if utterance in dumped:
-            found.setdefault(speaker, []).append(dumped[utterance])
-    return found
+            by_speaker.setdefault(speaker, []).append(dumped[utterance])
+    digest = _digest(examples, labels, speakers, tokenizer.tokens)
+    return FoldData(examples, labels, speakers, tokenizer, perturbed, by_speaker, digest, dump)
 
 
 def random_dev(utterances: list[str], share: float, seed: int) -> tuple[list[str], list[str]]:

@@ -18,12 +18,11 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 from sermtl.fileio.files import load_json, sha256, write_json
 from sermtl.fileio.tables import read_list, read_table
 
-Rows = tuple[np.ndarray, np.ndarray]
 PARTS = 5
 """Into which utterances are split to find speakers."""
 
 
-def layer_probe(vectors_UnP: np.ndarray, classes: Sequence[str], folds: Iterable[Rows]) -> list[float]:
+def layer_probe(vectors_UnP: np.ndarray, classes: Sequence[str], folds: Iterable[Sequence[np.ndarray]]) -> list[float]:
     """Accuracy at each of n states of a linear support vector machine (C .01) on standardised vectors.
 
     Args:
@@ -51,43 +50,31 @@ def layers_of(dump: Path, data: Path, protocol: str, read: Callable[[str], np.nd
         at each state, cross-validated over utterances of all speakers with at least `PARTS` (empty where there are not
         two); ``utterances`` and ``speakers``.
     """
-    file = dump / f"layers_{protocol}.json"
-    emotions, speakers, scp = (
-        read_table(data / "utt2emo"),
-        read_table(data / "utt2spk"),
-        read_table(dump / "feats.scp"),
-    )
-    root = data / "folds" / protocol
+    root, file, scp = data / "folds" / protocol, dump / f"layers_{protocol}.json", read_table(dump / "feats.scp")
+    emotions, speakers = read_table(data / "utt2emo"), read_table(data / "utt2spk")
     lists = [
-        [
-            sorted(utt for part in parts for utt in read_list(root / fold / part))
-            for parts in (("train", "dev"), ("test",))
-        ]
+        (sorted(read_list(root / fold / "train") + read_list(root / fold / "dev")), read_list(root / fold / "test"))
         for fold in read_list(root / "folds")
     ]
     made_from = f"{sha256(dump / 'utt2digest')} {hashlib.sha256(repr(lists).encode()).hexdigest()}"
     if file.is_file() and (kept := load_json(file)).get("made_from") == made_from:
         return kept
+    vectors = {utt: read(entry) for utt, entry in scp.items()}
     labelled = [utt for utt in scp if emotions.get(utt)]
     row = {utt: number for number, utt in enumerate(labelled)}
     rows = [[np.array([row[utt] for utt in part if utt in row], int) for part in fold] for fold in lists]
     counts = Counter(speakers[utt] for utt in scp)
     known = [utt for utt in scp if counts[speakers[utt]] >= PARTS]
     names = [speakers[utt] for utt in known]
-    vectors = {utt: read(entry) for utt, entry in scp.items()}
     of_speakers: list[float] = []
     if len(set(names)) > 1:
         parts = StratifiedKFold(PARTS, shuffle=True, random_state=0).split(names, names)
         of_speakers = layer_probe(np.stack([vectors[utt] for utt in known]), names, parts)
     found = {
         "made_from": made_from,
-        "emotion": layer_probe(
-            np.stack([vectors[utt] for utt in labelled]),
-            [emotions[utt] for utt in labelled],
-            [(train, test) for train, test in rows],
-        ),
+        "emotion": layer_probe(np.stack([vectors[u] for u in labelled]), [emotions[u] for u in labelled], rows),
         "speaker": of_speakers,
-        "utterances": sum(utt in row for _, test in lists for utt in test),
+        "utterances": sum(len(test) for _, test in rows),
         "speakers": len(set(names)),
     }
     write_json(file, found)

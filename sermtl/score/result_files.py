@@ -5,12 +5,12 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from sermtl.fileio.files import write_json, write_text
+from sermtl.errors import UserError
 from sermtl.fileio.text_table import aligned, markdown, number, plural
 from sermtl.score import metrics
 
@@ -50,23 +50,19 @@ def rate(value: float | None, part: Mapping[str, Any]) -> str:
     return number(value) + (UNTRAINED if part.get("untrained") else "")
 
 
-def write_results(out: Path, scores: Mapping[str, Any]) -> None:
-    """Write ``result_ser.txt``, ``result_asr.txt``, ``result_spk.txt`` and ``scores.json`` of a fold."""
-    for name, render in (("ser", result_ser), ("asr", result_asr), ("spk", result_spk)):
-        write_text(out / f"result_{name}.txt", render(scores))
-    write_json(out / "scores.json", scores)
+def against_reference(ref: Mapping[str, str], guesses: Sequence[tuple[str, str]], labels: Sequence[str]) -> str:
+    """WA, UA and confusion of predicted (utterance, emotion), where ``ref`` has the utterance, for the terminal.
 
-
-def other_corpus(tag: str, scores: Mapping[str, Any]) -> str:
-    """A few lines for the terminal, of the scores of an experiment's models on another corpus."""
-    averaged, means = scores["averaged"], scores["mean_over_folds"]
-    models = [f"mean over {plural(len(scores['folds']), 'model')}", "std", "averaged posteriors"]
-    rows = [
-        [metrics.RATES[key], *map(number, (means[key]["mean"], means[key]["std"], averaged[key]))]
-        for key in ("wa", "ua", "macro_f1")
-    ]
-    title = f"{tag} on all {averaged['n']} utterances of {scores['corpus']}"
-    return f"{title}\n{aligned([['', *models], *rows])}"
+    Raises:
+        UserError: It has a class that is not among ``labels``, or none of the utterances.
+    """
+    pairs = [(ref[utt], guess) for utt, guess in guesses if ref.get(utt)]
+    if not pairs:
+        raise UserError("--ref has no emotion of any recording: its keys are utterances, or file names without suffix")
+    references, hypotheses = zip(*pairs, strict=True)
+    ser = metrics.emotion_scores(metrics.confusion_matrix(references, hypotheses, labels), labels)
+    counts = f"{ser['n']} of {plural(len(guesses), 'recording')} have a reference"
+    return f"{counts}: WA {number(ser['wa'])}  UA {number(ser['ua'])}\n{aligned(_confusion(ser))}"
 
 
 def result_ser(scores: Mapping[str, Any]) -> str:

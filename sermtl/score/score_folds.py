@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +12,11 @@ import numpy as np
 from sermtl.config import read_yaml
 from sermtl.errors import UserError
 from sermtl.fileio import stamp as stamps
+from sermtl.fileio.files import write_text
 from sermtl.fileio.stamp import fold_roots
-from sermtl.fileio.tables import known_speakers, read_list, read_table
+from sermtl.fileio.tables import UNKNOWN, known_speakers, read_list, read_table
 from sermtl.score import metrics
-from sermtl.score.hypotheses import lookup, refuse_stale, score_utterances
-from sermtl.score.score_files import Utterance, read_audit, read_labels, read_scores, read_utterances
+from sermtl.score.score_files import Utterance, read_audit, read_labels, read_scores, read_utterances, write_utterances
 
 AUDIT_WORDS = (
     "train_test", "speakers_train", "overlap", "_seen", "speaker_dependent", "utterances_t", "utterances_dev",
@@ -27,11 +27,11 @@ AUDIT_WORDS = (
 FOLD_OWN = frozenset({"fold", "inputs", "num_workers", "in_memory", "accum_grad"})
 
 
-def score_fold(decode: Path, data: Path, fold_dir: Path, exp: Path) -> dict[str, Any]:
-    """Score one fold and write ``ref.trn``, ``hyp.trn``, ``per_utt.tsv`` into ``exp/<fold>/score_test/``.
+def score_fold(name: str, data: Path, fold_dir: Path, exp: Path) -> dict[str, Any]:
+    """Score one fold and write ``ref.trn``, ``hyp.trn``, ``per_utt.tsv`` into ``exp/<fold>/score_<name>/``.
 
     Args:
-        decode: ``decode_test`` of the fold (``text utt2emo utt2spk``, Kaldi tables).
+        name: ``test``, or another corpus, all of which is then scored: ``decode_<name>`` has ``text utt2emo utt2spk``.
         data: Data directory with the references.
         fold_dir: ``train`` and ``test`` lists, ``audit.json``; its name is the fold's.
         exp: The experiment's directory, ``exp/<tag>``.
@@ -42,78 +42,60 @@ def score_fold(decode: Path, data: Path, fold_dir: Path, exp: Path) -> dict[str,
     Raises:
         UserError: A table is missing or broken; hypotheses are missing or left over; a class is unknown.
     """
-    fold, labels = fold_dir.name, read_labels(exp / "labels.txt")
-    settings = read_yaml(exp / fold / "config.yaml")
-    test = read_list(fold_dir / "test")
+    fold, labels, own = fold_dir.name, read_labels(exp / "labels.txt"), name == "test"
+    settings, decode = read_yaml(exp / fold / "config.yaml"), exp / fold / f"decode_{name}"
+    test = read_list(fold_dir / "test") if own else list(read_table(data / "utt2spk"))
+    hyp = {name: read_table(decode / name) for name in ("utt2emo", "text", "utt2spk")}
     corpus, protocol = settings.get("corpus", data.name), settings.get("protocol", fold_dir.parent.name)
     again = (
         f"decode again with: ./run.sh --corpus {corpus} --protocol {protocol} --tag {exp.name} "
         f"--folds {fold} --stage 4 --stop_stage 5"
     )
-    refuse_stale(decode, exp / fold, fold_roots(exp / fold, data, fold_dir), again, exp / fold / "decode_dev")
-    rows, recognised = score_utterances(decode, data, test, exp / fold / "score_test", again)
-    emotions, known = read_table(data / "utt2emo"), known_speakers(read_table(data / "utt2spk"))
-    trained = lookup(data / "utt2spk", read_list(fold_dir / "train"))
+    if not own:
+        protocol, again = f"all of {name}", f"decode again with: ./run.sh --corpus {name} --stage 4 --trained {exp}"
+    _refuse_stale(decode, exp / fold, fold_roots(exp / fold, data, fold_dir), again)
+    _refuse_mismatch(test, {decode / table: found for table, found in hyp.items()}, fold_dir / "test", again)
+    emotions, speakers = read_table(data / "utt2emo"), read_table(data / "utt2spk")
+    ref = {name: _lookup(data / name, test) for name in ("utt2emo", "text", "utt2spk")}
+    known, trained = known_speakers(speakers), _lookup(data / "utt2spk", read_list(fold_dir / "train") if own else [])
+    scored = [utt for utt in test if ref["utt2emo"][utt]]
+
+    spk = {utt: speaker if speaker in known else UNKNOWN for utt, speaker in ref["utt2spk"].items()}
+    edits = {utt: metrics.count_edits(ref["text"][utt], hyp["text"][utt]) for utt in scored}
+    rows = [
+        Utterance(
+            utt, spk[utt], ref["utt2emo"][utt], hyp["utt2emo"][utt],
+            (e := edits[utt])["words"], e["errors"] + e["no_reference_words"], e["chars"],
+            e["char_errors"] + e["no_reference_chars"], hyp["utt2spk"][utt],
+        )
+        for utt in scored
+    ]  # fmt: skip
     train, of_known = set(trained.values()) & known, [row for row in rows if row.spk in known]
-    untrained = {row.ref for row in rows} - {emotions[utt] for utt in trained}
-    found = read_audit(fold_dir / "audit.json")
+    untrained = {row.ref for row in rows} - {emotions[utt] for utt in trained} if own else ()
+    found = read_audit(fold_dir / "audit.json") if own else {}
     audit = {key: value for key, value in found.items() if any(word in key for word in AUDIT_WORDS)}
     try:
         ser = _emotion(rows, labels)
     except UserError as error:
         raise UserError(f"{decode / 'utt2emo'} against the data's utt2emo: {error}") from None
-    return {
+    scores: dict[str, Any] = {
         "protocol": protocol,
         "speaker_dependent": bool(audit.pop("speaker_dependent", train & {row.spk for row in rows})),
         "speakers_unknown": int(audit.get("utterances_speaker_unknown") or 0),
         "folds": [fold],
         "settings": settings,
-        "ser": ser | {"no_reference": len(test) - len(rows), "untrained": sorted(untrained)},
-        "asr": recognised,
+        "ser": ser | {"no_reference": len(test) - len(scored), "untrained": sorted(untrained)},
+        "asr": metrics.asr_scores(list(edits.values())),
         "spk": metrics.speaker_scores([row.spk for row in of_known], [row.spk_hyp for row in of_known], train),
         "audit": audit,
         "enrol": metrics.enrolment_counts(decode / "enrol", {row.utt: row.ref for row in rows}),
     }
-
-
-def score_other_corpus(exp: Path, data: Path, folds: Sequence[str]) -> dict[str, Any]:
-    """Score every fold's model on all of another corpus, from ``exp/<fold>/decode_<corpus>``, whose name ``data`` has.
-
-    Returns:
-        What ``exp/<tag>/scores_<corpus>.json`` holds: ``per_fold`` (each what its ``score_<corpus>/scores.json``
-        holds), ``mean_over_folds``, and ``averaged``, the emotion scores of posteriors averaged over the models.
-
-    Raises:
-        UserError: As `score_fold`.
-    """
-    labels, emotions = read_labels(exp / "labels.txt"), read_table(data / "utt2emo")
-    test = list(read_table(data / "utt2spk"))
-    again = f"decode again with: ./run.sh --corpus {data.name} --stage 4 --trained {exp}"
-    parts, posteriors = {}, np.zeros((len(test), len(labels)))
-    for fold in folds:
-        decode = exp / fold / f"decode_{data.name}"
-        refuse_stale(decode, exp / fold, fold_roots(exp / fold, data, data), again)
-        rows, recognised = score_utterances(decode, data, test, exp / fold / f"score_{data.name}", again)
-        parts[fold] = {
-            "protocol": f"all of {data.name}",
-            "speaker_dependent": False,
-            "folds": [fold],
-            "settings": read_yaml(exp / fold / "config.yaml"),
-            "ser": _emotion(rows, labels) | {"no_reference": len(test) - len(rows)},
-            "asr": recognised,
-            "spk": metrics.speaker_scores([row.spk for row in rows], [row.spk_hyp for row in rows], ()),
-        }
-        found = read_table(decode / "emo_post")
-        posteriors += [[float(value) for value in found[utt].split()] for utt in test]
-    best = {utt: labels[number] for utt, number in zip(test, posteriors.argmax(1), strict=True) if emotions.get(utt)}
-    confusion = metrics.confusion_matrix([emotions[utt] for utt in best], list(best.values()), labels)
-    return {
-        "corpus": data.name,
-        "folds": list(folds),
-        "averaged": metrics.emotion_scores(confusion, labels),
-        "mean_over_folds": _means(list(parts.values())),
-        "per_fold": parts,
-    }
+    out = exp / fold / f"score_{name}"
+    spoken = [row for row in rows if row.words]
+    write_text(out / "ref.trn", "".join(_trn(ref["text"][row.utt], row) for row in spoken))
+    write_text(out / "hyp.trn", "".join(_trn(hyp["text"][row.utt], row) for row in spoken))
+    write_utterances(out / "per_utt.tsv", rows)
+    return scores
 
 
 def pool_folds(exp: Path, folds: Sequence[str]) -> dict[str, Any]:
@@ -168,7 +150,7 @@ def pool_folds(exp: Path, folds: Sequence[str]) -> dict[str, Any]:
         "asr": metrics.asr_scores([part["asr"] for part in parts]),
         "spk": metrics.pool_speakers([part["spk"] for part in parts]),
         "per_fold": {fold: {key: part[key] for key in ("ser", "asr", "spk")} for fold, part in per_fold.items()},
-        "mean_over_folds": _means(parts),
+        "mean_over_folds": means(parts),
         "enrol": metrics.pool_counts([part.get("enrol", {}) for part in parts]),
         "per_speaker": {
             speaker: group_scores(own, labels) | {"untrained": sorted({row.ref for row in own if row.utt in untrained})}
@@ -213,6 +195,20 @@ def _emotion(rows: Sequence[Utterance], labels: Sequence[str]) -> dict[str, Any]
     return metrics.emotion_scores(confusion, labels)
 
 
+def _refuse_stale(decode: Path, trained: Path, roots: Mapping[str, Path], again: str) -> None:
+    """Refuse hypotheses that are incomplete, or were made with other weights or data than the present ones.
+
+    Hypotheses of another program (no stamp, and no model in the fold's directory) are scored unchecked.
+    """
+    stamp = decode / stamps.NAME
+    if (trained / "model.safetensors").exists() and not stamp.exists():
+        raise UserError(f"{decode} is incomplete (no {stamps.NAME}); {again}")
+    for path in (stamp, *([trained / "decode_dev" / stamps.NAME] if decode.name == "decode_test" else [])):
+        stamps.refuse_damaged(path, again)
+        for message in stamps.outdated(path, roots)[:1]:
+            raise UserError(f"{message}; {again}")
+
+
 def refuse_stale_folds(exp: Path, folds_dir: Path, folds: Sequence[str]) -> None:
     """Refuse to pool folds whose scores are incomplete, or not of the present data and hypotheses.
 
@@ -228,6 +224,30 @@ def refuse_stale_folds(exp: Path, folds_dir: Path, folds: Sequence[str]) -> None
     if problems:
         again = f"add to the command: --folds {' '.join(stale)!r} --stage 4"
         raise UserError("\n  ".join(["folds that would be pooled are out of date:", *problems, again]))
+
+
+def _refuse_mismatch(test: Sequence[str], tables: Mapping[Path, Mapping[str, str]], wanted: Path, again: str) -> None:
+    problems = []
+    for path, table in tables.items():
+        for what, ids in (("lacks", set(test) - set(table)), ("has extra", set(table) - set(test))):
+            if ids:
+                problems.append(
+                    f"{path} {what} {len(ids)} of {len(test)} test utterances: {metrics.first(sorted(ids))}"
+                )
+    if problems:
+        raise UserError("\n  ".join([f"hypotheses are not those of {wanted}:", *problems, again]))
+
+
+def _lookup(path: Path, ids: Iterable[str]) -> dict[str, str]:
+    table, wanted = read_table(path), list(ids)
+    if missing := [utt for utt in wanted if utt not in table]:
+        raise UserError(f"{path} lacks {len(missing)} utterances: {metrics.first(missing)}; run ./run.sh --stage 1")
+    return {utt: table[utt] for utt in wanted}
+
+
+def _trn(words: str, row: Utterance) -> str:
+    utt = row.utt if row.utt.startswith(f"{row.spk}-") else f"{row.spk}-{row.utt}"
+    return f"{words} ({utt})\n".lstrip()
 
 
 def _read_folds(exp: Path, folds: Sequence[str]) -> tuple[dict[str, dict[str, Any]], dict[str, list[Utterance]]]:
@@ -266,12 +286,12 @@ def _refuse_differences(exp: Path, per_fold: Mapping[str, Mapping[str, Any]]) ->
         raise UserError("\n  ".join([head, *problems, "train them again alike, or under another --tag"]))
 
 
-def _means(parts: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float | None]]:
+def means(parts: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float | None]]:
     """Mean and sample standard deviation over folds of each rate that is defined there."""
     rates = [{**part["ser"], **part["asr"], "spk_acc": part["spk"]["acc"]} for part in parts]
-    means = {}
+    found = {}
     for name in (*metrics.RATES, "spk_acc"):
-        values = [found[name] for found in rates if found[name] is not None]
+        values = [part[name] for part in rates if part[name] is not None]
         deviation = float(np.std(values, ddof=1)) if len(values) > 1 else None
-        means[name] = {"mean": metrics.mean(values), "std": deviation, "folds": len(values)}
-    return means
+        found[name] = {"mean": metrics.mean(values), "std": deviation, "folds": len(values)}
+    return found

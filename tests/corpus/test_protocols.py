@@ -9,7 +9,9 @@ from datadirs import CLASSES, make_data, rows_of
 from fold_lists import fold_lists, run, speaker_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from small_corpus import run_program
 
+from sermtl.bin import audit as audit_program
 from sermtl.corpus.corpus import load_corpus
 from sermtl.corpus.protocols import PROTOCOLS, find_protocol
 from sermtl.errors import UserError
@@ -134,6 +136,11 @@ def test_emoboxs_lists_share_all_speakers_and_are_marked_not_refused(emodb, test
     assert sorted(sum(tested, [])) == sorted(prepare.table(emodb / "utt2spk"))
     wanted = {json.loads(line)["key"][-7:] for line in (lists / "test_fold_2.jsonl").read_text().splitlines()}
     assert {utt[-7:] for utt in tested[1]} == {name for name in wanted if name[5] in "WFNT"}
+    # The audit of other lists knows the same names, and refuses those without an utterance.
+    assert run_program(audit_program.main, "--data", emodb, "--folds", lists, "--protocol", "lists") == 1
+    captured = capsys.readouterr()
+    assert "339 of 339 labelled utterances are tested" in captured.out
+    assert [row.split()[6] for row in captured.out.splitlines()[1:6]] == [str(both) for both, _ in shared]
 
 
 def write_lists(root, folds):

@@ -9,12 +9,14 @@ import os
 import signal as os_signal
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 import torch
 from datadirs import write_wav
+from sklearn.metrics import accuracy_score, confusion_matrix, recall_score
 from small_corpus import make_small_corpus, run_program, speech
 from small_model import DATA2VEC_GEOMETRY, LABELS, OWN_FRONTS, copy_of, save_model
 
@@ -25,6 +27,7 @@ from sermtl.bin import predict as program
 from sermtl.data.dataset import FoldDataset
 from sermtl.data.fold_data import read_dump
 from sermtl.errors import UserError
+from sermtl.fileio.tables import write_table
 from sermtl.inference import predict
 from sermtl.inference.decode import decode
 from sermtl.inference.inputs import Item, find_audio
@@ -223,6 +226,26 @@ def test_json_is_an_object_a_file(models, raw, folder, capsys):
         assert record["scores"] == pytest.approx(alone.scores, abs=2e-6)
         assert record["seconds"] == pytest.approx(soundfile.info(record["path"]).duration, abs=1e-4)
     assert "6 of 6 files" in err[-1] and "real-time factor" in err[-1] and len(err) == 1
+
+
+def test_predictions_are_scored_against_a_reference(models, folder, tmp_path, capsys):
+    assert run_program(program.main, "--model", models["raw"], "--tsv", folder) == 0
+    rows = [line.split("\t")[:2] for line in lines_of(capsys)[0][1:]]
+    guesses = {Path(path).stem: emotion for path, emotion in rows}
+    truth = {name: LABELS[int(name) % 4] for name in "01234"} | {"absent": "neu"}  # 5 has none
+    write_table(table := tmp_path / "utt2emo", truth)
+    assert run_program(program.main, "--model", models["raw"], folder, "--ref", table) == 0
+    out, err = lines_of(capsys)
+    kept = [truth[name] for name in "01234"], [guesses[name] for name in "01234"]
+    wa, ua = accuracy_score(*kept), recall_score(*kept, labels=LABELS, average="macro", zero_division=0)
+    assert len(out) == 7 and f"5 of 6 recordings have a reference: WA {wa:.4f}  UA {ua:.4f}" in err
+    counts = [line.split() for line in err[-5:]]
+    assert [row[0] for row in counts] == [*LABELS, "all"]
+    assert [list(map(int, row[1:5])) for row in counts[:4]] == confusion_matrix(*kept, labels=LABELS).tolist()
+    for content, message in (("0 joy\n", "unknown emotion class 'joy'"), ("7 neu\n", "--ref has no emotion of any")):
+        table.write_text(content)
+        assert run_program(program.main, "--model", models["raw"], folder, "--ref", table) == 2
+        assert message in capsys.readouterr().err
 
 
 def test_a_bar_moves_on_a_terminal_only(models, folder, capsys, monkeypatch):

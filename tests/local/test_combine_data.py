@@ -83,13 +83,16 @@ def test_a_combined_directory_is_prepared_and_divided_by_corpus(sources: list[Pa
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["a", "b"], "two directories or more of different names"),
-        (["a", "a", "out"], "two directories or more of different names"),
-        (["a", "b", "a"], "would be overwritten"),
+        (["a", "b"], "give two directories or more"),
+        (["a", "a", "out"], "give two directories or more"),
+        (["a", "b", "a"], "then another one to write"),
         (["a", "nowhere", "out"], "no data directory"),
         (["--label_map", "c", "x=y", "a", "b", "out"], "no source has this name; they are a b"),
         (["--label_map", "a", "x", "a", "b", "out"], "'x' of 'x' is no pair"),
-        (["--label_map", "b", "happy=glad sad=blue", "a", "b", "out"], "a has no label of the others (blue glad)"),
+        (
+            ["--label_map", "b", "happy=glad sad=blue", "a", "b", "out"],
+            "a has joy sad, none of the others' labels (blue glad)",
+        ),
     ],
 )
 def test_wrong_sources_and_maps(sources: list[Path], tmp_path: Path, words: list[str], message: str) -> None:
@@ -107,7 +110,7 @@ def test_a_missing_table_and_ids_that_clash(sources: list[Path], tmp_path: Path)
         (other / table).write_text((sources[0] / table).read_text().replace("1-", ""))
     (other / "utt2spk").write_text("0 3\n1 3\n2 3\n3 3\n")
     result = combine(sources[0], other, tmp_path / "out")
-    assert result.status == 2 and "speaker a-1-3 is in two corpora" in result.err
+    assert result.status == 2 and "speaker a-1-3 would be in a and a-1" in result.err
     (other / "utt2spk").write_text("0 2\n1 2\n2 2\n3 2\n")
     result = combine(sources[0], other, tmp_path / "out")
     assert result.status == 2 and "4 utterance ids occur twice" in result.err and "a-1-0: " in result.err
