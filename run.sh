@@ -16,11 +16,11 @@ stop_stage=   # last stage (default: 6, or 7 with --stage 7)
 skip_stages=  # stages to leave out, e.g. "2 4"
 dry_run=false # print what the stages would run
 # Corpus and folds
-corpus=mini        # mini, iemocap, emodb, manifest or kaldi
+corpus=mini        # mini, iemocap, emodb, ravdess, crema_d, msp_podcast, manifest or kaldi
 corpus_dir=        # folder of the corpus (not for mini, which is generated)
 manifest=          # the TSV of --corpus manifest
 corpus_name=       # name of the data directory (default: the corpus)
-classes=           # emotion classes to keep (default: four of mini, iemocap and emodb; all of others)
+classes=           # emotion classes to keep (default: four of mini, iemocap, emodb and msp_podcast; all of others)
 label_map=         # labels to rename, "excited=happy anger=angry", or a file of two columns
 max_classes=20     # more classes than this are refused
 merge_excited=true # IEMOCAP: count excited as happy

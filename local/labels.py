@@ -85,9 +85,15 @@ def keep_classes(
     if wanted - present:
         names = " ".join(sorted(wanted - present))
         raise UserError(f"--classes: {source} has no {names}; it has {' '.join(sorted(present))}")
-    kept = [u for u in utterances if not u.emotion or u.emotion in wanted]
-    others = (u for u in utterances if u.emotion and u.emotion not in wanted)
+    kept, others = asked_for(utterances, wanted)
     check_labels(Counter(u.emotion for u in kept if u.emotion), args.max_classes, source)
+    return kept, others
+
+
+def asked_for(utterances: list[Utterance], classes: Collection[str]) -> tuple[list[Utterance], list[Dropped]]:
+    """Divide utterances into those of the classes, or without emotion, and the others with their reasons."""
+    kept = [u for u in utterances if not u.emotion or u.emotion in classes]
+    others = (u for u in utterances if u.emotion and u.emotion not in classes)
     return kept, [Dropped(u.utt, f"class {u.emotion} is not asked for", u.where) for u in others]
 
 
@@ -142,7 +148,7 @@ def spelling_variants(names: Collection[str]) -> list[list[str]]:
     return [group for group in groups.values() if len(group) > 1]
 
 
-def chosen_classes(args: argparse.Namespace, default: Sequence[str], known: Collection[str]) -> list[str]:
+def chosen_classes(args: argparse.Namespace, default: Iterable[str], known: Iterable[str]) -> list[str]:
     """Classes of a corpus whose labels are known: --classes, else the default, under the names of --label_map.
 
     Raises:

@@ -194,6 +194,13 @@ def is_unknown(speaker: str) -> bool:
     return speaker.casefold() in ("", "?", "unknown", "unk", "none", "nan", "n/a")
 
 
+def with_speaker(name: str, speaker: str) -> tuple[str, str]:
+    """The ids of an utterance, which begins with the speaker's, and of its speaker: if unknown, the utterance's."""
+    known = "unknown" if is_unknown(speaker) else speaker
+    utt = name if name.startswith(f"{known}-") else f"{known}-{name}"
+    return utt, utt if is_unknown(speaker) else speaker
+
+
 def name_problem(name: str) -> str | None:
     """Why a speaker or session cannot name a fold or a folder, or None."""
     if not name.isprintable() or len(name.split()) != 1 or name != name.strip():

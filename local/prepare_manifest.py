@@ -22,6 +22,7 @@ from prepare_common import (
     normalise_texts,
     options,
     warn,
+    with_speaker,
 )
 from write_data import path_problem, write_data
 
@@ -99,13 +100,9 @@ def row_problems(row: dict[str, str]) -> Iterator[str]:
 
 
 def make_utterance(row: dict[str, str], folder: Path, where: str) -> Utterance:
-    """Make the record of a line without problems; the id gets the speaker as prefix where it has none.
-
-    An unknown speaker's id is that of the utterance, as in Kaldi's directories.
-    """
-    utt, speaker = row["utt"], "unknown" if is_unknown(row["speaker"]) else row["speaker"]
-    utt = utt if utt.startswith(f"{speaker}-") else f"{speaker}-{utt}"
-    speaker, channel = utt if is_unknown(row["speaker"]) else speaker, row.get("channel", "")
+    """Make the record of a line without problems."""
+    utt, speaker = with_speaker(row["utt"], row["speaker"])
+    channel = row.get("channel", "")
     return Utterance(
         utt=utt,
         path=os.path.join(folder, row["path"]),

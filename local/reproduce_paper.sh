@@ -12,7 +12,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-corpus=mini                                                     # mini, iemocap, emodb, manifest or kaldi
+corpus=mini                                                     # mini, iemocap, emodb, ... as for run.sh
 protocols=                                                      # fold protocols (default: speaker; for iemocap and mini "speaker paper")
 seeds="0 1 2"                                                   # seeds of all random draws
 settings="beta0 reverse0.1 reverse1 forward0.1 forward1 alpha0" # gradient and beta; alpha0 is beta 0 without CTC loss
