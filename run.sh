@@ -45,6 +45,7 @@ feats_type=                       # raw, fbank, or stored: outputs of the frozen
 token_type=                       # char, or bpe trained on each fold's training text
 nbpe=                             # size of the bpe vocabulary
 alpha=                            # weight of the CTC loss
+learning_rate=                    # peak learning rate
 beta=                             # scale of the speaker head's gradient at the encoder
 grl=                              # reverse or forward
 seed=                             # seed of all random draws
@@ -82,7 +83,7 @@ if [[ ${corpus} == mini && ${protocol} == speaker ]]; then folds=${folds:-01F}; 
 if [[ -z ${train_config} && -f conf/${corpus}.yaml ]]; then train_config=conf/${corpus}.yaml; fi
 train_config=${train_config:-conf/train.yaml}
 read -rd '' -a settings <<<"${train_args//--set /}" || true # over all lines
-for name in upstream feats_type token_type nbpe alpha beta grl seed; do
+for name in upstream feats_type token_type nbpe alpha beta grl learning_rate seed; do
     if [[ -n ${!name} ]]; then settings+=("${name}=${!name}"); fi
 done
 trains=false

@@ -10,18 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from audio_headers import check_audio
-from labels import asked_for, chosen_classes, label_options, map_labels, refuse_absent
-from prepare_common import (
-    Dropped,
-    Utterance,
-    boolean,
-    entries,
-    leave_out_lone_speakers,
-    listed,
-    normalise_texts,
-    options,
-    warn,
-)
+from labels import keep_classes, label_options
+from prepare_common import Dropped, Utterance, boolean, entries, listed, options, warn
 from write_data import write_data
 
 from sermtl.errors import UserError
@@ -31,13 +21,18 @@ KEYS = {"class": "", "speaker": "fold", "prefix": "paper"}
 """Kinds of published counts, and the field of `Utterance` by which each counts."""
 
 
+Reader = Callable[[Utterance, "re.Match[str]"], "str | None"]
+"""Sets an utterance's speaker, emotion and so on by its file's name; returns why it is not used, or None."""
+
+
 @dataclass(frozen=True)
 class Corpus:
     """What is known of a corpus before it is read.
 
     ``labels`` are all that occur and ``classes`` those used by default; ``merged`` renames labels where the user does
     not; ``counts`` are the published ones, by "class LABEL", "speaker NAME LABEL" or "prefix NAME LABEL"; ``speakers``
-    are all that a whole copy has. ``example`` is a file, ``folders`` patterns of where such files are.
+    are all that a whole copy has. ``example`` is a file,
+    ``pattern`` that of their names without suffix, ``folders`` are patterns of where they are.
     """
 
     name: str
@@ -45,6 +40,7 @@ class Corpus:
     classes: Collection[str]
     counts: Mapping[str, int]
     example: str = ""
+    pattern: str = ""
     folders: tuple[str, ...] = ()
     speakers: Collection[str] = ()
     merged: Mapping[str, str] = field(default_factory=dict)
@@ -72,20 +68,13 @@ def corpus_options(corpus: Corpus, description: str | None) -> argparse.Argument
     return parser
 
 
-def scan_names(
-    corpus: Corpus, root: Path, name: re.Pattern[str], read: Callable[[Utterance, re.Match[str]], str | None]
-) -> Scan:
+def scan_names(corpus: Corpus, root: Path, read: Reader) -> Scan:
     """Scan a corpus whose files' names say all.
-
-    Args:
-        corpus: The corpus.
-        root: Its folder.
-        name: The pattern of a file's name without its suffix.
-        read: Sets an utterance's speaker, emotion and so on by the match; returns why it is not used, or None.
 
     Raises:
         UserError: The folder is missing, empty or not laid out as distributed.
     """
+    name = re.compile(corpus.pattern)
     hint = f"give --corpus_dir the folder of {corpus.name} as it is distributed, which holds {corpus.example}"
     if not root.is_dir():
         raise UserError(f"no corpus folder {root}: {hint}")
@@ -117,36 +106,23 @@ def write_corpus(corpus: Corpus, scan: Scan, args: argparse.Namespace) -> None:
     """
     source, compared = args.corpus_dir, args.known_counts and not args.label_map
     args.label_map = {**corpus.merged, **args.label_map}
-    classes = chosen_classes(args, corpus.classes, corpus.labels)
     if scan.missing:
         warn(f"{source} is a partial copy; missing are:{listed(scan.missing)}")
-    map_labels(scan.utterances, args.label_map)
-    utterances, others = asked_for(scan.utterances, classes)
+    utterances, others = keep_classes(scan.utterances, args, source, corpus.classes, corpus.labels)
     if lost := [u.utt for u in utterances if not u.text]:
         warn(f"{len(lost)} utterances have no transcript, first {lost[0]}; their text is empty")
-    if utterances:
-        refuse_absent(classes, utterances, source)
     utterances, broken = check_audio(utterances, args, scan.broken)
-    utterances, alone = leave_out_lone_speakers(utterances, args)
-    lang = normalise_texts(utterances, corpus.lang, source)
-    write_data(args.out, utterances, lang, scan.dropped + others + broken + alone)
+    utterances = write_data(utterances, args, source, corpus.lang, scan.dropped + others + broken)
     if compared:
-        compare_counts(corpus, utterances, classes)
-
-
-def compare_counts(corpus: Corpus, utterances: list[Utterance], classes: Collection[str]) -> None:
-    """Warn of every count that differs from the published one, of the classes and the names that the copy holds."""
-    found: Counter[str] = Counter()
-    names = set()
-    for u in utterances:
-        for kind, by in KEYS.items():
-            name = f"{kind} {getattr(u, by)}" if by else kind
-            names.add(name)
-            found[f"{name} {u.emotion}"] += 1
-    known = {
-        key: n for key, n in corpus.counts.items() if key.split()[-1] in classes and key.rpartition(" ")[0] in names
-    }
-    report_counts(corpus.name, found, known)
+        found: Counter[str] = Counter()
+        for u in utterances:
+            found.update(
+                f"{kind} {getattr(u, by)} {u.emotion}" if by else f"{kind} {u.emotion}" for kind, by in KEYS.items()
+            )
+        # Of the classes, and of the speakers and prefixes, that the copy holds.
+        parts = {part for key in found for part in (key.split()[-1], key.rpartition(" ")[0])}
+        known = {key: n for key, n in corpus.counts.items() if {key.split()[-1], key.rpartition(" ")[0]} <= parts}
+        report_counts(corpus.name, found, known)
 
 
 def report_counts(name: str, found: Mapping[str, int], known: Mapping[str, int]) -> None:
@@ -158,3 +134,9 @@ def report_counts(name: str, found: Mapping[str, int], known: Mapping[str, int])
         warn(f"{name}: {len(differ)} counts differ from the published ones:{listed(differ)}")
     elif known:
         print(f"{name}: all counts that are known are the published ones")
+
+
+def prepare_by_names(corpus: Corpus, read: Reader, description: str | None) -> None:
+    """The program of a corpus whose files' names say all: read the options, scan, check and write."""
+    args = corpus_options(corpus, description).parse_args()
+    write_corpus(corpus, scan_names(corpus, args.corpus_dir, read), args)

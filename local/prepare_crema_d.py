@@ -11,8 +11,6 @@ from prepare_common import Utterance, warn
 
 from sermtl.errors import command
 
-# Actor, sentence, emotion, level (a single X in one name).
-NAME = re.compile(r"(\d{4})_([A-Z]{3})_([A-Z]{3})_(LO|MD|HI|XX?)")
 EMOTIONS = {"ANG": "anger", "DIS": "disgust", "FEA": "fear", "HAP": "happy", "NEU": "neutral", "SAD": "sad"}
 SENTENCES = {
     "IEO": "It's eleven o'clock.",
@@ -38,6 +36,7 @@ CORPUS = Corpus(
     classes=EMOTIONS.values(),
     counts={f"class {label}": count for label, count in COUNTS.items()},
     example="AudioWAV/1001_DFA_ANG_XX.wav",
+    pattern=r"(\d{4})_([A-Z]{3})_([A-Z]{3})_(LO|MD|HI|XX?)",  # actor, sentence, emotion, level (a single X in one name)
     folders=("AudioWAV",),
     speakers=SPEAKERS,
 )
@@ -70,7 +69,7 @@ def main() -> None:
         UserError: The folder is no such corpus, a class is unknown, or audio is broken.
     """
     args = corpus_options(CORPUS, __doc__).parse_args()
-    scan = scan_names(CORPUS, args.corpus_dir, NAME, read)
+    scan = scan_names(CORPUS, args.corpus_dir, read)
     genders = column(args.corpus_dir / "VideoDemographics.csv", "ActorID", "Sex")
     for u in scan.utterances:
         u.gender = genders.get(u.speaker, "")[:1].lower()

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import re
 
-from known_corpus import Corpus, corpus_options, scan_names, write_corpus
+from known_corpus import Corpus, prepare_by_names
 from prepare_common import Utterance
 
 from sermtl.errors import command
 
-# Speaker, sentence, emotion, version.
-NAME = re.compile(r"(\d\d)([ab]\d\d)([WLEAFTN])([a-z]?)")
 EMOTIONS = {"W": "anger", "L": "boredom", "E": "disgust", "A": "fear", "F": "happiness", "N": "neutral", "T": "sadness"}
 SENTENCES = {
     "a01": "Der Lappen liegt auf dem Eisschrank.",
@@ -37,6 +35,7 @@ CORPUS = Corpus(
     classes=("anger", "happiness", "neutral", "sadness"),
     counts={f"class {label}": count for label, count in COUNTS.items()},
     example="wav/03a01Wa.wav",
+    pattern=r"(\d\d)([ab]\d\d)([WLEAFTN])([a-z]?)",  # speaker, sentence, emotion, version
     folders=("wav",),
     speakers=sorted(GENDERS),
     lang="de",
@@ -55,13 +54,8 @@ def read(utterance: Utterance, match: re.Match[str]) -> str | None:
 
 @command
 def main() -> None:
-    """Read the options, scan, check and write.
-
-    Raises:
-        UserError: The folder is no such corpus, a class is unknown, or audio is broken.
-    """
-    args = corpus_options(CORPUS, __doc__).parse_args()
-    write_corpus(CORPUS, scan_names(CORPUS, args.corpus_dir, NAME, read), args)
+    """Read the options, scan, check and write."""
+    prepare_by_names(CORPUS, read, __doc__)
 
 
 if __name__ == "__main__":

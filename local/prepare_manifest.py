@@ -11,19 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from audio_headers import check_audio
-from labels import keep_classes, label_options, label_problem
-from prepare_common import (
-    Dropped,
-    Utterance,
-    clean,
-    is_unknown,
-    leave_out_lone_speakers,
-    name_problem,
-    normalise_texts,
-    options,
-    warn,
-    with_speaker,
-)
+from labels import keep_classes, label_options, label_problem, name_problem
+from prepare_common import Dropped, Utterance, clean, is_unknown, options, warn, with_speaker
 from write_data import path_problem, write_data
 
 from sermtl.errors import UserError, command
@@ -170,9 +159,7 @@ def main() -> None:
     utterances, bad = read_manifest(args.manifest)
     utterances, broken = check_audio(utterances, args, bad)
     utterances, others = keep_classes(utterances, args, args.manifest)
-    utterances, alone = leave_out_lone_speakers(utterances, args)
-    lang = normalise_texts(utterances, args.lang, args.manifest)
-    write_data(args.out, utterances, lang, broken + others + alone)
+    write_data(utterances, args, args.manifest, args.lang, broken + others)
 
 
 if __name__ == "__main__":

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import re
 
-from known_corpus import Corpus, corpus_options, scan_names, write_corpus
+from known_corpus import Corpus, prepare_by_names
 from prepare_common import Utterance
 
 from sermtl.errors import command
 
-# Modality, vocal channel, emotion, intensity, statement, repetition, actor.
-NAME = re.compile(r"(\d\d)-(\d\d)-(\d\d)-(\d\d)-(\d\d)-(\d\d)-(\d\d)")
 EMOTIONS = dict(enumerate("neutral calm happy sad angry fearful disgust surprised".split(), 1))
 STATEMENTS = {1: "Kids are talking by the door.", 2: "Dogs are sitting by the door."}
 SPEAKERS = [f"{number:02d}" for number in range(1, 25)]
@@ -22,7 +20,9 @@ CORPUS = Corpus(
     labels=EMOTIONS.values(),
     classes=EMOTIONS.values(),
     counts={f"class {label}": count for label, count in COUNTS.items()},
+    # Modality, vocal channel, emotion, intensity, statement, repetition, actor.
     example="Actor_12/03-01-06-01-02-01-12.wav",
+    pattern="-".join([r"(\d\d)"] * 7),
     folders=("Actor_*", "Audio_Speech_Actors_01-24/Actor_*"),
     speakers=SPEAKERS,
 )
@@ -45,13 +45,8 @@ def read(utterance: Utterance, match: re.Match[str]) -> str | None:
 
 @command
 def main() -> None:
-    """Read the options, scan, check and write.
-
-    Raises:
-        UserError: The folder is no such corpus, a class is unknown, or audio is broken.
-    """
-    args = corpus_options(CORPUS, __doc__).parse_args()
-    write_corpus(CORPUS, scan_names(CORPUS, args.corpus_dir, NAME, read), args)
+    """Read the options, scan, check and write."""
+    prepare_by_names(CORPUS, read, __doc__)
 
 
 if __name__ == "__main__":

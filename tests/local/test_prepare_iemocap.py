@@ -228,7 +228,7 @@ def test_transcripts_with_odd_bytes_no_times_and_tags(small: Path) -> None:
     assert result.status == 0
     text = prepare.table(out / "text")
     found = [text[f"Ses01F-Ses01F_impro05a_F00{n}"] for n in range(4)]
-    assert found == ["IT'S FINE", "", "CAF AND TWO TEAS", "IT'S WELL SO"]
+    assert found == ["IT'S FINE", "", "CAFE AND TWO TEAS", "IT'S WELL SO"]
     assert text["Ses01M-Ses01F_impro05a_M000"] == ""
     assert "4 utterances have no transcript" in result.err
     reasons = {utt: (reason, where) for utt, reason, where in prepare.dropped(out)}
@@ -338,7 +338,7 @@ def test_a_wrong_folder_says_what_to_do(small: Path, tmp_path: Path) -> None:
         (["--classes", "neu neu"], "each once"),
         (["--classes", "hap exc"], "--merge_excited false"),
         (["--merge_excited", "yes"], "neither true nor false"),
-        (["--classes", "fea"], "no utterance is left"),
+        (["--classes", "fea"], "has no utterance of fea"),
         (["--classes", "neu fea dis"], "has no utterance of fea dis"),
     ],
 )
@@ -380,7 +380,7 @@ def test_fuzzed_lines_never_crash_and_never_vanish(labels: list[bytes], texts: l
         result, out = run(root, "--skip_broken", "true", "--classes", "neu")
         assert result.status in (0, 2) and "Traceback" not in result.err
         if result.status:
-            assert "no utterance is left" in result.err
+            assert "no utterance" in result.err
             return
         used = {path.rpartition("/")[2][:-4] for path in prepare.table(out / "wav.scp").values()}
         lost = "\n".join("\t".join(row) for row in prepare.dropped(out))
