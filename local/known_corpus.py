@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,30 +21,29 @@ KEYS = {"class": "", "speaker": "fold", "prefix": "paper"}
 """Kinds of published counts, and the field of `Utterance` by which each counts."""
 
 
-Reader = Callable[[Utterance, "re.Match[str]"], "str | None"]
-"""Sets an utterance's speaker, emotion and so on by its file's name; returns why it is not used, or None."""
-
-
 @dataclass(frozen=True)
 class Corpus:
     """What is known of a corpus before it is read.
 
-    ``labels`` are all that occur and ``classes`` those used by default; ``merged`` renames labels where the user does
-    not; ``counts`` are the published ones, by "class LABEL", "speaker NAME LABEL" or "prefix NAME LABEL"; ``speakers``
-    are all that a whole copy has. ``example`` is a file,
-    ``pattern`` that of their names without suffix, ``folders`` are patterns of where they are.
+    ``codes`` say what a code means, by field of `Utterance`: ``emotion`` all labels, ``speaker`` all that a whole copy
+    has. ``classes`` are used by default, ``merged`` renames labels where the user does not. ``counts`` are the
+    published ones, by "class LABEL", "speaker NAME LABEL" or "prefix NAME LABEL".
+
+    Where files' names say all, ``pattern`` has a group for each field, ``of_speaker`` what follows from the speaker,
+    ``left_out`` patterns of other names, with the reason; ``example`` is such a file, ``folders`` where they are.
     """
 
     name: str
-    labels: Collection[str]
+    codes: Mapping[str, Mapping[str, str]]
     classes: Collection[str]
     counts: Mapping[str, int]
-    example: str = ""
-    pattern: str = ""
-    folders: tuple[str, ...] = ()
-    speakers: Collection[str] = ()
     merged: Mapping[str, str] = field(default_factory=dict)
     lang: str = "en"
+    pattern: str = ""
+    of_speaker: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    example: str = ""
+    folders: tuple[str, ...] = ()
 
 
 @dataclass
@@ -63,38 +62,52 @@ def corpus_options(corpus: Corpus, description: str | None) -> argparse.Argument
     parser.add_argument(
         "--corpus_dir", type=Path, required=True, help=f"the folder of {corpus.name} as it is given out"
     )
-    label_options(parser, f"out of {' '.join(corpus.labels)}; default: {' '.join(corpus.classes)}")
+    label_options(parser, f"out of {' '.join(corpus.codes['emotion'].values())}; default: {' '.join(corpus.classes)}")
     parser.add_argument("--known_counts", type=boolean, default=True, help="compare the counts with the published ones")
     return parser
 
 
-def scan_names(corpus: Corpus, root: Path, read: Reader) -> Scan:
+def read_name(corpus: Corpus, utterance: Utterance, stem: str) -> str | None:
+    """Set an utterance's fields by its file's name; returns why it is not used, or None."""
+    for pattern, reason in corpus.left_out.items():
+        if re.fullmatch(pattern, stem):
+            return reason
+    if not (match := re.fullmatch(corpus.pattern, stem)):
+        return f"not a name of {corpus.name}"
+    for name, code in match.groupdict().items():
+        if code not in corpus.codes[name]:
+            return f"unknown {name} {code} in the name"
+        setattr(utterance, name, corpus.codes[name][code])
+    for name, values in corpus.of_speaker.items():
+        setattr(utterance, name, values[utterance.speaker])
+    utterance.utt = f"{utterance.speaker}-{stem}"
+    return None
+
+
+def scan_names(corpus: Corpus, root: Path) -> Scan:
     """Scan a corpus whose files' names say all.
 
     Raises:
         UserError: The folder is missing, empty or not laid out as distributed.
     """
-    name = re.compile(corpus.pattern)
     hint = f"give --corpus_dir the folder of {corpus.name} as it is distributed, which holds {corpus.example}"
     if not root.is_dir():
         raise UserError(f"no corpus folder {root}: {hint}")
     for folders in (*(sorted(root.glob(pattern)) for pattern in corpus.folders), [root]):
         files = [path for folder in folders for path in entries(folder, *AUDIO).values()]
-        if any(name.fullmatch(path.stem) for path in files):
+        if any(re.fullmatch(corpus.pattern, path.stem) for path in files):
             break
     else:
         raise UserError(f"{root} {f'holds no {corpus.example}' if any(root.iterdir()) else 'is empty'}: {hint}")
     scan = Scan()
     for path in files:
-        utterance, match = Utterance(path.stem, str(path), "", where=str(path)), name.fullmatch(path.stem)
-        problem = read(utterance, match) if match else f"not a name of {corpus.name}"
-        if problem:
+        utterance = Utterance(path.stem, str(path), "", where=str(path))
+        if problem := read_name(corpus, utterance, path.stem):
             scan.dropped.append(Dropped(path.stem, problem, str(path)))
         else:
-            utterance.utt = f"{utterance.speaker}-{path.stem}"
             scan.utterances.append(utterance)
     found = {u.speaker for u in scan.utterances}
-    scan.missing = [f"all of speaker {speaker}" for speaker in corpus.speakers if speaker not in found]
+    scan.missing = [f"all of speaker {speaker}" for speaker in sorted(corpus.codes["speaker"]) if speaker not in found]
     return scan
 
 
@@ -108,7 +121,7 @@ def write_corpus(corpus: Corpus, scan: Scan, args: argparse.Namespace) -> None:
     args.label_map = {**corpus.merged, **args.label_map}
     if scan.missing:
         warn(f"{source} is a partial copy; missing are:{listed(scan.missing)}")
-    utterances, others = keep_classes(scan.utterances, args, source, corpus.classes, corpus.labels)
+    utterances, others = keep_classes(scan.utterances, args, source, corpus.classes, corpus.codes["emotion"].values())
     if lost := [u.utt for u in utterances if not u.text]:
         warn(f"{len(lost)} utterances have no transcript, first {lost[0]}; their text is empty")
     utterances, broken = check_audio(utterances, args, scan.broken)
@@ -136,7 +149,7 @@ def report_counts(name: str, found: Mapping[str, int], known: Mapping[str, int])
         print(f"{name}: all counts that are known are the published ones")
 
 
-def prepare_by_names(corpus: Corpus, read: Reader, description: str | None) -> None:
+def prepare_by_names(corpus: Corpus, description: str | None) -> None:
     """The program of a corpus whose files' names say all: read the options, scan, check and write."""
     args = corpus_options(corpus, description).parse_args()
-    write_corpus(corpus, scan_names(corpus, args.corpus_dir, read), args)
+    write_corpus(corpus, scan_names(corpus, args.corpus_dir), args)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import csv
-import re
 from pathlib import Path
 
 from known_corpus import Corpus, corpus_options, scan_names, write_corpus
-from prepare_common import Utterance, warn
+from prepare_common import warn
 
 from sermtl.errors import command
 
@@ -26,29 +25,22 @@ SENTENCES = {
     "TSI": "The surface is slick.",
     "WSI": "We'll stop in a couple of minutes.",
 }
-SPEAKERS = [str(number) for number in range(1001, 1092)]
 # H. Cao et al., IEEE Transactions on Affective Computing 5(4), 2014: 7,442 clips of 91 actors; by emotion as the
 # distribution's SentenceFilenames.csv lists them.
-COUNTS = dict.fromkeys(EMOTIONS.values(), 1271) | {"neutral": 1087}
 CORPUS = Corpus(
     name="CREMA-D",
-    labels=EMOTIONS.values(),
+    codes={
+        "emotion": EMOTIONS,
+        "text": SENTENCES,
+        "speaker": {str(number): str(number) for number in range(1001, 1092)},
+        "style": dict(zip("LO MD HI XX X".split(), "low medium high unspecified unspecified".split(), strict=True)),
+    },
     classes=EMOTIONS.values(),
-    counts={f"class {label}": count for label, count in COUNTS.items()},
+    counts={f"class {label}": 1087 if label == "neutral" else 1271 for label in EMOTIONS.values()},
+    pattern=r"(?P<speaker>\d{4})_(?P<text>[A-Z]{3})_(?P<emotion>[A-Z]{3})_(?P<style>LO|MD|HI|XX?)",
     example="AudioWAV/1001_DFA_ANG_XX.wav",
-    pattern=r"(\d{4})_([A-Z]{3})_([A-Z]{3})_(LO|MD|HI|XX?)",  # actor, sentence, emotion, level (a single X in one name)
     folders=("AudioWAV",),
-    speakers=SPEAKERS,
 )
-
-
-def read(utterance: Utterance, match: re.Match[str]) -> str | None:
-    """Set an utterance's fields by its file's name; returns why it is not used, or None."""
-    speaker, sentence, emotion, utterance.style = match.groups()
-    if speaker not in SPEAKERS or sentence not in SENTENCES or emotion not in EMOTIONS:
-        return "unknown code in the name"
-    utterance.speaker, utterance.emotion, utterance.text = speaker, EMOTIONS[emotion], SENTENCES[sentence]
-    return None
 
 
 def column(path: Path, key: str, value: str) -> dict[str, str]:
@@ -69,7 +61,7 @@ def main() -> None:
         UserError: The folder is no such corpus, a class is unknown, or audio is broken.
     """
     args = corpus_options(CORPUS, __doc__).parse_args()
-    scan = scan_names(CORPUS, args.corpus_dir, read)
+    scan = scan_names(CORPUS, args.corpus_dir)
     genders = column(args.corpus_dir / "VideoDemographics.csv", "ActorID", "Sex")
     for u in scan.utterances:
         u.gender = genders.get(u.speaker, "")[:1].lower()

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import re
-
 from known_corpus import Corpus, prepare_by_names
-from prepare_common import Utterance
 
 from sermtl.errors import command
 
@@ -31,31 +28,21 @@ SESSIONS = {speaker: "+".join(pair) for pair in PAIRS for speaker in pair}
 COUNTS = {"anger": 127, "boredom": 81, "disgust": 46, "fear": 69, "happiness": 71, "neutral": 79, "sadness": 62}
 CORPUS = Corpus(
     name="EMO-DB",
-    labels=EMOTIONS.values(),
+    codes={"emotion": EMOTIONS, "text": SENTENCES, "speaker": {speaker: speaker for speaker in sorted(GENDERS)}},
     classes=("anger", "happiness", "neutral", "sadness"),
     counts={f"class {label}": count for label, count in COUNTS.items()},
     example="wav/03a01Wa.wav",
-    pattern=r"(\d\d)([ab]\d\d)([WLEAFTN])([a-z]?)",  # speaker, sentence, emotion, version
+    pattern=r"(?P<speaker>\d\d)(?P<text>[ab]\d\d)(?P<emotion>[WLEAFTN])[a-z]?",
+    of_speaker={"gender": GENDERS, "session": SESSIONS},
     folders=("wav",),
-    speakers=sorted(GENDERS),
     lang="de",
 )
-
-
-def read(utterance: Utterance, match: re.Match[str]) -> str | None:
-    """Set an utterance's fields by its file's name; returns why it is not used, or None."""
-    speaker, sentence, letter, _ = match.groups()
-    if speaker not in GENDERS or sentence not in SENTENCES:
-        return "unknown speaker or sentence"
-    utterance.speaker, utterance.emotion, utterance.text = speaker, EMOTIONS[letter], SENTENCES[sentence]
-    utterance.session, utterance.gender = SESSIONS[speaker], GENDERS[speaker]
-    return None
 
 
 @command
 def main() -> None:
     """Read the options, scan, check and write."""
-    prepare_by_names(CORPUS, read, __doc__)
+    prepare_by_names(CORPUS, __doc__)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from prepare_common import Dropped, Utterance, boolean, entries
 
 from sermtl.errors import UserError, command
 
-CORPUS = Corpus(name="IEMOCAP", labels=CODES, classes=CLASSES, counts=OF_CODES)
+CORPUS = Corpus(name="IEMOCAP", codes={"emotion": {code: code for code in CODES}}, classes=CLASSES, counts=OF_CODES)
 
 
 def make_utterance(turn: str, path: Path, emotion: str, text: str, where: str) -> Utterance:

@@ -25,7 +25,7 @@ COLUMNS = {"FileName", "EmoClass", "SpkrID", "Gender", "Split_Set"}
 # public labels.
 RELEASES = {"1.11": {"Train": 84030, "Development": 19815, "Test1": 30647, "Test2": 14815}}
 CORPUS = Corpus(
-    name="MSP-Podcast", labels=EMOTIONS.values(), classes=("anger", "happiness", "neutral", "sadness"), counts={}
+    name="MSP-Podcast", codes={"emotion": EMOTIONS}, classes=("anger", "happiness", "neutral", "sadness"), counts={}
 )
 
 

@@ -68,7 +68,7 @@ def test_ravdess_has_the_published_counts_and_what_its_names_say(tmp_path: Path)
     assert prepare.table(out / "utt2style")["12-03-01-06-02-01-01-12"] == "strong"
     assert Counter(reason for _, reason, _ in prepare.dropped(out)) == {
         "song": 1, "sound of a video, which is also an audio-only file": 1, "not a name of RAVDESS": 1,
-        "unknown code in the name": 1,
+        "unknown emotion 09 in the name": 1,
     }  # fmt: skip
 
 
@@ -98,7 +98,7 @@ def test_crema_d_has_the_published_counts_genders_and_sentences(tmp_path: Path) 
     (root / "AudioWAV/1001_ZZZ_ANG_XX.wav").write_bytes(b"")
     (root / "VideoDemographics.csv").unlink()
     result, out = run("crema_d", root, "--classes", "anger sad", "--label_map", "sad=sad")
-    assert result.status == 0 and prepare.dropped(out)[0][:2] == ["1001_ZZZ_ANG_XX", "unknown code in the name"]
+    assert result.status == 0 and prepare.dropped(out)[0][:2] == ["1001_ZZZ_ANG_XX", "unknown text ZZZ in the name"]
     assert "partial copy" in result.err and "1001_DFA_ANG_XX, which" in result.err
     assert "what it says of Sex is not known" in result.err and not (out / "spk2gender").exists()
 
