@@ -13,8 +13,8 @@ from prepare_common import SHOWN, Dropped, Utterance, warn
 
 from sermtl.errors import UserError
 
-JOINED = re.compile(r"[;,|/+&]")
-"""What separates two emotions in one label."""
+JOINED = re.compile(r".*[;,|/+&].*", re.DOTALL)
+"""Two emotions in one label."""
 NUMBER = re.compile(r"[-+]?\d*[.,]?\d+([eE][-+]?\d+)?")
 
 
@@ -126,15 +126,11 @@ def check_labels(counts: Mapping[str, int], max_classes: int, source: Path) -> N
         pairs = [f"{name}={most}" for name in names if name != most]
         found = ", ".join(f"{name} {counts[name]}" for name in names)
         warn(f"{source}: labels that differ in spelling only: {found}; --label_map {','.join(pairs)!r} joins them")
-    for what, names, remedy in (
-        (
-            "numbers",
-            list(filter(NUMBER.fullmatch, counts)),
-            "name each (0=neutral 1=happy), or divide a scale into classes",
-        ),
-        ("combinations of emotions", list(filter(JOINED.search, counts)), "give each one class, or another name"),
+    for what, pattern, remedy in (
+        ("numbers", NUMBER, "name each (0=neutral 1=happy), or divide a scale into classes"),
+        ("combinations of emotions", JOINED, "give each one class, or another name"),
     ):
-        if names:
+        if names := list(filter(pattern.fullmatch, counts)):
             raise UserError(
                 f"{source}: {len(names)} of {len(counts)} labels are {what}: {shown(names)}; this recipe learns one "
                 f"class an utterance: {remedy}, by a file of two columns, old and new label, as --label_map FILE"

@@ -201,9 +201,12 @@ def differences(first: Experiment, second: Experiment) -> list[str]:
     elif first.reads and second.reads and not np.array_equal(first.edits[:, [0, 2]], second.edits[:, [0, 2]]):
         found.append("reference transcripts")
     for fold in first.folds:
-        one, other = (made.scores.get("audit", {}).get(fold, {}).get("utterances_train") for made in (first, second))
+        audits = [made.scores.get("audit", {}).get(fold, {}) for made in (first, second)]
+        one, other = (audit.get("utterances_train") for audit in audits)
         if None not in (one, other) and one != other:  # as with another dev_ratio
             return [*found, f"training lists: {one} against {other} utterances in fold {fold}"]
+        if len({audit["utterances_train_digest"] for audit in audits if "utterances_train_digest" in audit}) > 1:
+            return [*found, f"training lists: {one} utterances each, but not the same ones, in fold {fold}"]
     return found
 
 

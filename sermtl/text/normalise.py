@@ -40,17 +40,8 @@ _PERCENT = {
 _BETWEEN_DIGITS = re.compile(r"(?<=\d)[^\w\s']+(?=\d)")
 _DASH = re.compile(r"[-\u2010-\u2015\u2212\u2e3a\u2e3b\ufe58\s]")
 _AND = {
-    "en": "and",
-    "de": "und",
-    "fr": "et",
-    "es": "y",
-    "it": "e",
-    "pt": "e",
-    "nl": "en",
-    "pl": "i",
-    "ru": "и",
-    "uk": "і",
-}
+    "en": "and", "de": "und", "fr": "et", "es": "y", "it": "e", "pt": "e", "nl": "en", "pl": "i", "ru": "и", "uk": "і",
+}  # fmt: skip
 
 
 def drop_tags(text: str) -> str:
