@@ -16,11 +16,11 @@ stop_stage=   # last stage (default: 6, or 7 with --stage 7)
 skip_stages=  # stages to leave out, e.g. "2 4"
 dry_run=false # print what the stages would run
 # Corpus and folds
-corpus=mini        # mini, iemocap, emodb, manifest or kaldi
+corpus=mini        # mini, iemocap, emodb, ravdess, crema_d, msp_podcast, manifest or kaldi
 corpus_dir=        # folder of the corpus (not for mini, which is generated)
 manifest=          # the TSV of --corpus manifest
 corpus_name=       # name of the data directory (default: the corpus)
-classes=           # emotion classes to keep (default: four of mini, iemocap and emodb; all of others)
+classes=           # emotion classes to keep (default: four of mini, iemocap, emodb and msp_podcast; all of others)
 label_map=         # labels to rename, "excited=happy anger=angry", or a file of two columns
 max_classes=20     # more classes than this are refused
 merge_excited=true # IEMOCAP: count excited as happy
@@ -45,6 +45,7 @@ feats_type=                       # raw, fbank, or stored: outputs of the frozen
 token_type=                       # char, or bpe trained on each fold's training text
 nbpe=                             # size of the bpe vocabulary
 alpha=                            # weight of the CTC loss
+learning_rate=                    # peak learning rate
 beta=                             # scale of the speaker head's gradient at the encoder
 grl=                              # reverse or forward
 spk_norm=                         # grl (beta), none, erase, standardise, or erase+standardise
@@ -85,7 +86,7 @@ if [[ ${corpus} == mini && ${protocol} == speaker ]]; then folds=${folds:-01F}; 
 if [[ -z ${train_config} && -f conf/${corpus}.yaml ]]; then train_config=conf/${corpus}.yaml; fi
 train_config=${train_config:-conf/train.yaml}
 read -rd '' -a settings <<<"${train_args//--set /}" || true # over all lines
-for name in upstream feats_type token_type nbpe alpha beta grl spk_norm enrol seed; do
+for name in upstream feats_type token_type nbpe alpha beta grl spk_norm enrol learning_rate seed; do
     if [[ -n ${!name} ]]; then settings+=("${name}=${!name}"); fi
 done
 trains=false

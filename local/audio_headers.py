@@ -7,7 +7,7 @@ import io
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from prepare_common import Dropped, Utterance, clean, keep_durations, listed, warn
+from prepare_common import Dropped, Utterance, clean, listed, warn
 
 from sermtl.audio.formats import open_sound
 from sermtl.audio.headers import map_recordings, seconds_or_fault
@@ -36,6 +36,20 @@ def channels_of(entry: str) -> int:
     source = locate(entry)
     with open_sound(io.BytesIO(source.read()) if source.path != entry else entry, entry) as sound:
         return sound.channels
+
+
+def keep_durations(utterances: Iterable[Utterance], args: argparse.Namespace) -> tuple[list[Utterance], list[Dropped]]:
+    """Keep what lasts from --min_seconds to --max_seconds; gives those and the others with their reasons."""
+    kept: list[Utterance] = []
+    dropped: list[Dropped] = []
+    for u in utterances:
+        u.channel = u.channel or (f"{u.utt} {args.channel}" if args.channel != "mean" else "")
+        if args.min_seconds <= u.seconds <= args.max_seconds:
+            kept.append(u)
+        else:
+            limit = "shorter than --min_seconds" if u.seconds < args.min_seconds else "longer than --max_seconds"
+            dropped.append(Dropped(u.utt, f"{u.seconds:.2f} s: {limit}", u.where))
+    return kept, dropped
 
 
 def report_broken(broken: Sequence[Dropped], out: Path, skip: bool) -> None:

@@ -13,8 +13,8 @@ from prepare_common import SHOWN, Dropped, Utterance, warn
 
 from sermtl.errors import UserError
 
-JOINED = re.compile(r"[;,|/+&]")
-"""What separates two emotions in one label."""
+JOINED = re.compile(r".*[;,|/+&].*", re.DOTALL)
+"""Two emotions in one label."""
 NUMBER = re.compile(r"[-+]?\d*[.,]?\d+([eE][-+]?\d+)?")
 
 
@@ -69,22 +69,41 @@ def map_labels(utterances: Iterable[Utterance], new_names: Mapping[str, str]) ->
 
 
 def keep_classes(
-    utterances: list[Utterance], args: argparse.Namespace, source: Path
+    utterances: list[Utterance],
+    args: argparse.Namespace,
+    source: Path,
+    default: Iterable[str] = (),
+    known: Iterable[str] = (),
 ) -> tuple[list[Utterance], list[Dropped]]:
-    """Rename by --label_map, then keep --classes (all where empty) and the utterances without emotion.
+    """Rename by --label_map, then keep --classes and the utterances without emotion.
+
+    Args:
+        utterances: Their labels are changed in place.
+        args: Those of `label_options`.
+        source: What they were read from, for messages.
+        default: The classes where the user names none, under their names before the map; none: all that occur.
+        known: All labels of the corpus, where they are known.
+
+    Returns:
+        Those that are kept, and the others with their reasons.
 
     Raises:
-        UserError: A class does not occur, no utterance of ``source`` has an emotion, or labels are no classes.
+        UserError: A class is unknown, is named twice or does not occur, no utterance has an emotion, or labels are no
+            classes.
     """
     map_labels(utterances, args.label_map)
     present = {u.emotion for u in utterances} - {""}
     if not present:
         what = ": no utterance has an emotion: there is nothing to learn" if utterances else " has no utterance to use"
         raise UserError(f"{source}{what}")
-    wanted = set(words_of(args.classes or "")) or present
-    if wanted - present:
-        names = " ".join(sorted(wanted - present))
-        raise UserError(f"--classes: {source} has no {names}; it has {' '.join(sorted(present))}")
+    usual, renamed = (list(dict.fromkeys(args.label_map.get(n, n) for n in names)) for names in (default, known))
+    wanted = words_of(args.classes or "") or ([] if renamed and args.classes is not None else usual or sorted(present))
+    if renamed and (not wanted or set(wanted) - set(renamed) or len(set(wanted)) < len(wanted)):
+        raise UserError(f"--classes {args.classes!r}: name each once, out of {' '.join(renamed)}")
+    if absent := [name for name in wanted if name not in present]:
+        raise UserError(
+            f"--classes: {source} has no utterance of {' '.join(absent)}; it has {' '.join(sorted(present))}"
+        )
     kept = [u for u in utterances if not u.emotion or u.emotion in wanted]
     others = (u for u in utterances if u.emotion and u.emotion not in wanted)
     check_labels(Counter(u.emotion for u in kept if u.emotion), args.max_classes, source)
@@ -107,15 +126,11 @@ def check_labels(counts: Mapping[str, int], max_classes: int, source: Path) -> N
         pairs = [f"{name}={most}" for name in names if name != most]
         found = ", ".join(f"{name} {counts[name]}" for name in names)
         warn(f"{source}: labels that differ in spelling only: {found}; --label_map {','.join(pairs)!r} joins them")
-    for what, names, remedy in (
-        (
-            "numbers",
-            list(filter(NUMBER.fullmatch, counts)),
-            "name each (0=neutral 1=happy), or divide a scale into classes",
-        ),
-        ("combinations of emotions", list(filter(JOINED.search, counts)), "give each one class, or another name"),
+    for what, pattern, remedy in (
+        ("numbers", NUMBER, "name each (0=neutral 1=happy), or divide a scale into classes"),
+        ("combinations of emotions", JOINED, "give each one class, or another name"),
     ):
-        if names:
+        if names := list(filter(pattern.fullmatch, counts)):
             raise UserError(
                 f"{source}: {len(names)} of {len(counts)} labels are {what}: {shown(names)}; this recipe learns one "
                 f"class an utterance: {remedy}, by a file of two columns, old and new label, as --label_map FILE"
@@ -142,26 +157,16 @@ def spelling_variants(names: Collection[str]) -> list[list[str]]:
     return [group for group in groups.values() if len(group) > 1]
 
 
-def chosen_classes(args: argparse.Namespace, default: Sequence[str], known: Collection[str]) -> list[str]:
-    """Classes of a corpus whose labels are known: --classes, else the default, under the names of --label_map.
-
-    Raises:
-        UserError: One is unknown or named twice, or there is none.
-    """
-    usual, renamed = ([*dict.fromkeys(args.label_map.get(name, name) for name in names)] for names in (default, known))
-    classes = usual if args.classes is None else words_of(args.classes)
-    if not classes or set(classes) - set(renamed) or len(set(classes)) < len(classes):
-        raise UserError(f"--classes {args.classes!r}: name each once, out of {' '.join(renamed)}")
-    return classes
-
-
-def refuse_absent(classes: Sequence[str], utterances: Iterable[Utterance], source: Path) -> None:
-    """Raise UserError where a class that is asked for has no utterance."""
-    present = {u.emotion for u in utterances}
-    if absent := [name for name in classes if name not in present]:
-        raise UserError(f"{source} has no utterance of {' '.join(absent)}: leave it out of --classes")
-
-
 def label_problem(label: str) -> str | None:
     """Why a label cannot stand in a table, or None."""
     return None if label.isprintable() else f"{label!r} has an unprintable character"
+
+
+def name_problem(name: str) -> str | None:
+    """Why a speaker or session cannot name a fold or a folder, or None."""
+    if not name.isprintable() or len(name.split()) != 1 or name != name.strip():
+        return f"{name!r} is not one printable word"
+    # Speakers and sessions become folders of experiments and words of command lines.
+    if "/" in name or name[0] in ".-":
+        return f"{name!r} begins with . or - or holds /"
+    return None

@@ -2,21 +2,10 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
-from pathlib import Path
+from known_corpus import Corpus, prepare_by_names
 
-from audio_headers import check_audio
-from labels import chosen_classes, label_options, map_labels, refuse_absent
-from prepare_common import Dropped, Utterance, entries, leave_out_lone_speakers, listed, options, warn
-from write_data import write_data
+from sermtl.errors import command
 
-from sermtl.errors import UserError, command
-from sermtl.text.normalise import normalise
-
-CLASSES = ("anger", "happiness", "neutral", "sadness")
-# Speaker, sentence, emotion, version.
-NAME = re.compile(r"(\d\d)([ab]\d\d)([WLEAFTN])([a-z]?)")
 EMOTIONS = {"W": "anger", "L": "boredom", "E": "disgust", "A": "fear", "F": "happiness", "N": "neutral", "T": "sadness"}
 SENTENCES = {
     "a01": "Der Lappen liegt auf dem Eisschrank.",
@@ -31,76 +20,29 @@ SENTENCES = {
     "b09": "Ich will das eben wegbringen und dann mit Karl was trinken gehen.",
     "b10": "Die wird auf dem Platz sein, wo wir sie immer hinlegen.",
 }
-GENDERS = dict.fromkeys(("03", "10", "11", "12", "15"), "m") | dict.fromkeys(("08", "09", "13", "14", "16"), "f")
 # The corpus has no sessions; a man and a woman are taken as one.
 PAIRS = (("03", "08"), ("10", "09"), ("11", "13"), ("12", "14"), ("15", "16"))
+GENDERS = {speaker: gender for pair in PAIRS for speaker, gender in zip(pair, "mf", strict=True)}
 SESSIONS = {speaker: "+".join(pair) for pair in PAIRS for speaker in pair}
-
-
-def wav_folder(root: Path) -> Path:
-    """Find the folder of the recordings.
-
-    Raises:
-        UserError: The corpus folder is missing, empty or not laid out as distributed.
-    """
-    if not root.is_dir():
-        raise UserError(f"no corpus folder {root}: give --corpus_dir the folder that holds wav/03a01Wa.wav")
-    for folder in (root / "wav", root):
-        if any(NAME.fullmatch(stem) for stem in entries(folder, ".wav", ".flac")):
-            return folder
-    state = "holds no wav/03a01Wa.wav or the like" if any(root.iterdir()) else "is empty"
-    raise UserError(f"{root} {state}: give --corpus_dir the folder of EMO-DB as it is distributed")
-
-
-def scan(folder: Path, classes: list[str], new_names: Mapping[str, str]) -> tuple[list[Utterance], list[Dropped]]:
-    """Read the file names: utterances whose labels get the names asked for, and the rest with reasons."""
-    utterances, dropped = [], []
-    for stem, path in entries(folder, ".wav", ".flac").items():
-        match = NAME.fullmatch(stem)
-        if not match or match[1] not in GENDERS or match[2] not in SENTENCES:
-            dropped.append(Dropped(stem, "not an EMO-DB name", str(path)))
-            continue
-        speaker, sentence, letter, _ = match.groups()
-        emotion = EMOTIONS[letter]
-        if new_names.get(emotion, emotion) not in classes:
-            dropped.append(Dropped(stem, f"class {emotion} is not asked for", str(path)))
-            continue
-        utterances.append(
-            Utterance(
-                utt=f"{speaker}-{stem}",
-                path=str(path),
-                speaker=speaker,
-                emotion=emotion,
-                text=normalise(SENTENCES[sentence], "de"),
-                session=SESSIONS[speaker],
-                gender=GENDERS[speaker],
-                where=str(path),
-            )
-        )
-    return utterances, dropped
+# The 535 files of the distribution (F. Burkhardt et al., "A database of German emotional speech", Interspeech 2005).
+COUNTS = {"anger": 127, "boredom": 81, "disgust": 46, "fear": 69, "happiness": 71, "neutral": 79, "sadness": 62}
+CORPUS = Corpus(
+    name="EMO-DB",
+    codes={"emotion": EMOTIONS, "text": SENTENCES, "speaker": {speaker: speaker for speaker in sorted(GENDERS)}},
+    classes=("anger", "happiness", "neutral", "sadness"),
+    counts={f"class {label}": count for label, count in COUNTS.items()},
+    example="wav/03a01Wa.wav",
+    pattern=r"(?P<speaker>\d\d)(?P<text>[ab]\d\d)(?P<emotion>[WLEAFTN])[a-z]?",
+    of_speaker={"gender": GENDERS, "session": SESSIONS},
+    folders=("wav",),
+    lang="de",
+)
 
 
 @command
 def main() -> None:
-    """Read the options, scan, check and write.
-
-    Raises:
-        UserError: The folder is no such corpus, a class is unknown, or audio is broken.
-    """
-    parser = options(__doc__)
-    parser.add_argument("--corpus_dir", type=Path, required=True, help="the folder that holds wav/")
-    label_options(parser, f"out of {' '.join(EMOTIONS.values())}; default: {' '.join(CLASSES)}")
-    args = parser.parse_args()
-    classes = chosen_classes(args, CLASSES, EMOTIONS.values())
-    utterances, dropped = scan(wav_folder(args.corpus_dir), classes, args.label_map)
-    map_labels(utterances, args.label_map)
-    refuse_absent(classes, utterances, args.corpus_dir)
-    speakers = sorted(GENDERS.keys() - {u.speaker for u in utterances})
-    if speakers:
-        warn(f"{args.corpus_dir} is a partial copy; speakers without an utterance:{listed(speakers)}")
-    utterances, broken = check_audio(utterances, args)
-    utterances, alone = leave_out_lone_speakers(utterances, args)
-    write_data(args.out, utterances, "de", dropped + broken + alone)
+    """Read the options, scan, check and write."""
+    prepare_by_names(CORPUS, __doc__)
 
 
 if __name__ == "__main__":

@@ -2,29 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import replace
 from pathlib import Path
 
-from audio_headers import check_audio
-from iemocap_counts import CLASSES, differences
+from iemocap_counts import CLASSES, OF_CODES, OF_FOUR
 from iemocap_tree import CODES, TURN, Dialog, read_labels, read_transcript, read_tree
-from labels import chosen_classes, label_options, map_labels, refuse_absent
-from prepare_common import Dropped, Utterance, boolean, entries, leave_out_lone_speakers, listed, options, warn
-from write_data import write_data
+from known_corpus import AUDIO, Corpus, Scan, corpus_options, write_corpus
+from prepare_common import Dropped, Utterance, boolean, entries
 
 from sermtl.errors import UserError, command
-from sermtl.text.normalise import normalise
 
-
-@dataclass
-class Scan:
-    """What was found: usable utterances, those not used, and those whose label or audio is lost."""
-
-    utterances: list[Utterance] = field(default_factory=list)
-    dropped: list[Dropped] = field(default_factory=list)
-    broken: list[Dropped] = field(default_factory=list)
-    without_text: list[str] = field(default_factory=list)
+CORPUS = Corpus(name="IEMOCAP", codes={"emotion": {code: code for code in CODES}}, classes=CLASSES, counts=OF_CODES)
 
 
 def make_utterance(turn: str, path: Path, emotion: str, text: str, where: str) -> Utterance:
@@ -41,7 +29,7 @@ def make_utterance(turn: str, path: Path, emotion: str, text: str, where: str) -
         path=str(path),
         speaker=speaker,
         emotion=emotion,
-        text=normalise(text),
+        text=text,
         session=speaker[:5],
         gender=speaker[5].lower(),
         style="scripted" if "_script" in turn else "improvised",
@@ -51,24 +39,18 @@ def make_utterance(turn: str, path: Path, emotion: str, text: str, where: str) -
     )
 
 
-def scan_dialog(dialog: Dialog, classes: Sequence[str], new_names: Mapping[str, str], scan: Scan) -> None:
+def scan_dialog(dialog: Dialog, scan: Scan) -> None:
     """Add one dialog to the scan: every labelled turn, wav and transcript line ends up somewhere."""
     labels, bad_labels = read_labels(dialog.labels) if dialog.labels else ({}, [])
     texts, bad_lines = read_transcript(dialog.transcript) if dialog.transcript else ({}, [])
-    wavs = entries(dialog.wavs, ".wav", ".flac") if dialog.wavs else {}
+    wavs = entries(dialog.wavs, *AUDIO) if dialog.wavs else {}
     scan.dropped += bad_labels + bad_lines
     for turn, (code, where) in labels.items():
-        if new_names.get(code, code) not in classes:
-            scan.dropped.append(Dropped(turn, f"class {code} is not asked for", where))
-        elif turn in wavs:
-            if turn not in texts:
-                scan.without_text.append(turn)
-            text = texts.get(turn, ("", ""))[0]
-            scan.utterances.append(make_utterance(turn, wavs[turn], code, text, where))
-        elif dialog.wavs is None or "XX" in turn:
+        if turn not in wavs and (dialog.wavs is None or "XX" in turn):
             scan.dropped.append(Dropped(turn, "no audio", where))
         else:
-            scan.broken.append(Dropped(turn, f"no audio {dialog.wavs / turn}.wav for the label", where))
+            path = wavs.get(turn) or Path(f"{dialog.wavs}/{turn}.wav")
+            scan.utterances.append(make_utterance(turn, path, code, texts.get(turn, ("", ""))[0], where))
     named = labels.keys() | {item.utt for item in bad_labels}
     for turn, path in wavs.items():
         if turn in named:
@@ -89,39 +71,19 @@ def main() -> None:
     Raises:
         UserError: The folder is no such corpus, or audio or labels are broken.
     """
-    parser = options(__doc__)
-    parser.add_argument("--corpus_dir", type=Path, required=True, help="the folder IEMOCAP_full_release")
-    label_options(parser, f"out of {' '.join(CODES)}; default: {' '.join(CLASSES)}")
+    parser = corpus_options(CORPUS, __doc__)
     parser.add_argument("--merge_excited", type=boolean, default=True, help="count exc as hap")
-    parser.add_argument("--known_counts", type=boolean, default=True, help="compare the counts with the published ones")
     args = parser.parse_args()
-    mapped = bool(args.label_map)
+    corpus = CORPUS
     if args.merge_excited:
         if "exc" in (args.classes or "").split():
             raise UserError("--classes names exc, which is merged into hap: add --merge_excited false")
-        args.label_map = {"exc": "hap"} | args.label_map
-    classes = chosen_classes(args, CLASSES, CODES)
+        corpus = replace(CORPUS, merged={"exc": "hap"}, counts={**OF_CODES, **OF_FOUR})
     dialogs, missing = read_tree(args.corpus_dir)
-    if missing:
-        warn(f"{args.corpus_dir} is a partial copy; missing are:{listed(missing)}")
-    scan = Scan()
+    scan = Scan(missing=missing)
     for dialog in dialogs:
-        scan_dialog(dialog, classes, args.label_map, scan)
-    map_labels(scan.utterances, args.label_map)
-    if scan.without_text:
-        count = len(scan.without_text)
-        warn(f"{count} utterances have no transcript line, first {scan.without_text[0]}; their text is empty")
-    utterances, broken = check_audio(scan.utterances, args, scan.broken)
-    if utterances:
-        refuse_absent(classes, utterances, args.corpus_dir)
-    utterances, alone = leave_out_lone_speakers(utterances, args)
-    write_data(args.out, utterances, "en", scan.dropped + broken + alone)
-    if args.known_counts and not mapped:
-        found = differences(utterances, classes, args.merge_excited)
-        if found:
-            warn(f"{len(found)} counts differ from the published ones:{listed(found)}")
-        else:
-            print(f"{args.out}: all counts by class, speaker and prefix are the published ones")
+        scan_dialog(dialog, scan)
+    write_corpus(corpus, scan, args)
 
 
 if __name__ == "__main__":

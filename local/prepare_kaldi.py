@@ -8,23 +8,9 @@ from collections.abc import Iterable
 from operator import itemgetter
 from pathlib import Path
 
-from audio_headers import audio_seconds, channels_of, report_broken
-from labels import keep_classes, label_options, label_problem
-from prepare_common import (
-    FIELDS,
-    SPEAKER_FIELDS,
-    Dropped,
-    Utterance,
-    boolean,
-    is_unknown,
-    keep_durations,
-    leave_out_lone_speakers,
-    listed,
-    name_problem,
-    normalise_texts,
-    options,
-    warn,
-)
+from audio_headers import audio_seconds, channels_of, keep_durations, report_broken
+from labels import keep_classes, label_options, label_problem, name_problem
+from prepare_common import FIELDS, SPEAKER_FIELDS, Dropped, Utterance, boolean, is_unknown, listed, options, warn
 from write_data import write_data
 
 from sermtl.audio.headers import TOLERANCE, map_recordings
@@ -220,14 +206,9 @@ def main() -> None:
         refuse_overlaps(folder / "segments", utterances, segments, wav_scp)
     utterances, beyond = keep_durations(utterances, args)
     utterances, others = keep_classes(utterances, args, folder / "utt2emo")
-    utterances, alone = leave_out_lone_speakers(utterances, args)
     lang_file = folder / "lang"
     given = args.lang or (lang_file.read_text(encoding="utf-8").strip() if lang_file.exists() else "")
-    lang = normalise_texts(utterances, given, folder)
-    used = {u.path for u in utterances}
-    wav_scp = {key: entry for key, entry in wav_scp.items() if key in used}
-    segments = segments and {u.utt: segments[u.utt] for u in utterances}
-    write_data(args.out, utterances, lang, broken + beyond + others + alone, wav_scp, segments)
+    write_data(utterances, args, folder, given, broken + beyond + others, wav_scp, segments)
 
 
 if __name__ == "__main__":

@@ -11,18 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from audio_headers import check_audio
-from labels import keep_classes, label_options, label_problem
-from prepare_common import (
-    Dropped,
-    Utterance,
-    clean,
-    is_unknown,
-    leave_out_lone_speakers,
-    name_problem,
-    normalise_texts,
-    options,
-    warn,
-)
+from labels import keep_classes, label_options, label_problem, name_problem
+from prepare_common import Dropped, Utterance, clean, is_unknown, options, warn, with_speaker
 from write_data import path_problem, write_data
 
 from sermtl.errors import UserError, command
@@ -99,13 +89,9 @@ def row_problems(row: dict[str, str]) -> Iterator[str]:
 
 
 def make_utterance(row: dict[str, str], folder: Path, where: str) -> Utterance:
-    """Make the record of a line without problems; the id gets the speaker as prefix where it has none.
-
-    An unknown speaker's id is that of the utterance, as in Kaldi's directories.
-    """
-    utt, speaker = row["utt"], "unknown" if is_unknown(row["speaker"]) else row["speaker"]
-    utt = utt if utt.startswith(f"{speaker}-") else f"{speaker}-{utt}"
-    speaker, channel = utt if is_unknown(row["speaker"]) else speaker, row.get("channel", "")
+    """Make the record of a line without problems."""
+    utt, speaker = with_speaker(row["utt"], row["speaker"])
+    channel = row.get("channel", "")
     return Utterance(
         utt=utt,
         path=os.path.join(folder, row["path"]),
@@ -173,9 +159,7 @@ def main() -> None:
     utterances, bad = read_manifest(args.manifest)
     utterances, broken = check_audio(utterances, args, bad)
     utterances, others = keep_classes(utterances, args, args.manifest)
-    utterances, alone = leave_out_lone_speakers(utterances, args)
-    lang = normalise_texts(utterances, args.lang, args.manifest)
-    write_data(args.out, utterances, lang, broken + others + alone)
+    write_data(utterances, args, args.manifest, args.lang, broken + others)
 
 
 if __name__ == "__main__":

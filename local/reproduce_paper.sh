@@ -6,17 +6,18 @@
 #   local/reproduce_paper.sh --corpus iemocap --dry_run true       the commands, and which of them are finished
 #
 # Other options are those of run.sh. After a kill or a failure the same command continues; finished folds are kept.
-# The report needs two things that run.sh does not do by default: a tenth of each training list becomes dev, for the
-# speaker probe, and the test fold is scored after each epoch, for the paper's figures 2 and 3 (it selects no model).
+# The report needs what run.sh does not do by default: a tenth of each training list becomes dev, for the speaker probe.
 # shellcheck disable=SC2086,SC2206 # names and options without blanks are kept as lists of words
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-corpus=mini                                                     # mini, iemocap, emodb, manifest or kaldi
+corpus=mini                                                     # mini, iemocap, emodb, ... as for run.sh
 protocols=                                                      # fold protocols (default: speaker; for iemocap and mini "speaker paper")
 seeds="0 1 2"                                                   # seeds of all random draws
 settings="beta0 reverse0.1 reverse1 forward0.1 forward1 alpha0" # gradient and beta; alpha0 is beta 0 without CTC loss
 alpha=0.1                                                       # weight of the CTC loss in all settings but alpha0
+alpha0_learning_rate=                                           # of alpha0 (default: 1e-5 for iemocap, else as the others)
+figures=false                                                   # score the test fold after each epoch, for figures 2 and 3
 folds=all                                                       # "01F 02M" or all
 dev_ratio=0.1                                                   # share of each training list that becomes dev; 0 in the paper
 train_args=                                                     # training settings to override, "--set epochs=2"
@@ -33,8 +34,10 @@ if (($#)); then die 2 "takes no positional arguments, but got '$1'; see --help";
 if [[ ! ${stage} =~ ^[123]$ ]]; then die 2 "--stage takes 1, 2 or 3, not '${stage}'"; fi
 if [[ ! ${parallel} =~ ^[1-9][0-9]*$ ]]; then die 2 "--parallel takes a number from 1, not '${parallel}'"; fi
 if [[ -z ${protocols} && ${corpus} =~ ^(iemocap|mini)$ ]]; then protocols="speaker paper"; fi
+if [[ ${corpus} == iemocap ]]; then alpha0_learning_rate=${alpha0_learning_rate:-1e-5}; fi # Cai et al.: 5e-5 diverges
+if ${figures}; then train_args="--set monitor_test=true ${train_args}"; fi                 # it selects no model
 common=(--corpus "${corpus}" --folds "${folds}" --dev_ratio "${dev_ratio}" --expdir "${expdir}"
-    --train_args "--set monitor_test=true ${train_args}" ${other_options[@]+"${other_options[@]}"})
+    --train_args "${train_args}" ${other_options[@]+"${other_options[@]}"})
 
 experiments=() # protocol_setting_seed, then the options
 for protocol in ${protocols:=speaker}; do
@@ -42,7 +45,7 @@ for protocol in ${protocols:=speaker}; do
         for setting in ${settings}; do
             case ${setting} in
                 beta0) chosen="--alpha ${alpha} --beta 0 --grl reverse" ;;
-                alpha0) chosen="--alpha 0 --beta 0 --grl reverse" ;;
+                alpha0) chosen="--alpha 0 --beta 0 --grl reverse${alpha0_learning_rate:+ --learning_rate ${alpha0_learning_rate}}" ;;
                 reverse[0-9]* | forward[0-9]*) chosen="--alpha ${alpha} --beta ${setting#???????} --grl ${setting:0:7}" ;;
                 *) die 2 "--settings: '${setting}' is none of beta0, alpha0, reverse0.1, forward1, ..." ;;
             esac

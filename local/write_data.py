@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
+import re
+import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +19,9 @@ from sermtl.fileio.files import write_text
 from sermtl.fileio.tables import known_speakers, spk2utt_of, write_table
 from sermtl.fileio.text_table import plural
 from sermtl.fileio.wav_scp import CHANNELS
+from sermtl.text.normalise import is_english, normalise
 
+FEW_FOREIGN = 0.02
 BATCH = 8
 """Utterances of an update by default."""
 WEIGHTS_GB, SECOND_GB = 1.9, 0.105
@@ -67,27 +72,110 @@ def check_ids(utterances: Sequence[Utterance]) -> None:
         )
 
 
+def normalise_texts(utterances: Sequence[Utterance], given: str, source: Path) -> str:
+    """Normalise all transcripts in place by the language given, else ``en`` for A to Z alone, else ``und`` (unknown).
+
+    A few words of another script (at most `FEW_FOREIGN` of all) among words of A to Z leave it at ``en``.
+
+    Returns:
+        The language's code.
+
+    Raises:
+        UserError: The code is no code.
+    """
+    if given and not re.fullmatch(r"[a-z]{2,3}", given):
+        raise UserError(f"--lang {given}: expected a code of two or three letters, such as en, de, ru")
+    foreign = [u for u in utterances if not is_english([u.text])]
+    words = [word for u in foreign for word in u.text.split() if not is_english([word])]
+    count = sum(len(u.text.split()) for u in utterances)
+    few = len(words) <= FEW_FOREIGN * count and not any(
+        "LATIN" in unicodedata.name(c, "") for c in "".join(words) if not c.isascii()
+    )
+    lang = given or ("und" if foreign and not few else "en")
+    if foreign and lang == "en":
+        shown = listed([f"{u.utt} ({u.where})" for u in foreign], 5)
+        warn(
+            f"--lang en: {len(foreign)} transcripts lose letters outside A to Z (give --lang if it is another):{shown}"
+        )
+    elif foreign and not given:
+        warn("the text has letters outside A to Z: --lang und; name the language (--lang de) to spell out digits")
+    for utterance in utterances:
+        utterance.text = normalise(utterance.text, lang)
+    if not any(u.text for u in utterances):
+        warn(f"{source} has no transcripts: train with alpha 0")
+    return lang
+
+
+def leave_out_lone_speakers(
+    utterances: list[Utterance], args: argparse.Namespace
+) -> tuple[list[Utterance], list[Dropped]]:
+    """Leave out the utterances whose speaker has no other, unless speakers need not be known.
+
+    Neither the speaker head nor a fold that holds speakers out can use them; later stages call them unknown.
+
+    Raises:
+        UserError: There are some, and neither ``speakers`` nor ``skip_broken`` says what to do; lists them.
+    """
+    numbers = Counter(u.speaker for u in utterances)
+    alone = [u for u in utterances if numbers[u.speaker] == 1]
+    lines = [f"{u.speaker}: {u.utt} ({u.where})" for u in alone]
+    if alone and args.speakers == "known":
+        warn(f"the speakers of {len(alone)} of {len(utterances)} utterances are unknown, or have no other utterance")
+        return utterances, []
+    if alone and not args.skip_broken:
+        raise UserError(
+            f"speakers that are unknown or have a single utterance, from which no speaker is learned "
+            f"({len(lines)}):{listed(lines)}\ncorrect their speaker ids, pass --skip_broken true to leave them out, or "
+            "train on them with --speakers known (the default of --protocol random5; if no speaker is known, with "
+            "--beta 0 too)"
+        )
+    if alone:
+        warn(f"speakers with a single utterance are left out ({len(lines)}):{listed(lines)}")
+    dropped = [Dropped(u.utt, "the only utterance of its speaker", u.where) for u in alone]
+    return [u for u in utterances if numbers[u.speaker] > 1], dropped
+
+
 def write_data(
-    out: Path,
     utterances: list[Utterance],
+    args: argparse.Namespace,
+    source: Path,
     lang: str,
     dropped: Sequence[Dropped],
     wav_scp: dict[str, str] | None = None,
     segments: dict[str, str] | None = None,
-) -> None:
+) -> list[Utterance]:
     """Write all tables of a data directory; optional tables that have no values are removed.
 
-    ``wav_scp`` and ``segments`` are those of a corpus that comes with them; else every utterance is a file.
     Prints what was written and what was dropped, by reason.
+
+    Args:
+        utterances: Sound ones of the classes that are asked for, with their transcripts as the corpus has them.
+        args: Those of `prepare_common.options`.
+        source: What they were read from, for messages.
+        lang: The language of the transcripts; empty: as `normalise_texts` finds it.
+        dropped: Those that are not used.
+        wav_scp: Of a corpus that comes with it, with ``segments``; else every utterance is a file.
+        segments: Likewise.
+
+    Returns:
+        Those that were written.
 
     Raises:
         UserError: No utterance is left, an id or path does not fit into a table, or nothing can be written.
     """
+    out: Path = args.out
+    utterances, alone = leave_out_lone_speakers(utterances, args)
+    dropped = [*dropped, *alone]
+    lang = normalise_texts(utterances, lang, source)
     if not utterances:
         reasons = Counter(item.reason for item in dropped).most_common(5)
         why = listed([f"{count} x {reason}" for reason, count in reasons])
         raise UserError(f"no utterance is left for {out}{': dropped were' if why else ''}{why}")
-    if not (given := wav_scp is not None):
+    if given := wav_scp is not None:
+        used = {u.path for u in utterances}
+        wav_scp = {key: entry for key, entry in wav_scp.items() if key in used}
+        segments = segments and {u.utt: segments[u.utt] for u in utterances}
+    else:
         problems = [f"{p} ({u.where})" for u in utterances if (p := path_problem(u.path))]
         if problems:
             raise UserError(f"{len(problems)} paths cannot be written to wav.scp:{listed(problems)}")
@@ -118,6 +206,7 @@ def write_data(
     write_text(out / "lang", f"{lang}\n")
     write_text(out / "dropped.tsv", "".join("\t".join(map(clean, item)) + "\n" for item in dropped))
     _summarise(out, utterances, dropped)
+    return utterances
 
 
 def _summarise(out: Path, utterances: list[Utterance], dropped: Sequence[Dropped]) -> None:

@@ -87,7 +87,7 @@ class TrainConfig:
     warmup_ratio: float = 0.1
     """Share of the updates over which the learning rate climbs linearly."""
     lr_schedule: Literal["linear", "cosine", "constant"] = "linear"
-    """After the warm-up: ``linear`` or ``cosine`` decay to 0 at the last update, or ``constant``."""
+    """After the warm-up: ``linear`` or ``cosine`` decay that is 0 one update after the last, or ``constant``."""
     weight_decay: float = 0.0
     """AdamW's decoupled decay, on weight matrices only."""
     adam_betas: tuple[float, ...] = (0.9, 0.999)

@@ -13,6 +13,7 @@ speaker_dependent                    a test speaker IS in train or dev, or may b
 utterances_speaker_unknown           utterances of train, dev and test whose speaker is unknown
 ok, broken, warnings                 every promise is kept; the broken ones; what to know before use
 utterances_PART, unlabelled_PART     utterances; those of them without emotion
+utterances_train_digest              of the ids of the training list: equal where the lists are
 speakers_PART, sessions_PART,        how many different ones
 transcripts_PART
 utterances_shared_A_B, and so for    how many different ones stand in both A and B, for A_B in
@@ -42,6 +43,7 @@ corpus_audio_not_compared            utterances left out of that (pipes, unreada
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -125,6 +127,8 @@ def audit_fold(
     audit |= speaker_figures(corpus, rows)
     audit |= style_figures(corpus, rows)
     audit |= audio_figures(corpus, audio, rows)
+    train = "\n".join(corpus.utts[row] for row in rows["train"])
+    audit["utterances_train_digest"] = hashlib.sha256(train.encode()).hexdigest()[:16]
     audit |= {"corpus_utterances": len(corpus.utts), "corpus_speakers": len(corpus.speaker.names)}
     audit["broken"] = broken_promises(audit)
     audit["warnings"] = warnings(audit)

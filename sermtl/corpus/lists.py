@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -95,9 +95,7 @@ def read_split(
     if root:
         folds = read_folds(root)
     elif source.exists():
-        values = [value.casefold() for value in table_values(source, corpus.index)]
-        of_part = {p: [u for u, v in zip(corpus.utts, values, strict=True) if PART_OF.get(v) == p] for p in PARTS}
-        folds = {"split": of_part}
+        folds = split_folds(corpus.utts, table_values(source, corpus.index))
     else:
         raise UserError(f"no {source}: give --lists DIR, or a manifest with the column split (train, dev, test)")
     entries = sorted({utt for lists in folds.values() for ids in lists.values() for utt in ids})
@@ -120,6 +118,16 @@ def read_split(
     if unlisted := len(corpus.utts) - len(set(rows.values())):
         notes.append(f"{plural(unlisted, 'utterance')} of the corpus in no list")
     return divided, notes
+
+
+def split_folds(utts: Sequence[str], values: Iterable[str]) -> dict[str, Lists]:
+    """The folds of a table utt2split: one, ``split``, or one for each test list (Test1, Test2), so named."""
+    rows: dict[str, list[str]] = {}
+    for utt, value in zip(utts, values, strict=True):
+        rows.setdefault(value.casefold(), []).append(utt)
+    tests = [value for value in sorted(rows) if PART_OF.get(value.rstrip("0123456789")) == "test"] or ["test"]
+    lists = {part: [utt for value in rows if PART_OF.get(value) == part for utt in rows[value]] for part in PARTS}
+    return {name if len(tests) > 1 else "split": {**lists, "test": rows.get(name, [])} for name in tests}
 
 
 def rows_of(entries: Iterable[str], corpus: Corpus, source: Path) -> dict[str, int]:

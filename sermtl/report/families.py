@@ -18,6 +18,7 @@ from sermtl.score import metrics, statistics
 from sermtl.score.result_files import UNTRAINED, dependence, never_trained
 
 EMOTION_RATE = re.compile(r"\b(WA|UA|macro F1|emotion accuracy)\b")
+RATE = "learning_rate"
 VARIED = ("alpha", "beta", "grl", "seed")
 """The settings that the paper varies; two experiments of one family differ in nothing else."""
 
@@ -148,8 +149,11 @@ def group(experiments: Sequence[Experiment]) -> list[Family]:
     A family is named by its protocol and by the settings in which the families of one protocol differ.
     """
     families: dict[str, Family] = {}
-    for made in experiments:
+    for made in sorted(experiments, key=lambda made: float(made.settings.get("alpha", 0)) == 0):
         base = {key: value for key, value in made.settings.items() if key not in VARIED}
+        if float(made.settings.get("alpha", 0)) == 0:  # which may need a lower learning rate (Cai et al.)
+            rates = [f.base.get(RATE) for f in families.values() if {**f.base, RATE: 0} == {**base, RATE: 0}]
+            base = {**base, RATE: rates[0]} if rates else base
         key = json.dumps([made.scores["protocol"], base], sort_keys=True, default=str)
         family = families.setdefault(key, Family(made.scores["protocol"], base, []))
         alpha, beta = float(made.settings.get("alpha", 0)), float(made.settings.get("beta", 0))
@@ -167,6 +171,8 @@ def group(experiments: Sequence[Experiment]) -> list[Family]:
             setting.name = "β 0" if setting.beta == 0 else f"{setting.grl} {setting.beta:g}"
             if setting.alpha != usual:
                 setting.name += f", α {setting.alpha:g}"
+            if (rate := setting.first.settings.get(RATE)) != family.base.get(RATE):
+                setting.name += f", learning rate {rate}"
     for family in ordered:
         rivals = [other.base for other in ordered if other.protocol == family.protocol]
         keys = sorted({key for base in rivals for key in base})
@@ -195,9 +201,12 @@ def differences(first: Experiment, second: Experiment) -> list[str]:
     elif first.reads and second.reads and not np.array_equal(first.edits[:, [0, 2]], second.edits[:, [0, 2]]):
         found.append("reference transcripts")
     for fold in first.folds:
-        one, other = (made.scores.get("audit", {}).get(fold, {}).get("utterances_train") for made in (first, second))
+        audits = [made.scores.get("audit", {}).get(fold, {}) for made in (first, second)]
+        one, other = (audit.get("utterances_train") for audit in audits)
         if None not in (one, other) and one != other:  # as with another dev_ratio
             return [*found, f"training lists: {one} against {other} utterances in fold {fold}"]
+        if len({audit["utterances_train_digest"] for audit in audits if "utterances_train_digest" in audit}) > 1:
+            return [*found, f"training lists: {one} utterances each, but not the same ones, in fold {fold}"]
     return found
 
 

@@ -10,13 +10,19 @@ from collections.abc import Iterable
 from num2words import num2words
 
 _QUOTES = str.maketrans(dict.fromkeys("\u2018\u2019\u201a\u201b\u2032\u02bc", "'"))
-_TAG = re.compile(r"\[.*?\]|\{.*?\}|\+\+.*?\+\+", re.DOTALL)
+_TAG = re.compile(
+    r"\[.*?\]|\{.*?\}|\+\+.*?\+\+|(?:[\[{]|\+\+)\w+"
+    r"|\((?:laugh|breath|sigh|cough|sob|cry|gasp|sniff|noise|silence|inaudible|unintelligible)\w*\)",
+    re.DOTALL | re.IGNORECASE,
+)
+"""Also a tag that is not closed, with its word, and sounds between parentheses, which hold speech too."""
 _NUMBER = re.compile(r"\d{1,3}(?:,\d{3})+(?!\d)(?:\.\d+)?|\d+(?:\.\d+)?")
 _COMMA_NUMBER = re.compile(r"\d{1,3}(?:\.\d{3})+(?!\d)(?:,\d+)?|\d+(?:[.,]\d+)?")
 _COMMA = frozenset("bg ca cs da de el es et fi fr hr hu id is it lt lv nl no pl pt ro ru sk sl sr sv tr uk vi".split())
 """Languages whose numbers have points between thousands and a comma before decimals."""
 _TIME = re.compile(r"(?<![\d:.,])([01]?\d|2[0-3]):([0-5]\d)(?![\d:])(?:\s*Uhr\b)?")
-_ORDINAL = re.compile(r"(\d+)(?:st|nd|rd|th)\b", re.IGNORECASE)
+_ORDINAL = re.compile(r"(\d{1,3}(?:,\d{3})+|\d+)(?:st|nd|rd|th)\b", re.IGNORECASE)
+_FRACTION = re.compile("(\\d?)([\u00bc-\u00be\u2150-\u215e])")
 _BEFORE = r"\b(?:(?P<article>der|die|das)|(?P<case>am|im|dem|den|des|vom|zum|zur|beim))\s+"
 _MONTHS = "Jan|Feb|März|Apr|Mai|Jun|Jul|Aug|Sep|Okt|Nov|Dez"
 _GERMAN_ORDINALS = (
@@ -34,21 +40,12 @@ _PERCENT = {
 _BETWEEN_DIGITS = re.compile(r"(?<=\d)[^\w\s']+(?=\d)")
 _DASH = re.compile(r"[-\u2010-\u2015\u2212\u2e3a\u2e3b\ufe58\s]")
 _AND = {
-    "en": "and",
-    "de": "und",
-    "fr": "et",
-    "es": "y",
-    "it": "e",
-    "pt": "e",
-    "nl": "en",
-    "pl": "i",
-    "ru": "и",
-    "uk": "і",
-}
+    "en": "and", "de": "und", "fr": "et", "es": "y", "it": "e", "pt": "e", "nl": "en", "pl": "i", "ru": "и", "uk": "і",
+}  # fmt: skip
 
 
 def drop_tags(text: str) -> str:
-    """Put a space in the place of every ``[...]``, ``{...}`` and ``++...++``, shortest match first."""
+    """Put a space in the place of every ``[...]``, ``{...}``, ``++...++`` (shortest match first) and ``(laughter)``."""
     return _TAG.sub(" ", text)
 
 
@@ -85,7 +82,7 @@ def spell_numbers(text: str, lang: str = "en") -> str:
         return match.group() if words is None else f" {words} "
 
     def ordinal(match: re.Match[str]) -> str:
-        return f" {_spell(match.group(1), lang, True)} "
+        return f" {_spell(match.group(1).replace(',', ''), lang, True)} "
 
     text = re.sub(r"(?<=\d)\s?%", f" {_PERCENT[lang]} ", text) if lang in _PERCENT else text
     if lang == "en":
@@ -96,6 +93,13 @@ def spell_numbers(text: str, lang: str = "en") -> str:
             text = pattern.sub(_german_ordinal, text)
     text = (_COMMA_NUMBER if lang in _COMMA else _NUMBER).sub(cardinal, text)
     return text.replace("&", f" {_AND[lang]} ") if lang in _AND else text
+
+
+def _english_fraction(match: re.Match[str]) -> str:
+    """One character such as ½ in words, behind a whole number with "and"."""
+    above, below = unicodedata.normalize("NFKC", match[2]).split("\u2044")
+    name = {"2": "half", "4": "quarter"}.get(below) or _spell(below, "en", True)
+    return f"{match[1]}{' and' if match[1] else ''} {_spell(above, 'en', False)} {name}{'s' * (above != '1')} "
 
 
 def _english_minutes(digits: str) -> str:
@@ -120,9 +124,10 @@ def _keep_letters(text: str) -> str:
 def normalise(text: str, lang: str = "en") -> str:
     """Normalise a transcript; a pure and idempotent function.
 
-    In this order: NFKC, curly quotes straight, tags dropped, digits and ``&`` spelled out, dashes and signs between
-    digits that stayed to spaces, upper case (ß becomes SS), everything deleted but letters, apostrophe and space, lone
-    apostrophes dropped, spaces collapsed and stripped.
+    In this order: fractions such as ½ in words (English), NFKC, curly quotes straight, tags dropped, digits and ``&``
+    spelled out, dashes and signs between digits that stayed to spaces, upper case (ß becomes SS), accents dropped
+    (English), everything deleted but letters, apostrophe and space, lone apostrophes dropped, spaces collapsed and
+    stripped.
 
     Args:
         text: The transcript as the corpus has it.
@@ -131,11 +136,12 @@ def normalise(text: str, lang: str = "en") -> str:
     Returns:
         Words with one space between them; may be empty.
     """
+    text = _FRACTION.sub(_english_fraction if lang == "en" else r"\1 \2", text)
     text = unicodedata.normalize("NFKC", text).translate(_QUOTES)
     text = spell_numbers(drop_tags(text), lang)
     text = _BETWEEN_DIGITS.sub(" ", text)
     text = _DASH.sub(" ", text).replace("ẞ", "ß").upper()
-    text = re.sub(r"[^A-Z' ]", "", text) if lang == "en" else _keep_letters(text)
+    text = re.sub(r"[^A-Z' ]", "", unicodedata.normalize("NFKD", text)) if lang == "en" else _keep_letters(text)
     return " ".join(word for word in text.split() if word.strip("'"))
 
 

@@ -63,7 +63,7 @@ def summary(record: dict[str, Any]) -> str:
 
 
 def write_warnings(exp: Path, history: Sequence[Mapping[str, Any]], dead: Sequence[str]) -> None:
-    """Log and write ``warnings.txt``, for the report: exploded losses of any epoch, then ``dead`` heads, a line each."""
+    """Log and write ``warnings.txt``, for reports: exploded losses of any epoch, then ``dead`` heads, a line each."""
     for message in dead:
         log.warning("%s", message)
     messages = [message for end in range(1, len(history) + 1) for message in exploded(history[:end])]

@@ -30,7 +30,10 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
 
 
 def rate_share(update: int, total: int, config: TrainConfig) -> float:
-    """Share of the peak at update ``update`` (from 0) of ``total``: linear warm-up to 1, then as the schedule says."""
+    """Share of the peak at update ``update`` (from 0) of ``total``: linear warm-up to 1, then as the schedule says.
+
+    Update ``total``, which would follow the last, has 0.
+    """
     warmup = round(config.warmup_ratio * total)
     if update < warmup:
         return (update + 1) / warmup

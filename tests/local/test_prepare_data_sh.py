@@ -41,7 +41,7 @@ def test_options_arrive_as_they_are(recipe: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--corpus", "iemocap2"], "known are: mini iemocap emodb manifest kaldi"),
+        (["--corpus", "iemocap2"], "known are: mini iemocap emodb ravdess crema_d msp_podcast manifest kaldi"),
         (["--corpus", ""], "known are: mini"),
         (["--corpus", "iemocap"], "needs --corpus_dir"),
         (["--corpus", "emodb"], "needs --corpus_dir"),

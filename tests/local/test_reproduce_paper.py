@@ -84,7 +84,7 @@ def test_protocols_seeds_and_settings_between_one_preparation_and_one_report(loo
     status, out, err = loop("--seeds", "0 1", "--settings", "beta0 forward0.1 alpha0", "--nj", "2", "--alpha", "0.5")
     assert status == 0, err
     calls = loop.lines("calls")
-    always = "--corpus mini --folds all --dev_ratio 0.1 --expdir exp --train_args --set monitor_test=true  --nj 2"
+    always = "--corpus mini --folds all --dev_ratio 0.1 --expdir exp --train_args  --nj 2"
     assert all(call.startswith(f"{always} --protocol ") for call in calls)
     steps = [call.removeprefix(f"{always} --protocol ") for call in calls]
     values = ["--alpha 0.5 --beta 0 --grl reverse", "--alpha 0.5 --beta 0.1 --grl forward"]
@@ -101,6 +101,22 @@ def test_protocols_seeds_and_settings_between_one_preparation_and_one_report(loo
     ]
     counts = re.findall(r"(\d+) done, 0 failed, (\d+) left", out)
     assert counts == [(str(number), str(12 - number)) for number in range(1, 13)]
+
+
+def test_what_cai_et_al_change_for_alpha_0_and_what_the_figures_need(loop: Loop) -> None:
+    words = ["--protocols", "speaker", "--seeds", "0", "--settings", "beta0 alpha0", "--stage", "3"]
+    for corpus, options, rates in (
+        ("iemocap", [], ["1e-5"]),
+        ("emodb", [], []),
+        ("emodb", ["--alpha0_learning_rate", "2e-5", "--figures", "true", "--train_args", "--set epochs=2"], ["2e-5"]),
+    ):
+        (loop.root / "calls").unlink(missing_ok=True)
+        status, _, err = loop(*words, "--corpus", corpus, *options)
+        assert status == 0, err
+        usual, without = loop.lines("calls")[:2]
+        assert re.findall(r"--learning_rate (\S+)", without) == rates and "--learning_rate" not in usual
+        assert ("--set monitor_test=true --set epochs=2" in usual) == ("--figures" in options)
+        assert ("monitor_test" in usual) == ("--figures" in options)
 
 
 def test_a_failing_experiment_stops_no_other_and_is_listed_with_its_log(loop: Loop) -> None:
@@ -216,9 +232,7 @@ def test_killed_in_training_it_ends_with_the_report(killed: tuple[Path, list[str
     work, _ = killed
     report = work / "exp" / "report" / "mini"
     content = json.loads((report / "results.json").read_text())
-    names = [
-        f"mini_speaker_small_mini_alpha{alpha}_beta0_reverse_seed0_epochs-1_monitor-test-true" for alpha in (0.1, 0)
-    ]
+    names = [f"mini_speaker_small_mini_alpha{alpha}_beta0_reverse_seed0_epochs-1" for alpha in (0.1, 0)]
     assert sorted(content["experiments"]) == names
     tables = content["tables"]
     compared = [(row[0], row[1]) for row in tables["speaker-comparisons"]["rows"]]

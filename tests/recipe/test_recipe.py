@@ -79,7 +79,7 @@ def test_another_beta_reruns_training_to_scoring_only(
     finished: object, recipe: Path, options: list[str], work: Path
 ) -> None:
     stamps = {path: path.stat().st_mtime_ns for path in (work / "dump").rglob("*") if path.is_file()}
-    again = run(recipe, *options, "--stage", "3", "--beta", "0", "--train_args", "--set epochs=1")
+    again = run(recipe, *options, "--stage", "3", "--stop_stage", "5", "--beta", "0", "--train_args", "--set epochs=1")
     assert again.returncode == 0, again.stdout + again.stderr
     assert "Stage 2" not in again.stdout and "Stage 3" in again.stdout and "Stage 5" in again.stdout
     assert {path: path.stat().st_mtime_ns for path in (work / "dump").rglob("*") if path.is_file()} == stamps

@@ -86,7 +86,7 @@ def test_stages_2_to_5_with_an_interrupt_score_as_on_one_machine(
     words = ["--cmd_backend", engine.name, "--nj", "2", *folders(work, engine.name)]
     process = start(recipe, engine.env, *words, "--stage", "2")
     logs = [exp / "log" / f"train.{task}.log" for task in (1, 2)]
-    wait_until(lambda: any(log.exists() and "parameters are trained" in log.read_text() for log in logs), process)
+    wait_until(lambda: any(log.exists() for log in logs), process)
     if engine.name == "sge":
         process.terminate()
     else:

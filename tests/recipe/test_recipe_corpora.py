@@ -36,7 +36,9 @@ def test_two_runs_on_the_same_directories_and_an_interrupted_one(recipe: Path, t
 
 def test_real_speech_every_utterance_once(recipe: Path, test_data: Path, tmp_path: Path) -> None:
     given = ["--corpus", "emodb", "--corpus_dir", str(test_data / "emodb"), "--protocol", "kfold2", "--folds", "all"]
-    result = run(recipe, *folders(tmp_path), *given, "--train_args", "--set epochs=1 speed_perturb=[]")
+    result = run(
+        recipe, *folders(tmp_path), *given, "--train_args", "--set epochs=1 speed_perturb=[]", "--stop_stage", "5"
+    )
     assert result.returncode == 0, result.stdout + result.stderr
     (exp,) = experiments(tmp_path)
     data = tmp_path / "data" / "emodb"
@@ -82,7 +84,7 @@ def test_a_corpus_without_transcripts_needs_alpha_0(recipe: Path, tmp_path: Path
     words = [*made_up_speech(tmp_path, 2, ["", ""]), "--folds", "s1"]
     result = run(recipe, *words)
     assert result.returncode == 1 and "has no transcript" in result.stderr and "give --alpha 0" in result.stderr
-    result = run(recipe, *words, "--stage", "3", "--alpha", "0")
+    result = run(recipe, *words, "--stage", "3", "--stop_stage", "5", "--alpha", "0")
     assert result.returncode == 0, result.stdout + result.stderr
     (exp,) = experiments(tmp_path)
     scores = json.loads((exp / "scores.json").read_text())

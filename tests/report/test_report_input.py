@@ -97,6 +97,13 @@ def test_other_training_lists_are_never_paired(tmp_path, report):
         path.write_text(json.dumps(scores))
     _, output, _ = report(tmp_path)
     assert "differ in training lists: 45 against 40 utterances in fold 01M" in output
+    for number, path in enumerate(sorted(tmp_path.rglob("scores.json"))):
+        scores = json.loads(path.read_text())
+        if "01M" in scores.get("audit", {}):
+            scores["audit"]["01M"] |= {"utterances_train": 40, "utterances_train_digest": f"digest {number}"}
+            path.write_text(json.dumps(scores))
+    _, output, _ = report(tmp_path)
+    assert "differ in training lists: 40 utterances each, but not the same ones, in fold 01M" in output
 
 
 def test_a_seed_that_only_others_have_is_reported(tmp_path, report):

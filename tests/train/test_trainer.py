@@ -139,6 +139,7 @@ def test_the_learning_rate_climbs_and_falls():
     assert shares[10:] == pytest.approx([(100 - n) / 90 for n in range(10, 100)])
     cosine = [rate_share(n, 100, dataclasses.replace(config, lr_schedule="cosine")) for n in range(10, 100)]
     assert cosine == pytest.approx([0.5 * (1 + np.cos(np.pi * (n - 10) / 90)) for n in range(10, 100)])
+    assert rate_share(99, 100, config) == pytest.approx(1 / 90) and rate_share(100, 100, config) == 0
     constant = [rate_share(n, 100, dataclasses.replace(config, lr_schedule="constant")) for n in range(100)]
     assert constant == shares[:10] + [1.0] * 90
     assert rate_share(0, 1, TrainConfig(warmup_ratio=0.0)) == rate_share(0, 1, TrainConfig(warmup_ratio=1.0)) == 1.0

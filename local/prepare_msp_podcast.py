@@ -1,0 +1,83 @@
+"""Prepare a release of MSP-Podcast: `Labels/labels_consensus.csv`, `Audios/` and `Transcripts/`.
+
+Its partitions become the table utt2split: `--protocol lists` trains on Train, and tests on Test1, Test2, ... in a fold
+each.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections import Counter
+from pathlib import Path
+
+from known_corpus import Corpus, Scan, corpus_options, report_counts, write_corpus
+from prepare_common import Dropped, Utterance, entries, with_speaker
+
+from sermtl.errors import UserError, command
+
+EMOTIONS = {
+    "A": "anger", "S": "sadness", "H": "happiness", "U": "surprise", "F": "fear", "D": "disgust", "C": "contempt",
+    "N": "neutral", "O": "other", "X": "no-agreement",
+}  # fmt: skip
+COLUMNS = {"FileName", "EmoClass", "SpkrID", "Gender", "Split_Set"}
+# Turns of each partition of a release: the corpus's page, ecs.utdallas.edu/research/researchlabs/msp-lab. Test3 has no
+# public labels.
+RELEASES = {"1.11": {"Train": 84030, "Development": 19815, "Test1": 30647, "Test2": 14815}}
+CORPUS = Corpus(
+    name="MSP-Podcast", codes={"emotion": EMOTIONS}, classes=("anger", "happiness", "neutral", "sadness"), counts={}
+)
+
+
+def scan_labels(root: Path) -> tuple[Scan, Counter[str]]:
+    """Read labels, speakers, partitions and transcripts; also counts the lines of each partition.
+
+    Raises:
+        UserError: The table of labels is missing, or lacks a column.
+    """
+    table, scan, parts = root / "Labels/labels_consensus.csv", Scan(), Counter[str]()
+    if not table.is_file():
+        raise UserError(f"no {table}: give --corpus_dir the folder that holds Labels/, Audios/ and Transcripts/")
+    wavs, texts = entries(root / "Audios", ".wav"), entries(root / "Transcripts", ".txt")
+    with open(table, encoding="utf-8-sig", newline="") as file:
+        lines = csv.DictReader(file)
+        if absent := COLUMNS - set(lines.fieldnames or ()):
+            raise UserError(f"{table}:1: the header lacks {' '.join(sorted(absent))}")
+        for row in lines:
+            name, where = Path(row["FileName"]).stem, f"{table}:{lines.line_num}"
+            utt, speaker = with_speaker(name, row["SpkrID"])
+            parts[row["Split_Set"]] += 1
+            if row["EmoClass"] not in EMOTIONS:
+                scan.dropped.append(Dropped(name, f"unknown emotion code {row['EmoClass'][:20]}", where))
+                continue
+            path = wavs.pop(name, root / "Audios" / f"{name}.wav")
+            text = texts[name].read_text(encoding="utf-8", errors="replace") if name in texts else ""
+            gender = {"Male": "m", "Female": "f"}.get(row["Gender"], "")
+            emotion, split = EMOTIONS[row["EmoClass"]], row["Split_Set"]
+            scan.utterances.append(
+                Utterance(utt, str(path), speaker, emotion, text.strip(), gender=gender, split=split, where=where)
+            )
+    scan.dropped += [Dropped(name, "no label", str(path)) for name, path in wavs.items()]
+    return scan, parts
+
+
+@command
+def main() -> None:
+    """Read the options, scan, check and write.
+
+    Raises:
+        UserError: The folder is no such corpus, a class is unknown, or audio is broken.
+    """
+    args = corpus_options(CORPUS, __doc__).parse_args()
+    scan, parts = scan_labels(args.corpus_dir)
+    write_corpus(CORPUS, scan, args)
+    readme = args.corpus_dir / "readme.txt"
+    said = re.search(r"Release\s+([\d.]*\d)", readme.read_text(errors="replace")) if readme.is_file() else None
+    if said and said[1] in RELEASES:
+        report_counts(f"{CORPUS.name} {said[1]}", parts, RELEASES[said[1]])
+    elif args.known_counts:
+        print(f"{readme} names none of the releases with known counts ({' '.join(RELEASES)}): nothing was compared")
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
