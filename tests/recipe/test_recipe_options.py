@@ -72,6 +72,18 @@ def test_heads_on_pooled_vectors_are_trained_without_a_gpu(recipe: Path) -> None
         assert said.count(f"--ngpu {gpus}") == 2 and said.count("run.pl --gpu 1 ") == 2 * gpus
 
 
+def test_models_of_another_corpus_decode_and_score_all_of_this_one(recipe: Path, tmp_path: Path) -> None:
+    for fold in ("a", "b"):
+        (tmp_path / "tag" / fold).mkdir(parents=True)
+        (tmp_path / "tag" / fold / "model.safetensors").touch()
+    words = ["--stage", "2", "--dry_run", "true", "--trained", str(tmp_path / "tag")]
+    said = run(recipe, *words).stdout
+    assert [f"Stage {stage}: " in said for stage in (2, 3, 4, 5)] == [True, False, True, False]
+    decoding, scoring = said.partition("Stage 4: ")[2].split(".score corpus ")
+    assert "JOB=1:2 " in decoding and f"--exp {tmp_path / 'tag'} --folds a b --other_corpus" in decoding
+    assert f"--data data/mini --exp {tmp_path / 'tag'} --folds a b" in scoring
+
+
 def test_stages_are_skipped_however_they_are_written(recipe: Path) -> None:
     words = ["--stage", "2", "--stop_stage", "5", "--dry_run", "true", "--folds", "01F", "--skip_stages", "2\n4\t5"]
     said = run(recipe, *words).stdout
