@@ -66,18 +66,20 @@ def made_up_speech(folder: Path, speakers: int, texts: list[str]) -> list[str]:
     return [*folders(folder), "--corpus", "manifest", "--manifest", str(manifest), *small]
 
 
-@pytest.mark.parametrize("tokens", [[], ["--token_type", "bpe", "--nbpe", "30", "--stop_stage", "5"]])
-def test_a_manifest_in_other_scripts_runs_through_to_scores(recipe: Path, tmp_path: Path, tokens: list[str]) -> None:
+def test_a_manifest_in_other_scripts_runs_through_to_scores(recipe: Path, tmp_path: Path) -> None:
     texts = ["Schöne Grüße, Köln!", "Добрый вечер", "Straße", ""]
-    words = [*made_up_speech(tmp_path, 3, texts), "--corpus_name", "mine", "--classes", "froh ruhig", *tokens]
-    result = run(recipe, *words, "--protocol", "kfold3", "--folds", "2")
-    assert result.returncode == 0, result.stdout + result.stderr
-    (exp,) = experiments(tmp_path)
-    scores = json.loads((exp / "scores.json").read_text())
-    assert scores["ser"]["n"] == 8 and scores["ser"]["labels"] == ["froh", "ruhig"]
-    assert scores["asr"]["utterances"] == 6 and scores["asr"]["no_reference"] == 2
-    tokens_txt = (exp / "2" / "tokens" / "tokens.txt").read_text(encoding="utf-8").split()
-    assert ("Ö" in tokens_txt and "Й" in tokens_txt) if not tokens else len(tokens_txt) == 30
+    words = [*made_up_speech(tmp_path, 3, texts), "--corpus_name", "mine", "--classes", "froh ruhig"]
+    words += ["--protocol", "kfold3", "--folds", "2"]
+    bpe = ["--stage", "2", "--stop_stage", "5", "--token_type", "bpe", "--nbpe", "30", "--tag", "bpe"]
+    for tag, options in (("char", ["--tag", "char"]), ("bpe", bpe)):
+        result = run(recipe, *words, *options)
+        assert result.returncode == 0, result.stdout + result.stderr
+        exp = tmp_path / "exp" / tag
+        scores = json.loads((exp / "scores.json").read_text())
+        assert scores["ser"]["n"] == 8 and scores["ser"]["labels"] == ["froh", "ruhig"]
+        assert scores["asr"]["utterances"] == 6 and scores["asr"]["no_reference"] == 2
+        tokens_txt = (exp / "2" / "tokens" / "tokens.txt").read_text(encoding="utf-8").split()
+        assert len(tokens_txt) == 30 if tag == "bpe" else "Ö" in tokens_txt and "Й" in tokens_txt
 
 
 def test_a_corpus_without_transcripts_needs_alpha_0(recipe: Path, tmp_path: Path) -> None:

@@ -15,8 +15,6 @@ from recipe_runs import folders, run
     [
         (["--unknown", "1"], "invalid option --unknown"),
         (["--corpus", "mimi", "--train_config", "conf/mini.yaml"], "mimi"),
-        (["--corpus", "emodb"], "--corpus_dir"),
-        (["--corpus", "emodb", "--corpus_dir", "/nowhere"], "/nowhere"),
         (["--corpus", "iemocap", "--corpus_dir", "{empty}", "--train_config", "conf/mini.yaml"], "{empty}"),
         (["--protocol", "speakers"], "speaker"),
         (["--upstream", "tny"], "did you mean tiny"),
