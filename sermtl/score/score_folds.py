@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -31,7 +32,7 @@ def score_fold(decode: Path, data: Path, fold_dir: Path, exp: Path, labels_file:
     """Score one fold and write ``ref.trn``, ``hyp.trn``, ``per_utt.tsv`` into ``exp/<fold>/score_test/``.
 
     Args:
-        decode: ``decode_test`` of the fold (``text utt2emo utt2spk``, Kaldi tables).
+        decode: ``decode_test`` of the fold (``text utt2emo utt2spk``, Kaldi tables; ``emo_post`` if it is there).
         data: Data directory with the references.
         fold_dir: ``train`` and ``test`` lists, ``audit.json``; its name is the fold's.
         exp: The experiment's directory, ``exp/<tag>``.
@@ -61,11 +62,13 @@ def score_fold(decode: Path, data: Path, fold_dir: Path, exp: Path, labels_file:
 
     spk = {utt: speaker if speaker in known else UNKNOWN for utt, speaker in ref["utt2spk"].items()}
     edits = {utt: metrics.count_edits(ref["text"][utt], hyp["text"][utt]) for utt in scored}
+    posteriors = _posteriors(decode / "emo_post", labels)
     rows = [
         Utterance(
             utt, spk[utt], ref["utt2emo"][utt], hyp["utt2emo"][utt],
             (e := edits[utt])["words"], e["errors"] + e["no_reference_words"], e["chars"],
             e["char_errors"] + e["no_reference_chars"], hyp["utt2spk"][utt],
+            *(posteriors.get(utt, {}).get(table["utt2emo"][utt], math.nan) for table in (hyp, ref)),
         )
         for utt in scored
     ]  # fmt: skip
@@ -240,6 +243,15 @@ def _lookup(path: Path, ids: Iterable[str]) -> dict[str, str]:
     if missing := [utt for utt in wanted if utt not in table]:
         raise UserError(f"{path} lacks {len(missing)} utterances: {metrics.first(missing)}; run ./run.sh --stage 1")
     return {utt: table[utt] for utt in wanted}
+
+
+def _posteriors(path: Path, labels: Sequence[str]) -> dict[str, dict[str, float]]:
+    """Utterance -> class -> posterior; nothing where the hypotheses are another program's and have none."""
+    table = read_table(path) if path.exists() else {}
+    try:
+        return {utt: dict(zip(labels, map(float, line.split()), strict=True)) for utt, line in table.items()}
+    except ValueError as error:
+        raise UserError(f"{path}: expected {len(labels)} numbers for each utterance ({error})") from error
 
 
 def _trn(words: str, row: Utterance) -> str:
