@@ -95,7 +95,7 @@ def comparisons(results: Results) -> Table:
             units = f"{plural(len(c.parts[rate]), c.first.first.unit)}, {plural(len(c.second.seeds), 'seed')}"
             swapped = P(statistics.sign_flip(c.parts[rate]))
             rows.append([c.name, RATES[rate], c.difference[rate], *tests, swapped, ties, units])
-    margin = f"{100 * MARGIN:g} points"
+    margin = plural(round(100 * MARGIN), "point")
     head = ["comparison", "rate", f"difference {heading(results.family)}", "p, t test", "p, Holm"]
     head += [f"p, equivalent within {margin}, Holm", "detectable at 80 %", "p, swapped", "ties", "units"]
     note = (

@@ -77,8 +77,8 @@ def _tests(results: Results) -> str:
     equal = [(c, rate) for c, rate in keys if c.equivalent[rate] < LEVEL]
     named = "; ".join(f"{c.name}: {RATES[rate]}" for c, rate in equal)
     return text + (
-        f" Equivalence within {100 * MARGIN:g} points (two one-sided tests, Holm's correction) is shown for "
-        f"{len(equal) or 'none'}{': ' * bool(equal)}{named}. A difference with neither result may be there or not."
+        f" Equivalence within {plural(round(100 * MARGIN), 'point')} (two one-sided tests, Holm's correction) is shown "
+        f"for {len(equal) or 'none'}{': ' * bool(equal)}{named}. A difference with neither result may be there or not."
     )
 
 

@@ -260,6 +260,12 @@ def test_every_wa_ua_and_wer_is_computed_again_from_the_reports_own_score_tables
         assert len(recompute.compare(made / "out")[1]) > 5
 
 
+def test_the_recomputed_macro_f1_counts_a_class_that_is_only_predicted():
+    rows = [{"ref": ref, "hyp": hyp} for ref, hyp in zip("aabb", "acbb", strict=True)]
+    expected = f1_score([*"aabb"], [*"acbb"], average="macro", zero_division=0)
+    assert recompute.rate("macro F1", rows) == pytest.approx(expected) == pytest.approx(5 / 9)
+
+
 def test_what_trainings_warned_of_stands_first_and_an_unchanged_report_is_left_alone(tmp_path, capsys):
     data = make_data(tmp_path, 4, 40)
     for number, exp in enumerate(grid(tmp_path, data, 2)):

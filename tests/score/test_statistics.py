@@ -132,3 +132,15 @@ def test_contributions_add_up_to_the_difference_of_the_pooled_rates():
         assert parts.shape == (10,)
         assert parts.sum() == pytest.approx(float(after[name] - before[name]), abs=1e-6)
         assert statistics.contributions(second, first)[name] == pytest.approx(-parts)
+
+
+def test_the_interval_covers_what_it_says_at_ten_speakers():
+    """An interval by resampling ten speakers covers .89."""
+    random, covered, target = np.random.default_rng(13), 0, 0.7
+    for _ in range(1000):
+        sums = np.zeros((10, 1, 4))
+        sums[:, 0, 0] = random.poisson(34, size=10) + 1
+        sums[:, 0, 1] = sums[:, 0, 0] * random.normal(target, 0.08, size=10)
+        low, high = statistics.jackknife(sums, statistics.rates)["wa"].interval()
+        covered += low <= target <= high
+    assert 0.93 < covered / 1000 < 0.97
