@@ -33,7 +33,7 @@ def main() -> None:
     if not args.exp.is_dir():
         raise UserError(f"{args.exp}: no such directory; ./run.sh --corpus {args.corpus} makes experiments")
     read = {f"exp:{path.relative_to(args.exp)}": path for name in READ for path in sorted(args.exp.glob(name))}
-    tables = ("data:utt2style", "data:utt2spk", "data:utt2emo", "data:folds")
+    tables = ("data:utt2session", "data:utt2style", "data:utt2spk", "data:utt2emo", "data:folds")
     made = Stamp(
         args.out / NAME, package_digest(), {"corpus": args.corpus}, read | inputs({"data": args.data}, *tables)
     )

@@ -80,7 +80,7 @@ def _head(facts: Facts) -> dict[str, Any]:
 
 
 def _intervals(facts: Facts) -> dict[str, str]:
-    """95 % intervals as text, by resampling utterances: a fold has too few speakers to resample those."""
+    """95 % intervals as text, over utterances: a fold has too few speakers for intervals over those."""
     index = {label: number for number, label in enumerate(facts.labels)}
     counts = statistics.additive_counts(
         np.array([index.get(row.ref, -1) for row in facts.rows]),
@@ -89,6 +89,6 @@ def _intervals(facts: Facts) -> dict[str, str]:
         np.array([row.errors for row in facts.rows]),
         len(facts.labels),
     )
-    replicates = statistics.rates(statistics.bootstrap(counts, np.arange(len(counts))))
-    found = {name: statistics.interval(values) for name, values in replicates.items()}
-    return {name: f" [{ends[0]:.3f}, {ends[1]:.3f}]" if ends else "" for name, ends in found.items()}
+    measured = statistics.jackknife(counts[:, None], statistics.rates)
+    found = {name: value.interval() for name, value in measured.items()}
+    return {name: f" [{ends[0]:.3f}, {ends[1]:.3f}]" if np.isfinite(ends[0]) else "" for name, ends in found.items()}

@@ -19,7 +19,6 @@ from sermtl.report.speaker import Knowledge
 from sermtl.score.result_files import environment
 
 MOST_CURVES = 12
-INTERVALS = "with 95 % intervals, resampled by speaker (thick) and by utterance (thin)"
 
 
 @dataclass(frozen=True)
@@ -72,13 +71,18 @@ def family_sections(results: Results, known: list[Knowledge], sources: Sources) 
     top.items += [tables.table_2(results), tables.table_3(results)]
     if (table := tables.ablation(results)) is not None:
         top.items.append(table)
-    found = [(setting.name, results.estimates[setting]) for setting in family.settings]
-    rows = {name: (estimates["speaker"]["wa"], estimates["utterance"]["wa"]) for name, estimates in found}
+    rows = {setting.name: results.estimates[setting]["wa"] for setting in family.settings}
     caption = (
-        f"WA of every setting, {INTERVALS}. The settings are tested on the same utterances; the tests of their "
+        "WA of every setting with 95 % intervals. The settings are tested on the same utterances; the tests of their "
         "differences are in the section on comparisons."
     )
     top.items += [tables.all_settings(results), sources.draw(figures.intervals(rows, "WA"), family, "wa", caption)]
+    bins = {setting.name: setting.calibration[0] for setting in family.settings[:MOST_CURVES]}
+    full = {name: rows[rows[:, 0] > 0] for name, rows in bins.items()}
+    if curves := {name: (rows[:, 1] / rows[:, 0], rows[:, 2] / rows[:, 0]) for name, rows in full.items() if len(rows)}:
+        caption = "Reliability: share of correct utterances by confidence. Calibrated posteriors lie on the diagonal."
+        drawn = figures.lines(curves, "confidence", "share of correct utterances", diagonal=True)
+        top.items.append(sources.draw(drawn, family, "reliability", caption))
     return [
         top,
         comparison_section(results, sources),
@@ -95,11 +99,8 @@ def comparison_section(results: Results, sources: Sources) -> Section:
     if not results.comparisons:
         section.items.append("Nothing can be compared: " + ("; ".join(results.refused) or "only β 0 was run") + ".")
         return section
-    rows = {c.name: (c.difference["speaker"]["wa"], c.difference["utterance"]["wa"]) for c in results.comparisons}
-    caption = (
-        f"Differences in WA from β 0, {INTERVALS}. The intervals by utterance assume independent utterances, which "
-        "those of one speaker are not."
-    )
+    rows = {c.name: c.difference["wa"] for c in results.comparisons}
+    caption = "Differences in WA from β 0 with 95 % intervals. One that contains 0 does not show that there is none."
     drawn = figures.intervals(rows, "difference in WA", zero=True)
     section.items += [
         words.detectable(results),
@@ -218,8 +219,10 @@ def layer_section(family: Family, sources: Sources) -> list[Section]:
             f"test list held out, and accuracy among {found['speakers']} speakers, cross-validated. Linear support "
             "vector machines on means over frames."
         )
-        curves = {name: found[key] for name, key in (("emotion (WA)", "emotion"), ("speaker", "speaker")) if found[key]}
-        section.items.append(sources.draw(figures.by_state(curves), family, "states", caption))
+        states = {"emotion (WA)": found["emotion"], "speaker": found["speaker"]}
+        curves = {name: (range(len(values)), values) for name, values in states.items() if values}
+        drawn = figures.lines(curves, "hidden state", "accuracy")
+        section.items.append(sources.draw(drawn, family, "states", caption))
     if table is not None:
         section.items.append(table)
     return [section] if section.items else []

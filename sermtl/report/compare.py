@@ -1,26 +1,25 @@
-"""Comparison of settings with beta 0 on the same utterances and seeds: intervals, tests, effect sizes."""
+"""Comparison of settings with beta 0 on the same utterances and seeds: intervals, tests, equivalence."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import numpy as np
 from statsmodels.stats.multitest import multipletests
-from statsmodels.stats.proportion import proportion_effectsize
 
 from sermtl.report.document import Estimate
 from sermtl.report.families import Family, Setting, differences
+from sermtl.report.load import Experiment
 from sermtl.score import statistics
+from sermtl.score.statistics import Measured
 
-REPLICATES = 2000
-UNITS = ("speaker", "utterance")
-FEWEST_UNITS = 3
-"""With fewer speakers there is no interval by speaker."""
+MARGIN = 0.01
+"""Settings whose rates differ by less than this are called equivalent."""
 
 
-@dataclass
-class McNemar:
+class McNemar(NamedTuple):
     """Two trainings of one seed, utterance by utterance."""
 
     seed: int
@@ -28,7 +27,6 @@ class McNemar:
     only_first: int
     only_second: int
     p: float
-    p_holm: float = 1.0
 
 
 @dataclass
@@ -38,15 +36,17 @@ class Comparison:
     first: Setting
     """The baseline with the paired seeds only."""
     second: Setting
-    difference: dict[str, dict[str, Estimate]] = field(default_factory=dict)
-    """Unit of resampling -> rate -> second minus first."""
-    p: dict[str, float] = field(default_factory=dict)
+    measured: dict[str, Measured] = field(default_factory=dict)
+    """Rate -> second minus first."""
+    difference: dict[str, Estimate] = field(default_factory=dict)
+    """The same with intervals."""
     p_holm: dict[str, float] = field(default_factory=dict)
-    dz: dict[str, float | None] = field(default_factory=dict)
-    detectable: dict[str, float | None] = field(default_factory=dict)
-    """Rate -> smallest difference that a paired t test over folds shows with 80 % power."""
+    """Rate -> corrected p of the t test over clusters and seeds."""
+    equivalent: dict[str, float] = field(default_factory=dict)
+    """Rate -> corrected p of the equivalence test with `MARGIN`."""
+    parts: dict[str, np.ndarray] = field(default_factory=dict)
+    """Rate -> what each cluster adds to the difference."""
     mcnemar: list[McNemar] = field(default_factory=list)
-    folds: int = 0
 
     @property
     def name(self) -> str:
@@ -60,19 +60,16 @@ class Comparison:
         return ("wa", "ua", "wer") if reads else ("wa", "ua")
 
     @property
-    def differing(self) -> float:
-        """Share of utterances on which exactly one of the two is right, mean over seeds."""
-        return float(np.mean([(test.only_first + test.only_second) / test.n for test in self.mcnemar]))
+    def disagreement(self) -> dict[str, float]:
+        """Rate -> the largest difference that is possible; of WA the utterances on which exactly one is right."""
+        whole, apart = self.first.sums.sum((0, 1)), abs(self.second.counts - self.first.counts).sum((0, 1))
+        parts = statistics.contributions(whole[None], (whole + apart)[None])
+        return {rate: float(part[0]) for rate, part in parts.items()}
 
-    @property
-    def detectable_by_mcnemar(self) -> float | None:
-        """Smallest difference of WA that McNemar's test of one seed shows with 80 % power."""
-        return statistics.detectable_by_mcnemar(self.mcnemar[0].n, self.differing)
-
-    @property
-    def h(self) -> float:
-        """Cohen's h of the two accuracies, second minus first (.2 is called small, .5 medium, .8 large)."""
-        return float(proportion_effectsize(self.second.pooled["wa"], self.first.pooled["wa"]))
+    def detectable(self, rate: str) -> float | None:
+        """Smallest difference that the t test shows with 80 % power; None where it would exceed `disagreement`."""
+        found = self.measured[rate].detectable()
+        return found if found <= self.disagreement[rate] else None
 
 
 @dataclass
@@ -80,8 +77,8 @@ class Results:
     """All that is computed for a family."""
 
     family: Family
-    estimates: dict[Setting, dict[str, dict[str, Estimate]]]
-    """Setting -> unit of resampling -> rate -> estimate."""
+    estimates: dict[Setting, dict[str, Estimate]]
+    """Setting -> rate -> estimate."""
     comparisons: list[Comparison]
     refused: list[str]
     """Pairs that were not compared, and what differs."""
@@ -93,19 +90,13 @@ def analyse(family: Family) -> Results:
     for comparison in comparisons:
         _test(comparison)
     _correct(comparisons)
-    settings = list(family.settings)
-    settings += [s for c in comparisons for s in (c.first, c.second) if s not in settings]
-    estimates: dict[Setting, dict[str, dict[str, Estimate]]] = {setting: {} for setting in settings}
-    for unit in UNITS:
-        drawn = _replicates(settings, unit)
-        for setting in settings:
-            estimates[setting][unit] = {rate: _estimate(v, drawn[setting][rate]) for rate, v in setting.pooled.items()}
-        for comparison in comparisons:
-            first, second = comparison.first.pooled, comparison.second.pooled
-            one, other = drawn[comparison.first], drawn[comparison.second]
-            comparison.difference[unit] = {
-                rate: _estimate(second[rate] - first[rate], other[rate] - one[rate], signed=True) for rate in first
-            }
+    estimates = {
+        setting: {
+            rate: estimate(found, setting.first, np.inf if rate == "wer" else 1.0)
+            for rate, found in statistics.jackknife(setting.sums, statistics.rates).items()
+        }
+        for setting in family.settings
+    }
     return Results(family, estimates, comparisons, refused)
 
 
@@ -129,15 +120,15 @@ def pair(family: Family) -> tuple[list[Comparison], list[str]]:
             else:
                 seeds.append(made.seed)
         if seeds:
-            comparisons.append(Comparison(_only(baseline, seeds), _only(setting, seeds)))
+            one, other = ([made for made in s.experiments if made.seed in seeds] for s in (baseline, setting))
+            comparisons.append(Comparison(replace(baseline, experiments=one), replace(setting, experiments=other)))
     return comparisons, refused
 
 
-def _only(setting: Setting, seeds: Sequence[int]) -> Setting:
-    """The setting with some of its seeds."""
-    if setting.seeds == list(seeds):
-        return setting
-    return replace(setting, experiments=[made for made in setting.experiments if made.seed in seeds])
+def _difference(sums: np.ndarray) -> Mapping[str, np.ndarray]:
+    """Rates of the second half of the counts minus those of the first."""
+    one, other = map(statistics.rates, np.split(sums, 2, axis=-1))
+    return {rate: other[rate] - one[rate] for rate in one}
 
 
 def _test(comparison: Comparison) -> None:
@@ -147,47 +138,42 @@ def _test(comparison: Comparison) -> None:
         only_second = int((other.right & ~one.right).sum())
         n, p = int((one.ref >= 0).sum()), statistics.mcnemar(only_first, only_second)
         comparison.mcnemar.append(McNemar(one.seed, n, only_first, only_second, p))
-    parts = statistics.contributions(first.counts, second.counts, first.first.fold)
-    for rate in comparison.rates:
-        values = parts[rate]
-        comparison.folds = len(values)
-        comparison.p[rate] = statistics.sign_flip(values)
-        comparison.dz[rate] = statistics.cohens_dz(values)
-        comparison.detectable[rate] = statistics.detectable_over_folds(values * len(values))
+    comparison.measured = statistics.jackknife(np.concatenate([first.sums, second.sums], axis=-1), _difference)
+    comparison.difference = {rate: estimate(found, first.first) for rate, found in comparison.measured.items()}
+    comparison.parts = statistics.contributions(first.sums.sum(1), second.sums.sum(1))
 
 
 def _correct(comparisons: Sequence[Comparison]) -> None:
-    """Holm over two families: all permutation tests, and all McNemar tests, of the report's family."""
-    keys = [(comparison, rate) for comparison in comparisons for rate in comparison.rates]
-    adjusted = multipletests([c.p[rate] for c, rate in keys], method="holm")[1].tolist()
-    for (comparison, rate), p in zip(keys, adjusted, strict=True):
-        comparison.p_holm[rate] = p
-    tests = [test for comparison in comparisons for test in comparison.mcnemar]
-    for test, p in zip(tests, multipletests([test.p for test in tests], method="holm")[1].tolist(), strict=True):
-        test.p_holm = p
+    """Holm over two families: all t tests, and all equivalence tests, of the report's family."""
+    keys = [(c, rate) for c in comparisons for rate in c.rates]
+    tests = holm([c.measured[rate].p() for c, rate in keys])
+    equivalence = holm([c.measured[rate].equivalence(MARGIN) for c, rate in keys])
+    for (comparison, rate), p, equivalent in zip(keys, tests, equivalence, strict=True):
+        comparison.p_holm[rate], comparison.equivalent[rate] = p, equivalent
 
 
-def _replicates(settings: Sequence[Setting], unit: str) -> dict[Setting, dict[str, np.ndarray]]:
-    """Rates of each setting in the same bootstrap replicates, drawn once for each test set."""
-    by_test_set: dict[tuple[bytes, int], list[Setting]] = {}
-    for setting in settings:
-        key = setting.first.utts.tobytes(), setting.counts.shape[1]
-        by_test_set.setdefault(key, []).append(setting)
-    drawn: dict[Setting, dict[str, np.ndarray]] = {}
-    for (_, width), alike in by_test_set.items():
-        made = alike[0].first
-        units = made.spk if unit == "speaker" else np.arange(len(made.utts))
-        if len(np.unique(units)) < FEWEST_UNITS:
-            drawn |= {setting: statistics.rates(np.zeros((1, width))) for setting in alike}
-            continue
-        sums = statistics.bootstrap(np.hstack([setting.counts for setting in alike]), units, REPLICATES)
-        for number, setting in enumerate(alike):
-            drawn[setting] = statistics.rates(sums[:, number * width : (number + 1) * width])
-    return drawn
+def holm(values: Sequence[float]) -> list[float]:
+    """Holm's correction of the p values that are not NaN."""
+    p = np.array(values)
+    if (known := np.isfinite(p)).any():
+        p[known] = multipletests(p[known], method="holm")[1]
+    return p.tolist()
 
 
-def _estimate(value: np.ndarray, replicates: np.ndarray, signed: bool = False) -> Estimate:
-    if not np.isfinite(value):
+def estimate(found: Measured, made: Experiment, most: float | None = None) -> Estimate:
+    """A number with its interval, or with the reason why there is none.
+
+    Args:
+        found: The number.
+        made: An experiment, for the clusters.
+        most: The largest value of a rate; None of a difference.
+    """
+    signed = most is None
+    if not np.isfinite(found.value):
         return Estimate(None, signed=signed)
-    low, high = statistics.interval(replicates) or (None, None)
-    return Estimate(float(value), low, high, signed)
+    if not np.isfinite(found.error):
+        few = made.cluster.max() + 1 < statistics.FEWEST_UNITS
+        why = f"fewer than {statistics.FEWEST_UNITS} {made.unit}s" if few else "too little variation"
+        return Estimate(found.value, signed=signed, why=why)
+    low, high = found.interval() if most is None else np.clip(found.interval(), 0.0, most).tolist()
+    return Estimate(found.value, low, high, signed)

@@ -10,12 +10,13 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number with its 95 % interval (None where there is none)."""
+    """A number with its 95 % interval, or with the reason why it has none."""
 
     value: float | None
     low: float | None = None
     high: float | None = None
     signed: bool = False
+    why: str = ""
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,8 @@ def show(cell: Cell) -> str:
     ends = (cell.low, cell.high) if isinstance(cell, Estimate) else (None,)
     sign = "+" if isinstance(cell, Estimate) and cell.signed else ""
     text, *interval = (f"{number:{sign}.3f}".replace("-", "\u2212") for number in (value, *ends) if number is not None)
-    return f"{text} [{', '.join(interval)}]" if interval else text
+    why = f" ({cell.why})" if isinstance(cell, Estimate) and cell.why else ""
+    return f"{text} [{', '.join(interval)}]" if interval else text + why
 
 
 def raw(cell: Cell) -> Any:

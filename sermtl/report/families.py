@@ -12,15 +12,20 @@ from typing import Any
 
 import numpy as np
 
+from sermtl.fileio.text_table import plural
 from sermtl.report.document import Cell, Table
 from sermtl.report.load import Experiment
-from sermtl.score import metrics, statistics
+from sermtl.score import metrics
 from sermtl.score.result_files import UNTRAINED, dependence, never_trained
 
 EMOTION_RATE = re.compile(r"\b(WA|UA|macro F1|emotion accuracy)\b")
 RATE = "learning_rate"
 VARIED = ("alpha", "beta", "grl", "seed")
 """The settings that the paper varies; two experiments of one family differ in nothing else."""
+
+
+LEAST_POSTERIOR = 5e-7
+"""Half the last digit of ``emo_post``."""
 
 
 @dataclass(eq=False)
@@ -47,13 +52,22 @@ class Setting:
 
     @cached_property
     def counts(self) -> np.ndarray:
-        """(N, 2C + 2) additive counts, summed over seeds."""
-        return np.sum([made.counts for made in self.experiments], axis=0)
+        """(N, K, 2C + 2) additive counts of each seed."""
+        return np.stack([made.counts for made in self.experiments], axis=1)
 
     @cached_property
-    def pooled(self) -> dict[str, np.ndarray]:
-        """WA, UA and WER over all utterances and seeds."""
-        return statistics.rates(self.counts.sum(0))
+    def sums(self) -> np.ndarray:
+        """(U, K, 2C + 2) counts of each cluster and seed."""
+        sums = np.zeros((int(self.first.cluster.max()) + 1, *self.counts.shape[1:]))
+        np.add.at(sums, self.first.cluster, self.counts)
+        return sums
+
+    @cached_property
+    def calibration(self) -> tuple[np.ndarray, np.ndarray]:
+        """Bins of `metrics.reliability`, and losses of the utterances that have posteriors, in nats."""
+        known = [(made, (made.ref >= 0) & np.isfinite(made.posteriors[:, 0])) for made in self.experiments]
+        parts = np.concatenate([np.column_stack([made.posteriors, made.right])[rows] for made, rows in known])
+        return metrics.reliability(parts[:, 0], parts[:, 2]), -np.log(np.maximum(parts[:, 1], LEAST_POSTERIOR))
 
     def rates(self, rows: np.ndarray | slice = slice(None)) -> dict[str, Any]:
         """Counts and rates of some of the test utterances, summed over seeds.
@@ -83,6 +97,18 @@ class Family:
     def experiments(self) -> list[Experiment]:
         """Those of all its settings."""
         return [made for setting in self.settings for made in setting.experiments]
+
+    @property
+    def shared(self) -> str:
+        """What training and test data share, and that folds share training data."""
+        first, parts = self.settings[0].first, []
+        for what in ("speakers", "sessions"):
+            audits = [first.scores.get("audit", {}).get(fold, {}) for fold in first.folds]
+            counts = [audit.get(f"{what}_shared_train_test") for audit in audits]
+            in_folds = f"in {sum(map(bool, counts))} of {plural(len(counts), 'fold')}"
+            parts.append(f"{what} {'unknown' if None in counts else in_folds}")
+        others = " The folds share training data: they are not independent." if len(first.folds) > 1 else ""
+        return f"Shared by train and test: {', '.join(parts)}.{others}"
 
     @property
     def dependent(self) -> str:
@@ -115,7 +141,7 @@ class Family:
         """A table with the family's name and mark; rates of emotions that an untrained class lowers are marked."""
         if self.untrained:
             head = [f"{name}{UNTRAINED}" if EMOTION_RATE.search(name) else name for name in head]
-        return Table(f"{self.slug}-{name}", f"{caption} {self.mark}", head, rows, note)
+        return Table(f"{self.slug}-{name}", f"{caption} {self.mark}", head, rows, f"{note} {self.shared}".strip())
 
     @property
     def alpha(self) -> float:

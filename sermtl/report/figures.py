@@ -79,32 +79,25 @@ def against_epoch(curves: Mapping[str, np.ndarray], ylabel: str) -> Figure:
 
 
 @matplotlib.rc_context(STYLE)
-def intervals(rows: Mapping[str, tuple[Estimate, Estimate]], xlabel: str, zero: bool = False) -> Figure:
-    """Estimates with two intervals each: by speaker (thick) and by utterance (thin).
+def intervals(rows: Mapping[str, Estimate], xlabel: str, zero: bool = False) -> Figure:
+    """Estimates with their intervals.
 
     Args:
-        rows: Name -> estimates by speaker and by utterance.
+        rows: Name -> estimate.
         xlabel: What is estimated.
         zero: Draw a line at 0, for differences.
     """
     figure = Figure(figsize=(5.2, 0.9 + 0.42 * len(rows)))
     axes = figure.add_subplot()
-    for y, (by_speaker, by_utterance) in enumerate(rows.values()):
-        for estimate, shift, colour, width, label in (
-            (by_speaker, -0.12, COLOURS[1], 3.0, "resampled by speaker"),
-            (by_utterance, 0.12, COLOURS[4], 1.4, "resampled by utterance"),
-        ):
-            if estimate.value is None or estimate.low is None or estimate.high is None:
-                continue
-            line = [estimate.low, estimate.high]
-            axes.plot(line, [y + shift] * 2, color=colour, linewidth=width, label=None if y else label)
-            axes.plot(estimate.value, y + shift, "o", color=colour, markersize=5)
+    for y, estimate in enumerate(rows.values()):
+        line = [end for end in (estimate.low, estimate.high) if end is not None]
+        axes.plot(line, [y] * len(line), color=COLOURS[1], linewidth=3.0)
+        axes.plot(np.nan if estimate.value is None else estimate.value, y, "o", color=COLOURS[1], markersize=5)
     if zero:
         axes.axvline(0, color="#000000", linewidth=0.8)
     axes.set_yticks(range(len(rows)), list(rows))
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.set_xlabel(xlabel)
-    axes.legend(loc="lower center", bbox_to_anchor=(0.4, 1.0), ncols=2)
     return figure
 
 
@@ -185,19 +178,25 @@ def speaker_knowledge(rows: Mapping[str, Mapping[str, float | None]], chances: S
 
 
 @matplotlib.rc_context(STYLE)
-def by_state(curves: Mapping[str, Sequence[float]]) -> Figure:
-    """Accuracies at each hidden state, a curve each.
+def lines(curves: Mapping[str, tuple[Any, Any]], xlabel: str, ylabel: str, diagonal: bool = False) -> Figure:
+    """Shares between 0 and 1, a curve each.
 
     Args:
-        curves: Name -> one accuracy a state, from 0.
+        curves: Name -> x and y values.
+        xlabel: Name of the x values.
+        ylabel: Name of the y values.
+        diagonal: Draw the line on which both are equal.
     """
     figure = Figure(figsize=(5.8, 3.4))
     axes = figure.add_subplot()
-    for index, (name, values) in enumerate(curves.items()):
-        axes.plot(range(len(values)), values, label=name, markersize=5, **look(index))
-    axes.set_xlabel("hidden state")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set_ylabel("accuracy")
+    for index, (name, (x, y)) in enumerate(curves.items()):
+        axes.plot(x, y, label=name, markersize=5, **look(index))
+    if diagonal:
+        axes.plot([0, 1], [0, 1], color="#000000", linewidth=0.8)
+    else:
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_xlabel(xlabel)
+    axes.set_ylabel(ylabel)
     axes.set_ylim(0, 1.02)
     _legend_below(axes, len(curves))
     return figure

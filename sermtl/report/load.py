@@ -35,6 +35,8 @@ class Experiment:
     """(N,) real speakers."""
     fold: np.ndarray
     """(N,) fold in which it was tested."""
+    session: np.ndarray
+    """(N,) session, empty where unknown."""
     style: np.ndarray
     """(N,) speaking style, empty where unknown."""
     ref: np.ndarray
@@ -44,6 +46,8 @@ class Experiment:
     edits: np.ndarray
     """(N, 4) reference words, word errors, reference characters, character errors; 0 without reference, and in
     an experiment that was trained without the CTC loss."""
+    posteriors: np.ndarray
+    """(N, 2) posteriors of the hypothesis and of the reference, NaN where unknown."""
 
     @property
     def tag(self) -> str:
@@ -98,6 +102,17 @@ class Experiment:
         return statistics.additive_counts(self.ref, self.hyp, words, errors, len(self.labels))
 
     @cached_property
+    def cluster(self) -> np.ndarray:
+        """(N,) see `statistics.clusters`."""
+        return statistics.clusters(self.spk, self.fold, self.session)
+
+    @cached_property
+    def unit(self) -> str:
+        """What a cluster is."""
+        units = {len(np.unique(self.session)): "session", len(np.unique(self.spk)): "speaker"}
+        return units.get(int(self.cluster.max()) + 1, "speaker group")
+
+    @cached_property
     def untrained(self) -> np.ndarray:
         """(N,) bool: the utterance's class was in no training utterance of its fold."""
         never = {fold: part["ser"].get("untrained", []) for fold, part in self.scores.get("per_fold", {}).items()}
@@ -134,14 +149,14 @@ def load_experiments(exp: Path, data: Path, corpus: str) -> Loaded:
 
     Args:
         exp: Directory of the experiments.
-        data: Data directory, for speaking styles and fold names.
+        data: Data directory, for sessions and speaking styles.
         corpus: Name that the experiments' settings hold.
 
     Raises:
         UserError: There is no experiment of this corpus at all.
     """
     loaded = Loaded()
-    styles = read_table(data / "utt2style") if (data / "utt2style").exists() else {}
+    labels = {name: read_table(data / name) if (data / name).exists() else {} for name in ("utt2session", "utt2style")}
     for folder in sorted(path for path in exp.glob("*") if path.is_dir()):
         configured, scores = _corpus_of(folder), {}
         if (folder / "scores.json").exists():
@@ -149,7 +164,7 @@ def load_experiments(exp: Path, data: Path, corpus: str) -> Loaded:
                 scores = read_scores(folder / "scores.json")
                 if scores["settings"].get("corpus") != corpus:
                     continue
-                loaded.experiments.append(_load(folder, scores, styles))
+                loaded.experiments.append(_load(folder, scores, *labels.values()))
             except UserError as error:
                 if configured in (corpus, None):
                     loaded.left_out.append(f"{error}; all of {folder.name} is left out")
@@ -181,7 +196,7 @@ def read_history(path: Path) -> list[dict[str, Any]]:
     return [epochs[number] for number in sorted(epochs)]
 
 
-def _load(folder: Path, scores: dict[str, Any], styles: dict[str, str]) -> Experiment:
+def _load(folder: Path, scores: dict[str, Any], sessions: dict[str, str], styles: dict[str, str]) -> Experiment:
     if stale := outdated(folder / STAMP, {"exp": folder}):
         raise UserError(f"{stale[0]}; pool again with: ./run.sh --tag {folder.name} --stage 5 --stop_stage 5")
     rows: list[tuple[Utterance, str]] = []
@@ -200,10 +215,12 @@ def _load(folder: Path, scores: dict[str, Any], styles: dict[str, str]) -> Exper
         utts=np.array([row.utt for row, _ in rows]),
         spk=np.array([row.spk for row, _ in rows]),
         fold=np.array([fold for _, fold in rows]),
+        session=np.array([sessions.get(row.utt, "") for row, _ in rows]),
         style=np.array([styles.get(row.utt, "") for row, _ in rows]),
         ref=np.array([index[row.ref] for row, _ in rows], dtype=np.int32),
         hyp=np.array([index[row.hyp] for row, _ in rows], dtype=np.int32),
         edits=np.array(edits, dtype=np.int64).reshape(-1, 4),
+        posteriors=np.array([(row.conf, row.ref_post) for row, _ in rows], dtype=np.float64).reshape(-1, 2),
     )
     _check(made)
     return made if made.reads else replace(made, edits=np.zeros_like(made.edits))

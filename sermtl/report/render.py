@@ -106,9 +106,12 @@ def as_json(document: Document, experiments: Iterable[Experiment]) -> dict[str, 
 def as_tsv(made: Experiment) -> str:
     """What every test utterance adds to the numbers, so that anybody can compute them again."""
     names = np.array([*made.labels, ""])  # index -1: no emotion
-    columns = (made.utts, made.fold, made.spk, made.style, names[made.ref], names[made.hyp], *made.edits.T)
-    head = "utt fold spk style ref hyp words errors chars char_errors"
-    return "".join("\t".join(map(str, row)) + "\n" for row in [head.split(), *zip(*columns, strict=True)])
+    columns = (made.utts, made.fold, made.spk, made.session, made.style, names[made.ref], names[made.hyp])
+    head = "utt fold spk session style ref hyp words errors chars char_errors conf ref_post"
+    return "".join(
+        "\t".join(map(str, row)) + "\n"
+        for row in [head.split(), *zip(*columns, *made.edits.T, *made.posteriors.T, strict=True)]
+    )
 
 
 def _remove_others(folder: Path, suffix: str, names: set[str]) -> None:

@@ -17,6 +17,7 @@ AUDIT = {
     "utterances_dev": "dev",
     "utterances_test": "test",
     "speakers_shared_train_test": "speakers in train and test",
+    "sessions_shared_train_test": "sessions in train and test",
     "test_utterances_speaker_seen": "test utterances of seen speakers",
     "transcripts_shared_train_test": "transcripts in train and test",
     "test_utterances_transcript_seen": "test utterances with a seen transcript",

@@ -7,36 +7,45 @@ from typing import Any
 
 import numpy as np
 
+from sermtl.fileio.text_table import plural
 from sermtl.report import paper
-from sermtl.report.compare import UNITS, Results
+from sermtl.report.compare import MARGIN, Results, estimate, holm
 from sermtl.report.document import Cell, P, Share, Table
-from sermtl.report.families import Family, Setting
+from sermtl.report.families import LEAST_POSTERIOR, Family, Setting
 from sermtl.score import metrics, statistics
 from sermtl.score.metrics import RATES
 from sermtl.score.result_files import UNTRAINED
 
 MEAN = "mean over folds"
-INTERVAL = {unit: f"[95 % by {unit}]" for unit in UNITS}
+INTERVALS = (
+    "Intervals: Student's t with jackknife errors over the named units plus those over seeds (with one seed, "
+    "differences between trainings are not in the interval)."
+)
+
+
+def heading(family: Family) -> str:
+    """What stands beside the name of a rate with an interval."""
+    return f"[95 % by {family.settings[0].first.unit}]"
 
 
 def table_2(results: Results) -> Table:
     """The paper's Table II: emotion accuracy against beta, gradient reversed."""
     rows = [(results.family.find(beta, "reverse"), [f"{beta:g}", printed]) for beta, printed in paper.TABLE_2.items()]
-    head, cells = _measured(results, rows, ("wa", "speaker"), ("wa", "utterance"), ("ua", "speaker"))
+    head, cells = _measured(results, rows, "wa", "ua")
     caption, names = "Table II. Emotion accuracy, gradient reversed.", ["β", f"accuracy, {paper.COLUMN}"]
-    return results.family.table("table-2", caption, [*names, *head], cells, f"Paper: {paper.CITE}.")
+    return results.family.table("table-2", caption, [*names, *head], cells, f"Paper: {paper.CITE}. {INTERVALS}")
 
 
 def table_3(results: Results) -> Table:
     """The paper's Table III: WER, emotion and speaker accuracy by direction and beta."""
     family = results.family
     rows = [(family.find(beta, grl), [f"{grl} {beta:g}", *given]) for (grl, beta), given in paper.TABLE_3.items()]
-    head, cells = _measured(results, rows, ("wer", "speaker"), ("wa", "speaker"))
+    head, cells = _measured(results, rows, "wer", "wa")
     for row, (setting, _) in zip(cells, rows, strict=True):
         row.insert(6, speaker_accuracy(setting)["acc"])
     names = [f"{what}, {paper.COLUMN}" for what in ("WER", "emotion accuracy", "speaker accuracy")]
     reasons = {speaker_accuracy(setting).get("reason") for setting in family.settings} - {None}
-    note = f"Speaker accuracy undefined: {sorted(map(str, reasons))[0]}." if reasons else ""
+    note = INTERVALS + (f" Speaker accuracy undefined: {sorted(map(str, reasons))[0]}." if reasons else "")
     head = ["gradient, β", *names, *head[:2], "speaker accuracy", *head[2:]]
     return family.table("table-3", "Table III. WER, emotion and speaker accuracy on the test folds.", head, cells, note)
 
@@ -48,45 +57,55 @@ def ablation(results: Results) -> Table | None:
     if without is None or family.alpha == 0:
         return None
     rows = [(family.find(0.0), [f"{family.alpha:g}", *paper.ABLATION[True]]), (without, ["0", *paper.ABLATION[False]])]
-    head, cells = _measured(results, rows, ("wa", "speaker"), ("ua", "speaker"), ("wer", "speaker"))
+    head, cells = _measured(results, rows, "wa", "ua", "wer")
     names = [f"{what}, {paper.ABLATION_COLUMN}" for what in ("accuracy", "WER")]
     caption = "Multi-task ablation: β 0 with and without the ASR loss."
-    note = f"Published numbers: {paper.ABLATION_CITE}. With α 0 the token head is not trained."
+    note = f"Published numbers: {paper.ABLATION_CITE}. With α 0 the token head is not trained. {INTERVALS}"
     return family.table("ablation", caption, ["α", *names, *head], cells, note)
 
 
 def all_settings(results: Results) -> Table:
     """Every setting with its rates, and how much they move from seed to seed."""
     rows: list[tuple[Setting | None, list[Any]]] = [(setting, [setting.name]) for setting in results.family.settings]
-    head, cells = _measured(results, rows, ("wa", "speaker"), ("ua", "speaker"), ("wer", "speaker"))
+    head, cells = _measured(results, rows, "wa", "ua", "wer")
     for row, setting in zip(cells, results.family.settings, strict=True):
         scores = setting.rates()
         by_seed = [metrics.ratio(int(made.right.sum()), int((made.ref >= 0).sum())) for made in setting.experiments]
         spread = float(np.std([w for w in by_seed if w is not None], ddof=1)) if len(by_seed) > 1 else None
-        row[2:5] = [spread, row[2], scores["macro_f1"], row[3], scores["cer"], row[4]]
-    names = ["setting", head[0], "WA std over seeds", head[1], "macro F1", head[2], "CER", *head[3:]]
-    return results.family.table("settings", "All settings, counts summed over folds and seeds.", names, cells)
+        bins, losses = setting.calibration
+        error = metrics.ratio(np.abs(bins[:, 1] - bins[:, 2]).sum(), bins[:, 0].sum())
+        calibration = [float(losses.mean()) if len(losses) else None, error]
+        row[2:5] = [spread, row[2], scores["macro_f1"], row[3], scores["cer"], *calibration, row[4]]
+    names = ["setting", head[0], "WA std over seeds", head[1], "macro F1", head[2], "CER", "NLL", "ECE", *head[3:]]
+    note = (
+        f"{INTERVALS} NLL: mean negative log posterior of the reference class, in nats (a stored posterior of 0 counts "
+        f"as {LEAST_POSTERIOR:g}). ECE: mean distance between confidence (posterior of the predicted class) and share "
+        f"of correct utterances over {metrics.BINS} bins of equal width."
+    )
+    return results.family.table("settings", "All settings, counts summed over folds and seeds.", names, cells, note)
 
 
 def comparisons(results: Results) -> Table:
-    """Differences from beta 0 with their permutation tests."""
+    """Differences from beta 0 with their tests."""
     rows: list[list[Cell]] = []
-    for comparison in results.comparisons:
-        for rate in comparison.rates:
-            by_speaker, by_utterance = (comparison.difference[unit][rate] for unit in ("speaker", "utterance"))
-            tests = [P(comparison.p[rate]), P(comparison.p_holm[rate]), comparison.dz[rate]]
-            seeds = len(comparison.second.seeds)
-            shown = comparison.detectable[rate]
-            rows.append(
-                [comparison.name, RATES[rate], by_speaker, by_utterance, *tests, shown, comparison.folds, seeds]
-            )
-    head = ["comparison", "rate", *(f"difference {shown}" for shown in INTERVAL.values()), "p, folds swapped"]
-    head += ["p, Holm", "d_z over folds", "detectable at 80 %", "folds", "seeds"]
+    for c in results.comparisons:
+        for rate in c.rates:
+            tests = [P(c.measured[rate].p()), P(c.p_holm[rate]), P(c.equivalent[rate]), c.detectable(rate)]
+            ties = f"{(abs(c.parts[rate]) < 1e-12).sum()} of {len(c.parts[rate])}"
+            units = f"{plural(len(c.parts[rate]), c.first.first.unit)}, {plural(len(c.second.seeds), 'seed')}"
+            swapped = P(statistics.sign_flip(c.parts[rate]))
+            rows.append([c.name, RATES[rate], c.difference[rate], *tests, swapped, ties, units])
+    margin = plural(round(100 * MARGIN), "point")
+    head = ["comparison", "rate", f"difference {heading(results.family)}", "p, t test", "p, Holm"]
+    head += [f"p, equivalent within {margin}, Holm", "detectable at 80 %", "p, swapped", "ties", "units"]
     note = (
-        f"p: permutation test that swaps the two settings within folds (exact up to {statistics.EXACT_FOLDS} folds, "
-        f"else 100,000 random permutations). Holm's correction is over all {len(rows)} tests of this table. d_z: mean "
-        "of the folds' differences divided by their standard deviation. Detectable: smallest difference that a paired "
-        "t test over folds finds with power 80 %, two-sided at .05."
+        f"{INTERVALS} p, t test: of the same errors. Equivalent: two one-sided t tests; a small p shows that the "
+        f"difference is less than {margin}. A large p in one of these columns shows neither equality nor a difference. "
+        f"Holm's correction is over all {len(rows)} tests of a column. Detectable: smallest difference that the t "
+        "test finds with power 80 %, two-sided at .05; none where it exceeds the largest difference that is possible "
+        "when the outcomes differ as little as here. p, swapped: permutation test that swaps the two settings within "
+        f"units (exact up to {statistics.EXACT_UNITS} units), for these trainings only. Ties: units in which the two "
+        "settings are equal; swapping these changes nothing."
     )
     return results.family.table(
         "comparisons", "Differences from β 0 on the same utterances and seeds.", head, rows, note
@@ -95,14 +114,13 @@ def comparisons(results: Results) -> Table:
 
 def mcnemar(results: Results) -> Table:
     """McNemar's test of each pair of trainings with one seed."""
+    tests = [(comparison.name, test) for comparison in results.comparisons for test in comparison.mcnemar]
     rows: list[list[Cell]] = []
-    for comparison in results.comparisons:
-        for test in comparison.mcnemar:
-            odds = test.only_second / test.only_first if test.only_first else None
-            counts: list[Cell] = [test.n, test.only_first, test.only_second]
-            rows.append([comparison.name, test.seed, *counts, odds, P(test.p), P(test.p_holm), comparison.h])
-    head = ["comparison", "seed", "utterances", "only baseline right", "only setting right", "odds ratio"]
-    head += ["p, McNemar", "p, Holm", "Cohen's h (all seeds)"]
+    for (name, test), p in zip(tests, holm([test.p for _, test in tests]), strict=True):
+        odds = test.only_second / test.only_first if test.only_first else None
+        rows.append([name, test.seed, test.n, test.only_first, test.only_second, odds, P(test.p), P(p)])
+    head = ["comparison", "seed", "utterances", "only baseline right", "only setting right"]
+    head += ["odds ratio", "p, McNemar", "p, Holm"]
     note = (
         "The test assumes independent utterances, which those of one speaker are not. Holm's correction is over all "
         f"{len(rows)} tests of this table."
@@ -145,7 +163,7 @@ def by_group(
 
 
 def by_class(family: Family) -> list[Table]:
-    """Recall, F1, WER and CER of each class, settings in columns."""
+    """Recall, F1, WER and CER of each class, settings in columns; recall with intervals."""
     first, tables = family.settings[0].first, []
     for key, title in {"recall": "Recall", "f1": "F1", "wer": "WER", "cer": "CER"}.items():
         rows: list[list[Cell]] = [
@@ -154,8 +172,9 @@ def by_class(family: Family) -> list[Table]:
         ]
         for index in np.unique(first.ref[first.untrained]) if key in ("recall", "f1") else ():
             rows[index][0] = f"{rows[index][0]}{UNTRAINED}"
-        head = ["class", "n", *(setting.name for setting in family.settings)]
-        tables.append(family.table(f"class-{key}", f"{title} per class, pooled.", head, rows))
+        by, note = (f" {heading(family)}", INTERVALS) if key == "recall" else ("", "")
+        head = ["class", "n", *(setting.name + by for setting in family.settings)]
+        tables.append(family.table(f"class-{key}", f"{title} per class, pooled.", head, rows, note))
     return tables
 
 
@@ -164,6 +183,9 @@ def _of_class(setting: Setting, label: str, key: str) -> Cell:
     if label not in setting.first.labels:
         return None
     index = setting.first.labels.index(label)
+    if key == "recall":
+        found = statistics.jackknife(setting.sums, lambda sums: {key: statistics.recalls(sums)[..., index]})
+        return estimate(found[key], setting.first, 1.0)
     return setting.rates(setting.first.ref == index)[key] if key in ("wer", "cer") else setting.rates()[key][index]
 
 
@@ -193,20 +215,21 @@ def speaker_accuracy(setting: Setting | None) -> dict[str, Any]:
 
 
 def _measured(
-    results: Results, rows: Sequence[tuple[Setting | None, list[Any]]], *wanted: tuple[str, str]
+    results: Results, rows: Sequence[tuple[Setting | None, list[Any]]], *rates: str
 ) -> tuple[list[str], list[list[Any]]]:
     """Head and cells of estimates with folds, seeds and utterances; dashes for a setting that was not run.
 
     Args:
         results: Of the settings.
         rows: A row's setting and its first cells.
-        wanted: Rate and unit of resampling of each estimate.
+        rates: Of each estimate.
     """
     cells = []
     for setting, given in rows:
         if setting is None:
-            cells.append([*given, *[None] * len(wanted), "not run", None, None])
+            cells.append([*given, *[None] * len(rates), "not run", None, None])
             continue
-        found = [results.estimates[setting][unit][rate] for rate, unit in wanted]
+        found = [results.estimates[setting][rate] for rate in rates]
         cells.append([*given, *found, setting.first.coverage, len(setting.seeds), int((setting.first.ref >= 0).sum())])
-    return [f"{RATES[rate]} {INTERVAL[unit]}" for rate, unit in wanted] + ["folds", "seeds", "utterances"], cells
+    head = [f"{RATES[rate]} {heading(results.family)}" for rate in rates]
+    return [*head, "folds", "seeds", "utterances"], cells

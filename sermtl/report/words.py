@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from sermtl.report import paper
-from sermtl.report.compare import Results
+from sermtl.report.compare import MARGIN, Results
 from sermtl.report.document import P, show
 from sermtl.report.families import Family, Setting
 from sermtl.report.speaker import Knowledge
@@ -33,26 +33,21 @@ def findings(results: Results, known: Sequence[Knowledge]) -> list[str]:
 def detectable(results: Results) -> str:
     """The smallest differences that this corpus can show, for each compared setting."""
     comparisons = [c for c in results.comparisons if c.second.beta] or results.comparisons
-    n = comparisons[0].mcnemar[0].n
-    differing = [100 * comparison.differing for comparison in comparisons]
-    seeds = max(len(comparison.second.seeds) for comparison in comparisons)
-    span = f"{differing[0]:.1f} %" if len(differing) == 1 else f"{min(differing):.1f} to {max(differing):.1f} %"
-    each = "; ".join(
-        f"{c.second.name}: {_points(c.detectable_by_mcnemar)} and {_points(c.detectable['wa'])}" for c in comparisons
+    least = {c.second.name: c.detectable("wa") for c in comparisons}
+    points = {name: "none" if value is None else f"{100 * value:.1f} points" for name, value in least.items()}
+    each = (f"{c.second.name}: {points[c.second.name]} ({100 * c.disagreement['wa']:.1f} %)" for c in comparisons)
+    text = (
+        "Smallest detectable differences in WA (power 80 %, two-sided at .05, before Holm's correction) by the t test; "
+        f"in parentheses the share of the {comparisons[0].mcnemar[0].n} test utterances on which exactly one of two "
+        f"compared trainings (same seed) is right, which no difference can exceed: {'; '.join(each)}."
     )
-    known = [d for c in comparisons for d in (c.detectable_by_mcnemar, c.detectable["wa"]) if d is not None]
-    verdict = "can" if min(known, default=1.0) <= paper.GAIN else "cannot"
-    return (
-        "Smallest detectable differences in WA (power 80 %, two-sided at .05, before Holm's correction), by McNemar's "
-        f"exact test of one seed and by a paired t test over {plural(comparisons[0].folds, 'fold')} "
-        f"({'mean of ' if seeds > 1 else ''}{plural(seeds, 'seed')}): {each}. Exactly one of two "
-        f"compared trainings (same seed) is right on {span} of the {n} test utterances. The paper's gain, "
-        f"{100 * paper.GAIN:.1f} points (two or three of {paper.UTTERANCES} utterances), {verdict} be detected here."
-    )
-
-
-def _points(difference: float | None) -> str:
-    return "none" if difference is None else f"{100 * difference:.1f} points"
+    gains = [
+        f"{'can' if (least[c.second.name] or 1.0) <= paper.GAIN else 'cannot'} be detected here with {c.second.name}"
+        for c in comparisons
+        if c.second.beta and c.second.grl == "reverse"
+    ]
+    gain = f" The paper's gain, {100 * paper.GAIN:.1f} points (two or three of {paper.UTTERANCES} utterances), "
+    return text + (f"{gain}{', and '.join(gains)}." if gains else "")
 
 
 def _scores(results: Results) -> str:
@@ -61,34 +56,30 @@ def _scores(results: Results) -> str:
     made = shown.first
     folds = f"{made.coverage} folds" if made.missing_folds else plural(len(made.folds), "fold")
     where = f"{folds}, {len(made.utts)} test utterances, {plural(len(shown.seeds), 'seed')}"
-    by_speaker = results.estimates[shown]["speaker"]
     marks = {"wer": ""} if results.family.untrained else dict.fromkeys(RATES, "")
-    parts = [f"{RATES[rate]} {show(by_speaker[rate])}{marks.get(rate, UNTRAINED)}" for rate in ("wa", "ua", "wer")]
-    few = by_speaker["wa"].low is None
-    note = "too few speakers for intervals by speaker" if few else "95 % intervals, resampled by speaker"
-    return f"{where}: {shown.name} has {', '.join(parts)} ({note})."
+    estimates = results.estimates[shown]
+    parts = [f"{RATES[rate]} {show(estimates[rate])}{marks.get(rate, UNTRAINED)}" for rate in ("wa", "ua", "wer")]
+    over = f"{made.unit}s{' and seeds' * (len(shown.seeds) > 1)}"
+    return f"{where}: {shown.name} has {', '.join(parts)} (95 % intervals over {over})."
 
 
 def _tests(results: Results) -> str:
-    comparisons = results.comparisons
-    total = sum(len(c.rates) for c in comparisons)
-    found = [(c, rate) for c in comparisons for rate in c.rates if c.p_holm[rate] < LEVEL]
-    smallest = 2 / 2 ** comparisons[0].folds
-    if found:
-        named = "; ".join(f"{c.name}: {RATES[rate]} {show(c.difference['speaker'][rate])}" for c, rate in found)
-        are = "is" if len(found) == 1 else "are"
-        return (
-            f"{len(found)} of {total} differences from β 0 {are} significant at .05 after Holm's correction: {named}."
-        )
-    text = f"None of {total} differences from β 0 is significant at .05 after Holm's correction; "
-    top = max(comparisons, key=lambda c: abs(c.difference["speaker"]["wa"].value or 0.0))
-    text += f"the largest in WA is {show(top.difference['speaker']['wa'])} ({top.name})."
-    if smallest * total > LEVEL:
-        text += (
-            f" With {plural(comparisons[0].folds, 'fold')} the permutation test cannot give p below {smallest:.3g}, so "
-            f"no difference can be significant among {total} tests."
-        )
-    return text
+    comparisons, unit = results.comparisons, results.family.settings[0].first.unit
+    keys = [(c, rate) for c in comparisons for rate in c.rates]
+    if all(np.isnan(c.p_holm[rate]) for c, rate in keys):
+        return f"No difference from β 0 is tested: {show(comparisons[0].difference['wa'])} ({comparisons[0].name})."
+    found = [(c, rate) for c, rate in keys if c.p_holm[rate] < LEVEL]
+    named = "; ".join(f"{c.name}: {RATES[rate]} {show(c.difference[rate])}" for c, rate in found)
+    text = (
+        f"{len(found) or 'None'} of {len(keys)} differences from β 0 {'is' if len(found) < 2 else 'are'} significant "
+        f"at .05 after Holm's correction (t test over {unit}s and seeds){': ' * bool(found)}{named}."
+    )
+    equal = [(c, rate) for c, rate in keys if c.equivalent[rate] < LEVEL]
+    named = "; ".join(f"{c.name}: {RATES[rate]}" for c, rate in equal)
+    return text + (
+        f" Equivalence within {plural(round(100 * MARGIN), 'point')} (two one-sided tests, Holm's correction) is shown "
+        f"for {len(equal) or 'none'}{': ' * bool(equal)}{named}. A difference with neither result may be there or not."
+    )
 
 
 def _speakers(family: Family, known: Sequence[Knowledge]) -> list[str]:

@@ -25,6 +25,8 @@ UNSEPARATED = re.compile(
 )
 """A character of a script that puts no blanks between words."""
 
+BINS = 15
+"""Of confidence, as usual for the expected calibration error."""
 ASR_COUNTS = (
     "utterances", "words", "errors", "substitutions", "deletions", "insertions", "chars", "char_errors", "no_reference",
     "no_reference_words",
@@ -178,6 +180,20 @@ def pool_speakers(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         return {"acc": None, "reason": f"in {len(undefined)} of {len(parts)} folds: {undefined[0]}"}
     n, correct = sum(part["n"] for part in parts), sum(part["correct"] for part in parts)
     return {"n": n, "correct": correct, "acc": ratio(correct, n)}
+
+
+def reliability(confidence: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """Utterances, sum of confidence, and correct utterances of `BINS` bins of equal width: (`BINS`, 3).
+
+    Args:
+        confidence: (N,) posterior of the predicted class.
+        right: (N,) whether it is the reference.
+
+    >>> reliability(np.array([0.98, 0.99, 0.5]), np.array([True, False, True]))[[7, 14]].tolist()
+    [[1.0, 0.5, 1.0], [2.0, 1.97, 1.0]]
+    """
+    index = np.clip(np.ceil(confidence * BINS).astype(int) - 1, 0, BINS - 1)  # (0, 1/B], (1/B, 2/B], ...
+    return np.stack([np.bincount(index, column, BINS) for column in (np.ones(len(right)), confidence, right)], axis=1)
 
 
 def ratio(part: float, whole: float) -> float | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,13 +10,15 @@ import numpy as np
 
 from sermtl.errors import UserError
 from sermtl.fileio.files import atomic_write, load_json
+from sermtl.fileio.tables import read_table
 
 
 class Utterance(NamedTuple):
     """One line of ``per_utt.tsv``: the counts of one test utterance.
 
     ``ref`` is empty for an utterance without an emotion, ``words`` 0 for one without a transcript,
-    ``spk_hyp`` empty where no speaker was decoded.
+    ``spk_hyp`` empty where no speaker was decoded. ``conf`` and ``ref_post`` are the posteriors of the hypothesis
+    and of the reference, NaN where none was decoded.
     """
 
     utt: str
@@ -28,6 +30,8 @@ class Utterance(NamedTuple):
     chars: int
     char_errors: int
     spk_hyp: str
+    conf: float = float("nan")
+    ref_post: float = float("nan")
 
 
 def read_labels(path: Path) -> list[str]:
@@ -136,14 +140,16 @@ def read_utterances(path: Path) -> list[Utterance]:
     try:
         with open(path, encoding="utf-8") as file:
             if file.readline().rstrip("\n") != "\t".join(Utterance._fields):
-                raise UserError(f"{path}:1: expected the columns {' '.join(Utterance._fields)}")
+                again = "if an older version wrote it, score again with ./run.sh --stage 5 --stop_stage 5"
+                raise UserError(f"{path}:1: expected the columns {' '.join(Utterance._fields)}; {again}")
             for number, line in enumerate(file, 2):
                 values = line.rstrip("\n").split("\t")
                 if len(values) != len(Utterance._fields) or not line.endswith("\n"):
                     raise UserError(f"{path}:{number}: damaged or half-written")
-                utt, spk, ref, hyp, *counts, spk_hyp = values
+                utt, spk, ref, hyp, *counts, spk_hyp, conf, ref_post = values
                 words, errors, chars, char_errors = map(int, counts)
-                rows.append(Utterance(utt, spk, ref, hyp, words, errors, chars, char_errors, spk_hyp))
+                posteriors = float(conf), float(ref_post)
+                rows.append(Utterance(utt, spk, ref, hyp, words, errors, chars, char_errors, spk_hyp, *posteriors))
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: damaged or half-written ({error})") from error
     return rows
@@ -154,3 +160,12 @@ def write_utterances(path: Path, rows: Iterable[Utterance]) -> None:
     with atomic_write(path) as file:
         file.write("\t".join(Utterance._fields) + "\n")
         file.writelines("\t".join(map(str, row)) + "\n" for row in rows)
+
+
+def read_posteriors(path: Path, labels: Sequence[str]) -> dict[str, dict[str, float]]:
+    """Utterance -> class -> posterior; nothing where the hypotheses are another program's and have none."""
+    table = read_table(path) if path.exists() else {}
+    try:
+        return {utt: dict(zip(labels, map(float, line.split()), strict=True)) for utt, line in table.items()}
+    except ValueError as error:
+        raise UserError(f"{path}: expected {len(labels)} numbers for each utterance ({error})") from error

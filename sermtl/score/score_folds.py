@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -16,7 +17,15 @@ from sermtl.fileio.files import write_text
 from sermtl.fileio.stamp import fold_roots
 from sermtl.fileio.tables import UNKNOWN, known_speakers, read_list, read_table
 from sermtl.score import metrics
-from sermtl.score.score_files import Utterance, read_audit, read_labels, read_scores, read_utterances, write_utterances
+from sermtl.score.score_files import (
+    Utterance,
+    read_audit,
+    read_labels,
+    read_posteriors,
+    read_scores,
+    read_utterances,
+    write_utterances,
+)  # fmt: skip
 
 AUDIT_WORDS = (
     "train_test", "speakers_train", "overlap", "_seen", "speaker_dependent", "utterances_t", "utterances_dev",
@@ -31,7 +40,8 @@ def score_fold(name: str, data: Path, fold_dir: Path, exp: Path) -> dict[str, An
     """Score one fold and write ``ref.trn``, ``hyp.trn``, ``per_utt.tsv`` into ``exp/<fold>/score_<name>/``.
 
     Args:
-        name: ``test``, or another corpus, all of which is then scored: ``decode_<name>`` has ``text utt2emo utt2spk``.
+        name: ``test``, or another corpus, all of which is then scored: ``decode_<name>`` has ``text utt2emo utt2spk``
+            (Kaldi tables), and ``emo_post`` if it is there.
         data: Data directory with the references.
         fold_dir: ``train`` and ``test`` lists, ``audit.json``; its name is the fold's.
         exp: The experiment's directory, ``exp/<tag>``.
@@ -62,11 +72,13 @@ def score_fold(name: str, data: Path, fold_dir: Path, exp: Path) -> dict[str, An
 
     spk = {utt: speaker if speaker in known else UNKNOWN for utt, speaker in ref["utt2spk"].items()}
     edits = {utt: metrics.count_edits(ref["text"][utt], hyp["text"][utt]) for utt in scored}
+    posteriors = read_posteriors(decode / "emo_post", labels)
     rows = [
         Utterance(
             utt, spk[utt], ref["utt2emo"][utt], hyp["utt2emo"][utt],
             (e := edits[utt])["words"], e["errors"] + e["no_reference_words"], e["chars"],
             e["char_errors"] + e["no_reference_chars"], hyp["utt2spk"][utt],
+            *(posteriors.get(utt, {}).get(table["utt2emo"][utt], math.nan) for table in (hyp, ref)),
         )
         for utt in scored
     ]  # fmt: skip

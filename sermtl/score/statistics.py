@@ -1,20 +1,27 @@
-"""Uncertainty of the scores: intervals, paired tests, effect sizes, and the smallest differences that can be detected.
+"""Uncertainty of the scores: intervals, paired tests, and the smallest differences that can be detected.
 
 Everything starts from additive counts per utterance (`additive_counts`), because WA, UA and WER are ratios
-of sums: resampling and swapping act on the sums, and thousands of replicates become one matrix product.
+of sums: leaving out and swapping act on the sums.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
-from scipy import optimize, stats
+from scipy import stats
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 from statsmodels.stats import contingency_tables
 from statsmodels.stats.power import tt_solve_power
 
-EXACT_FOLDS = 20
-"""Up to this number of folds all 2^F sign flips are tried; beyond, 100,000 random ones."""
+from sermtl.fileio.tables import UNKNOWN
+
+FEWEST_UNITS = 5
+"""With fewer units (speakers, sessions) there is no interval and no test over them."""
+EXACT_UNITS = 14
+"""Up to this number U of units all 2^U sign flips are tried; beyond, as many random ones as for this number."""
 
 
 def additive_counts(
@@ -53,169 +60,138 @@ def rates(sums: np.ndarray) -> dict[str, np.ndarray]:
     """
     sums = np.asarray(sums, dtype=np.float64)
     classes = (sums.shape[-1] - 2) // 2
-    total, hits = sums[..., :classes], sums[..., classes : 2 * classes]
+    recall = recalls(sums)
     with np.errstate(divide="ignore", invalid="ignore"):
-        recall = np.where(total > 0, hits / total, 0.0)
         return {
-            "wa": hits.sum(-1) / total.sum(-1),
-            "ua": recall.sum(-1) / (total > 0).sum(-1),
+            "wa": sums[..., classes:-2].sum(-1) / sums[..., :classes].sum(-1),
+            "ua": np.nansum(recall, -1) / np.isfinite(recall).sum(-1),
             "wer": sums[..., -1] / sums[..., -2],
         }
 
 
-def bootstrap(counts: np.ndarray, units: np.ndarray, replicates: int = 2000, seed: int = 0) -> np.ndarray:
-    """Sums of counts over units drawn with replacement.
+def recalls(sums: np.ndarray) -> np.ndarray:
+    """(..., C) recall of each class from sums (..., 2C + 2); NaN where a class has no utterance."""
+    classes = (sums.shape[-1] - 2) // 2
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.asarray(sums, dtype=np.float64)[..., classes:-2] / sums[..., :classes]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A number with its standard error; where that is NaN, so are the ends of the interval and all p values."""
+
+    value: float
+    error: float
+    df: float
+
+    def interval(self, level: float = 0.95) -> tuple[float, float]:
+        """Two-sided interval by Student's t."""
+        return stats.t.interval(level, self.df, loc=self.value, scale=self.error)
+
+    def p(self) -> float:
+        """Two-sided p of the hypothesis that the true value is 0."""
+        return float(2 * stats.t.sf(abs(self.value) / self.error, self.df))
+
+    def equivalence(self, margin: float) -> float:
+        """P of a true value that is ``margin`` or more from 0: two one-sided t tests (Schuirmann, 1987)."""
+        return float(stats.t.sf((margin - abs(self.value)) / self.error, self.df))
+
+    def detectable(self, level: float = 0.05, power: float = 0.8) -> float:
+        """Smallest true value for which p is at most ``level`` with this power."""
+        size = self.df + 1
+        found = tt_solve_power(nobs=size, alpha=level, power=power) if np.isfinite(size) else np.nan
+        return float(self.error * np.sqrt(size) * found)
+
+
+def jackknife(sums: np.ndarray, statistic: Callable[[np.ndarray], Mapping[str, np.ndarray]]) -> dict[str, Measured]:
+    """Rates with the standard errors that come from the drawing of both units and seeds.
+
+    The variance is the jackknife's over units plus that over seeds, with Satterthwaite's degrees of freedom. The
+    variation of single cells counts twice: with few seeds, leaving it out would cover less (docs/statistics.md).
 
     Args:
-        counts: (N, K) additive counts.
-        units: (N,) what is drawn: the index of each utterance's speaker, or ``arange(N)``.
-        replicates: R.
-        seed: Equal seeds draw the same units, so that systems can be compared replicate by replicate.
+        sums: (U, K, W) additive counts of each unit and seed.
+        statistic: Rates of summed counts (..., W).
 
     Returns:
-        (R, K) float64.
+        Name -> rate; with a standard error of NaN under `FEWEST_UNITS` units, or where nothing varies.
     """
-    _, index = np.unique(units, return_inverse=True)
-    size = int(index.max()) + 1 if len(index) else 0
-    per_unit = np.zeros((size, counts.shape[1]), dtype=np.float32)
-    np.add.at(per_unit, index, counts)
-    random, sums = np.random.default_rng(seed), np.zeros((replicates, counts.shape[1]))
-    step = max(1, 500_000 // max(size, 1))  # a block of weights stays in the processor's cache
-    for start in range(0, replicates if size else 0, step):
-        rows = min(step, replicates - start)
-        drawn = random.integers(size, size=(rows, size)) + size * np.arange(rows)[:, None]
-        weights = np.bincount(drawn.ravel(), minlength=rows * size).reshape(rows, size)
-        sums[start : start + rows] = weights.astype(np.float32) @ per_unit
-    return sums
+    whole = statistic(sums.sum((0, 1)))
+    variance, spread = np.zeros((2, len(whole)))
+    for drawn in (sums.sum(1), sums.sum(0)) if len(sums) >= FEWEST_UNITS else ():
+        if df := len(drawn) - 1:
+            part = df * np.var(list(statistic(drawn.sum(0) - drawn).values()), axis=1)
+            variance, spread = variance + part, spread + part**2 / df
+    variance[~(variance > 1e-18)] = np.nan  # nothing varies, or it is undefined without one of the units
+    columns = zip(whole.values(), variance**0.5, variance**2 / spread, strict=True)
+    return {name: Measured(*map(float, column)) for name, column in zip(whole, columns, strict=True)}
 
 
-def interval(values: np.ndarray, level: float = 0.95) -> tuple[float, float] | None:
-    """Percentile interval of bootstrap replicates (undefined ones left out); None where none is defined."""
-    known = values[np.isfinite(values)]
-    if not len(known):
-        return None
-    low, high = np.quantile(known, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
+def clusters(speakers: np.ndarray, folds: np.ndarray, sessions: np.ndarray) -> np.ndarray:
+    """Groups of utterances whose outcomes can be called independent of those of other groups.
+
+    Speakers of one session are one group, and speakers that are tested in the same folds where a speaker is tested in
+    several (they share the models). Unknown speakers join nothing.
+
+    Args:
+        speakers: (N,) names.
+        folds: (N,) names.
+        sessions: (N,) names, empty where unknown.
+
+    Returns:
+        (N,) number of the group, from 0.
+    """
+    names, codes = np.unique(speakers, return_inverse=True)
+    several = np.array([len(np.unique(folds[codes == code])) > 1 for code in range(len(names))], dtype=bool)[codes]
+    size, links = len(names), [np.zeros((2, 0), dtype=np.int64)]
+    for values, joined in ((folds, several), (sessions, sessions != "")):
+        joined = joined & (speakers != UNKNOWN)
+        groups, ends = np.unique(values[joined], return_inverse=True)
+        links.append(np.stack([codes[joined], size + ends]))
+        size += len(groups)
+    rows, columns = np.hstack(links)
+    graph = coo_array((np.ones(len(rows)), (rows, columns)), shape=(size, size))
+    return np.unique(connected_components(graph, directed=False)[1][codes], return_inverse=True)[1]
 
 
 def mcnemar(only_first: int, only_second: int) -> float:
-    """Exact two-sided McNemar test: its p, 1 where the systems never differ.
-
-    Args:
-        only_first: Utterances that only the first system has right.
-        only_second: Utterances that only the second has right.
-    """
+    """P of the exact two-sided McNemar test, from the utterances that only one of two systems has right."""
     return float(contingency_tables.mcnemar([[0, only_first], [only_second, 0]], exact=True).pvalue)
 
 
-def sign_flip(contributions: Sequence[float] | np.ndarray, draws: int = 100_000, seed: int = 0) -> float:
-    """Permutation test that swaps the two systems within folds.
+def sign_flip(contributions: Sequence[float] | np.ndarray) -> float:
+    """Permutation test that swaps the two systems within units.
 
     Args:
-        contributions: (F,) what each fold adds to the difference of the pooled rates.
-        draws: Random flips where there are more than `EXACT_FOLDS` folds (the identity is one more).
-        seed: Of those draws.
+        contributions: (U,) what each unit adds to the difference of the pooled rates.
 
     Returns:
         Two-sided p: the share of flips whose sum is at least as far from 0 as the observed one. Exact up
-        to `EXACT_FOLDS` folds, where it cannot fall below 2 / 2^F.
+        to `EXACT_UNITS` units, where it cannot fall below 2 / 2^U.
     """
     values = np.asarray(contributions, dtype=np.float64)
-    values = values[values != 0]  # flipping a zero changes nothing
+    if len(values) <= EXACT_UNITS:
+        flipped = np.arange(2 ** len(values))[:, None] >> np.arange(len(values)) & 1
+    else:
+        flipped = np.random.default_rng(0).integers(2, size=(2**EXACT_UNITS, len(values)), dtype=np.int8)
+        flipped[0] = 0
     reach = abs(values.sum()) - 1e-9 * np.abs(values).sum()
-    if len(values) > EXACT_FOLDS:
-        random = np.random.default_rng(seed)
-        extreme = 1
-        for start in range(0, draws, 1000):
-            signs = random.choice([-1.0, 1.0], size=(min(1000, draws - start), len(values)))
-            extreme += int((np.abs(signs @ values) >= reach).sum())
-        return extreme / (draws + 1)
-    sums = np.zeros(1)
-    for value in values:
-        sums = np.concatenate([sums + value, sums - value])
-    return float((np.abs(sums) >= reach).mean())
+    return float((np.abs((1 - 2 * flipped) @ values) >= reach).mean())
 
 
-def contributions(first: np.ndarray, second: np.ndarray, folds: np.ndarray) -> dict[str, np.ndarray]:
-    """What each fold adds to the difference of pooled WA, UA and WER, second system minus first.
+def contributions(first: np.ndarray, second: np.ndarray) -> dict[str, np.ndarray]:
+    """What each unit adds to the difference of pooled WA, UA and WER, second system minus first.
 
     Both systems have the same references, so that every rate is linear in what they got right or wrong and
-    the parts of all folds add up to the difference.
+    the parts of all units add up to the difference.
 
     Args:
-        first: (N, 2C + 2) additive counts.
-        second: (N, 2C + 2) additive counts of the same utterances.
-        folds: (N,) fold of each utterance.
+        first: (U, 2C + 2) additive counts of each unit.
+        second: (U, 2C + 2) additive counts of the same units.
 
     Returns:
-        Name -> (F,), folds in the order of ``np.unique``.
+        Name -> (U,).
     """
-    _, index = np.unique(folds, return_inverse=True)
-    delta = np.zeros((int(index.max()) + 1, first.shape[1]))
-    np.add.at(delta, index, second.astype(np.float64) - first)
-    classes = (first.shape[1] - 2) // 2
-    total = first[:, :classes].sum(0, dtype=np.float64)
-    hits, present = delta[:, classes : 2 * classes], total > 0
-    words = first[:, -2].sum(dtype=np.float64)
-    return {
-        "wa": hits.sum(1) / max(total.sum(), 1),
-        "ua": (hits[:, present] / total[present]).sum(1) / max(present.sum(), 1),
-        "wer": delta[:, -1] / max(words, 1),
-    }
-
-
-def cohens_dz(differences: Sequence[float] | np.ndarray) -> float | None:
-    """Mean over standard deviation of paired differences; None where they do not vary."""
-    values = np.asarray(differences, dtype=np.float64)
-    deviation = values.std(ddof=1) if len(values) > 1 else 0.0
-    return float(values.mean() / deviation) if deviation > 0 else None
-
-
-def detectable_by_mcnemar(utterances: int, differing: float, level: float = 0.05, power: float = 0.8) -> float | None:
-    """Smallest difference of accuracies that the exact McNemar test (`mcnemar`) shows with this power.
-
-    statsmodels has no power of this test; the normal approximation calls smaller differences detectable.
-
-    Args:
-        utterances: n, tested by both systems.
-        differing: q, the share of utterances on which exactly one of them is right.
-        level: Two-sided level of the test.
-        power: Chance to see the difference.
-
-    Returns:
-        d between 0 and q; None where not even one-sided disagreement would be seen so often.
-    """
-    if differing <= 0:
-        return None
-    spread = 8 * np.sqrt(utterances * differing) + 20
-    least, most = utterances * differing - spread, utterances * differing + spread
-    counts = np.arange(max(0, int(least)), min(utterances, int(most)) + 1)
-    chances = stats.binom.pmf(counts, utterances, differing)
-    critical = stats.binom.ppf(level / 2, counts, 0.5)  # the test's p is at most the level up to here
-    critical = np.where(stats.binom.cdf(critical, counts, 0.5) > level / 2, critical - 1, critical)
-
-    def lacking(d: float) -> float:
-        share = (1 + d / differing) / 2
-        seen = stats.binom.cdf(critical, counts, share) + stats.binom.sf(counts - critical - 1, counts, share)
-        return power - float((chances * seen).sum())
-
-    return None if lacking(differing) > 0 else float(optimize.brentq(lacking, 0, differing))
-
-
-def detectable_over_folds(
-    differences: Sequence[float] | np.ndarray, level: float = 0.05, power: float = 0.8
-) -> float | None:
-    """Smallest mean difference that a paired t test over folds shows with this power.
-
-    Args:
-        differences: (F,) difference of each fold; only their spread matters.
-        level: Two-sided level of the test.
-        power: Chance to see the difference.
-
-    Returns:
-        The difference in the unit of ``differences``; None with fewer than two folds or no spread.
-    """
-    deviation = np.std(differences, ddof=1) if len(differences) > 1 else 0.0
-    if deviation == 0:
-        return None
-    return float(deviation * tt_solve_power(nobs=len(differences), alpha=level, power=power))
+    whole = first.sum(0)
+    before, after = rates(whole), rates(whole + second - first)
+    return {name: after[name] - before[name] for name in before}

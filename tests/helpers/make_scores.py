@@ -116,7 +116,10 @@ def make_rows(data: Path, seed: int, skill: float) -> dict[str, list[Utterance]]
     for utt, speaker in spk.items():
         hyp = emo[utt] if random.random() < skill else random.choice(LABELS)
         errors = int(random.binomial(words[utt], 0.3))
-        row = Utterance(utt, speaker, emo[utt], str(hyp), words[utt], errors, 5 * words[utt], 2 * errors, "")
+        conf = float(random.uniform(0.25, 1))
+        posteriors = conf, conf if hyp == emo[utt] else (1 - conf) * float(random.random())
+        edits = words[utt], errors, 5 * words[utt], 2 * errors
+        row = Utterance(utt, speaker, emo[utt], str(hyp), *edits, "", *(round(value, 6) for value in posteriors))
         rows.setdefault(speaker, []).append(row)
     return rows
 

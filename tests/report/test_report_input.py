@@ -51,7 +51,7 @@ def test_one_experiment_of_one_fold_is_reported_with_what_it_lacks(tmp_path, rep
     page = page_of(tmp_path)
     assert "1 of 4 folds" in page and "FOLDS MISSING" in page and "Nothing can be compared" in page
     cells = Tables(page).found["speaker-table-2"]
-    assert cells[1][2] == cells[1][3].split(" [")[0]  # one speaker: no interval by speaker
+    assert cells[1][2].endswith(" (fewer than 5 speakers)")
     assert cells[2][-3] == "not run"
 
 
@@ -290,3 +290,87 @@ def test_a_setting_trained_twice_is_counted_once(tmp_path, report):
     _, output, _ = report(tmp_path)
     assert "SET ASIDE: toy_again: seed 0 is there already" in output
     assert Tables(page_of(tmp_path)).found["speaker-table-2"][1][-1] == "60"
+
+
+def test_utterances_without_posteriors_have_no_calibration(tmp_path, report):
+    make_data(tmp_path, 4, 60)
+    rows = {
+        fold: [r._replace(conf=float("nan"), ref_post=float("nan")) for r in part]
+        for fold, part in make_rows(tmp_path / "data/toy", 1, 0.7).items()
+    }
+    scored(tmp_path, rows=rows)
+    assert report(tmp_path)[0] == 0
+    head, row = Tables(page_of(tmp_path)).found["speaker-settings"]
+    assert {row[head.index(name)] for name in ("NLL", "ECE")} == {"–"} and "Reliability" not in page_of(tmp_path)
+
+
+def test_score_files_of_an_older_version_say_how_to_score_again(tmp_path, report):
+    name = scored(tmp_path) / "01F/score_test/per_utt.tsv"
+    name.write_text("".join("\t".join(line.split("\t")[:-2]) + "\n" for line in name.read_text().splitlines()))
+    status, _, error = report(tmp_path)
+    assert status == 2 and f"{name}:1: expected the columns" in error
+    assert "if an older version wrote it, score again with ./run.sh --stage 5 --stop_stage 5" in error
+
+
+def compared(root, beta, changes, folds=10):
+    """Beta 0, and a setting that differs from it in the first ``changes`` hypotheses of each of some folds."""
+    data = make_data(root, 10, 400)
+    rows = make_rows(data, 1, 0.7)
+    other = {
+        fold: [
+            r._replace(hyp=r.ref if r.hyp != r.ref else LABELS[LABELS.index(r.ref) - 1]) if number < changes else r
+            for number, r in enumerate(part)
+        ]
+        if index < folds
+        else part
+        for index, (fold, part) in enumerate(rows.items())
+    }
+    scored(root, rows=rows, folds=list(rows))
+    scored(root, rows=other, folds=list(rows), beta=beta)
+
+
+def test_a_detectable_difference_is_never_above_what_two_models_disagree_on(tmp_path, report):
+    compared(tmp_path, 0.1, 3, folds=1)  # 3 of 400 utterances, of one speaker: the t test needs 2.4 points
+    _, output, _ = report(tmp_path)
+    assert "reverse 0.1: none (0.8 %)" in output and "cannot be detected here with reverse 0.1." in output
+    head, *rows = Tables(page_of(tmp_path)).found["speaker-comparisons"]
+    assert [row[head.index("detectable at 80 %")] for row in rows if row[1] == "WA"] == ["–"]
+
+
+def test_what_could_be_detected_is_said_of_each_setting(tmp_path, report, monkeypatch):
+    compared(tmp_path, 0.1, 3, folds=1)
+    compared(tmp_path, 1.0, 8)
+    monkeypatch.setattr("sermtl.report.paper.GAIN", 0.3)
+    _, output, _ = report(tmp_path)
+    assert re.search(r"reverse 0\.1: none .*reverse 1: [\d.]+ points", output)
+    assert "cannot be detected here with reverse 0.1, and can be detected here with reverse 1." in output
+
+
+def test_no_difference_is_claimed_without_an_equivalence_test(tmp_path, report):
+    compared(tmp_path, 0.1, 0)  # never different: no variation, so nothing is tested
+    _, output, _ = report(tmp_path)
+    assert "No difference from β 0 is tested: +0.000 (too little variation)" in output
+    head, *rows = Tables(page_of(tmp_path)).found["speaker-comparisons"]
+    (wa,) = [row for row in rows if row[1] == "WA"]
+    assert wa[head.index("p, swapped")] == "1.000" and wa[head.index("ties")] == "10 of 10"
+    assert "shows no difference" not in page_of(tmp_path) and "d_z" not in page_of(tmp_path)
+
+
+def test_sessions_are_the_units_and_every_note_says_what_train_and_test_share(tmp_path, report):
+    data = make_data(tmp_path, 10, 200)
+    spk = dict(line.split() for line in (data / "utt2spk").open())
+    (data / "utt2session").write_text("".join(f"{utt} Ses{spk[utt][:2]}\n" for utt in spk))
+    path = scored(tmp_path, folds=sorted(set(spk.values()))) / "scores.json"
+    scores = json.loads(path.read_text())
+    for found in scores["audit"].values():
+        found["sessions_shared_train_test"] = 1
+    path.write_text(json.dumps(scores))
+    _, output, _ = report(tmp_path)
+    assert "(95 % intervals over sessions)" in output
+    assert "WA [95 % by session]" in Tables(page_of(tmp_path)).found["speaker-table-2"][0]
+    note = (
+        "Shared by train and test: speakers in 0 of 10 folds, sessions in 10 of 10 folds. The folds share training data"
+    )
+    text = (tmp_path / "out/RESULTS.md").read_text()
+    tables = [name for name in Tables(page_of(tmp_path)).found if name.startswith("speaker-")]
+    assert text.count(note) == len(tables) > 10

@@ -312,3 +312,19 @@ def test_an_utterance_tested_twice_is_refused(score):
 def test_nothing_scored_says_what_to_run(score):
     status, _, error = score.pool()
     assert status == 2 and "./run.sh --tag T --stage 3" in error
+
+
+def test_posteriors_of_hypothesis_and_reference_stand_beside_the_outcome(score):
+    decoded = score.exp / "01F/decode_test"
+    hyp, emo = read_table(decoded / "utt2emo"), read_table(score.data / "utt2emo")
+    assert score.fold()[0] == 0 and "nan\tnan" in (score.exp / "01F/score_test/per_utt.tsv").read_text()
+    posteriors = {utt: [0.1 + 0.6 * (label == hyp[utt]) for label in LABELS] for utt in hyp}
+    write_table(decoded / "emo_post", {utt: " ".join(map(str, values)) for utt, values in posteriors.items()})
+    assert score.fold()[0] == 0
+    lines = (score.exp / "01F/score_test/per_utt.tsv").read_text().splitlines()
+    for row in (dict(zip(lines[0].split("\t"), line.split("\t"), strict=True)) for line in lines[1:]):
+        assert float(row["conf"]) == pytest.approx(0.7)
+        assert float(row["ref_post"]) == posteriors[row["utt"]][LABELS.index(emo[row["utt"]])]
+    write_table(decoded / "emo_post", {utt: "0.5 0.5" for utt in hyp})
+    status, _, error = score.fold()
+    assert status == 2 and f"{decoded / 'emo_post'}: expected 4 numbers for each utterance" in error

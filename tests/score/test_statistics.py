@@ -7,21 +7,23 @@ import itertools
 import numpy as np
 import pytest
 from scipy import stats as oracle
+from statsmodels.stats.power import tt_solve_power
 
 from sermtl.score import statistics
 
 CLASSES = 3
 
 
-def system(random, n=200, skill=0.7):
-    """Outcomes of two systems on the same utterances, as additive counts, with speakers and folds."""
-    ref = random.integers(CLASSES, size=n)
-    words = random.integers(0, 9, size=n)
-    made = []
-    for _ in range(2):
-        hyp = np.where(random.random(n) < skill, ref, random.integers(CLASSES, size=n))
-        made.append(statistics.additive_counts(ref, hyp, words, random.binomial(words, 0.3), CLASSES))
-    return ref, made, np.arange(n) % 10
+def sums_of(random, units, seeds, n=30, skill=0.7):
+    """(U, K, W) additive counts of random outcomes of the same ``n`` utterances of each unit."""
+    sums = np.zeros((units, seeds, 2 * CLASSES + 2))
+    for unit in range(units):
+        ref, words = random.integers(CLASSES, size=n), random.integers(0, 9, size=n)
+        for seed in range(seeds):
+            hyp = np.where(random.random(n) < skill, ref, random.integers(CLASSES, size=n))
+            counts = statistics.additive_counts(ref, hyp, words, random.binomial(words, 0.3), CLASSES)
+            sums[unit, seed] = counts.sum(0)
+    return sums
 
 
 def test_rates_are_those_of_the_counts():
@@ -38,36 +40,58 @@ def test_ua_of_a_replicate_is_over_the_classes_that_it_drew():
     assert np.isnan(statistics.rates(np.zeros(8))["ua"])
 
 
-def test_bootstrap_by_utterance_agrees_with_scipy():
-    random = np.random.default_rng(1)
-    _, (counts, _), _ = system(random)
-    ours = statistics.interval(statistics.rates(statistics.bootstrap(counts, np.arange(200), 4000))["ua"])
-    index = np.arange(200)
-    theirs = oracle.bootstrap(
-        (index,), lambda rows: float(statistics.rates(counts[rows].sum(0))["ua"]), vectorized=False,
-        n_resamples=4000, method="percentile", rng=np.random.default_rng(2),
-    ).confidence_interval  # fmt: skip
-    assert ours == pytest.approx((theirs.low, theirs.high), abs=0.008)
+def test_one_seed_is_the_jackknife_over_units():
+    counts = sums_of(np.random.default_rng(1), units=12, seeds=1)
+    found = statistics.jackknife(counts, statistics.rates)
+    for rate, measured in found.items():
+        left = [float(statistics.rates(np.delete(counts, unit, 0).sum((0, 1)))[rate]) for unit in range(12)]
+        assert measured.value == pytest.approx(float(statistics.rates(counts.sum((0, 1)))[rate]))
+        assert measured.error == pytest.approx(np.sqrt(11 / 12 * np.sum((left - np.mean(left)) ** 2)))
+        assert measured.df == pytest.approx(11)
 
 
-def test_bootstrap_by_speaker_agrees_with_scipy_on_speaker_sums():
-    random = np.random.default_rng(3)
-    _, (counts, _), speakers = system(random)
-    ours = statistics.interval(statistics.rates(statistics.bootstrap(counts, speakers, 4000))["wer"])
-    errors, words = (np.bincount(speakers, counts[:, column]) for column in (-1, -2))
-    theirs = oracle.bootstrap(
-        (errors, words), lambda e, w, axis: e.sum(axis) / w.sum(axis), paired=True, vectorized=True,
-        n_resamples=4000, method="percentile", rng=np.random.default_rng(4),
-    ).confidence_interval  # fmt: skip
-    assert ours == pytest.approx((theirs.low, theirs.high), abs=0.006)
+def test_of_units_of_equal_size_it_is_students_t_of_their_rates():
+    rates = np.random.default_rng(2).uniform(0.4, 0.9, size=10).round(2)
+    sums = np.zeros((10, 1, 4))  # one class of 100 utterances a unit
+    sums[:, 0, 0], sums[:, 0, 1] = 100, 100 * rates
+    wa = statistics.jackknife(sums, statistics.rates)["wa"]
+    test = oracle.ttest_1samp(rates, 0)
+    assert wa.interval() == pytest.approx(test.confidence_interval(0.95)) and wa.p() == pytest.approx(test.pvalue)
+    upper = oracle.ttest_1samp(rates, 0.9, alternative="less").pvalue
+    assert wa.equivalence(0.9) == pytest.approx(upper)
+    assert wa.detectable() == pytest.approx(rates.std(ddof=1) * tt_solve_power(nobs=10, alpha=0.05, power=0.8))
 
 
-def test_equal_seeds_draw_equal_units():
-    _, (first, second), speakers = system(np.random.default_rng(5))
-    both = statistics.bootstrap(np.hstack([first, second]), speakers, 50, seed=9)
-    assert (both[:, : first.shape[1]] == statistics.bootstrap(first, speakers, 50, seed=9)).all()
-    assert (both[:, first.shape[1] :] == statistics.bootstrap(second, speakers, 50, seed=9)).all()
-    assert (statistics.bootstrap(first, speakers, 50, seed=8) != both[:, : first.shape[1]]).any()
+def test_seeds_that_differ_widen_the_interval_and_lower_the_degrees_of_freedom():
+    counts = sums_of(np.random.default_rng(3), units=10, seeds=3)
+    agreeing = np.repeat(counts.mean(1, keepdims=True), 3, axis=1)
+    differing = agreeing.copy()
+    differing[:, 0, 3:6] *= 0.8  # one seed has a fifth fewer hits
+    same, other = (statistics.jackknife(sums, statistics.rates)["wa"] for sums in (agreeing, differing))
+    assert same.df == pytest.approx(9) and other.df < 3 and other.error > 2 * same.error
+
+
+def test_under_five_units_and_without_variation_there_is_neither_interval_nor_test():
+    few = statistics.jackknife(sums_of(np.random.default_rng(4), units=4, seeds=3), statistics.rates)["wa"]
+    alike = statistics.jackknife(np.ones((10, 2, 4)), statistics.rates)["wa"]
+    for measured in (few, alike):
+        assert measured.value > 0
+        assert np.isnan([*measured.interval(), measured.p(), measured.equivalence(0.01), measured.detectable()]).all()
+
+
+def test_speakers_of_a_session_or_of_shared_folds_are_one_cluster():
+    spk = np.array(["a", "b", "c", "d"] * 2)
+    none, each = np.full(8, ""), np.char.add("f", spk)
+    assert statistics.clusters(spk, each, none).tolist() == [0, 1, 2, 3] * 2
+    assert statistics.clusters(spk, each, np.array(["s1", "s1", "s2", "s2"] * 2)).tolist() == [0, 0, 1, 1] * 2
+    paper = np.array(["aF", "aF", "cF", "cF", "aM", "aM", "cM", "cM"])  # two speakers share two folds
+    assert statistics.clusters(spk, paper, none).tolist() == [0, 0, 1, 1] * 2
+    groups = np.array(["f1", "f1", "f2", "f2"] * 2)  # each speaker in one fold
+    assert statistics.clusters(spk, groups, none).tolist() == [0, 1, 2, 3] * 2
+    random = np.array(["f1", "f2", "f1", "f2", "f2", "f1", "f2", "f1"])
+    assert set(statistics.clusters(spk, random, none)) == {0}
+    unknown = np.where(spk == "b", "unknown", spk)
+    assert statistics.clusters(unknown, np.where(spk == "b", random, each), none).tolist() == [0, 3, 1, 2] * 2
 
 
 @pytest.mark.parametrize(("b", "c"), [(0, 0), (1, 0), (5, 5), (3, 11), (40, 21), (0, 9)])
@@ -93,67 +117,30 @@ def test_sign_flip_with_ties_and_zeros():
     assert statistics.sign_flip([0.1, 0.1, -0.1, -0.1]) == 1.0
 
 
-def test_many_folds_are_sampled_and_agree_with_the_normal_approximation():
+def test_many_units_are_sampled_and_agree_with_the_normal_approximation():
     differences = np.random.default_rng(6).normal(0.35, 1, size=40)
     z = differences.sum() / np.sqrt((differences**2).sum())
     assert statistics.sign_flip(differences) == pytest.approx(2 * oracle.norm.sf(abs(z)), abs=0.01)
-    assert statistics.sign_flip(np.full(30, 0.01)) == pytest.approx(1 / 100_001)
+    assert 0 < statistics.sign_flip(np.full(30, 0.01)) < 1e-4
 
 
 def test_contributions_add_up_to_the_difference_of_the_pooled_rates():
-    _, (first, second), folds = system(np.random.default_rng(7))
+    first, second = (sums_of(np.random.default_rng(seed), units=10, seeds=1)[:, 0] for seed in (7, 8))
+    second[:, [0, 1, 2, 6]] = first[:, [0, 1, 2, 6]]  # the same references
     before, after = statistics.rates(first.sum(0)), statistics.rates(second.sum(0))
-    for name, parts in statistics.contributions(first, second, folds).items():
+    for name, parts in statistics.contributions(first, second).items():
         assert parts.shape == (10,)
         assert parts.sum() == pytest.approx(float(after[name] - before[name]), abs=1e-6)
+        assert statistics.contributions(second, first)[name] == pytest.approx(-parts)
 
 
-def test_swapping_a_fold_flips_its_contribution():
-    _, (first, second), folds = system(np.random.default_rng(8))
-    swapped = np.where((folds == 3)[:, None], second, first), np.where((folds == 3)[:, None], first, second)
-    for name, parts in statistics.contributions(first, second, folds).items():
-        assert statistics.contributions(*swapped, folds)[name][3] == pytest.approx(-parts[3])
-
-
-def test_the_detectable_difference_is_seen_four_times_in_five():
-    random, n, differing = np.random.default_rng(10), 500, 0.2
-    d = statistics.detectable_by_mcnemar(n, differing)
-    both = random.multinomial(n, [(differing + d) / 2, (differing - d) / 2, 1 - differing], size=4000)
-    # the asymptotic test, for which Connor's formula is made; the exact one is a little more careful
-    b, c = both[:, 0], both[:, 1]
-    seen = (np.abs(b - c) / np.sqrt(b + c) > oracle.norm.ppf(0.975)).mean()
-    assert seen == pytest.approx(0.8, abs=0.03)
-
-
-def test_the_detectable_difference_over_folds_is_seen_four_times_in_five():
-    random = np.random.default_rng(11)
-    folds = random.normal(size=10)
-    folds = (folds - folds.mean()) / folds.std(ddof=1) * 0.03
-    d = statistics.detectable_over_folds(folds)
-    samples = random.normal(d, 0.03, size=(4000, 10))
-    assert (oracle.ttest_1samp(samples, 0, axis=1).pvalue < 0.05).mean() == pytest.approx(0.8, abs=0.03)
-
-
-def test_what_cannot_be_detected_is_none():
-    assert statistics.detectable_by_mcnemar(20, 0.05) is None  # one differing utterance
-    assert statistics.detectable_by_mcnemar(100, 0.0) is None
-    assert statistics.detectable_over_folds([0.1]) is None
-    assert statistics.detectable_over_folds([0.1, 0.1]) is None
-
-
-def test_more_utterances_show_smaller_differences():
-    shown = [statistics.detectable_by_mcnemar(n, 0.15) for n in (339, 507, 5531)]
-    assert shown == sorted(shown, reverse=True)
-    assert 0.01 < shown[2] < 0.02 < shown[1] < shown[0] < 0.07
-
-
-def test_effect_sizes():
-    assert statistics.cohens_dz([1, 2, 3]) == 2.0 and statistics.cohens_dz([1, 1]) is None
-
-
-def test_two_folds_have_a_detectable_difference_too() -> None:
-    """scipy's noncentral t with one degree of freedom is NaN at some shifts."""
-    random = np.random.default_rng(12)
-    d = statistics.detectable_over_folds([0.04, -0.04])
-    samples = random.normal(d, np.std([0.04, -0.04], ddof=1), size=(4000, 2))
-    assert (oracle.ttest_1samp(samples, 0, axis=1).pvalue < 0.05).mean() == pytest.approx(0.8, abs=0.03)
+def test_the_interval_covers_what_it_says_at_ten_speakers():
+    """An interval by resampling ten speakers covers .89."""
+    random, covered, target = np.random.default_rng(13), 0, 0.7
+    for _ in range(1000):
+        sums = np.zeros((10, 1, 4))
+        sums[:, 0, 0] = random.poisson(34, size=10) + 1
+        sums[:, 0, 1] = sums[:, 0, 0] * random.normal(target, 0.08, size=10)
+        low, high = statistics.jackknife(sums, statistics.rates)["wa"].interval()
+        covered += low <= target <= high
+    assert 0.93 < covered / 1000 < 0.97
