@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import jiwer
 import numpy as np
 
 from sermtl.errors import UserError
-from sermtl.fileio.tables import read_table
 
 RATES = {"wa": "WA", "ua": "UA", "macro_f1": "macro F1", "wer": "WER", "cer": "CER"}
 """Every rate by its key in ``scores.json``, with the name that tables print."""
@@ -224,13 +222,20 @@ def first(names: Sequence[str], most: int = 5) -> str:
     return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
 
 
-def enrolment_counts(folder: Path, ref: Mapping[str, str]) -> dict[str, list[int]]:
-    """By number of enrolled utterances, of which ``folder`` has a table of predictions each: right ones, and all."""
-    found = {path.name: read_table(path) for path in sorted(folder.glob("*"))}
-    return {name: [sum(table.get(utt) == ref[utt] for utt in ref), len(ref)] for name, table in found.items()}
+def enrolment_counts(predicted: Mapping[str, Mapping[str, str]], ref: Mapping[str, str]) -> dict[str, list[int]]:
+    """By number of enrolled utterances, of which there is a table of predictions each: right ones, and all.
+
+    >>> enrolment_counts({"0": {"a": "sad", "b": "ang"}, "all": {"a": "ang", "b": "ang"}}, {"a": "ang", "b": "ang"})
+    {'0': [1, 2], 'all': [2, 2]}
+    """
+    return {name: [sum(table.get(utt) == ref[utt] for utt in ref), len(ref)] for name, table in predicted.items()}
 
 
 def pool_counts(parts: Sequence[Mapping[str, Sequence[int]]]) -> dict[str, list[int]]:
-    """The counts of all folds, of conditions that each has."""
+    """The counts of all folds, of conditions that each has.
+
+    >>> pool_counts([{"0": [1, 2], "5": [2, 2]}, {"0": [3, 4]}])
+    {'0': [4, 6]}
+    """
     names = set.intersection(*(set(part) for part in parts))
     return {name: [sum(part[name][k] for part in parts) for k in (0, 1)] for name in sorted(names)}

@@ -73,6 +73,7 @@ def score_fold(name: str, data: Path, fold_dir: Path, exp: Path) -> dict[str, An
     spk = {utt: speaker if speaker in known else UNKNOWN for utt, speaker in ref["utt2spk"].items()}
     edits = {utt: metrics.count_edits(ref["text"][utt], hyp["text"][utt]) for utt in scored}
     posteriors = read_posteriors(decode / "emo_post", labels)
+    enrolled = {path.name: read_table(path) for path in sorted((decode / "enrol").glob("*"))}
     rows = [
         Utterance(
             utt, spk[utt], ref["utt2emo"][utt], hyp["utt2emo"][utt],
@@ -100,7 +101,7 @@ def score_fold(name: str, data: Path, fold_dir: Path, exp: Path) -> dict[str, An
         "asr": metrics.asr_scores(list(edits.values())),
         "spk": metrics.speaker_scores([row.spk for row in of_known], [row.spk_hyp for row in of_known], train),
         "audit": audit,
-        "enrol": metrics.enrolment_counts(decode / "enrol", {row.utt: row.ref for row in rows}),
+        "enrol": metrics.enrolment_counts(enrolled, {row.utt: row.ref for row in rows}),
     }
     out = exp / fold / f"score_{name}"
     spoken = [row for row in rows if row.words]
