@@ -1,4 +1,4 @@
-"""Stage 4: decode the test list of one fold, and its dev list if it is not empty.
+"""Stage 4: decode the test list of a fold, its dev list if it is not empty, and its training list if that is asked for.
 
     python -m sermtl.bin.decode --config conf/decode.yaml --data data/mini \\
         --folds_dir data/mini/folds/speaker --dump dump/mini --tokens dump/mini/tokens/speaker --exp exp/T --folds 01F
@@ -57,9 +57,10 @@ def decode_fold(paths: fold_job.FoldPaths, decode_config: DecodeConfig, device: 
     fold = load_fold(paths.data, paths.fold_dir, paths.dump, paths.tokens, unperturbed, dumped)
     if fold.digest != settings.get("inputs"):
         raise UserError(f"{paths.exp} was trained on other lists or data than there are now; rerun ./run.sh --stage 3")
-    for part in ("test", "dev"):
+    for part in ("test", "dev", "train"):
         directory = paths.exp / f"decode_{part}"
-        if not fold.examples[part]:
+        wanted = part != "train" or decode_config.decode_train or directory.is_dir()
+        if not (wanted and fold.examples[part]):
             continue
         made = decode_stamp(paths, part, dumped)
         if not made.changed():
