@@ -51,6 +51,9 @@ def look(index: int) -> dict[str, Any]:
     }
 
 
+UNITS = ("resampled by speaker", "resampled by utterance")
+
+
 @matplotlib.rc_context(STYLE)
 def against_epoch(curves: Mapping[str, np.ndarray], ylabel: str) -> Figure:
     """A curve a setting, mean over folds with a band of one standard error.
@@ -79,20 +82,23 @@ def against_epoch(curves: Mapping[str, np.ndarray], ylabel: str) -> Figure:
 
 
 @matplotlib.rc_context(STYLE)
-def intervals(rows: Mapping[str, tuple[Estimate, Estimate]], xlabel: str, zero: bool = False) -> Figure:
-    """Estimates with two intervals each: by speaker (thick) and by utterance (thin).
+def intervals(
+    rows: Mapping[str, tuple[Estimate, Estimate]], xlabel: str, zero: bool = False, labels: Sequence[str] = UNITS
+) -> Figure:
+    """Two estimates with their intervals a row, thick and thin.
 
     Args:
-        rows: Name -> estimates by speaker and by utterance.
+        rows: Name -> estimates, by default of the same by speaker and by utterance.
         xlabel: What is estimated.
         zero: Draw a line at 0, for differences.
+        labels: What the two are.
     """
     figure = Figure(figsize=(5.2, 0.9 + 0.42 * len(rows)))
     axes = figure.add_subplot()
-    for y, (by_speaker, by_utterance) in enumerate(rows.values()):
+    for y, (first, second) in enumerate(rows.values()):
         for estimate, shift, colour, width, label in (
-            (by_speaker, -0.12, COLOURS[1], 3.0, "resampled by speaker"),
-            (by_utterance, 0.12, COLOURS[4], 1.4, "resampled by utterance"),
+            (first, -0.12, COLOURS[1], 3.0, labels[0]),
+            (second, 0.12, COLOURS[4], 1.4, labels[1]),
         ):
             if estimate.value is None or estimate.low is None or estimate.high is None:
                 continue
@@ -146,41 +152,6 @@ def by_fold(values: Mapping[str, Sequence[float | None]], folds: Sequence[str], 
     axes.set_ylabel(ylabel)
     axes.grid(axis="x", visible=False)
     _legend_below(axes, len(values))
-    return figure
-
-
-@matplotlib.rc_context(STYLE)
-def speaker_knowledge(rows: Mapping[str, Mapping[str, float | None]], chances: Sequence[Estimate]) -> Figure:
-    """Speaker accuracy of the head and of the probe, a pair of bars a setting.
-
-    Args:
-        rows: Setting -> accuracy of ``head`` and ``probe``; what is None has no bar.
-        chances: Accuracy of each setting's probe with shuffled speakers, from lowest to highest.
-    """
-    figure = Figure(figsize=(5.8, 3.4))
-    axes = figure.add_subplot()
-    for shift, key, colour, hatch, label in (
-        (-0.2, "head", COLOURS[4], "", "the model's speaker head"),
-        (0.2, "probe", COLOURS[1], "//", "probe on frozen embeddings"),
-    ):
-        known = [(at, value) for at, row in enumerate(rows.values()) if (value := row.get(key)) is not None]
-        x = [at + shift for at, _ in known]
-        heights = [value for _, value in known]
-        bars = axes.bar(x, heights, 0.38, color=colour, hatch=hatch, edgecolor="#ffffff", label=label)
-        texts = [f"{value:.2f}" for value in heights]
-        axes.bar_label(bars, texts, fontsize=8, padding=1, bbox={"facecolor": "white", "pad": 0.4, "edgecolor": "none"})
-    spans = [(at, chance.low, chance.high) for at, chance in enumerate(chances) if chance.value is not None]
-    if spans:
-        x, low, high = np.array(spans).T
-        axes.errorbar(
-            x + 0.2, (low + high) / 2, (high - low) / 2, fmt="none", color="#000000", capsize=8,
-            elinewidth=1.6, label="the probe with shuffled speakers",
-        )  # fmt: skip
-    axes.set_xticks(range(len(rows)), list(rows), rotation=0 if len(rows) <= 4 else 20)
-    axes.set_ylim(0, 1.05)
-    axes.set_ylabel("speaker accuracy")
-    axes.grid(axis="x", visible=False)
-    axes.legend(loc="lower center", bbox_to_anchor=(0.45, 1.0), ncols=2)
     return figure
 
 

@@ -18,7 +18,7 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 from sermtl.fileio.files import load_json, sha256, write_json
 from sermtl.fileio.tables import read_list, read_table
 
-Rows = tuple[np.ndarray, np.ndarray]
+Rows = Sequence[np.ndarray]
 PARTS = 5
 """Into which utterances are split to find speakers."""
 
@@ -52,17 +52,10 @@ def layers_of(dump: Path, data: Path, protocol: str, read: Callable[[str], np.nd
         two); ``utterances`` and ``speakers``.
     """
     file = dump / f"layers_{protocol}.json"
-    emotions, speakers, scp = (
-        read_table(data / "utt2emo"),
-        read_table(data / "utt2spk"),
-        read_table(dump / "feats.scp"),
-    )
+    emotions, speakers, scp = map(read_table, (data / "utt2emo", data / "utt2spk", dump / "feats.scp"))
     root = data / "folds" / protocol
     lists = [
-        [
-            sorted(utt for part in parts for utt in read_list(root / fold / part))
-            for parts in (("train", "dev"), ("test",))
-        ]
+        [sorted(u for part in parts for u in read_list(root / fold / part)) for parts in (("train", "dev"), ("test",))]
         for fold in read_list(root / "folds")
     ]
     made_from = f"{sha256(dump / 'utt2digest')} {hashlib.sha256(repr(lists).encode()).hexdigest()}"
@@ -81,11 +74,7 @@ def layers_of(dump: Path, data: Path, protocol: str, read: Callable[[str], np.nd
         of_speakers = layer_probe(np.stack([vectors[utt] for utt in known]), names, parts)
     found = {
         "made_from": made_from,
-        "emotion": layer_probe(
-            np.stack([vectors[utt] for utt in labelled]),
-            [emotions[utt] for utt in labelled],
-            [(train, test) for train, test in rows],
-        ),
+        "emotion": layer_probe(np.stack([vectors[u] for u in labelled]), [emotions[u] for u in labelled], rows),
         "speaker": of_speakers,
         "utterances": sum(utt in row for _, test in lists for utt in test),
         "speakers": len(set(names)),
