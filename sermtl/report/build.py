@@ -185,7 +185,7 @@ def speaker_section(family: Family, known: list[Knowledge], sources: Sources) ->
         "information."
     )
     rows = {
-        f"{row.setting.name}, {name}": (outcome.accuracy, outcome.chance)
+        f"{row.setting.name}, {name}": (speaker.over_speakers(outcome.hits), outcome.chance)
         for row in known
         for kind, name in speaker.PROBES.items()
         if (outcome := row.outcomes["held_out", kind]).hits

@@ -22,6 +22,7 @@ from sermtl.report.document import Estimate
 COLOURS = ("#000000", "#0072B2", "#56B4E9", "#D55E00", "#E69F00", "#009E73", "#CC79A7", "#7F7F7F")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 LINES = ("-", "--", "-.", ":")
+RESAMPLED = ("resampled by speaker", "resampled by utterance")
 STYLE: dict[Any, Any] = {
     "font.size": 10,
     "axes.spines.top": False,
@@ -49,9 +50,6 @@ def look(index: int) -> dict[str, Any]:
         "marker": MARKERS[index % len(MARKERS)],
         "linestyle": LINES[index // 2 % len(LINES)],
     }
-
-
-UNITS = ("resampled by speaker", "resampled by utterance")
 
 
 @matplotlib.rc_context(STYLE)
@@ -83,7 +81,7 @@ def against_epoch(curves: Mapping[str, np.ndarray], ylabel: str) -> Figure:
 
 @matplotlib.rc_context(STYLE)
 def intervals(
-    rows: Mapping[str, tuple[Estimate, Estimate]], xlabel: str, zero: bool = False, labels: Sequence[str] = UNITS
+    rows: Mapping[str, tuple[Estimate, Estimate]], xlabel: str, zero: bool = False, labels: Sequence[str] = RESAMPLED
 ) -> Figure:
     """Two estimates with their intervals a row, thick and thin.
 

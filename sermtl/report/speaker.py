@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -43,11 +42,6 @@ class Outcome:
     """The share of the splits in which the speaker was recognised."""
     shuffled: np.ndarray = field(default_factory=lambda: np.zeros((1, 2)))
     """Numbers recognised and tested in each of the `speaker_probe.SHUFFLES` shuffles."""
-
-    @property
-    def accuracy(self) -> Estimate:
-        """With its interval."""
-        return over_speakers(self.hits)
 
     @property
     def chance(self) -> Estimate:
@@ -96,7 +90,7 @@ def over_speakers(values: Mapping[Key, float], signed: bool = False) -> Estimate
     residuals = np.bincount(np.unique(units, return_inverse=True)[1], shares - mean)
     if (n := len(residuals)) < 2:
         return Estimate(mean, signed=signed)
-    half = float(stats.t.ppf(0.975, n - 1)) * math.sqrt(n / (n - 1) * (residuals**2).sum()) / len(shares)
+    half = float(stats.t.ppf(0.975, n - 1) * np.sqrt(n / (n - 1) * (residuals**2).sum()) / len(shares))
     return Estimate(mean, max(mean - half, -1.0 if signed else 0.0), min(mean + half, 1.0), signed)
 
 
@@ -104,7 +98,7 @@ def adversary_tested(family: Family, setting: Setting, known: Sequence[Knowledge
     """Whether the interval of the speaker head lies above chance with beta 0 and the setting's alpha."""
     base = family.find(0.0, alpha=setting.alpha)
     heads = [row.outcomes["held_out", "head"] for row in known if row.setting is base]
-    return any((head.accuracy.low or 0) > (head.chance.value or 0) for head in heads)
+    return any((over_speakers(head.hits).low or 0) > (head.chance.value or 0) for head in heads)
 
 
 def tables(family: Family, rows: Sequence[Knowledge]) -> list[Table]:
@@ -119,8 +113,8 @@ def tables(family: Family, rows: Sequence[Knowledge]) -> list[Table]:
             change: Cell = found.minus(base[0].outcomes[part, kind]) if base else Estimate(None, signed=True)
             if kind not in PROBES and not adversary_tested(family, row.setting, rows):
                 change = "not tested"
-            known: list[Cell] = [row.setting.name, PARTS[part], KINDS[kind], found.accuracy, found.chance, change]
-            classified.append([*known, len({utt for _, _, utt, _ in found.hits}), len(found.hits)])
+            known: list[Cell] = [row.setting.name, PARTS[part], KINDS[kind], over_speakers(found.hits), found.chance]
+            classified.append([*known, change, len({utt for _, _, utt, _ in found.hits}), len(found.hits)])
         verified.append([row.setting.name, metrics.mean(row.eers), len(row.eers)])
     head = ["setting", "speakers", "classifier", "accuracy", "chance [range]", "difference from β 0", "utterances"]
     note = (
@@ -135,9 +129,8 @@ def tables(family: Family, rows: Sequence[Knowledge]) -> list[Table]:
     if reasons := sorted({reason for row in rows for reason in row.reasons}):
         note += f" Undefined: {'; '.join(reasons)}."
     eer = (
-        "EER: equal error rate of speaker verification on unseen test speakers by cosine similarity, mean over folds "
-        "(embeddings of different folds, which have different models, are not compared); where a fold tests one "
-        "speaker, its impostors are held-out utterances of training speakers."
+        "EER: equal error rate of verification on unseen test speakers by cosine similarity, mean over folds. Where a "
+        "fold tests one speaker, its impostors are held-out utterances of training speakers."
     )
     return [
         family.table("speakers", "Speakers in the embeddings.", [*head, "tests"], classified, note),
@@ -191,11 +184,10 @@ def knowledge(setting: Setting) -> Knowledge:
     for made in setting.experiments:
         for fold in made.folds:
             path = made.path / fold / "score_test" / "probe.json"
-            if not path.exists():
-                row.reasons.add("folds without score_test/probe.json (stage 5 writes it where stage 4 left embeddings)")
-                continue
             try:
                 _add(row, made.seed, fold, load_json(path))
+            except FileNotFoundError:
+                row.reasons.add("folds without score_test/probe.json (stage 5 writes it where stage 4 left embeddings)")
             except (OSError, ValueError, KeyError, TypeError, AttributeError):
                 again = f"./run.sh --tag {made.tag} --stage 5 --stop_stage 5 writes it again"
                 row.damaged.append(f"{path}: damaged; {again}")
@@ -205,15 +197,13 @@ def knowledge(setting: Setting) -> Knowledge:
 def _add(row: Knowledge, seed: int, fold: str, content: dict[str, Any]) -> None:
     """Add a fold's ``probe.json``; raise where it lacks what `speaker_probe.probe_fold` puts there, adding nothing."""
     found, eer = [], content["verification"]["eer"]
-    for part, tested in (
-        (name, content[name]) for name in PARTS if "reason" not in content[name] or "hits" in content[name]
-    ):
+    there = [(part, kind) for part, kind in row.outcomes if kind in content[part].get("hits", {})]
+    for tested, kind, outcome in ((content[part], kind, row.outcomes[part, kind]) for part, kind in there):
         keys = [(seed, fold, *pair) for pair in zip(tested["utts"], tested["speakers"], strict=True)]
-        for kind, splits in tested["hits"].items():
-            marks = [(key, "".join(digits)) for key, *digits in zip(keys, *splits, strict=True)]
-            hits = {key: digits.count("1") / len(digits) for key, digits in marks if "-" not in digits}
-            shuffled = np.array(tested["chance"].get(kind, [[0, 0]]), float).reshape(-1, 2)
-            found.append((row.outcomes[part, kind], hits, shuffled))
+        marks = [(key, "".join(digits)) for key, *digits in zip(keys, *tested["hits"][kind], strict=True)]
+        hits = {key: digits.count("1") / len(digits) for key, digits in marks if "-" not in digits}
+        shuffled = np.array(tested["chance"].get(kind, [[0, 0]]), float).reshape(-1, 2)
+        found.append((outcome, hits, shuffled))
     for outcome, hits, shuffled in found:
         outcome.hits.update(hits)
         outcome.shuffled = outcome.shuffled + shuffled

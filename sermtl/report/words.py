@@ -94,24 +94,18 @@ def _speakers(family: Family, known: Sequence[Knowledge]) -> list[str]:
     base, strongest = rows.get(family.find(0.0)), rows.get(family.most_reversed)
     if base is None or strongest is None:
         return []
-    pairs = {kind: (base.outcomes["held_out", kind], strongest.outcomes["held_out", kind]) for kind in PROBES}
-    if not all(outcome.hits for pair in pairs.values() for outcome in pair):
+    changes = {kind: strongest.outcomes["held_out", kind].minus(base.outcomes["held_out", kind]) for kind in PROBES}
+    if any(change.value is None for change in changes.values()):
         return []
-    each, sides = [], set()
-    for kind, (first, second) in pairs.items():
-        change = second.minus(first)
-        sides.add(((change.low or 0) > 0) - ((change.high or 0) < 0))
-        accuracies = f"{first.accuracy.value:.3f} and {second.accuracy.value:.3f}"
-        each.append(f"{PROBES[kind]} {accuracies} (chance {second.chance.value:.3f}), difference {show(change)}")
+    sides = {((change.low or 0) > 0) - ((change.high or 0) < 0) for change in changes.values()}
     verdict = "Not all intervals lie on the same side of 0: no change is shown."
     if sides in ({1}, {-1}):
         verdict = f"All intervals lie {'above' if 1 in sides else 'below'} 0."
+    each = "; ".join(f"{PROBES[kind]} {show(change)}" for kind, change in changes.items())
     lines = [
-        f"Accuracy of speaker probes with β 0 and with {strongest.setting.name}, on utterances of training speakers "
-        f"that fitted nothing: {'; '.join(each)}. {verdict}"
+        f"Accuracy of speaker probes on utterances of training speakers that fitted nothing, {strongest.setting.name} "
+        f"minus β 0: {each}. {verdict}"
     ]
     if not adversary_tested(family, strongest.setting, known):
-        lines.append(
-            "The adversary is not tested: with β 0 the accuracy of the speaker head does not lie above chance."
-        )
+        lines.append("The adversary is not tested: with β 0 the speaker head does not lie above chance.")
     return lines

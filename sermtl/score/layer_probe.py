@@ -18,12 +18,11 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 from sermtl.fileio.files import load_json, sha256, write_json
 from sermtl.fileio.tables import read_list, read_table
 
-Rows = Sequence[np.ndarray]
 PARTS = 5
 """Into which utterances are split to find speakers."""
 
 
-def layer_probe(vectors_UnP: np.ndarray, classes: Sequence[str], folds: Iterable[Rows]) -> list[float]:
+def layer_probe(vectors_UnP: np.ndarray, classes: Sequence[str], folds: Iterable[Sequence[np.ndarray]]) -> list[float]:
     """Accuracy at each of n states of a linear support vector machine (C .01) on standardised vectors.
 
     Args:

@@ -34,9 +34,6 @@ GROUPS = 3
 SHUFFLES = 20
 """Times that the speakers are shuffled to learn what chance is."""
 KINDS = ("linear", "nearest", "mlp")
-CONVERGED: dict[str, Any] = {"tol": 1e-3, "max_iter": 2000}
-Labelled = tuple[np.ndarray, np.ndarray]
-"""(n, D) embeddings and their (n,) speakers."""
 
 
 def probes(seed: int, chance: bool = False) -> dict[str, ClassifierMixin]:
@@ -45,42 +42,41 @@ def probes(seed: int, chance: bool = False) -> dict[str, ClassifierMixin]:
     The penalty of the logistic regression is chosen by cross-validation within what it is fitted to; for ``chance``,
     where no penalty is better than another, it is fixed.
     """
-    path = LogisticRegressionCV(
-        Cs=10.0 ** np.arange(-2, 2), cv=KFold(2, shuffle=True, random_state=seed), scoring="accuracy", **CONVERGED
-    )
+    inner = KFold(2, shuffle=True, random_state=seed)
+    path = LogisticRegressionCV(Cs=10.0 ** np.arange(-2, 2), cv=inner, scoring="accuracy", tol=1e-3, max_iter=2000)
     perceptron = MLPClassifier(16, solver="lbfgs", alpha=1.0, max_iter=30, random_state=seed)
-    models = LogisticRegression(**CONVERGED) if chance else path, KNeighborsClassifier(1), perceptron
+    models = LogisticRegression(tol=1e-3, max_iter=2000) if chance else path, KNeighborsClassifier(1), perceptron
     return dict(zip(KINDS, models, strict=True))
 
 
 def speaker_probe(
-    utts: Sequence[str], embeddings: np.ndarray, speakers: Sequence[str], shuffled: Sequence[Sequence[str]]
+    utts: Sequence[str], embeddings: np.ndarray, speakers: Mapping[str, str], emotions: Mapping[str, str]
 ) -> dict[str, Any]:
     """Whether probes that are cross-validated over utterances recognise their speakers.
 
     Args:
         utts: N utterances.
         embeddings: (N, D) theirs, from one encoder that they did not fit.
-        speakers: N names.
-        shuffled: Times N other names, to learn what chance is (see `shuffles`); empty where an utterance is left out.
+        speakers: Of these and all other utterances among which speakers are shuffled, to learn what chance is (see
+            `shuffles`; an utterance that gets a speaker of others is left out).
+        emotions: Where they are known.
 
     Returns:
         ``utts``, ``speakers``; ``hits``: kind of `KINDS` -> for each split N digits, 1 where the speaker is recognised,
         and - where it has no other utterance to be learned from; ``chance``: kind -> for each shuffle the number
         recognised and the number tested. Or a ``reason``.
     """
-    if sum(count > 1 for count in Counter(speakers).values()) < 2:
+    names = [speakers[utt] for utt in utts]
+    if sum(count > 1 for count in Counter(names).values()) < 2:
         return {"reason": "fewer than two speakers with two held-out utterances each"}
-    hits = [recognised(embeddings, speakers, split) for split in range(SPLITS)]
-    random = [recognised(embeddings, names, number, chance=True) for number, names in enumerate(shuffled)]
-    return {
-        "utts": list(utts),
-        "speakers": list(speakers),
-        "hits": {kind: [found[kind] for found in hits] for kind in KINDS},
-        "chance": {
-            kind: [[found[kind].count("1"), len(utts) - found[kind].count("-")] for found in random] for kind in KINDS
-        },
+    right = [recognised(embeddings, names, split) for split in range(SPLITS)]
+    others = [[s[utt] if s[utt] in names else "" for utt in utts] for s in shuffles(speakers, emotions)]
+    random = [recognised(embeddings, other, number, chance=True) for number, other in enumerate(others)]
+    chance = {
+        kind: [[found[kind].count("1"), len(utts) - found[kind].count("-")] for found in random] for kind in KINDS
     }
+    hits_of = {kind: [found[kind] for found in right] for kind in KINDS}
+    return {"utts": list(utts), "speakers": names, "hits": hits_of, "chance": chance}
 
 
 def recognised(embeddings: np.ndarray, speakers: Sequence[str], seed: int, chance: bool = False) -> dict[str, str]:
@@ -95,24 +91,26 @@ def recognised(embeddings: np.ndarray, speakers: Sequence[str], seed: int, chanc
             warnings.filterwarnings("ignore", "The least populated class")
             parts = list(splits.split(values, names))
         for train, test in parts:
-            right = hits(probes(seed, chance), (values[train], names[train]), (values[test], names[test]))
+            right = hits(probes(seed, chance), values[train], names[train], values[test], names[test])
             for kind, digits in right.items():
                 found[kind][rows[test]] = digits.astype(int)
     return {kind: "".join(digits) for kind, digits in found.items()}
 
 
-def hits(models: Mapping[str, ClassifierMixin], fitted: Labelled, tested: Labelled) -> dict[str, np.ndarray]:
-    """Of each model (n,) bool: which of the tested speakers are recognised once it is fitted.
+def hits(
+    models: Mapping[str, ClassifierMixin], fitted: np.ndarray, names: np.ndarray, tested: np.ndarray, truth: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Of each model (M,) bool: which of (M,) speakers it recognises from (M, D) once it is fitted to (N, D) and (N,).
 
     The embeddings are standardised by those that are fitted, and projected on the space of these, which saves time.
     """
-    scaler = StandardScaler().fit(fitted[0])
-    values, others = scaler.transform(fitted[0]), scaler.transform(tested[0])
+    scaler = StandardScaler().fit(fitted)
+    values, others = scaler.transform(fitted), scaler.transform(tested)
     basis = np.linalg.qr(values.T)[0]
     values, others = values @ basis, others @ basis
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the perceptron's few iterations, and of speakers with few utterances
-        return {kind: model.fit(values, fitted[1]).predict(others) == tested[1] for kind, model in models.items()}
+        return {kind: model.fit(values, names).predict(others) == truth for kind, model in models.items()}
 
 
 def shuffles(speakers: Mapping[str, str], emotions: Mapping[str, str]) -> Iterator[dict[str, str]]:
@@ -237,8 +235,7 @@ def probe_fold(exp: Path, data: Path, fold_dir: Path, read: Callable[[str], np.n
     if held_out:
         vectors, names = embeddings(exp / f"decode_{part}", held_out, read), [speakers[utt] for utt in held_out]
         impostors = vectors if part == "dev" else None
-        others = [[s[utt] if s[utt] in trained else "" for utt in held_out] for s in shuffles(speakers, emotions)]
-        result["held_out"] = probed = speaker_probe(held_out, vectors, names, others)
+        result["held_out"] = probed = speaker_probe(held_out, vectors, speakers, emotions)
         hypotheses = read_table(exp / f"decode_{part}" / "utt2spk")
         found = {"head": np.array([hypotheses.get(utt) for utt in held_out]) == names}
         if not (exp / "decode_train" / "emb.scp").exists():
@@ -248,14 +245,13 @@ def probe_fold(exp: Path, data: Path, fold_dir: Path, read: Callable[[str], np.n
         else:
             fitted = embeddings(exp / "decode_train", lists["train"], read)
             classes = np.array([speakers[utt] for utt in lists["train"]])
-            found |= hits({"refit": probes(0)["linear"]}, (fitted, classes), (vectors, np.array(names)))
+            found |= hits({"refit": probes(0)["linear"]}, fitted, classes, vectors, np.array(names))
         if "hits" in probed:
             probed["hits"] |= {kind: ["".join(map(str, right.astype(int)))] for kind, right in found.items()}
     if unseen:
         vectors, utts, names = embeddings(exp / "decode_test", list(unseen), read), list(unseen), list(unseen.values())
         if len(set(names)) > 1:
-            others = [list(map(s.__getitem__, utts)) for s in shuffles(unseen, emotions)]
-            result["unseen"] = speaker_probe(utts, vectors, names, others)
+            result["unseen"] = speaker_probe(utts, vectors, unseen, emotions)
         result["verification"] = verification_eer(vectors, names, impostors)
     return result
 

@@ -232,7 +232,7 @@ def test_probes_stand_with_chance_and_difference_and_the_head_says_when_it_tests
     assert rows["reverse 1", "speaker head"][5] == "not tested"  # made so: a head that guesses
     assert 0 < float(tables["speaker-verification"][1][1]) < 0.5
     page = page_of(made)
-    assert "Accuracy of speaker probes with β 0 and with reverse 1" in page and "The adversary is not tested" in page
+    assert "reverse 1 minus β 0: logistic regression +" in page and "The adversary is not tested" in page
     assert "impostors are held-out utterances of training speakers" in page
     assert "hidden" not in page.partition("<body")[2].replace("hidden state", "")
 

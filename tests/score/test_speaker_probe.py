@@ -35,8 +35,7 @@ def probed(values, speakers=SPEAKERS, emotions=None):
     """Accuracy of each probe, and its accuracies with shuffled speakers."""
     utts = UTTS[: len(speakers)]
     emotion_of = dict(zip(utts, emotions or ["neu"] * len(utts), strict=True))
-    others = speaker_probe.shuffles(dict(zip(utts, speakers, strict=True)), emotion_of)
-    found = speaker_probe.speaker_probe(utts, values, speakers, [[names[utt] for utt in utts] for names in others])
+    found = speaker_probe.speaker_probe(utts, values, dict(zip(utts, speakers, strict=True)), emotion_of)
     assert all(len(splits) == speaker_probe.SPLITS for splits in found["hits"].values())
     digits = {kind: "".join(splits) for kind, splits in found["hits"].items()}
     accuracy = {kind: d.count("1") / (len(d) - d.count("-")) for kind, d in digits.items()}
@@ -89,13 +88,13 @@ def test_the_penalty_is_chosen_within_the_fitted_side():
     """Noise in 300 dimensions needs a stronger penalty than clear speakers do."""
     values = np.hstack([clouds(1.0, dim=2), np.random.default_rng(5).normal(size=(120, 300))])
     names, rows = np.array(SPEAKERS), np.arange(120) < 90
-    tested = (values[rows], names[rows]), (values[~rows], names[~rows])
+    tested = values[rows], names[rows], values[~rows], names[~rows]
     model = speaker_probe.probes(0)["linear"]
     speaker_probe.hits({"linear": model}, *tested)
     assert np.unique(model.C_).size == 1 and model.C_[0] in model.Cs_ and len(model.Cs_) > 3
     large = np.hstack([clouds(3.0, dim=2), np.zeros((120, 2))])
     strong = speaker_probe.probes(0)["linear"]
-    speaker_probe.hits({"linear": strong}, (large[rows], names[rows]), (large[~rows], names[~rows]))
+    speaker_probe.hits({"linear": strong}, large[rows], names[rows], large[~rows], names[~rows])
     assert strong.C_[0] > model.C_[0]
 
 
@@ -121,7 +120,7 @@ def test_speakers_with_few_utterances_cost_the_others_no_parts():
 
 
 def test_a_probe_needs_two_speakers():
-    found = speaker_probe.speaker_probe(UTTS[:4], clouds(1.0)[:4], ["s0"] * 4, [])
+    found = speaker_probe.speaker_probe(UTTS[:4], clouds(1.0)[:4], dict.fromkeys(UTTS, "s0"), {})
     assert list(found) == ["reason"] and "two speakers" in found["reason"]
 
 
