@@ -185,6 +185,8 @@ class DecodeConfig:
 
     batch_size: int = 16
     """Utterances a batch, of similar length; outputs do not depend on it."""
+    decode_train: bool = False
+    """Whether the training list is decoded too (where it was once, it always is): a check of the speaker head."""
 
     def __post_init__(self) -> None:
         """Refuse values out of range, naming the key."""

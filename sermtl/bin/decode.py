@@ -1,4 +1,4 @@
-"""Stage 4: decode the test list of one fold, and its dev list if it is not empty; or all of another corpus.
+"""Stage 4: decode the lists test, dev and, where asked for, train of a fold; or all of another corpus.
 
     python -m sermtl.bin.decode --config conf/decode.yaml --data data/mini \\
         --folds_dir data/mini/folds/speaker --dump dump/mini --tokens dump/mini/tokens/speaker --exp exp/T --folds 01F
@@ -68,9 +68,10 @@ def decode_fold(paths: fold_job.FoldPaths, decode_config: DecodeConfig, device: 
         )
     if not other and fold.digest != settings.get("inputs"):
         raise UserError(f"{paths.exp} was trained on other lists or data than there are now; rerun ./run.sh --stage 3")
-    for part, name in (("test", paths.data.name if other else "test"), ("dev", "dev")):
+    for part, name in (("test", paths.data.name if other else "test"), ("dev", "dev"), ("train", "train")):
         directory = paths.exp / f"decode_{name}"
-        if not fold.examples[part]:
+        wanted = part != "train" or decode_config.decode_train or directory.is_dir()
+        if not (wanted and fold.examples[part]):
             continue
         made = decode_stamp(paths, name, dumped, () if other else ("train", part))
         if not made.changed():

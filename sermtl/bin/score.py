@@ -19,8 +19,8 @@ from sermtl.score.score_folds import pool_folds, refuse_stale_folds, score_fold
 
 INPUTS = (
     "decode:stamp.json", "decode:emb.scp", "decode:emo_post", "decode:utt2emo", "decode:text", "decode:utt2spk",
-    "exp:decode_dev/stamp.json", "exp:config.yaml", "top:labels.txt", "data:utt2emo", "data:text", "data:utt2spk",
-    "fold:train", "fold:dev", "fold:test", "fold:audit.json",
+    "exp:decode_dev/stamp.json", "exp:decode_train/stamp.json", "exp:config.yaml", "top:labels.txt",
+    "data:utt2emo", "data:text", "data:utt2spk", "fold:train", "fold:dev", "fold:test", "fold:audit.json",
 )  # fmt: skip
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from sermtl.errors import command
 from sermtl.fileio.files import remove_leftovers
 from sermtl.fileio.stamp import NAME, Stamp, damaged_outputs, fold_roots, outdated, package_digest, read_stamp
+from sermtl.fileio.tables import PARTS
 
 ROOTS = ("data", "folds_dir", "dump", "tokens", "exp")
 
@@ -97,7 +98,7 @@ def made_before(args: argparse.Namespace) -> Iterator[tuple[int, Path, Mapping[s
         roots = fold_roots(args.exp / fold, args.data, args.folds_dir / fold)
         roots |= {"dump": args.dump, "tokens": args.tokens / fold}
         everything += [(2, args.tokens / fold, roots), (3, roots["exp"], roots)]
-        everything += [(4, roots["exp"] / f"decode_{part}", roots) for part in ("test", "dev")]
+        everything += [(4, roots["exp"] / f"decode_{part}", roots) for part in PARTS]
         everything.append((5, roots["exp"] / "score_test", roots))
     everything.append((5, args.exp, {"exp": args.exp, "folds": args.folds_dir}))
     for stage, directory, places in sorted(everything, key=lambda item: item[0]):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import Counter
 from collections.abc import Iterator
@@ -76,14 +77,14 @@ def make_folds(
             raise UserError(f"fold name {name!r} (protocol {protocol}) cannot be a directory name")
     picker = DevPicker(corpus, dev_ratio, seed)
 
-    def fold(name: str) -> Fold:
+    def fold(number: int, name: str) -> Fold:
         train, dev, test = division.parts(name)
         if dev is None:
-            dev = picker.pick(train)
+            dev = picker.pick(train, number)
             train = np.setdiff1d(train, dev)
         return Fold(name, train, dev, test)
 
-    return division, map(fold, division.names)
+    return division, itertools.starmap(fold, enumerate(division.names))
 
 
 def check_corpus(corpus: Corpus, protocol: Protocol) -> None:
@@ -105,8 +106,8 @@ def check_corpus(corpus: Corpus, protocol: Protocol) -> None:
 class DevPicker:
     """Takes dev utterances from training parts, stratified by emotion and speaker.
 
-    Within a stratum the order is that of a digest of seed and id, so whether an utterance is taken does not
-    depend on the number of others, nor on their order in any file.
+    Within a stratum the order is that of a digest of seed and id, whatever the order in any file. Each fold goes on
+    where the one before it ended, so that folds share as few dev utterances as the ratio allows.
     """
 
     def __init__(self, corpus: Corpus, ratio: float, seed: int) -> None:
@@ -114,8 +115,8 @@ class DevPicker:
         if ratio:
             self.order = np.lexsort((digests(corpus.utts, seed), corpus.speaker.codes, corpus.emotion.codes))
 
-    def pick(self, train: np.ndarray) -> np.ndarray:
-        """Pick dev out of the (n,) sorted training indices.
+    def pick(self, train: np.ndarray, fold: int) -> np.ndarray:
+        """Pick dev out of the (n,) sorted training indices of a fold, by its number from 0.
 
         Strata are walked emotion by emotion with cumulative rounding, so that all of dev, each emotion and
         each stratum are within one utterance of their share. No class loses its last utterance and no speaker
@@ -138,7 +139,8 @@ class DevPicker:
                 wanted = min(round_half_up(due) - short - len(picked), math.ceil(self.ratio * len(stratum)))
                 owner = int(speaker[stratum[0]])
                 taken = max(0, min(wanted, left - 1, left_speaker[owner] - 2))
-                picked += stratum[:taken].tolist()
+                start = round_half_up(fold * self.ratio * len(stratum)) % len(stratum)
+                picked += np.roll(stratum, -start)[:taken].tolist()
                 left -= taken
                 left_speaker[owner] -= taken
         return np.array(sorted(picked), np.int64)

@@ -77,13 +77,13 @@ def decode_stamp(paths: FoldPaths, part: str, dumped: str, listed: Sequence[str]
     """The stamp of ``decode_<part>/``, whose utterances are those of lists of the fold."""
     roots = {"exp": paths.exp, "data": paths.data, "fold": paths.fold_dir, "dump": paths.dump}
     names = ("exp:model.safetensors", "exp:model.json", "data:text", "data:utt2spk", "data:utt2emo")
-    lists, contents = (f"fold:{name}" for name in listed), f"dump:{dumped}/{DUMP_DIGESTS}"
+    lists, contents = {f"fold:{name}" for name in listed}, f"dump:{dumped}/{DUMP_DIGESTS}"
     directory = paths.exp / f"decode_{part}"
     return Stamp(directory / NAME, CODE_VERSION, {}, inputs(roots, *names, *lists, contents))
 
 
 def write_decoded(directory: Path, decoded: list[Decoded], labels: list[str]) -> None:
-    """Write the files of ``decode_test/``, ``decode_dev/`` or ``decode_<corpus>/``."""
+    """Write the files of ``decode_<part>/``."""
     with write_ark(directory / "emb.ark") as writer:
         for item in decoded:
             writer.write_array(item.utterance, item.embedding_D)

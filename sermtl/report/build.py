@@ -71,7 +71,7 @@ def family_sections(results: Results, known: list[Knowledge], sources: Sources) 
     top.items += [tables.table_2(results), tables.table_3(results)]
     if (table := tables.ablation(results)) is not None:
         top.items.append(table)
-    rows = {setting.name: results.estimates[setting]["wa"] for setting in family.settings}
+    rows = {setting.name: [results.estimates[setting]["wa"]] for setting in family.settings}
     caption = (
         "WA of every setting with 95 % intervals. The settings are tested on the same utterances; the tests of their "
         "differences are in the section on comparisons."
@@ -99,7 +99,7 @@ def comparison_section(results: Results, sources: Sources) -> Section:
     if not results.comparisons:
         section.items.append("Nothing can be compared: " + ("; ".join(results.refused) or "only β 0 was run") + ".")
         return section
-    rows = {c.name: c.difference["wa"] for c in results.comparisons}
+    rows = {c.name: [c.difference["wa"]] for c in results.comparisons}
     caption = "Differences in WA from β 0 with 95 % intervals. One that contains 0 does not show that there is none."
     drawn = figures.intervals(rows, "difference in WA", zero=True)
     section.items += [
@@ -182,18 +182,23 @@ def speaker_section(family: Family, known: list[Knowledge], sources: Sources) ->
     """The effect of speaker normalisation on the representation."""
     section = Section(f"Effect of speaker normalisation{family.label}", 3)
     section.items.append(
-        "A speaker head at chance does not show that the embeddings hold no speaker information: the encoder may have "
-        "learned to mislead this head only. The probe is a classifier trained on the frozen embeddings."
+        f"{speaker.PROBED} The accuracy of the model's own speaker head proves neither presence nor absence of speaker "
+        "information."
     )
-    if any(row.probe is not None for row in known):
-        bars = {row.setting.name: {"head": row.head, "probe": row.probe} for row in known}
-        drawn = figures.speaker_knowledge(bars, [row.chance for row in known])
+    rows = {
+        f"{row.setting.name}, {name}": (speaker.over_speakers(outcome.hits), outcome.chance)
+        for row in known
+        for kind, name in speaker.PROBES.items()
+        if (outcome := row.outcomes["held_out", kind]).hits
+    }
+    if rows:
+        drawn = figures.intervals(rows, "speaker accuracy", labels=("probe, 95 % interval", "speakers shuffled, range"))
         caption = (
-            "Speaker accuracy on held-out utterances of training speakers: the model's speaker head and a probe "
-            "trained on the frozen embeddings. Black bars: range of the probe with shuffled speakers (chance)."
+            "Accuracy of speaker probes on held-out utterances of training speakers (thick: 95 % intervals over "
+            "speakers), and with shuffled speakers, which is chance (thin: lowest to highest)."
         )
         section.items.append(sources.draw(drawn, family, "probe", caption))
-    section.items.append(speaker.table(family, known))
+    section.items += speaker.tables(family, known)
     shown = speaker.picture(family, sources.data, sources.read_vector)
     if isinstance(shown, str):
         section.items.append(f"No picture of the embeddings: {shown}.")

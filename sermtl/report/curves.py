@@ -1,4 +1,4 @@
-"""Values from the trainings' ``history.jsonl``: curves over epochs, hours, the speaker head's last loss."""
+"""Values from the trainings' ``history.jsonl``: curves over epochs, hours."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import numpy as np
 
 from sermtl.report.families import Setting
 from sermtl.report.load import Experiment
-from sermtl.score import metrics
 
 SOURCES = {"monitor_test": "test fold (monitoring: nothing is selected by it)", "dev": "dev part of the fold"}
 """Where a curve may come from, the first that exists."""
@@ -56,12 +55,6 @@ def hours(made: Experiment) -> float | None:
 def epochs(made: Experiment) -> int | None:
     """Epochs of its shortest fold; None without any history."""
     return min((int(log[-1]["epoch"]) for log in made.histories.values() if log), default=None)
-
-
-def last(setting: Setting, part: str, key: str) -> float | None:
-    """Mean over folds and seeds of a value of the last epoch."""
-    logs = [log for made in setting.experiments for log in made.histories.values() if log]
-    return metrics.mean([_get(log[-1], part, key) for log in logs])
 
 
 def _number(value: object) -> float | None:

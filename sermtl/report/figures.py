@@ -79,25 +79,33 @@ def against_epoch(curves: Mapping[str, np.ndarray], ylabel: str) -> Figure:
 
 
 @matplotlib.rc_context(STYLE)
-def intervals(rows: Mapping[str, Estimate], xlabel: str, zero: bool = False) -> Figure:
-    """Estimates with their intervals.
+def intervals(
+    rows: Mapping[str, Sequence[Estimate]], xlabel: str, zero: bool = False, labels: Sequence[str] = ("",)
+) -> Figure:
+    """Estimates with their intervals, one or two a row, the first thick.
 
     Args:
-        rows: Name -> estimate.
+        rows: Name -> estimates.
         xlabel: What is estimated.
         zero: Draw a line at 0, for differences.
+        labels: What the two are.
     """
     figure = Figure(figsize=(5.2, 0.9 + 0.42 * len(rows)))
     axes = figure.add_subplot()
-    for y, estimate in enumerate(rows.values()):
-        line = [end for end in (estimate.low, estimate.high) if end is not None]
-        axes.plot(line, [y] * len(line), color=COLOURS[1], linewidth=3.0)
-        axes.plot(np.nan if estimate.value is None else estimate.value, y, "o", color=COLOURS[1], markersize=5)
+    for y, estimates in enumerate(rows.values()):
+        styles = zip(estimates, labels, (COLOURS[1], COLOURS[4]), (3.0, 1.4), strict=False)
+        for number, (estimate, label, colour, width) in enumerate(styles):
+            at = y + 0.12 * (2 * number + 1 - len(estimates))
+            line = [end for end in (estimate.low, estimate.high) if end is not None]
+            axes.plot(line, [at] * len(line), color=colour, linewidth=width, label=None if y else label)
+            axes.plot(np.nan if estimate.value is None else estimate.value, at, "o", color=colour, markersize=5)
     if zero:
         axes.axvline(0, color="#000000", linewidth=0.8)
     axes.set_yticks(range(len(rows)), list(rows))
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.set_xlabel(xlabel)
+    if len(labels) > 1:
+        _legend_below(axes, len(labels))
     return figure
 
 
@@ -139,41 +147,6 @@ def by_fold(values: Mapping[str, Sequence[float | None]], folds: Sequence[str], 
     axes.set_ylabel(ylabel)
     axes.grid(axis="x", visible=False)
     _legend_below(axes, len(values))
-    return figure
-
-
-@matplotlib.rc_context(STYLE)
-def speaker_knowledge(rows: Mapping[str, Mapping[str, float | None]], chances: Sequence[Estimate]) -> Figure:
-    """Speaker accuracy of the head and of the probe, a pair of bars a setting.
-
-    Args:
-        rows: Setting -> accuracy of ``head`` and ``probe``; what is None has no bar.
-        chances: Accuracy of each setting's probe with shuffled speakers, from lowest to highest.
-    """
-    figure = Figure(figsize=(5.8, 3.4))
-    axes = figure.add_subplot()
-    for shift, key, colour, hatch, label in (
-        (-0.2, "head", COLOURS[4], "", "the model's speaker head"),
-        (0.2, "probe", COLOURS[1], "//", "probe on frozen embeddings"),
-    ):
-        known = [(at, value) for at, row in enumerate(rows.values()) if (value := row.get(key)) is not None]
-        x = [at + shift for at, _ in known]
-        heights = [value for _, value in known]
-        bars = axes.bar(x, heights, 0.38, color=colour, hatch=hatch, edgecolor="#ffffff", label=label)
-        texts = [f"{value:.2f}" for value in heights]
-        axes.bar_label(bars, texts, fontsize=8, padding=1, bbox={"facecolor": "white", "pad": 0.4, "edgecolor": "none"})
-    spans = [(at, chance.low, chance.high) for at, chance in enumerate(chances) if chance.value is not None]
-    if spans:
-        x, low, high = np.array(spans).T
-        axes.errorbar(
-            x + 0.2, (low + high) / 2, (high - low) / 2, fmt="none", color="#000000", capsize=8,
-            elinewidth=1.6, label="the probe with shuffled speakers",
-        )  # fmt: skip
-    axes.set_xticks(range(len(rows)), list(rows), rotation=0 if len(rows) <= 4 else 20)
-    axes.set_ylim(0, 1.05)
-    axes.set_ylabel("speaker accuracy")
-    axes.grid(axis="x", visible=False)
-    axes.legend(loc="lower center", bbox_to_anchor=(0.45, 1.0), ncols=2)
     return figure
 
 

@@ -1,28 +1,60 @@
-"""Speaker information in the embeddings: probe, verification, the model's own head, a picture."""
+"""Speaker information in the embeddings: probes, verification, the model's own head, a picture."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from scipy import stats
 
 from sermtl.errors import UserError
 from sermtl.fileio.files import load_json
 from sermtl.fileio.tables import UNKNOWN, known_speakers, read_list, read_table
-from sermtl.report import curves as logs
 from sermtl.report import figures
 from sermtl.report.document import Cell, Estimate, Table
 from sermtl.report.families import Family, Setting
-from sermtl.report.tables import speaker_accuracy
 from sermtl.score import metrics, speaker_probe
-from sermtl.score.score_files import is_count
 
 MOST_POINTS = 600
+FEWEST_SPEAKERS = 5
+"""With fewer, intervals are over utterances."""
+PARTS = {"held_out": "training", "unseen": "unseen"}
+PROBES = {"linear": "logistic regression", "nearest": "nearest neighbour", "mlp": "perceptron"}
+KINDS = PROBES | {"head": "speaker head", "refit": "refit on the training list"}
+PROBED = (
+    "Probes: classifiers of speakers on the vectors that the emotion head reads, cross-validated on utterances of "
+    "training speakers that fitted neither encoder nor statistics (dev), and on a fold's unseen test speakers."
+)
+Key = tuple[int, str, str, str]
+"""Seed, fold, utterance and its speaker."""
+
+
+@dataclass
+class Outcome:
+    """One classifier of speakers, over the folds and seeds of a setting."""
+
+    hits: dict[Key, float] = field(default_factory=dict)
+    """The share of the splits in which the speaker was recognised."""
+    shuffled: np.ndarray = field(default_factory=lambda: np.zeros((1, 2)))
+    """Numbers recognised and tested in each of the `speaker_probe.SHUFFLES` shuffles."""
+
+    @property
+    def chance(self) -> Estimate:
+        """Mean, lowest and highest of the shuffles; without any, the share of the speaker with most tests."""
+        if self.shuffled.any():
+            rates = self.shuffled[:, 0] / self.shuffled[:, 1]
+            return Estimate(float(rates.mean()), float(rates.min()), float(rates.max()))
+        counts = Counter(speaker for *_, speaker in self.hits)
+        return Estimate(max(counts.values()) / len(self.hits) if counts else None)
+
+    def minus(self, other: Outcome) -> Estimate:
+        """Difference of the accuracies, on the utterances, folds and seeds that both have."""
+        return over_speakers({key: hit - other.hits[key] for key, hit in self.hits.items() if key in other.hits}, True)
 
 
 @dataclass(frozen=True)
@@ -30,49 +62,80 @@ class Knowledge:
     """Speaker information in a setting's embeddings, pooled over its folds and seeds."""
 
     setting: Setting
-    probe: float | None
-    chance: Estimate
-    """What the probe reaches with shuffled speakers: mean, lowest and highest of `speaker_probe.PERMUTATIONS` times."""
-    by_fold: dict[str, list[float]]
-    """Fold -> probe accuracy of each seed."""
-    head: float | None
-    """The model's own head on the same utterances."""
-    head_loss: float | None
-    """Its cross-entropy there after the last epoch, nats."""
-    speakers: int | None
-    """Training speakers, among whom the head chooses."""
-    utterances: int
-    eer: float | None
-    eer_folds: int
-    reasons: tuple[str, ...]
-    damaged: tuple[str, ...]
+    outcomes: dict[tuple[str, str], Outcome]
+    """By part and kind, see `PARTS` and `KINDS`."""
+    eers: list[float] = field(default_factory=list)
+    """Of each fold and seed that has one."""
+    reasons: set[str] = field(default_factory=set)
+    damaged: list[str] = field(default_factory=list)
     """Damaged files, each with the command that writes it again."""
 
 
-def table(family: Family, rows: Sequence[Knowledge]) -> Table:
-    """Probe, head and verification, a row a setting."""
-    cells: list[list[Cell]] = []
+def over_speakers(values: Mapping[Key, float], signed: bool = False) -> Estimate:
+    """Mean with a 95 % t interval over speakers, or, where there are fewer than `FEWEST_SPEAKERS`, over utterances.
+
+    All that belongs to a speaker, of whatever model, is one observation, so that folds that test the same utterances
+    count as what they are. Variance of a ratio, for units of unequal size: Cochran, Sampling Techniques (1977), 6.3.
+
+    Args:
+        values: Shares, or with ``signed`` differences of shares.
+        signed: Whether the estimate is shown with its sign.
+    """
+    if not values:
+        return Estimate(None, signed=signed)
+    few = len({speaker for *_, speaker in values}) < FEWEST_SPEAKERS
+    units = [utt if few else speaker for _, _, utt, speaker in values]
+    shares = np.array(list(values.values()))
+    mean = float(shares.mean())
+    residuals = np.bincount(np.unique(units, return_inverse=True)[1], shares - mean)
+    if (n := len(residuals)) < 2:
+        return Estimate(mean, signed=signed)
+    half = float(stats.t.ppf(0.975, n - 1) * np.sqrt(n / (n - 1) * (residuals**2).sum()) / len(shares))
+    return Estimate(mean, max(mean - half, -1.0 if signed else 0.0), min(mean + half, 1.0), signed)
+
+
+def adversary_tested(family: Family, setting: Setting, known: Sequence[Knowledge]) -> bool:
+    """Whether the interval of the speaker head lies above chance with beta 0 and the setting's alpha."""
+    base = family.find(0.0, alpha=setting.alpha)
+    heads = [row.outcomes["held_out", "head"] for row in known if row.setting is base]
+    return any((over_speakers(head.hits).low or 0) > (head.chance.value or 0) for head in heads)
+
+
+def tables(family: Family, rows: Sequence[Knowledge]) -> list[Table]:
+    """The classifiers, a row a setting and kind; verification, a row a setting."""
+    classified: list[list[Cell]] = []
+    verified: list[list[Cell]] = []
     for row in rows:
-        accuracies = [value for values in row.by_fold.values() for value in values]
-        span = f"{min(accuracies):.2f} to {max(accuracies):.2f}" if accuracies else None
-        uniform = math.log(row.speakers) if row.speakers else None
-        known: list[Cell] = [row.setting.name, row.probe, span, row.chance, row.head, row.head_loss, uniform]
-        cells.append([*known, row.utterances, row.eer, row.eer_folds, speaker_accuracy(row.setting)["acc"]])
-    head = ["setting", "probe accuracy", "lowest to highest fold", "chance [range]", "speaker head's accuracy"]
-    head += ["speaker head's cross-entropy", "ln(training speakers)", "held-out utterances", "EER, unseen speakers"]
-    head += ["folds with EER", "speaker head on the test folds"]
+        base = [other for other in rows if other.setting is family.baseline(row.setting)]
+        for (part, kind), found in row.outcomes.items():
+            if not found.hits and (part, kind) != ("held_out", "linear"):
+                continue
+            change: Cell = found.minus(base[0].outcomes[part, kind]) if base else Estimate(None, signed=True)
+            if kind not in PROBES and not adversary_tested(family, row.setting, rows):
+                change = "not tested"
+            known: list[Cell] = [row.setting.name, PARTS[part], KINDS[kind], over_speakers(found.hits), found.chance]
+            classified.append([*known, change, len({utt for _, _, utt, _ in found.hits}), len(found.hits)])
+        verified.append([row.setting.name, metrics.mean(row.eers), len(row.eers)])
+    head = ["setting", "speakers", "classifier", "accuracy", "chance [range]", "difference from β 0", "utterances"]
     note = (
-        "Probe: a logistic regression trained on the frozen embeddings, cross-validated on held-out utterances of "
-        "training speakers. Speaker head: that of the model, on the same utterances. Chance: the probe with the "
-        f"speakers shuffled among utterances of equal emotion, mean [lowest, highest] of "
-        f"{speaker_probe.PERMUTATIONS} shuffles. "
-        "EER: equal error rate of speaker verification on unseen test speakers by cosine similarity, mean over "
-        "folds (embeddings of different folds, which have different models, are not compared); where a fold tests one "
-        "speaker, its impostors are held-out utterances of training speakers."
+        f"{PROBED} An utterance is tested by each fold and seed that held it out, in {speaker_probe.SPLITS} splits. "
+        "Intervals: 95 %, by t over speakers (over utterances where there are fewer than "
+        f"{FEWEST_SPEAKERS} speakers), for these models; differences are paired by utterance, fold and seed. Chance: "
+        "the same with the speakers shuffled among utterances of equal emotion, in all folds alike, mean [lowest, "
+        f"highest] of {speaker_probe.SHUFFLES} shuffles; of the speaker head and the refit, the share of the most "
+        "frequent speaker. Refit: a logistic regression fitted to the training list, a check of the speaker head only: "
+        "not tested where the interval of the speaker head with β 0 does not lie above chance."
     )
     if reasons := sorted({reason for row in rows for reason in row.reasons}):
         note += f" Undefined: {'; '.join(reasons)}."
-    return family.table("speakers", "Speakers in the embeddings.", head, cells, note)
+    eer = (
+        "EER: equal error rate of verification on unseen test speakers by cosine similarity, mean over folds. Where a "
+        "fold tests one speaker, its impostors are held-out utterances of training speakers."
+    )
+    return [
+        family.table("speakers", "Speakers in the embeddings.", [*head, "tests"], classified, note),
+        family.table("verification", "Speaker verification.", ["setting", "EER", "folds with EER"], verified, eer),
+    ]
 
 
 def picture(family: Family, data: Path, read: Callable[[str], np.ndarray]) -> tuple[Figure, str] | str:
@@ -94,10 +157,8 @@ def picture(family: Family, data: Path, read: Callable[[str], np.ndarray]) -> tu
         return f"{' and '.join(s.name for s in shown)} have no fold in common"
     lists = data / "folds" / family.protocol / fold
     try:
-        part = "dev" if all(_has(s, fold, "dev") for s in shown) and read_list(lists / "dev") else "test"
-        missing = [setting.first.tag for setting in shown if not _has(setting, fold, part)]
-        if missing:
-            return f"no stored embeddings: {', '.join(missing)}"
+        decoded = [setting.first.path / fold / "decode_dev" / "emb.scp" for setting in shown]
+        part = "dev" if read_list(lists / "dev") and all(path.exists() for path in decoded) else "test"
         utts = read_list(lists / part)
         if len(utts) < 2:
             return f"fold {fold} has fewer than two {part} utterances"
@@ -117,67 +178,34 @@ def picture(family: Family, data: Path, read: Callable[[str], np.ndarray]) -> tu
     return figures.planes(clouds), f"fold {fold}, seed {shown[0].first.seed}, {len(utts)} {who}"
 
 
-def _has(setting: Setting, fold: str, part: str) -> bool:
-    return (setting.first.path / fold / f"decode_{part}" / "emb.scp").exists()
-
-
 def knowledge(setting: Setting) -> Knowledge:
     """Pool ``score_test/probe.json`` of all folds and seeds."""
-    found: list[tuple[str, dict[str, Any]]] = []
-    reasons, damaged = set(), []
+    row = Knowledge(setting, {(part, kind): Outcome() for part in PARTS for kind in KINDS})
     for made in setting.experiments:
         for fold in made.folds:
             path = made.path / fold / "score_test" / "probe.json"
-            if not path.exists():
-                reasons.add("folds without score_test/probe.json (stage 5 writes it where stage 4 left embeddings)")
-            elif content := _read_probe(path):
-                found.append((fold, content))
-            else:
-                damaged.append(f"{path}: damaged; ./run.sh --tag {made.tag} --stage 5 --stop_stage 5 writes it again")
-    contents = [content for _, content in found]
-    parts = [part for content in contents for part in content.values() if isinstance(part, dict)]
-    reasons |= {str(part["reason"]) for part in parts if "reason" in part}
-    probes = [content["probe"] for content in contents if content["probe"].get("acc") is not None]
-    heads = [content["head"] for content in contents if content["head"].get("acc") is not None]
-    eers = [content["verification"]["eer"] for content in contents if content["verification"].get("eer") is not None]
-    n = sum(part["n"] for part in probes)
-    shuffled = np.sum([part["permuted"] for part in probes], axis=0) / max(n, 1)
-    by_fold: dict[str, list[float]] = {}
-    for fold, content in found:
-        if content["probe"].get("acc") is not None:
-            by_fold.setdefault(fold, []).append(content["probe"]["acc"])
-    return Knowledge(
-        setting=setting,
-        probe=metrics.pool_speakers(probes)["acc"],
-        chance=Estimate(float(shuffled.mean()), float(shuffled.min()), float(shuffled.max())) if n else Estimate(None),
-        by_fold=by_fold,
-        head=metrics.pool_speakers(heads)["acc"],
-        head_loss=logs.last(setting, "dev", "loss_sid"),
-        speakers=max((content["training_speakers"] for content in contents), default=None),
-        utterances=n,
-        eer=metrics.mean(eers),
-        eer_folds=len(eers),
-        reasons=tuple(sorted(reasons)),
-        damaged=tuple(damaged),
-    )
+            try:
+                _add(row, made.seed, fold, load_json(path))
+            except FileNotFoundError:
+                row.reasons.add("folds without score_test/probe.json (stage 5 writes it where stage 4 left embeddings)")
+            except (OSError, ValueError, KeyError, TypeError, AttributeError):
+                again = f"./run.sh --tag {made.tag} --stage 5 --stop_stage 5 writes it again"
+                row.damaged.append(f"{path}: damaged; {again}")
+    return row
 
 
-def _read_probe(path: Path) -> dict[str, Any] | None:
-    """A ``probe.json``; None where it does not hold what `probe_fold` puts there."""
-    try:
-        content = load_json(path)
-        tested = [content[key] for key in ("probe", "head") if content[key]["acc"] is not None]
-        if content["probe"]["acc"] is not None:
-            shuffled = content["probe"]["permuted"]
-            if len(shuffled) != speaker_probe.PERMUTATIONS or not all(map(is_count, shuffled)):
-                return None
-        eer = content["verification"]["eer"]
-        whole = (
-            is_count(content["training_speakers"])
-            and all(is_count(part["n"]) and part["n"] and is_count(part["correct"]) for part in tested)
-            and all(abs(part["acc"] - part["correct"] / part["n"]) < 1e-9 for part in tested)
-            and (eer is None or 0 <= eer <= 1)
-        )
-        return content if whole else None
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+def _add(row: Knowledge, seed: int, fold: str, content: dict[str, Any]) -> None:
+    """Add a fold's ``probe.json``; raise where it lacks what `speaker_probe.probe_fold` puts there, adding nothing."""
+    found, eer = [], content["verification"]["eer"]
+    there = [(part, kind) for part, kind in row.outcomes if kind in content[part].get("hits", {})]
+    for tested, kind, outcome in ((content[part], kind, row.outcomes[part, kind]) for part, kind in there):
+        keys = [(seed, fold, *pair) for pair in zip(tested["utts"], tested["speakers"], strict=True)]
+        marks = [(key, "".join(digits)) for key, *digits in zip(keys, *tested["hits"][kind], strict=True)]
+        hits = {key: digits.count("1") / len(digits) for key, digits in marks if "-" not in digits}
+        shuffled = np.array(tested["chance"].get(kind, [[0, 0]]), float).reshape(-1, 2)
+        found.append((outcome, hits, shuffled))
+    for outcome, hits, shuffled in found:
+        outcome.hits.update(hits)
+        outcome.shuffled = outcome.shuffled + shuffled
+    row.reasons.update(part["reason"] for part in content.values() if isinstance(part, dict) and "reason" in part)
+    row.eers.extend([] if eer is None else [float(eer)])

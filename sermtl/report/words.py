@@ -8,10 +8,9 @@ import numpy as np
 
 from sermtl.report import paper
 from sermtl.report.compare import MARGIN, Results
-from sermtl.report.document import P, show
+from sermtl.report.document import show
 from sermtl.report.families import Family, Setting
-from sermtl.report.speaker import Knowledge
-from sermtl.score import statistics
+from sermtl.report.speaker import PROBES, Knowledge, adversary_tested
 from sermtl.score.metrics import RATES
 from sermtl.score.result_files import UNTRAINED, plural
 
@@ -83,18 +82,23 @@ def _tests(results: Results) -> str:
 
 
 def _speakers(family: Family, known: Sequence[Knowledge]) -> list[str]:
-    rows: dict[Setting | None, Knowledge] = {row.setting: row for row in known if row.probe is not None}
+    """What the probes find with the largest reversed beta, compared with beta 0, and what the speaker head shows."""
+    rows: dict[Setting | None, Knowledge] = {row.setting: row for row in known}
     base, strongest = rows.get(family.find(0.0)), rows.get(family.most_reversed)
     if base is None or strongest is None:
         return []
-    folds = sorted(base.by_fold.keys() & strongest.by_fold.keys())
-    p = statistics.sign_flip([np.mean(strongest.by_fold[fold]) - np.mean(base.by_fold[fold]) for fold in folds])
-    heads = ""
-    if base.head is not None and strongest.head is not None:
-        heads = f" The accuracies of the model's speaker head are {base.head:.2f} and {strongest.head:.2f}."
-    return [
-        "A probe trained on the frozen embeddings has a speaker accuracy on held-out utterances of "
-        f"{base.probe:.2f} with β 0 and of {strongest.probe:.2f} with {strongest.setting.name} (chance "
-        f"{strongest.chance.value:.2f}); the difference is {'' if p < LEVEL else 'not '}significant (permutation test "
-        f"over {plural(len(folds), 'fold')}, p {show(P(p))}).{heads}"
+    changes = {kind: strongest.outcomes["held_out", kind].minus(base.outcomes["held_out", kind]) for kind in PROBES}
+    if any(change.value is None for change in changes.values()):
+        return []
+    sides = {((change.low or 0) > 0) - ((change.high or 0) < 0) for change in changes.values()}
+    verdict = "Not all intervals lie on the same side of 0: no change is shown."
+    if sides in ({1}, {-1}):
+        verdict = f"All intervals lie {'above' if 1 in sides else 'below'} 0."
+    each = "; ".join(f"{PROBES[kind]} {show(change)}" for kind, change in changes.items())
+    lines = [
+        f"Accuracy of speaker probes on utterances of training speakers that fitted nothing, {strongest.setting.name} "
+        f"minus β 0: {each}. {verdict}"
     ]
+    if not adversary_tested(family, strongest.setting, known):
+        lines.append("The adversary is not tested: with β 0 the speaker head does not lie above chance.")
+    return lines

@@ -216,7 +216,8 @@ def _refuse_stale(decode: Path, trained: Path, roots: Mapping[str, Path], again:
     stamp = decode / stamps.NAME
     if (trained / "model.safetensors").exists() and not stamp.exists():
         raise UserError(f"{decode} is incomplete (no {stamps.NAME}); {again}")
-    for path in (stamp, *([trained / "decode_dev" / stamps.NAME] if decode.name == "decode_test" else [])):
+    beside = [trained / f"decode_{part}" / stamps.NAME for part in ("dev", "train")]
+    for path in (stamp, *(beside if decode.name == "decode_test" else [])):
         stamps.refuse_damaged(path, again)
         for message in stamps.outdated(path, roots)[:1]:
             raise UserError(f"{message}; {again}")

@@ -1,95 +1,131 @@
-"""Speaker information in the pooled embeddings: a probe, verification, a picture.
+"""Speaker information in embeddings: probes, verification, a picture.
 
-The accuracy of the adversarial head proves nothing: it may be at chance because the encoder learned to
-mislead that one head. A probe is a new classifier, trained on the frozen embeddings.
+A probe is a new classifier of speakers, fitted and tested on embeddings of utterances that fitted neither the encoder
+nor statistics. The accuracy of the model's own speaker head proves neither presence nor absence of the speaker.
 """
 
 from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from sklearn.base import ClassifierMixin
 from sklearn.decomposition import PCA
-from sklearn.linear_model import LogisticRegression
+from sklearn.linear_model import LogisticRegression, LogisticRegressionCV
 from sklearn.metrics import roc_curve
-from sklearn.model_selection import StratifiedKFold, cross_val_predict
-from sklearn.pipeline import make_pipeline
+from sklearn.model_selection import KFold, StratifiedKFold
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.neural_network import MLPClassifier
 from sklearn.preprocessing import StandardScaler, normalize
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
+from sermtl.config import read_yaml
 from sermtl.errors import UserError
 from sermtl.fileio.tables import PARTS, known_speakers, read_list, read_own_scp, read_table
 from sermtl.score import metrics
 
-FOLDS = 5
-PERMUTATIONS = 20
+SPLITS = 3
+"""Splits of the utterances into `GROUPS` parts; each part is tested by probes that were fitted to the others."""
+GROUPS = 3
+SHUFFLES = 20
 """Times that the speakers are shuffled to learn what chance is."""
+KINDS = ("linear", "nearest", "mlp")
+
+
+def probes(seed: int, chance: bool = False) -> dict[str, ClassifierMixin]:
+    """Logistic regression, nearest neighbour and multilayer perceptron, by the names in `KINDS`.
+
+    The penalty of the logistic regression is chosen by cross-validation within what it is fitted to; for ``chance``,
+    where no penalty is better than another, it is fixed.
+    """
+    inner = KFold(2, shuffle=True, random_state=seed)
+    path = LogisticRegressionCV(Cs=10.0 ** np.arange(-2, 2), cv=inner, scoring="accuracy", tol=1e-3, max_iter=2000)
+    perceptron = MLPClassifier(16, solver="lbfgs", alpha=1.0, max_iter=30, random_state=seed)
+    models = LogisticRegression(tol=1e-3, max_iter=2000) if chance else path, KNeighborsClassifier(1), perceptron
+    return dict(zip(KINDS, models, strict=True))
 
 
 def speaker_probe(
-    embeddings: np.ndarray, speakers: Sequence[str], emotions: Sequence[str], seed: int = 0
+    utts: Sequence[str], embeddings: np.ndarray, speakers: Mapping[str, str], emotions: Mapping[str, str]
 ) -> dict[str, Any]:
-    """Speaker accuracy of a logistic regression on the embeddings, cross-validated over the utterances.
-
-    Chance is what the same probe reaches when the speakers are shuffled among utterances of equal emotion. The
-    share of the most frequent speaker is not used as chance: where the embeddings cluster by emotion, a probe
-    without speaker information falls far below it.
+    """Whether probes that are cross-validated over utterances recognise their speakers.
 
     Args:
-        embeddings: (N, D) frozen embeddings of utterances that the encoder was not trained on, of
-            speakers that it was.
-        speakers: N names.
-        emotions: N names, empty where there is none.
-        seed: Of the split into parts and of the shuffling.
+        utts: N utterances.
+        embeddings: (N, D) theirs, from one encoder that they did not fit.
+        speakers: Of these and all other utterances among which speakers are shuffled, to learn what chance is (see
+            `shuffles`; an utterance that gets a speaker of others is left out).
+        emotions: Where they are known.
 
     Returns:
-        ``n``, ``correct``, ``acc``, ``speakers``, ``permuted`` (`PERMUTATIONS` times the number correct with
-        shuffled speakers), ``chance`` (their mean share), or ``acc`` None with a ``reason``. A speaker with
-        one utterance cannot be learned and tested and is left out (``left_out`` counts).
+        ``utts``, ``speakers``; ``hits``: kind of `KINDS` -> for each split N digits, 1 where the speaker is recognised,
+        and - where it has no other utterance to be learned from; ``chance``: kind -> for each shuffle the number
+        recognised and the number tested. Or a ``reason``.
     """
-    counts = Counter(speakers)
-    kept = np.array([counts[speaker] > 1 for speaker in speakers], dtype=bool)
-    names, groups = np.asarray(speakers)[kept], np.asarray(emotions)[kept]
-    left_out = int((~kept).sum())
-    if len(set(names)) < 2:
-        return {"acc": None, "reason": "fewer than two speakers with two held-out utterances each"}
-    values = np.asarray(embeddings, dtype=np.float64)[kept]
-    correct = _correct(values, names, seed)
-    random = np.random.default_rng(seed)
-    permuted = [_correct(values, _shuffled(names, groups, random), seed) for _ in range(PERMUTATIONS)]
-    return {
-        "n": len(names),
-        "correct": correct,
-        "acc": correct / len(names),
-        "speakers": len(set(names)),
-        "permuted": permuted,
-        "chance": float(np.mean(permuted)) / len(names),
-        "left_out": left_out,
+    names = [speakers[utt] for utt in utts]
+    if sum(count > 1 for count in Counter(names).values()) < 2:
+        return {"reason": "fewer than two speakers with two held-out utterances each"}
+    right = [recognised(embeddings, names, split) for split in range(SPLITS)]
+    others = [[s[utt] if s[utt] in names else "" for utt in utts] for s in shuffles(speakers, emotions)]
+    random = [recognised(embeddings, other, number, chance=True) for number, other in enumerate(others)]
+    chance = {
+        kind: [[found[kind].count("1"), len(utts) - found[kind].count("-")] for found in random] for kind in KINDS
     }
+    hits_of = {kind: [found[kind] for found in right] for kind in KINDS}
+    return {"utts": list(utts), "speakers": names, "hits": hits_of, "chance": chance}
 
 
-def _correct(values: np.ndarray, names: np.ndarray, seed: int) -> int:
-    """Number of utterances whose speaker is recognised by a probe that was fitted on the other parts."""
-    splits = StratifiedKFold(min(FOLDS, max(Counter(names.tolist()).values())), shuffle=True, random_state=seed)
-    model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000))
-    # With more threads, four fifths of the time went into waiting.
-    with warnings.catch_warnings(), threadpool_limits(1):
-        # Of speakers with fewer utterances than there are parts, which are allowed here.
-        warnings.filterwarnings("ignore", "The least populated class")
-        return int((cross_val_predict(model, values, names, cv=splits) == names).sum())
+def recognised(embeddings: np.ndarray, speakers: Sequence[str], seed: int, chance: bool = False) -> dict[str, str]:
+    """Of each kind of probe its hits in a split by ``seed``: N digits, as `speaker_probe` returns."""
+    counts = Counter(filter(None, speakers))
+    rows = np.flatnonzero([counts[name] > 1 for name in speakers])
+    names, values = np.asarray(speakers)[rows], np.asarray(embeddings, dtype=np.float64)[rows]
+    found = {kind: np.full(len(speakers), "-") for kind in KINDS}
+    if len(set(names)) > 1:
+        splits = StratifiedKFold(min(GROUPS, max(counts.values())), shuffle=True, random_state=seed)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "The least populated class")
+            parts = list(splits.split(values, names))
+        for train, test in parts:
+            right = hits(probes(seed, chance), values[train], names[train], values[test], names[test])
+            for kind, digits in right.items():
+                found[kind][rows[test]] = digits.astype(int)
+    return {kind: "".join(digits) for kind, digits in found.items()}
 
 
-def _shuffled(names: np.ndarray, groups: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """The names, shuffled within each group."""
-    shuffled = names.copy()
-    for group in np.unique(groups):
-        where = np.flatnonzero(groups == group)
-        shuffled[where] = names[random.permutation(where)]
-    return shuffled
+def hits(
+    models: Mapping[str, ClassifierMixin], fitted: np.ndarray, names: np.ndarray, tested: np.ndarray, truth: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Of each model (M,) bool: which of (M,) speakers it recognises from (M, D) once it is fitted to (N, D) and (N,).
+
+    The embeddings are standardised by those that are fitted, and projected on the space of these, which saves time.
+    """
+    scaler = StandardScaler().fit(fitted)
+    values, others = scaler.transform(fitted), scaler.transform(tested)
+    basis = np.linalg.qr(values.T)[0]
+    values, others = values @ basis, others @ basis
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the perceptron's few iterations, and of speakers with few utterances
+        return {kind: model.fit(values, names).predict(others) == truth for kind, model in models.items()}
+
+
+def shuffles(speakers: Mapping[str, str], emotions: Mapping[str, str]) -> Iterator[dict[str, str]]:
+    """`SHUFFLES` times the speakers of utterances, shuffled among those of equal emotion.
+
+    The share of the most frequent speaker is no chance level: where embeddings cluster by emotion, a probe without
+    speaker information falls far below it. All folds get the same shuffles, because they test the same utterances.
+    """
+    groups: dict[str, list[str]] = {}
+    for utt in sorted(speakers):
+        groups.setdefault(emotions.get(utt, ""), []).append(utt)
+    for number in range(SHUFFLES):
+        random = np.random.default_rng(number)
+        others = [(utts, random.permutation(len(utts))) for utts in groups.values()]
+        yield {utt: speakers[utts[row]] for utts, rows in others for utt, row in zip(utts, rows, strict=True)}
 
 
 def verification_eer(
@@ -157,14 +193,18 @@ def principal_plane(embeddings: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 NO_HELD_OUT = "no held-out utterances of training speakers: make folds with --dev_ratio 0.1, train and decode again"
+ONE_UNSEEN = "a fold tests fewer than two unseen speakers"
+NO_REFIT = "no classifier is fitted to the training list, which is not decoded (decode_train in conf/decode.yaml)"
+ERASED = "no classifier is fitted to the training list, which fitted the eraser: it would find nothing by construction"
 
 
+@threadpool_limits.wrap(limits=1)  # with more threads, four fifths of the time went into waiting
 def probe_fold(exp: Path, data: Path, fold_dir: Path, read: Callable[[str], np.ndarray]) -> dict[str, Any]:
     """Measure the speaker information in a fold's embeddings.
 
-    Utterances of unknown speakers are left out. The probe takes the dev utterances, or, where there are none, the test
-    utterances whose speakers are in the training list; the speaker head is judged on the same utterances. Verification
-    takes the test utterances of the other speakers, and where that is one, the dev utterances for its impostors.
+    Utterances of unknown speakers are left out. The probes take the dev utterances, or, where there are none, the test
+    utterances whose speakers are in the training list, and again the test utterances of other speakers. Verification
+    takes the latter, and where they have one speaker, the dev utterances for its impostors.
 
     Args:
         exp: ``exp/<tag>/<fold>`` with ``decode_test`` and, where the fold has one, ``decode_dev``.
@@ -173,8 +213,9 @@ def probe_fold(exp: Path, data: Path, fold_dir: Path, read: Callable[[str], np.n
         read: Gives the vector at a location of ``emb.scp``.
 
     Returns:
-        ``probe`` (see `speaker_probe`), ``head`` (see `metrics.speaker_scores`), ``utterances``
-        (``dev`` or ``test``), ``training_speakers`` (their number), ``verification`` (see `verification_eer`).
+        ``held_out`` and ``unseen`` (see `speaker_probe`; the first has two more kinds: ``head``, the model's own, and
+        ``refit``, a logistic regression fitted to the training list, or the ``reason`` why not), and ``verification``
+        (see `verification_eer`).
 
     Raises:
         UserError: A table or an embedding is missing or broken.
@@ -184,26 +225,34 @@ def probe_fold(exp: Path, data: Path, fold_dir: Path, read: Callable[[str], np.n
     speakers = {utt: speaker for utt, speaker in utt2spk.items() if speaker in known}
     emotions = read_table(data / "utt2emo") if (data / "utt2emo").exists() else {}
     lists = {part: [utt for utt in read_list(fold_dir / part) if utt in speakers] for part in PARTS}
-    trained, test = {speakers[utt] for utt in lists["train"]}, lists["test"]
+    trained, impostors = {speakers[utt] for utt in lists["train"]}, None
+    unseen = {utt: speakers[utt] for utt in lists["test"] if speakers[utt] not in trained}
     part, held_out = "dev", lists["dev"] if (exp / "decode_dev" / "emb.scp").exists() else []
     if not held_out:
-        part, held_out = "test", [utt for utt in test if speakers[utt] in trained]
-    result: dict[str, Any] = {"utterances": part, "training_speakers": len(trained)}
-    names = [speakers[utt] for utt in held_out]
-    impostors = None
-    if held_out:
-        hypotheses = read_table(exp / f"decode_{part}" / "utt2spk")
-        vectors = embeddings(exp / f"decode_{part}", held_out, read)
-        result["probe"] = speaker_probe(vectors, names, [emotions.get(utt, "") for utt in held_out])
-        impostors = vectors if part == "dev" else None
-        result["head"] = metrics.speaker_scores(names, [hypotheses.get(utt, "") for utt in held_out], trained)
-    else:
-        result["probe"] = result["head"] = {"acc": None, "reason": NO_HELD_OUT}
-    unseen = [utt for utt in test if speakers[utt] not in trained]
+        part, held_out = "test", [utt for utt in lists["test"] if utt not in unseen]
+    result: dict[str, Any] = {"held_out": {"reason": NO_HELD_OUT}, "unseen": {"reason": ONE_UNSEEN}}
     result["verification"] = {"eer": None, "reason": "every test speaker was trained on"}
+    if held_out:
+        vectors, names = embeddings(exp / f"decode_{part}", held_out, read), [speakers[utt] for utt in held_out]
+        impostors = vectors if part == "dev" else None
+        result["held_out"] = probed = speaker_probe(held_out, vectors, speakers, emotions)
+        hypotheses = read_table(exp / f"decode_{part}" / "utt2spk")
+        found = {"head": np.array([hypotheses.get(utt) for utt in held_out]) == names}
+        if not (exp / "decode_train" / "emb.scp").exists():
+            probed.setdefault("reason", NO_REFIT)
+        elif "erase" in str(read_yaml(exp / "config.yaml").get("spk_norm")):
+            probed.setdefault("reason", ERASED)
+        else:
+            fitted = embeddings(exp / "decode_train", lists["train"], read)
+            classes = np.array([speakers[utt] for utt in lists["train"]])
+            found |= hits({"refit": probes(0)["linear"]}, fitted, classes, vectors, np.array(names))
+        if "hits" in probed:
+            probed["hits"] |= {kind: ["".join(map(str, right.astype(int)))] for kind, right in found.items()}
     if unseen:
-        vectors = embeddings(exp / "decode_test", unseen, read)
-        result["verification"] = verification_eer(vectors, [speakers[utt] for utt in unseen], impostors)
+        vectors, utts, names = embeddings(exp / "decode_test", list(unseen), read), list(unseen), list(unseen.values())
+        if len(set(names)) > 1:
+            result["unseen"] = speaker_probe(utts, vectors, unseen, emotions)
+        result["verification"] = verification_eer(vectors, names, impostors)
     return result
 
 

@@ -110,6 +110,15 @@ def test_dev_has_each_emotion_and_speaker_in_proportion(tmp_path):
         assert Counter(map(speaker_of, lists["dev"])) == {speaker_of(u): 4 for u in lists["train"]}
 
 
+def test_folds_share_as_few_dev_utterances_as_the_ratio_allows(tmp_path):
+    data = make_data(tmp_path, rows_of(speakers=10, each=32))
+    dev = [set(lists["dev"]) for lists in fold_lists(data, "speaker", dev_ratio=0.25).values()]
+    assert {len(part) for part in dev} == {72}
+    assert len(set.union(*dev)) == 320  # 720 entries; when each fold took the first quarter, 80 utterances
+    assert max(Counter(utt for part in dev for utt in part).values()) == 3
+    assert not any(one & other for one, other in zip(dev, dev[1:], strict=False))
+
+
 def test_seed_and_ids_alone_decide_dev(tmp_path):
     rows = rows_of(speakers=5, each=40)
     first = fold_lists(make_data(tmp_path / "a", rows), "speaker", dev_ratio=0.1, seed=1)

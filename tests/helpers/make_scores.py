@@ -124,13 +124,15 @@ def make_rows(data: Path, seed: int, skill: float) -> dict[str, list[Utterance]]
     return rows
 
 
-def make_embeddings(data: Path, fold: Path, spread: float, seed: int = 0) -> None:
-    """Embeddings of dev and test: a cloud a speaker, ``spread`` apart, with emotion in another direction."""
+def make_embeddings(
+    data: Path, fold: Path, spread: float, seed: int = 0, parts: Sequence[str] = ("dev", "test")
+) -> None:
+    """Embeddings of a fold's lists: a cloud a speaker, ``spread`` apart, with emotion in another direction."""
     spk = dict(line.split() for line in (data / "utt2spk").open())
     emo = dict(line.split() for line in (data / "utt2emo").open())
     centre = {name: np.random.default_rng([7, *name.encode()]).normal(size=16) for name in sorted(set(spk.values()))}
     random = np.random.default_rng([seed, *fold.name.encode()])
-    for part in ("dev", "test"):
+    for part in parts:
         utts = [line.strip() for line in (data / "folds/speaker" / fold.name / part).open()]
         decoded = fold / f"decode_{part}"
         with write_ark(decoded / "emb.ark") as writer:

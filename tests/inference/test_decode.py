@@ -17,7 +17,7 @@ from sermtl.data import fold_data
 from sermtl.data.fold_data import load_fold
 from sermtl.fileio.files import sha256
 from sermtl.fileio.stamp import NAME
-from sermtl.fileio.tables import read_list, read_table
+from sermtl.fileio.tables import PARTS, read_list, read_table
 from sermtl.inference.decode import FILES, decode, training_config
 from sermtl.model.ctc import collapse
 from sermtl.model.trained_model import load_model
@@ -47,9 +47,9 @@ def exp(trained, tmp_path):
     return shutil.copytree(trained, tmp_path / "exp", ignore=shutil.ignore_patterns("decode_*"))
 
 
-def run(corpus, exp, batch_size=16, fold="s0"):
+def run(corpus, exp, batch_size=16, fold="s0", train=False):
     config = corpus.root / "decode.yaml"
-    config.write_text(f"batch_size: {batch_size}\n")
+    config.write_text(f"batch_size: {batch_size}\ndecode_train: {train}\n")
     return run_program(program.main, "--config", config, *corpus.arguments(exp, fold))
 
 
@@ -81,9 +81,10 @@ def test_outputs_do_not_depend_on_the_batch_size(corpus, exp):
 
 
 def test_the_files_are_as_documented(corpus, exp):
-    assert run(corpus, exp) == 0
+    assert run(corpus, exp) == 0 and not (exp / "s0" / "decode_train").exists()
+    assert run(corpus, exp, train=True) == 0
     labels = (exp / "labels.txt").read_text().split()
-    for part in ("test", "dev"):
+    for part in PARTS:
         folder = exp / "s0" / f"decode_{part}"
         assert {path.name for path in folder.iterdir()} == {*FILES, NAME}
         utterances = read_list(corpus.folds_dir / "s0" / part)
@@ -173,11 +174,12 @@ def test_a_folder_that_lacks_a_file_is_decoded_again(corpus, done, name):
 
 def test_another_model_is_decoded_again(corpus, done):
     before = (done / "s0" / "decode_test" / "emo_post").read_text()
+    assert run(corpus, done, train=True) == 0  # and from then on
     config = corpus.config("fbank", epochs=3)
     assert run_program(training.main, "--config", config, *corpus.arguments(done)) == 0
     assert run(corpus, done) == 0
     assert (done / "s0" / "decode_test" / "emo_post").read_text() != before
-    for part in ("test", "dev"):
+    for part in PARTS:
         stamp = json.loads((done / "s0" / f"decode_{part}" / NAME).read_text())
         assert stamp["inputs"]["exp:model.safetensors"] == sha256(done / "s0" / "model.safetensors")
 

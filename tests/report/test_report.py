@@ -18,6 +18,7 @@ from report_page import Tables, page_of, run_report
 from scipy import stats as scipy_stats
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score
 
+from sermtl.score import speaker_probe
 from tests import recompute
 
 FOLDS = ["01F", "01M", "02F", "02M", "03F"]
@@ -35,8 +36,10 @@ def no_sync():
 def made(tmp_path_factory):
     """The paper's six settings with two seeds, reported once for all tests that only read."""
     root = tmp_path_factory.mktemp("grid")
-    data = make_data(root, 5, 120, dev=3)
-    grid(root, data, 12, epochs=3, embeddings=3)
+    data = make_data(root, 5, 120, dev=4)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(speaker_probe, "SHUFFLES", 4)
+        grid(root, data, 12, epochs=3, embeddings=3)
     assert run_report(root) == 0
     return root
 
@@ -212,15 +215,19 @@ def test_figures_csv_and_markdown_hold_the_same(made):
             assert len(list(csv.reader(file))) == len(rows)
 
 
-def test_probe_and_head_stand_side_by_side(made):
+def test_probes_stand_with_chance_and_difference_and_the_head_says_when_it_tests_nothing(made):
     tables = Tables(page_of(made)).found
-    rows = {row[0]: row for row in tables["speaker-speakers"][1:]}
-    assert float(rows["reverse 1"][1]) > float(rows["β 0"][1])  # made so: the probe finds more with beta 1
-    chance, low, high = map(float, re.findall(r"[\d.]+", rows["β 0"][3]))
-    assert low < chance < high and chance == pytest.approx(1 / 4, abs=0.1) and 0 < float(rows["β 0"][8]) < 0.5
+    rows = {(row[0], row[2]): row for row in tables["speaker-speakers"][1:]}
+    assert float(rows["reverse 1", "logistic regression"][5].split()[0]) > 0  # made so: more with beta 1
+    assert rows["β 0", "logistic regression"][5] == "–" and rows["forward 1", "logistic regression"][3] == "–"
+    chance, low, high = map(float, re.findall(r"[\d.]+", rows["β 0", "perceptron"][4]))
+    assert low < chance < high and chance == pytest.approx(1 / 3, abs=0.15)
+    assert rows["reverse 1", "speaker head"][5] == "not tested"  # made so: a head that guesses
+    assert 0 < float(tables["speaker-verification"][1][1]) < 0.5
     page = page_of(made)
-    assert "has a speaker accuracy on held-out" in page and "(permutation test over 5 folds, p 0.062)" in page
+    assert "reverse 1 minus β 0: logistic regression +" in page and "The adversary is not tested" in page
     assert "impostors are held-out utterances of training speakers" in page
+    assert "hidden" not in page.partition("<body")[2].replace("hidden state", "")
 
 
 def test_the_same_scores_give_the_same_report(made):

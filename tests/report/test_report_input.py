@@ -114,8 +114,15 @@ def test_a_seed_that_only_others_have_is_reported(tmp_path, report):
 
 
 @pytest.mark.parametrize(
-    "content", ["{", "[]", '{"probe": {"acc": "x"}}', '{"probe": {"acc": 0.5, "n": 2, "correct": 1, "permuted": []}}']
-)
+    "content",
+    [
+        "{", "[]", '{"probe": {"acc": 0.5, "n": 2}}',
+        '{"verification": {"eer": null}, "unseen": {"reason": ""}, "held_out": {"utts": ["a", "b"], "speakers": ["s"], '
+        '"hits": {"linear": ["10"]}, "chance": {}}}',
+        '{"verification": {"eer": null}, "unseen": {"reason": ""}, "held_out": {"utts": ["a"], "speakers": ["s"], '
+        '"hits": {"linear": ["10"]}, "chance": {}}}',
+    ],
+)  # fmt: skip
 def test_a_damaged_probe_is_named(tmp_path, report, content):
     path = scored(tmp_path) / "01M/score_test/probe.json"
     path.write_text(content)

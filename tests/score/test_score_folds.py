@@ -121,7 +121,7 @@ def test_embeddings_are_probed_and_an_old_probe_does_not_stay(score):
     probe = score.exp / "01F/score_test/probe.json"
     make_embeddings(score.data, score.exp / "01F", spread=1.0)
     assert score.fold()[0] == 0
-    assert set(json.loads(probe.read_text())) == {"utterances", "training_speakers", "probe", "head", "verification"}
+    assert set(json.loads(probe.read_text())) == {"held_out", "unseen", "verification"}
     (score.exp / "01F/decode_test/emb.scp").unlink()
     assert score.fold()[0] == 0
     assert not probe.exists()

@@ -8,14 +8,21 @@ import numpy as np
 import pytest
 from make_scores import make_data, make_embeddings
 from sklearn.metrics.pairwise import cosine_similarity
+from sklearn.neighbors import KNeighborsClassifier
 
 from sermtl.errors import UserError
 from sermtl.fileio.ark import read_matrix
+from sermtl.fileio.tables import read_list, read_table, write_list, write_table
 from sermtl.score import speaker_probe
 from sermtl.score.speaker_probe import probe_fold
 
 SPEAKERS = [f"s{number % 6}" for number in range(120)]
-ALIKE = ["neu"] * 120
+UTTS = [f"u{number:03d}" for number in range(120)]
+
+
+@pytest.fixture(autouse=True)
+def few_shuffles(monkeypatch):
+    monkeypatch.setattr(speaker_probe, "SHUFFLES", 6)
 
 
 def clouds(separation, seed=0, dim=16):
@@ -24,45 +31,81 @@ def clouds(separation, seed=0, dim=16):
     return np.stack([centres[int(name[1])] for name in SPEAKERS]) + random.normal(size=(120, dim))
 
 
-def test_the_probe_finds_speakers_that_are_there_and_none_where_there_are_none():
-    there, absent = (speaker_probe.speaker_probe(clouds(apart), SPEAKERS, ALIKE) for apart in (3.0, 0.0))
-    assert there["acc"] > 0.95 and there["n"] == 120 and there["speakers"] == 6
-    assert min(absent["permuted"]) <= absent["correct"] <= max(absent["permuted"])
-    assert absent["chance"] == pytest.approx(1 / 6, abs=0.03)
-    assert there["chance"] == pytest.approx(1 / 6, abs=0.03)
+def probed(values, speakers=SPEAKERS, emotions=None):
+    """Accuracy of each probe, and its accuracies with shuffled speakers."""
+    utts = UTTS[: len(speakers)]
+    emotion_of = dict(zip(utts, emotions or ["neu"] * len(utts), strict=True))
+    found = speaker_probe.speaker_probe(utts, values, dict(zip(utts, speakers, strict=True)), emotion_of)
+    assert all(len(splits) == speaker_probe.SPLITS for splits in found["hits"].values())
+    digits = {kind: "".join(splits) for kind, splits in found["hits"].items()}
+    accuracy = {kind: d.count("1") / (len(d) - d.count("-")) for kind, d in digits.items()}
+    return accuracy, {kind: [right / n for right, n in pairs] for kind, pairs in found["chance"].items()}
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_embeddings_that_cluster_by_emotion_only_land_on_chance(seed):
-    random = np.random.default_rng(seed)
-    speakers = [f"s{number % 9}" for number in range(27)]
-    emotions = [str(name) for name in random.choice(["ang", "hap", "neu", "sad"], 27)]
-    centres = {name: 6 * random.normal(size=64) for name in ("ang", "hap", "neu", "sad")}
-    values = np.stack([centres[name] for name in emotions]) + random.normal(size=(27, 64))
-    found = speaker_probe.speaker_probe(values, speakers, emotions)
-    assert found["chance"] < 3 / 27  # the share of the most frequent speaker
-    assert min(found["permuted"]) <= found["correct"] <= max(found["permuted"])
-    values += np.stack([4 * np.random.default_rng([9, int(name[1])]).normal(size=64) for name in speakers])
-    assert speaker_probe.speaker_probe(values, speakers, emotions)["correct"] > max(found["permuted"])
+def at_chance(accuracy, chance):
+    return abs(accuracy - np.mean(chance)) < 3 * np.std(chance, ddof=1)
+
+
+def test_every_probe_finds_speakers_that_are_there_and_none_where_there_are_none():
+    there, absent = (probed(clouds(apart)) for apart in (3.0, 0.0))
+    for kind in speaker_probe.KINDS:
+        assert there[0][kind] > 0.95 and np.mean(there[1][kind]) == pytest.approx(1 / 6, abs=0.04)
+        assert len(absent[1][kind]) == 6 and at_chance(absent[0][kind], absent[1][kind])
+
+
+def test_embeddings_that_cluster_by_emotion_only_land_on_chance():
+    random = np.random.default_rng(2)
+    speakers = [f"s{number % 9}" for number in range(54)]
+    emotions = [str(name) for name in random.choice(["ang", "hap", "neu", "sad"], 54)]
+    centres = {name: 6 * random.normal(size=32) for name in ("ang", "hap", "neu", "sad")}
+    values = np.stack([centres[name] for name in emotions]) + random.normal(size=(54, 32))
+    accuracy, chance = probed(values, speakers, emotions)
+    assert all(at_chance(accuracy[kind], chance[kind]) for kind in speaker_probe.KINDS)
+    values += np.stack([4 * np.random.default_rng([9, int(name[1])]).normal(size=32) for name in speakers])
+    accuracy, chance = probed(values, speakers, emotions)
+    assert all(accuracy[kind] > max(chance[kind]) for kind in speaker_probe.KINDS)
 
 
 def test_what_emotion_predicts_of_the_speaker_is_in_the_chance():
     emotions = ["ang" if name in ("s0", "s1", "s2") else "sad" for name in SPEAKERS]
     values = np.random.default_rng(0).normal(size=(120, 8))
     values[:, 0] += [8 if emotion == "ang" else 0 for emotion in emotions]
-    found = speaker_probe.speaker_probe(values, SPEAKERS, emotions)
-    assert found["chance"] == pytest.approx(1 / 3, abs=0.05)
-    assert min(found["permuted"]) <= found["correct"] <= max(found["permuted"])
+    accuracy, chance = probed(values, SPEAKERS, emotions)
+    assert np.mean(chance["linear"]) == pytest.approx(1 / 3, abs=0.05)
+    assert at_chance(accuracy["linear"], chance["linear"])
 
 
-def test_the_probe_is_the_same_each_time():
-    first, second = (speaker_probe.speaker_probe(clouds(0.3), SPEAKERS, ALIKE) for _ in range(2))
-    assert first == second
+def test_a_perceptron_finds_speakers_that_no_line_separates():
+    quadrant = np.random.default_rng(0).choice([-1.0, 1.0], size=(120, 2))
+    speakers = ["same" if a == b else "other" for a, b in quadrant]
+    values = 3 * quadrant + np.random.default_rng(1).normal(size=(120, 2))
+    digits = speaker_probe.recognised(values, speakers, 0)
+    accuracy = {kind: found.count("1") / 120 for kind, found in digits.items()}
+    assert accuracy["mlp"] > 0.9 and accuracy["nearest"] > 0.9 and accuracy["linear"] < 0.7
+
+
+def test_the_penalty_is_chosen_within_the_fitted_side():
+    """Noise in 300 dimensions needs a stronger penalty than clear speakers do."""
+    values = np.hstack([clouds(1.0, dim=2), np.random.default_rng(5).normal(size=(120, 300))])
+    names, rows = np.array(SPEAKERS), np.arange(120) < 90
+    tested = values[rows], names[rows], values[~rows], names[~rows]
+    model = speaker_probe.probes(0)["linear"]
+    speaker_probe.hits({"linear": model}, *tested)
+    assert np.unique(model.C_).size == 1 and model.C_[0] in model.Cs_ and len(model.Cs_) > 3
+    large = np.hstack([clouds(3.0, dim=2), np.zeros((120, 2))])
+    strong = speaker_probe.probes(0)["linear"]
+    speaker_probe.hits({"linear": strong}, large[rows], names[rows], large[~rows], names[~rows])
+    assert strong.C_[0] > model.C_[0]
+
+
+def test_the_probes_are_the_same_each_time_and_splits_differ():
+    first, second = (speaker_probe.recognised(clouds(0.3), SPEAKERS, 1) for _ in range(2))
+    assert first == second != speaker_probe.recognised(clouds(0.3), SPEAKERS, 2)
 
 
 def test_a_speaker_with_one_utterance_is_left_out_of_the_probe():
-    found = speaker_probe.speaker_probe(clouds(3.0), ["alone", *SPEAKERS[1:]], ALIKE)
-    assert found["left_out"] == 1 and found["n"] == 119
+    found = speaker_probe.recognised(clouds(3.0), ["alone", *SPEAKERS[1:]], 0)
+    assert all(digits[0] == "-" and digits.count("-") == 1 for digits in found.values())
 
 
 def test_speakers_with_few_utterances_cost_the_others_no_parts():
@@ -70,13 +113,41 @@ def test_speakers_with_few_utterances_cost_the_others_no_parts():
     centres = np.random.default_rng(1).normal(size=(3, 16)) * 3
     values = np.stack([centres[int(name[1])] for name in names]) + np.random.default_rng(2).normal(size=(62, 16))
     with warnings.catch_warnings(record=True) as caught:
-        found = speaker_probe.speaker_probe(values, names, ["neu"] * 62)
-    assert found["n"] == 62 and found["correct"] >= 61 and not caught  # one of two is enough to know the other
+        found = speaker_probe.recognised(values, names, 0)
+    assert min(digits.count("1") for digits in found.values()) >= 60 and not caught  # one of two is enough
+    pairs = speaker_probe.recognised(clouds(9.0)[:12], SPEAKERS[:12], 0)
+    assert pairs["nearest"].count("1") >= 11 and "-" not in pairs["linear"]
 
 
 def test_a_probe_needs_two_speakers():
-    found = speaker_probe.speaker_probe(clouds(1.0)[:4], ["s0"] * 4, ALIKE[:4])
-    assert found["acc"] is None and "two speakers" in found["reason"]
+    found = speaker_probe.speaker_probe(UTTS[:4], clouds(1.0)[:4], dict.fromkeys(UTTS, "s0"), {})
+    assert list(found) == ["reason"] and "two speakers" in found["reason"]
+
+
+def test_chance_is_as_wide_as_folds_that_test_the_same_utterances_make_it(tmp_path):
+    """Ten folds with nearly the same dev list and vectors are one sample: so wide is what shuffles reach in all."""
+    data = make_data(tmp_path, 10, 400, dev=12)
+    spk = read_table(data / "utt2spk")
+    vector = {utt: np.random.default_rng([3, *utt.encode()]).normal(size=4) for utt in spk}
+    counts = []
+    for fold in sorted(set(spk.values())):
+        for part in ("dev", "test"):
+            utts = read_list(data / "folds/speaker" / fold / part)
+            write_table(tmp_path / "exp" / fold / f"decode_{part}/emb.scp", {utt: f"a.ark:{utt}" for utt in utts})
+            write_table(tmp_path / "exp" / fold / f"decode_{part}/utt2spk", dict.fromkeys(utts, "01F"))
+        read = lambda location: vector[location.partition(":")[2]]  # noqa: E731
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(speaker_probe, "SHUFFLES", 20)
+            patch.setattr(speaker_probe, "KINDS", ("nearest",))
+            patch.setattr(speaker_probe, "probes", lambda seed, chance=False: {"nearest": KNeighborsClassifier(1)})
+            patch.setattr(speaker_probe, "read_own_scp", read_table)
+            found = probe_fold(tmp_path / "exp" / fold, data, data / "folds/speaker" / fold, read)
+        counts.append(np.array(found["held_out"]["chance"]["nearest"], float))
+    of_fold = np.std([rates[:, 0] / rates[:, 1] for rates in counts], axis=1).mean()
+    pooled = np.sum(counts, axis=0)
+    # Independent shuffles in each fold would leave a third: one over the root of ten.
+    assert np.std(pooled[:, 0] / pooled[:, 1]) > 0.5 * of_fold
+    assert pooled[:, 0].sum() / pooled[:, 1].sum() == pytest.approx(1 / 9, abs=0.03)
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -143,31 +214,49 @@ def fold_with_embeddings(root, dev):
     return root / "exp/T/01F", data, data / "folds/speaker/01F"
 
 
+def rate(part, kind):
+    return part["hits"][kind][0].count("1") / len(part["utts"])
+
+
 def test_a_fold_is_probed_on_its_dev_part(tmp_path):
     found = probe_fold(*fold_with_embeddings(tmp_path, dev=6), read_matrix)
-    assert found["utterances"] == "dev"
-    assert (found["probe"]["n"], found["probe"]["speakers"], found["training_speakers"]) == (18, 3, 3)
-    assert found["probe"]["acc"] > 0.9 and found["probe"]["chance"] < 0.6
-    assert found["head"]["n"] == 18 and found["head"]["acc"] < 0.7  # that head guesses
+    held_out = found["held_out"]
+    assert (len(held_out["utts"]), len(set(held_out["speakers"]))) == (18, 3)
+    assert rate(held_out, "linear") > 0.9 and rate(held_out, "head") < 0.7  # that head guesses
+    assert found["unseen"] == {"reason": "a fold tests fewer than two unseen speakers"}
     assert found["verification"]["eer"] < 0.1 and found["verification"]["different"] == 20 * 18
+    assert "refit" not in held_out["hits"] and "decode_train" in held_out["reason"]
+
+
+def test_a_refit_needs_the_training_list_and_is_never_made_behind_an_eraser(tmp_path):
+    exp, data, lists = fold_with_embeddings(tmp_path, dev=6)
+    make_embeddings(data, exp, spread=3.0, parts=("train",))
+    (exp / "config.yaml").write_text("spk_norm: erase+standardise\n")
+    found = probe_fold(exp, data, lists, read_matrix)["held_out"]
+    assert "refit" not in found["hits"] and "eraser" in found["reason"]
+    (exp / "config.yaml").write_text("spk_norm: grl\n")
+    found = probe_fold(exp, data, lists, read_matrix)["held_out"]
+    assert rate(found, "refit") > 0.9 and "reason" not in found
 
 
 def test_without_dev_there_is_nothing_to_probe(tmp_path):
     found = probe_fold(*fold_with_embeddings(tmp_path, dev=0), read_matrix)
-    assert found["probe"]["acc"] is None and "--dev_ratio" in found["probe"]["reason"]
+    assert "hits" not in found["held_out"] and "--dev_ratio" in found["held_out"]["reason"]
 
 
-def test_test_utterances_of_training_speakers_are_held_out_too(tmp_path):
+def test_test_utterances_are_held_out_or_of_unseen_speakers(tmp_path):
     exp, data, lists = fold_with_embeddings(tmp_path, dev=0)
-    test = (lists / "test").read_text().split()
-    speakers = dict(line.split() for line in (data / "utt2spk").open())
-    others = [utt for utt in speakers if speakers[utt] != "01F"]
-    (lists / "train").write_text("\n".join(sorted(others + test[:1])) + "\n")
-    (lists / "test").write_text("\n".join(test[1:]) + "\n")
+    spk = read_table(data / "utt2spk")
+    own = {name: [utt for utt in spk if spk[utt] == name] for name in ("01F", "01M", "02F", "02M")}
+    write_list(lists / "train", own["01F"][:3] + own["01M"][:3])
+    write_list(lists / "test", own["01F"][3:] + own["01M"][3:] + own["02F"] + own["02M"])
+    make_embeddings(data, exp, spread=3.0)
     found = probe_fold(exp, data, lists, read_matrix)
-    assert found["utterances"] == "test" and found["probe"]["acc"] is None  # one speaker only
-    assert found["head"]["n"] == len(test) - 1
-    assert found["verification"]["reason"] == "every test speaker was trained on"
+    assert [len(found[part]["utts"]) for part in ("held_out", "unseen")] == [34, 40]
+    assert set(found["unseen"]["speakers"]) == {"02F", "02M"} and rate(found["unseen"], "linear") > 0.9
+    assert found["verification"]["against"] == "unseen"
+    # With each fold's own speakers shuffled, nothing is left out of the test list.
+    assert all(n == 40 for _, n in found["unseen"]["chance"]["linear"])
 
 
 def test_a_missing_embedding_is_named(tmp_path):
