@@ -123,7 +123,7 @@ def tables(family: Family, rows: Sequence[Knowledge]) -> list[Table]:
         f"{FEWEST_SPEAKERS} speakers), for these models; differences are paired by utterance, fold and seed. Chance: "
         "the same with the speakers shuffled among utterances of equal emotion, in all folds alike, mean [lowest, "
         f"highest] of {speaker_probe.SHUFFLES} shuffles (rather too high where a fold holds few utterances of each "
-        "speaker); of head and refit, the share of the most frequent speaker. Refit: a logistic regression fitted to the "
+        "speaker); of head and refit, the share of the most frequent one. Refit: a logistic regression fitted to the "
         "training list, a check of the head only: not tested where the head's interval with β 0 is not above chance."
     )
     if reasons := sorted({reason for row in rows for reason in row.reasons}):
