@@ -122,9 +122,9 @@ def tables(family: Family, rows: Sequence[Knowledge]) -> list[Table]:
         "Intervals: 95 %, by t over speakers (over utterances where there are fewer than "
         f"{FEWEST_SPEAKERS} speakers), for these models; differences are paired by utterance, fold and seed. Chance: "
         "the same with the speakers shuffled among utterances of equal emotion, in all folds alike, mean [lowest, "
-        f"highest] of {speaker_probe.SHUFFLES} shuffles; of the speaker head and the refit, the share of the most "
-        "frequent speaker. Refit: a logistic regression fitted to the training list, a check of the speaker head only: "
-        "not tested where the interval of the speaker head with β 0 does not lie above chance."
+        f"highest] of {speaker_probe.SHUFFLES} shuffles (rather too high where a fold holds few utterances of each "
+        "speaker); of head and refit, the share of the most frequent one. Refit: a logistic regression fitted to the "
+        "training list, a check of the head only: not tested where the head's interval with β 0 is not above chance."
     )
     if reasons := sorted({reason for row in rows for reason in row.reasons}):
         note += f" Undefined: {'; '.join(reasons)}."
