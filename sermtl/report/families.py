@@ -179,7 +179,7 @@ def group(experiments: Sequence[Experiment]) -> list[Family]:
         base = {key: value for key, value in made.settings.items() if key not in VARIED}
         if float(made.settings.get("alpha", 0)) == 0:  # which may need a lower learning rate (Cai et al.)
             rates = [f.base.get(RATE) for f in families.values() if {**f.base, RATE: 0} == {**base, RATE: 0}]
-            base = {**base, RATE: rates[0]} if rates else base
+            base = {**base, RATE: rates[0]} if rates and RATE in base else base
         key = json.dumps([made.scores["protocol"], base], sort_keys=True, default=str)
         family = families.setdefault(key, Family(made.scores["protocol"], base, []))
         alpha, beta = float(made.settings.get("alpha", 0)), float(made.settings.get("beta", 0))
