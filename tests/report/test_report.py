@@ -252,7 +252,7 @@ def test_every_wa_ua_and_wer_is_computed_again_from_the_reports_own_score_tables
     columns = {line.partition(": ")[0]: line.partition(": ")[2].split(", ") for line in skipped}
     assert columns.keys() == {
         *("speaker-table-2", "speaker-table-3", "speaker-ablation", "speaker-settings", "speaker-mcnemar"),
-        *("speaker-speakers", "speaker-audit", "run-settings", "run-experiments"),
+        *("speaker-speakers", "speaker-verification", "speaker-audit", "run-settings", "run-experiments"),
     }
     assert columns["speaker-mcnemar"] == ["seed"] and columns["speaker-settings"] == ["folds"]
     assert columns["run-experiments"] == ["seed", "folds", "epochs", "hours"]

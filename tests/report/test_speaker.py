@@ -62,6 +62,7 @@ def known(shift, head, monkeypatch):
     family = Family("speaker", {}, settings, "speaker")
     monkeypatch.setattr(Family, "mark", "")
     monkeypatch.setattr(Family, "untrained", "")
+    monkeypatch.setattr(Family, "shared", "")
     rows = [Knowledge(setting, {(part, kind): Outcome() for part in PARTS for kind in KINDS}) for setting in settings]
     for row, more in zip(rows, (0.0, shift), strict=True):
         for kind in PROBES:
