@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure as Drawing
 
+from sermtl.errors import UserError
 from sermtl.report import compare, figures, layers, runs, speaker, tables, words
 from sermtl.report import curves as logs
 from sermtl.report.compare import Results
@@ -17,6 +19,7 @@ from sermtl.report.families import Family, group
 from sermtl.report.load import Loaded
 from sermtl.report.speaker import Knowledge
 from sermtl.score.result_files import environment
+from sermtl.score.text_baseline import words_alone
 
 MOST_CURVES = 12
 
@@ -77,6 +80,7 @@ def family_sections(results: Results, known: list[Knowledge], sources: Sources) 
         "differences are in the section on comparisons."
     )
     top.items += [tables.all_settings(results), sources.draw(figures.intervals(rows, "WA"), family, "wa", caption)]
+    top.items += text_only(family, sources)
     bins = {setting.name: setting.calibration[0] for setting in family.settings[:MOST_CURVES]}
     full = {name: rows[rows[:, 0] > 0] for name, rows in bins.items()}
     if curves := {name: (rows[:, 1] / rows[:, 0], rows[:, 2] / rows[:, 0]) for name, rows in full.items() if len(rows)}:
@@ -91,6 +95,16 @@ def family_sections(results: Results, known: list[Knowledge], sources: Sources) 
         speaker_section(family, known, sources),
         *layer_section(family, sources),
     ]
+
+
+def text_only(family: Family, sources: Sources) -> list[Any]:
+    """What the words give away, in one sentence; nothing without transcripts."""
+    try:
+        share = words_alone(sources.data, family.protocol)
+    except (OSError, KeyError, UserError) as error:
+        return [f"No text-only baseline: {error}."]
+    words_only = "a logistic regression on the words of the reference transcripts has a WA of"
+    return [] if share is None else [f"Text only, on the same folds: {words_only} {share:.3f}."]
 
 
 def comparison_section(results: Results, sources: Sources) -> Section:

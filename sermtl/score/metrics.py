@@ -93,6 +93,15 @@ def emotion_scores(confusion: np.ndarray, labels: Sequence[str]) -> dict[str, An
     }
 
 
+def separated(text: str) -> str:
+    """Words between single blanks, where a character of a script without blanks between words is a word.
+
+    >>> separated("so  it 今日")
+    'so it 今 日'
+    """
+    return " ".join(UNSEPARATED.sub(r" \g<0> ", text).split())
+
+
 def count_edits(reference: str, hypothesis: str) -> dict[str, int]:
     """Word and character edits of one utterance by minimal edit distance (jiwer).
 
@@ -109,7 +118,7 @@ def count_edits(reference: str, hypothesis: str) -> dict[str, int]:
     """
     ref, hyp = " ".join(reference.split()), " ".join(hypothesis.split())
     counts = dict.fromkeys((*ASR_COUNTS, "no_reference_chars"), 0)
-    ref_words, hyp_words = (" ".join(UNSEPARATED.sub(r" \g<0> ", text).split()) for text in (ref, hyp))
+    ref_words, hyp_words = separated(ref), separated(hyp)
     if not ref:
         decoded = {"no_reference_words": len(hyp_words.split()), "no_reference_chars": len(hyp)}
         return counts | {"no_reference": 1} | decoded
