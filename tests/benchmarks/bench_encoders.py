@@ -53,7 +53,6 @@ from sermtl.model.trained_model import TrainedModel
 from sermtl.model.upstreams.base import Upstream
 from sermtl.model.upstreams.load import build_upstream, config_from, load_upstream
 from sermtl.text.tokenizer import CharTokenizer, char_tokens
-from sermtl.train.epoch_sums import EpochSums
 from sermtl.train.loader import Sets
 from sermtl.train.trainer import Trainer
 
@@ -210,7 +209,7 @@ def update(trainer: Trainer, updates: list[list[int]], number: int) -> None:
     trainer.model.train()
     indices, data = updates[number], trainer.sets.train
     batches = [data.collate([data[index] for index in part]) for part in trainer.parts_of(indices)]
-    trainer.update(number, batches, len(indices), EpochSums(EMOTIONS))
+    trainer.update(number, batches)
 
 
 # Stage 2

@@ -251,7 +251,7 @@ def reads(run: Run, rows: list[Row]) -> None:
     def updates(count: int) -> None:
         for number in range(count):
             batch = train.collate([train[index] for index in range(8 * number, 8 * number + 8)])
-            trainer.update(number, [batch.pin_memory()], 8)
+            trainer.update(number, [batch.pin_memory()])
 
     updates(100)
     with warnings.catch_warnings(record=True) as caught:
