@@ -13,7 +13,7 @@ from pathlib import Path
 from labels import label_map, map_labels
 from prepare_common import Utterance, warn
 from prepare_kaldi import optional, read_utterances
-from write_data import write_data
+from write_data import write_tables
 
 from sermtl.errors import UserError, command
 from sermtl.fileio.tables import read_table
@@ -99,7 +99,7 @@ def main() -> None:
     segmented = any((folder / "segments").exists() for folder in args.sources)
     utterances = [u for source in sources.values() for u in source]
     lang = languages.pop() if len(languages) == 1 else "und"
-    write_data(args.out, utterances, lang, [], wav_scp, segments if segmented else None)
+    write_tables(args.out, utterances, lang, [], wav_scp, segments if segmented else None)
 
 
 if __name__ == "__main__":

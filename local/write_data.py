@@ -163,10 +163,20 @@ def write_data(
     Raises:
         UserError: No utterance is left, an id or path does not fit into a table, or nothing can be written.
     """
-    out: Path = args.out
     utterances, alone = leave_out_lone_speakers(utterances, args)
-    dropped = [*dropped, *alone]
     lang = normalise_texts(utterances, lang, source)
+    return write_tables(args.out, utterances, lang, [*dropped, *alone], wav_scp, segments)
+
+
+def write_tables(
+    out: Path,
+    utterances: list[Utterance],
+    lang: str,
+    dropped: Sequence[Dropped],
+    wav_scp: dict[str, str] | None = None,
+    segments: dict[str, str] | None = None,
+) -> list[Utterance]:
+    """The part of `write_data` that follows once texts are normalised."""
     if not utterances:
         reasons = Counter(item.reason for item in dropped).most_common(5)
         why = listed([f"{count} x {reason}" for reason, count in reasons])

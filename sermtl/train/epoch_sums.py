@@ -70,7 +70,8 @@ class EpochSums:
             tokenizer: Of the transcripts.
         """
         for task, count in zip(TASKS, count_targets([batch]).tolist(), strict=True):
-            self.add(f"targets_{task}", count)
+            # Where no states are read for characters, they have no loss, whatever the transcripts.
+            self.add(f"targets_{task}", count if task != "asr" or guesses.tokens_BT is not None else 0)
         self.add("no_ctc", int((batch.token_lengths_B == 0).sum()))
         for truth, guess in zip(batch.emotions_B.tolist(), guesses.emotions_B.tolist(), strict=True):
             if truth >= 0:

@@ -82,7 +82,7 @@ def test_a_trained_or_decoded_fold_is_stale_under_another_code_version(tmp_path,
     def stamp():
         if stage == "train.setup":
             return made_by.train_stamp(paths, fold)
-        return made_by.decode_stamp(paths, "test", "raw")
+        return made_by.decode_stamp(paths, "test", "raw", ("train", "test"))
 
     stamp().finish([])
     assert stamp().changed() == ""
