@@ -107,7 +107,8 @@ class Graph(nn.Module):
         """Posteriors (B, C), token log-probabilities (B, T, V) if any, own frames (B,), embedding (B, M)."""
         inputs, lengths_B = self.front_end(waveform, lengths)
         none_B = torch.zeros_like(lengths_B)
-        output = self.model(Batch([], inputs, lengths_B, none_B, none_B, none_B[:, None], none_B))
+        # The speaker is none of those that were trained on.
+        output = self.model(Batch([], inputs, lengths_B, none_B, none_B - 1, none_B[:, None], none_B))
         tokens = () if output.tokens_BTV is None else (output.tokens_BTV.log_softmax(-1),)
         return (output.emotion_BC.softmax(-1), *tokens, output.frames_B, output.vector_BM)
 
