@@ -95,6 +95,7 @@ class Run:
         found: dict[str, Any] = {"status": "no time was left", "rows": []}
         self.report[name] = found
         if seconds < 2:
+            write_json(self.out / "gpu.json", self.report)
             return True
         started = time.monotonic()
         signal.signal(signal.SIGALRM, _stop)
