@@ -100,7 +100,7 @@ def family_sections(results: Results, known: list[Knowledge], sources: Sources) 
 def text_only(family: Family, sources: Sources) -> list[Any]:
     """What the words give away, in one sentence; nothing without transcripts."""
     try:
-        share = words_alone(sources.data, family.protocol)
+        share = words_alone(sources.data, family.protocol, sources.dump)
     except (OSError, KeyError, UserError) as error:
         return [f"No text-only baseline: {error}."]
     words_only = "a logistic regression on the words of the reference transcripts has a WA of"

@@ -20,10 +20,10 @@ VERSION = 1
 
 
 @threadpool_limits.wrap(limits=1)
-def words_alone(data: Path, protocol: str) -> float | None:
+def words_alone(data: Path, protocol: str, kept_in: Path) -> float | None:
     """WA over the folds' test lists of a logistic regression on counts of words, trained on their train and dev.
 
-    It is kept in ``folds/<protocol>/words_alone.json``. None where fewer than half of the labelled utterances have a
+    It is kept in ``kept_in/words_alone_<protocol>.json``. None where fewer than half of the labelled utterances have a
     transcript, or where a fold trains a single class.
     """
     root, texts = data / "folds" / protocol, read_table(data / "text")
@@ -31,7 +31,7 @@ def words_alone(data: Path, protocol: str) -> float | None:
     lists = [[read_list(root / fold / part) for part in ("train", "dev", "test")] for fold in read_list(root / "folds")]
     lists = [[[utt for utt in part if utt in emotions] for part in fold] for fold in lists]
     made_from = hashlib.sha256(f"{VERSION} {lists} {texts} {emotions}".encode()).hexdigest()
-    file = root / "words_alone.json"
+    file = kept_in / f"words_alone_{protocol}.json"
     if file.is_file() and (kept := load_json(file)).get("made_from") == made_from:
         return kept["wa"]
     right: list[bool] = []

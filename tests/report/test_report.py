@@ -39,6 +39,7 @@ def made(tmp_path_factory):
     data = make_data(root, 5, 120, dev=4)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(speaker_probe, "SHUFFLES", 4)
+        patch.setattr(speaker_probe, "SPLITS", 1)
         grid(root, data, 12, epochs=3, embeddings=3)
     assert run_report(root) == 0
     return root

@@ -10,6 +10,8 @@ from browser import Browser
 from make_scores import grid, make_data
 from report_page import run_report
 
+from sermtl.score import speaker_probe
+
 pytestmark = pytest.mark.slow
 
 
@@ -18,7 +20,10 @@ def page(tmp_path_factory):
     """A report with every kind of section, warnings included; gives its URL."""
     root = tmp_path_factory.mktemp("browser")
     data = make_data(root, 4, 120, dev=3)
-    made = grid(root, data, 7, epochs=3, embeddings=3)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(speaker_probe, "SHUFFLES", 1)
+        patch.setattr(speaker_probe, "SPLITS", 1)
+        made = grid(root, data, 7, epochs=3, embeddings=3)
     broken = made[-1] / "scores.json"
     broken.write_text(broken.read_text()[:200])
     (made[-1] / "01F/config.yaml").write_text("corpus: toy\n")

@@ -34,17 +34,17 @@ def made(tmp_path, text_of):
     ],
 )
 def test_words_give_away_what_they_tell(tmp_path, text_of, wa):
-    assert words_alone(made(tmp_path, text_of), "speaker") == wa
+    assert words_alone(made(tmp_path, text_of), "speaker", tmp_path) == wa
 
 
 def test_it_is_computed_once_and_again_when_a_list_changes(tmp_path, monkeypatch):
     data = made(tmp_path, lambda s, n, emotion: f"{emotion.upper()} {n}")
-    first = words_alone(data, "speaker")
+    first = words_alone(data, "speaker", tmp_path)
     with monkeypatch.context() as patch:
         patch.delattr(text_baseline, "make_pipeline")
-        assert words_alone(data, "speaker") == first == 1.0
+        assert words_alone(data, "speaker", tmp_path) == first == 1.0
     write_table(data / "text", {f"s{s}-{n}": "SAME WORDS" for s in range(4) for n in range(8)})
-    assert words_alone(data, "speaker") == 0.5
+    assert words_alone(data, "speaker", tmp_path) == 0.5
 
 
 def test_it_is_scikit_learns_on_each_fold(tmp_path):
@@ -60,4 +60,4 @@ def test_it_is_scikit_learns_on_each_fold(tmp_path):
         model = LogisticRegression().fit(fitted, [emotions[utt] for utt in lists[0] + lists[1]])
         guesses = model.predict(counts.transform([texts[utt] for utt in lists[2]]))
         right += sum(emotions[utt] == guess for utt, guess in zip(lists[2], guesses, strict=True))
-    assert words_alone(data, "speaker") == right / 32
+    assert words_alone(data, "speaker", tmp_path) == right / 32
