@@ -13,8 +13,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-METHODS = ("none", "grl", "erase", "standardise", "erase+standardise")
-STATISTICS = ("mean", "mean_std")
 LEAST_DEVIATION = 1e-5
 """Of a dimension; below, it does not vary and is not divided."""
 
@@ -23,7 +21,7 @@ class SpeakerNorm(nn.Module):
     """Erases, standardises, or both, the first first; what it was not given yet leaves states as they are.
 
     Args:
-        method: One of `METHODS`; ``none`` and ``grl`` change nothing here.
+        method: ``spk_norm`` of the training settings; ``none`` and ``grl`` change nothing here.
         states: n.
         width: P.
         speakers: S, the training speakers.
@@ -36,6 +34,7 @@ class SpeakerNorm(nn.Module):
     ):
         super().__init__()
         self.erases, self.standardises = "erase" in method, "standardise" in method
+        self.acts = self.erases or self.standardises
         self.divides, self.shrink = statistics == "mean_std", shrink
         self.centre_nP: Tensor
         self.out_nPR: Tensor

@@ -36,7 +36,7 @@ def obstacle(trained: TrainedModel) -> str:
         return "transformers' Whisper classifier averages over 30 s, padding included"
     if heads.pooling != "mean":
         return f"it pools by {heads.pooling}, and transformers' classifiers take plain means"
-    if len(heads.layers) > 1 and (heads.standardise or heads.spk_norm not in ("none", "grl")):
+    if len(heads.layers) > 1 and (heads.standardise or trained.model.vector.speaker_norm.acts):
         return "it normalises each state before the mix, and transformers' classifiers mix first"
     if len(upstream.layers) < upstream.total_layers and getattr(upstream.config, "do_stable_layer_norm", False):
         return "layers above the last one that is read are left out, and transformers would put a final norm there"

@@ -28,7 +28,7 @@ def fitted_once(config: TrainConfig) -> bool:
 
 def fit_before(trained: TrainedModel, config: TrainConfig, sets: Sets, device: torch.device) -> None:
     """Fit what does not move: ``pooled_norm``, and speakers' statistics and eraser of a frozen upstream."""
-    if not trained.model.settings.standardise and not (fitted_once(config) and _normalises(config)):
+    if not trained.model.settings.standardise and not (fitted_once(config) and trained.model.vector.speaker_norm.acts):
         return
     pooled_UnP, speakers_U = _pooled(trained, sets, device)
     vector = trained.model.vector
@@ -40,13 +40,13 @@ def fit_before(trained: TrainedModel, config: TrainConfig, sets: Sets, device: t
 
 def fit_epoch(trained: TrainedModel, config: TrainConfig, sets: Sets, device: torch.device) -> None:
     """At the start of an epoch: each training speaker's statistics as the encoder makes them now, without gradient."""
-    if "standardise" in config.spk_norm and not fitted_once(config):
+    if trained.model.vector.speaker_norm.standardises and not fitted_once(config):
         trained.model.vector.speaker_norm.fit_speakers(*_pooled(trained, sets, device))
 
 
 def fit_after(trained: TrainedModel, config: TrainConfig, sets: Sets, device: torch.device) -> None:
     """After the last epoch of a trained encoder: eraser and statistics, and the emotion head anew behind an eraser."""
-    if fitted_once(config) or not _normalises(config):
+    if fitted_once(config) or not trained.model.vector.speaker_norm.acts:
         return
     pooled_UnP, speakers_U = _pooled(trained, sets, device)
     model = trained.model
@@ -78,10 +78,6 @@ def fit_emotion_head(model: MultiTaskModel, vectors_UM: torch.Tensor, emotions_U
     with torch.enable_grad():
         optimizer.step(closure)
     model.emotion_head.load_state_dict(head.state_dict())
-
-
-def _normalises(config: TrainConfig) -> bool:
-    return config.spk_norm not in ("none", "grl")
 
 
 def _pooled(trained: TrainedModel, sets: Sets, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
