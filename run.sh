@@ -35,6 +35,7 @@ protocol=speaker   # speaker, session, paper, kfoldK, disjoint, randomK, corpus 
 lists=             # folder of the lists of --protocol lists (default: the column split of the manifest)
 folds=             # "01F 02M" or all (default: all; 01F of mini with protocol speaker)
 dev_ratio=0        # share of each training list that becomes dev
+dev_speakers=0     # instead: number of speakers of each training list who become dev, and train nothing
 copies=stop        # audio of test utterances that is also in training or dev: stop, drop (there) or keep
 # Experiment (without a default here: as in the training settings)
 train_config=                     # training settings (default: conf/<corpus>.yaml, else conf/train.yaml)
@@ -49,6 +50,7 @@ learning_rate=                    # peak learning rate
 beta=                             # scale of the speaker head's gradient at the encoder
 grl=                              # reverse or forward
 spk_norm=                         # grl (beta), none, erase, standardise, or erase+standardise
+calibrate=                        # true: calibrate the emotion posteriors on dev
 enrol=                            # other utterances of a test speaker that standardise gets: a number, half or all
 seed=                             # seed of all random draws
 tag=                              # name of the experiment (default: made from its settings)
@@ -86,7 +88,7 @@ if [[ ${corpus} == mini && ${protocol} == speaker ]]; then folds=${folds:-01F}; 
 if [[ -z ${train_config} && -f conf/${corpus}.yaml ]]; then train_config=conf/${corpus}.yaml; fi
 train_config=${train_config:-conf/train.yaml}
 read -rd '' -a settings <<<"${train_args//--set /}" || true # over all lines
-for name in upstream feats_type token_type nbpe alpha beta grl spk_norm enrol learning_rate seed; do
+for name in upstream feats_type token_type nbpe alpha beta grl spk_norm enrol calibrate learning_rate seed; do
     if [[ -n ${!name} ]]; then settings+=("${name}=${!name}"); fi
 done
 trains=false
@@ -117,7 +119,7 @@ if ((stage <= 1 && stop_stage >= 1)) && ! skipped 1; then
         --speakers "${speakers:-${speakers_default}}" --skip_broken "${skip_broken}" --channel "${channel}" \
         --min_seconds "${min_seconds}" --max_seconds "${max_seconds}" --nj "$((nj < cores ? nj : cores))"
     run python3 -m sermtl.bin.folds --data "${data}" --protocol "${protocol}" --dev_ratio "${dev_ratio}" \
-        --copies "${copies}" ${lists:+--lists "${lists}"}
+        --dev_speakers "${dev_speakers}" --copies "${copies}" ${lists:+--lists "${lists}"}
 fi
 if ((stop_stage == 1)); then finish; fi
 

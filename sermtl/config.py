@@ -126,6 +126,8 @@ class TrainConfig:
     """The model that is scored: the ``last`` epoch's, or the ``best`` on dev by ``select_by``."""
     select_by: Literal["ua", "wa"] = "ua"
     """``ua`` or ``wa``."""
+    calibrate: bool = False
+    """Whether the emotion posteriors of the model that is written are calibrated by a temperature fitted to dev."""
     random_dev: float = 0.0
     """Share of train and dev together that is drawn at random as dev; 0: the fold's own lists."""
     monitor_test: bool = False

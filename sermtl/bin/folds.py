@@ -34,6 +34,7 @@ def main() -> int:
     parser.add_argument("--protocol", default="speaker", help=f"out of {' '.join(PROTOCOLS)}; kfold5, random5")
     parser.add_argument("--lists", type=Path, help="lists of protocol lists (default: the table utt2split)")
     parser.add_argument("--dev_ratio", type=float, default=0.0, help="share of each training list that becomes dev")
+    parser.add_argument("--dev_speakers", type=int, default=0, help="or number of its speakers who become dev")
     parser.add_argument("--seed", type=int, default=0, help="seed of the choice of dev")
     parser.add_argument(
         "--copies", choices=("stop", "drop", "keep"), default="stop",
@@ -42,12 +43,13 @@ def main() -> int:
     args = parser.parse_args()
     corpus = load_corpus(args.data)
     # Made lazily, but checked here: before the audio is compared, which is the slow part.
-    division, folds = make_folds(corpus, args.protocol, args.dev_ratio, args.seed, args.lists)
+    division, folds = make_folds(corpus, args.protocol, args.dev_ratio, args.seed, args.lists, args.dev_speakers)
     count = len(division.names)
     if count * len(corpus.utts) > MANY_LINES:
         print(f"warning: {count} folds of {len(corpus.utts)} utterances each; kfold10 would be 10", file=sys.stderr)
     out = args.data / "folds" / args.protocol
-    settings = {name: getattr(args, name) for name in ("protocol", "dev_ratio", "seed", "audio", "copies")}
+    names = ("protocol", "dev_ratio", "dev_speakers", "seed", "audio", "copies")
+    settings = {name: getattr(args, name) for name in names}
     read = inputs({"data": args.data}, *INPUTS) | ({str(args.lists.resolve()): args.lists} if args.lists else {})
     made = Stamp(out / NAME, package_digest(), settings, read)
     if not made.changed():

@@ -48,7 +48,12 @@ def without_copies(fold: Fold, audio: np.ndarray) -> Fold:
 
 
 def make_folds(
-    corpus: Corpus, protocol: str, dev_ratio: float = 0.0, seed: int = 0, lists: Path | None = None
+    corpus: Corpus,
+    protocol: str,
+    dev_ratio: float = 0.0,
+    seed: int = 0,
+    lists: Path | None = None,
+    dev_speakers: int = 0,
 ) -> tuple[Division, Iterator[Fold]]:
     """Make a protocol's folds, one at a time, in the order of the division's names.
 
@@ -61,12 +66,18 @@ def make_folds(
             has no dev of its own.
         seed: Decides, with the ids, which ones.
         lists: The lists of protocol ``lists``.
+        dev_speakers: Number of the training part's speakers who become dev, instead of a share of each speaker.
 
     Raises:
-        UserError: Unknown protocol, ratio out of range, or a corpus that the protocol cannot divide.
+        UserError: Unknown protocol, ratio or number out of range, or a corpus that the protocol cannot divide.
     """
     if not 0 <= dev_ratio <= 0.5:
         raise UserError(f"--dev_ratio {dev_ratio:g} is outside 0 to 0.5, the share of training that becomes dev")
+    if dev_speakers < 0 or (dev_speakers and dev_ratio):
+        raise UserError(
+            f"--dev_speakers {dev_speakers} with --dev_ratio {dev_ratio:g}: dev is whole speakers, or a share of each; "
+            "give one of them, 0 or more"
+        )
     row, k = find_protocol(protocol)
     if lists and protocol != "lists":
         raise UserError(f"--lists is for --protocol lists, not {protocol}")
@@ -79,7 +90,11 @@ def make_folds(
 
     def fold(number: int, name: str) -> Fold:
         train, dev, test = division.parts(name)
-        if dev is None:
+        if dev is None and dev_speakers:
+            chosen = choose_speakers(corpus, train, dev_speakers, number, seed)
+            dev = train[chosen & corpus.labelled[train]]
+            train = train[~chosen]
+        elif dev is None:
             dev = picker.pick(train, number)
             train = np.setdiff1d(train, dev)
         return Fold(name, train, dev, test)
@@ -101,6 +116,25 @@ def check_corpus(corpus: Corpus, protocol: Protocol) -> None:
             f"{corpus.path} has one speaker, {corpus.speaker.names[0]}: no protocol can test on a speaker that it did "
             "not train on; check utt2spk, or use --protocol random5, whose numbers are marked as speaker-dependent"
         )
+
+
+def choose_speakers(corpus: Corpus, train: np.ndarray, count: int, fold: int, seed: int) -> np.ndarray:
+    """(n,) bool: which of a fold's (n,) training indices are of the ``count`` speakers who become dev.
+
+    The speakers are in the order of a digest of seed and name; each fold goes on where the one before it ended.
+
+    Raises:
+        UserError: Fewer than two speakers would be left to train on.
+    """
+    codes = corpus.speaker.codes[train]
+    order = np.roll(np.argsort(digests(corpus.speaker.names, seed)), -fold * count)
+    inside = order[np.isin(order, codes)]
+    if count > len(inside) - 2:
+        raise UserError(
+            f"--dev_speakers {count} leaves fewer than two of the {len(inside)} speakers of a training list; "
+            "give fewer, or --dev_ratio"
+        )
+    return np.isin(codes, inside[:count])
 
 
 class DevPicker:

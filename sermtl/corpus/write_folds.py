@@ -90,6 +90,9 @@ def report(corpus: Corpus, protocol: str, audits: list[Audit], out: Path) -> Non
         print(
             f"protocol {protocol} is speaker-dependent{unknown}: compare its scores with those of the same lists only"
         )
+    train, dev = (sum(audit[f"utterances_{part}"] for audit in audits) for part in ("train", "dev"))
+    if dev:
+        print(f"dev takes {dev / (train + dev):.0%} of what could be trained on")
     if not kept:
         hint = "; correct utt2session or use --protocol speaker" if protocol == "session" else ""
         if any(audit["test_utterances_audio_seen"] for audit in audits):

@@ -79,10 +79,11 @@ def check_fold(config: TrainConfig, fold: FoldData, fold_dir: Path) -> None:
             f"{fold_dir}/train has one known speaker, but spk_norm {config.spk_norm} compares speakers; "
             "give --spk_norm none"
         )
-    if config.select == "best" and not any(example.emotion >= 0 for example in fold.examples["dev"]):
+    needs_dev = "select: best" if config.select == "best" else "calibrate: true" if config.calibrate else ""
+    if needs_dev and not any(example.emotion >= 0 for example in fold.examples["dev"]):
         raise UserError(
-            f"select: best needs a dev set, and {fold_dir}/dev has no utterance with an emotion; "
-            "rerun stage 1 with --dev_ratio 0.1"
+            f"{needs_dev} needs a dev set, and {fold_dir}/dev has no utterance with an emotion; "
+            "rerun stage 1 with --dev_ratio 0.1, or --dev_speakers 1"
         )
 
 

@@ -22,9 +22,10 @@ from sermtl.model.batch import Batch
 from sermtl.model.gradient_reversal import reversal_scale
 from sermtl.model.multitask import count_targets, task_losses
 from sermtl.model.out_of_memory import in_parts, is_exhausted, release, smaller
-from sermtl.model.trained_model import WEIGHTS, TrainedModel, save_weights
+from sermtl.model.trained_model import WEIGHTS, TrainedModel
 from sermtl.seeding import derive_seed
 from sermtl.train import history
+from sermtl.train.calibration import save_model
 from sermtl.train.checkpoint import load_checkpoint, save_checkpoint
 from sermtl.train.epoch_sums import EpochSums, Guesses, plain, total_over_processes
 from sermtl.train.loader import Sets, batch_loader
@@ -134,7 +135,7 @@ class Trainer:
         """Write what a finished training leaves."""
         if self.config.select == "last":
             fit_after(self.trained, self.config, self.sets, self.device)
-            save_weights(self.exp, self.model)
+            save_model(self.exp, self.model, self.config, self.sets, self.device)
         elif not (self.exp / WEIGHTS).is_file() or sha256(self.exp / WEIGHTS) != self.best_digest:
             raise UserError(
                 f"{self.exp / WEIGHTS}, the best epoch's weights, is gone or damaged, and checkpoints hold the last "
@@ -161,7 +162,7 @@ class Trainer:
         if self.config.select == "best" and record["dev"][self.config.select_by] > self.best_rate:
             self.best_rate = record["dev"][self.config.select_by]
             if self.ranks.first:
-                save_weights(self.exp, self.model)
+                save_model(self.exp, self.model, self.config, self.sets, self.device)
                 self.best_digest = sha256(self.exp / WEIGHTS)
         self.save()
         if self.ranks.first and self.epoch < self.config.epochs:

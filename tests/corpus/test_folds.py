@@ -119,6 +119,32 @@ def test_folds_share_as_few_dev_utterances_as_the_ratio_allows(tmp_path):
     assert not any(one & other for one, other in zip(dev, dev[1:], strict=False))
 
 
+def test_whole_speakers_become_dev_and_folds_take_turns(tmp_path):
+    rows = [row | {"utt2emo": "" if n % 8 == 5 else row["utt2emo"]} for n, row in enumerate(rows_of(6, 8))]
+    data = make_data(tmp_path, rows)
+    everyone, dev_of = {row["utt2spk"] for row in rows}, Counter()
+    for lists in fold_lists(data, "speaker", dev_speakers=2).values():
+        train, dev, test = ({speaker_of(utt) for utt in lists[part]} for part in ("train", "dev", "test"))
+        assert (len(train), len(dev), len(test)) == (3, 2, 1) and train | dev | test == everyone
+        assert len(lists["dev"]) == 14 and len(lists["train"]) == 24  # an unlabelled one trains, and is never dev
+        dev_of.update(dev)
+    assert set(dev_of) == everyone and max(dev_of.values()) <= 3
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (("--dev_speakers", 4), "leaves fewer than two of the 5 speakers"),
+        (("--dev_speakers", 1, "--dev_ratio", 0.1), "give one of them"),
+        (("--dev_speakers", -1), "0 or more"),
+    ],
+)
+def test_numbers_of_dev_speakers_that_cannot_be(tmp_path, monkeypatch, capsys, words, message):
+    data = make_data(tmp_path, rows_of(6, 8))
+    assert run(monkeypatch, "--data", data, "--protocol", "speaker", *words) == 2
+    assert message in capsys.readouterr().err and not list(data.glob("folds/**/train"))
+
+
 def test_seed_and_ids_alone_decide_dev(tmp_path):
     rows = rows_of(speakers=5, each=40)
     first = fold_lists(make_data(tmp_path / "a", rows), "speaker", dev_ratio=0.1, seed=1)
