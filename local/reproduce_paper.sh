@@ -14,7 +14,8 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 corpus=mini                                                     # mini, iemocap, emodb, ... as for run.sh
 protocols=                                                      # fold protocols (default: speaker; for iemocap and mini "speaker paper")
 seeds="0 1 2"                                                   # seeds of all random draws
-settings="beta0 reverse0.1 reverse1 forward0.1 forward1 alpha0" # gradient and beta; alpha0 is beta 0 without CTC loss
+settings="beta0 reverse0.1 reverse1 forward0.1 forward1 alpha0" # gradient and beta; alpha0 is beta 0 without CTC loss; or none, erase, ...
+grl_config=                                                     # training settings of gradient and beta (default: as of the others)
 alpha=0.1                                                       # weight of the CTC loss in all settings but alpha0
 alpha0_learning_rate=                                           # of alpha0 (default: 1e-5 for iemocap, else as the others)
 figures=false                                                   # score the test fold after each epoch, for figures 2 and 3
@@ -47,8 +48,10 @@ for protocol in ${protocols:=speaker}; do
                 beta0) chosen="--alpha ${alpha} --beta 0 --grl reverse" ;;
                 alpha0) chosen="--alpha 0 --beta 0 --grl reverse${alpha0_learning_rate:+ --learning_rate ${alpha0_learning_rate}}" ;;
                 reverse[0-9]* | forward[0-9]*) chosen="--alpha ${alpha} --beta ${setting#???????} --grl ${setting:0:7}" ;;
-                *) die 2 "--settings: '${setting}' is none of beta0, alpha0, reverse0.1, forward1, ..." ;;
+                none | erase | standardise | erase+standardise) chosen="--alpha ${alpha} --spk_norm ${setting}" ;;
+                *) die 2 "--settings: '${setting}' is none of beta0, alpha0, reverse0.1, forward1, none, erase, ..." ;;
             esac
+            if [[ ${chosen} != *--spk_norm* && -n ${grl_config} ]]; then chosen+=" --train_config ${grl_config}"; fi
             name=${protocol}_${setting}_seed${seed}
             experiments+=("${name//\//_} --protocol ${protocol} --seed ${seed} ${chosen}")
         done

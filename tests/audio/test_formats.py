@@ -1,9 +1,7 @@
 """Audio in arks and in formats of ffmpeg, and files that are no audio."""
 
 import os
-import shutil
-import stat
-import sys
+import subprocess
 from pathlib import Path
 
 import kaldiio
@@ -49,50 +47,37 @@ def test_a_cut_ark_and_a_wrong_offset_are_named(tmp_path: Path) -> None:
     assert seconds_or_fault(wrong) == "not readable as audio: no WAV file and no audio of kaldiio at this offset"
 
 
-def fake_ffmpeg(folder: Path, body: str) -> None:
-    """A program `ffmpeg` that is Python."""
-    path = folder / "bin" / "ffmpeg"
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(f"#!{sys.executable}\nimport sys, io, soundfile, numpy as np\n{body}\n")
-    path.chmod(path.stat().st_mode | stat.S_IXUSR)
-
-
-WRITES = """
-samples, rate = np.load(sys.argv[sys.argv.index("-i") + 1]), 32000
-made = io.BytesIO()
-soundfile.write(made, samples, rate, format="AU", subtype="FLOAT")
-data = bytearray(made.getvalue())
-data[8:12] = b"\\xff" * 4  # a pipe's header has no length
-sys.stdout.buffer.write(data)
-"""
-
-
 @pytest.mark.parametrize("suffix", [".m4a", ".mp4", ".webm", ".opus", ".M4A"])
 def test_ffmpeg_reads_what_libsndfile_does_not(tmp_path: Path, monkeypatch, suffix: str) -> None:
-    path = tmp_path / f"a{suffix}"
-    tone_S = (0.3 * np.sin(np.arange(64000) / 20)).astype(np.float32)
-    with open(path, "wb") as file:
-        np.save(file, np.stack([tone_S, tone_S], 1))
+    imageio_ffmpeg = pytest.importorskip("imageio_ffmpeg")
+    path, tone_S = tmp_path / f"a{suffix}", 0.3 * np.sin(np.arange(96000) / 20)
+    soundfile.write(tmp_path / "a.wav", np.stack([tone_S, tone_S], 1), 48000)
+    ffmpeg = imageio_ffmpeg.get_ffmpeg_exe()
+    made = subprocess.run([ffmpeg, "-v", "error", "-i", tmp_path / "a.wav", path], capture_output=True, text=True)
+    assert made.returncode == 0, made.stderr
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
-    with pytest.raises(UserError, match=rf"a{suffix}: this format is read by ffmpeg, which is not installed; install"):
-        read_audio(path)
-    assert "ffmpeg, which is not installed" in seconds_or_fault(str(path))
-    fake_ffmpeg(tmp_path, WRITES)
-    assert header_seconds(str(path)) == 2.0
-    read = read_audio(path)
-    assert len(read) == 32000 and np.abs(read[100:-100] / 32768 - tone_S[200:-200:2]).max() < 0.001
-    fake_ffmpeg(tmp_path, "sys.exit('a.m4a: moov atom not found')")
-    with pytest.raises(UserError, match=r"not readable as audio \(ffmpeg: a\.m4a: moov atom not found\)"):
-        read_audio(path)
+    if suffix != ".opus":
+        with pytest.raises(UserError, match=rf"a{suffix}: this format is read by ffmpeg, which is not installed; inst"):
+            read_audio(path)
+        assert "ffmpeg, which is not installed" in seconds_or_fault(str(path))
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "ffmpeg").symlink_to(ffmpeg)
+    assert seconds_of(str(path)) == pytest.approx(2, abs=0.1)
+    read = read_audio(path) / 32768
+    assert np.abs(read).max() == pytest.approx(0.3, rel=0.1)
+    # What codecs do at the beginning and the end differs: the tone is compared in the middle, at any delay.
+    wanted = 0.3 * np.sin(np.arange(32000) * 3 / 20)
+    best = max(float(np.corrcoef(read[8000:24000], wanted[8000 + d : 24000 + d])[0, 1]) for d in range(2000))
+    assert best > 0.99
 
 
-@pytest.mark.skipif(not shutil.which("ffmpeg"), reason="needs ffmpeg")
-@pytest.mark.parametrize("suffix", [".m4a", ".webm"])
-def test_real_ffmpeg(tmp_path: Path, suffix: str) -> None:
-    soundfile.write(tmp_path / "a.wav", 0.3 * np.sin(np.arange(32000) / 20), 16000)
-    assert os.system(f"ffmpeg -v error -i {tmp_path}/a.wav {tmp_path}/a{suffix}") == 0
-    assert seconds_of(f"{tmp_path}/a{suffix}") == pytest.approx(2, abs=0.1)
-    assert np.abs(read_audio(tmp_path / f"a{suffix}")).max() == pytest.approx(0.3 * 32768, rel=0.1)
+def test_what_ffmpeg_cannot_read_is_refused_with_its_reason(tmp_path: Path, monkeypatch) -> None:
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "ffmpeg").symlink_to(pytest.importorskip("imageio_ffmpeg").get_ffmpeg_exe())
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    (tmp_path / "a.m4a").write_bytes(bytes(2000))
+    with pytest.raises(UserError, match=r"a\.m4a: not readable as audio \(ffmpeg: .*Invalid data"):
+        read_audio(tmp_path / "a.m4a")
 
 
 @pytest.mark.parametrize(
