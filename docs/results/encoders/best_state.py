@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 from sklearn.metrics import accuracy_score, recall_score
+from sklearn.model_selection import LeaveOneGroupOut
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import LinearSVC
@@ -40,8 +41,8 @@ def main() -> None:
         train, test = (read_list(folds / fold / part) for part in ("train", "test"))
         train_UnP, test_UnP = (np.stack([vectors[utt] for utt in part]).astype(np.float64) for part in (train, test))
         classes = [emotions[utt] for utt in train]
-        _, groups = np.unique([speakers[utt] for utt in train], return_inverse=True)
-        rates = layer_probe(train_UnP, classes, groups)
+        held_out = LeaveOneGroupOut().split(train, groups=[speakers[utt] for utt in train])
+        rates = layer_probe(train_UnP, classes, held_out)
         state = int(np.argmax(rates))
         model = make_pipeline(StandardScaler(), LinearSVC(C=0.01, dual="auto", random_state=0))
         hypotheses += list(model.fit(train_UnP[:, state], classes).predict(test_UnP[:, state]))
