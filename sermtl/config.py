@@ -43,8 +43,9 @@ class TrainConfig:
     (``erase``); by each speaker's own statistics of other, unlabelled utterances (``standardise``)."""
     spk_statistics: Literal["mean", "mean_std"] = "mean"
     """What ``standardise`` takes of a speaker: means, or deviations too."""
-    spk_shrink: float = 10.0
-    """k: a speaker's statistics of n utterances count n / (n + k), the corpus's the rest."""
+    spk_shrink: float = 0.5
+    """A speaker's statistics of n utterances count n / (n + k), the corpus's the rest; k is this times the variance
+    within training speakers over that between them, of each dimension."""
     enrol: str = "all"
     """How many other utterances of a test speaker ``standardise`` gets: a number, ``half``, or ``all``."""
     speaker_head: Literal["linear", "mlp"] = "linear"

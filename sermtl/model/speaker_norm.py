@@ -26,7 +26,9 @@ class SpeakerNorm(nn.Module):
         width: P.
         speakers: S, the training speakers.
         statistics: ``mean``, or ``mean_std`` to divide by deviations too.
-        shrink: A speaker's own statistics of m utterances count m / (m + shrink), the corpus's the rest.
+        shrink: A speaker's own statistics of m utterances count m / (m + k), the corpus's the rest. k is ``shrink``
+            times the variance within training speakers over the variance between them, of each dimension (with a
+            ``shrink`` of 1 the estimate of least squared error; Efron and Morris, 1973).
     """
 
     def __init__(
@@ -41,6 +43,7 @@ class SpeakerNorm(nn.Module):
         self.in_nRP: Tensor
         self.mean_nP: Tensor
         self.std_nP: Tensor
+        self.shrink_nP: Tensor
         self.means_SnP: Tensor
         self.stds_SnP: Tensor
         if self.erases:
@@ -51,6 +54,7 @@ class SpeakerNorm(nn.Module):
         if self.standardises:
             self.register_buffer("mean_nP", torch.zeros(states, width))
             self.register_buffer("std_nP", torch.ones(states, width))
+            self.register_buffer("shrink_nP", torch.zeros(states, width))
             self.register_buffer("means_SnP", torch.zeros(speakers, states, width))
             self.register_buffer("stds_SnP", torch.ones(speakers, states, width))
 
@@ -91,15 +95,15 @@ class SpeakerNorm(nn.Module):
             members_KU: Which utterances each group has; one without any gets the corpus's statistics.
         """
         counts_K11 = members_KU.sum(1)[:, None, None]
-        share_K11 = counts_K11 / (counts_K11 + self.shrink).clamp(min=1e-9)
+        share_KnP = counts_K11 / (counts_K11 + self.shrink_nP).clamp(min=1e-9)
         averages_KU = members_KU.to(pooled_UnP) / counts_K11[:, :, 0].clamp(min=1)
         mean_KnP = torch.einsum("ku,unp->knp", averages_KU, pooled_UnP)
-        drawn_KnP = share_K11 * mean_KnP + (1 - share_K11) * self.mean_nP
+        drawn_KnP = share_KnP * mean_KnP + (1 - share_KnP) * self.mean_nP
         if not self.divides:
             return drawn_KnP, self.std_nP.to(drawn_KnP).expand_as(drawn_KnP)
         square_KnP = torch.einsum("ku,unp->knp", averages_KU, pooled_UnP.square())
         variance_KnP = (square_KnP - mean_KnP.square()).clamp(min=0)
-        return drawn_KnP, (share_K11 * variance_KnP + (1 - share_K11) * self.std_nP.square()).sqrt()
+        return drawn_KnP, (share_KnP * variance_KnP + (1 - share_KnP) * self.std_nP.square()).sqrt()
 
     def fit(self, pooled_UnP: Tensor, speakers_U: Tensor) -> None:
         """Fit on the training list; utterances of unknown speakers (-1) count for the corpus's statistics only."""
@@ -119,9 +123,24 @@ class SpeakerNorm(nn.Module):
             std_nP = erased_UnP.std(0, correction=0)
             self.std_nP.copy_(torch.where(std_nP > LEAST_DEVIATION, std_nP, torch.ones_like(std_nP)))
             members_SU = speakers_U == torch.arange(len(self.means_SnP), device=speakers_U.device)[:, None]
+            self.shrink_nP.copy_(self.shrink * spread_ratio(erased_UnP.double(), members_SU))
             means_SnP, stds_SnP = self.estimate(erased_UnP.double(), members_SU)
             self.means_SnP.copy_(means_SnP)
             self.stds_SnP.copy_(stds_SnP)
+
+
+def spread_ratio(pooled_UnP: Tensor, members_SU: Tensor) -> Tensor:
+    """Variance within speakers over variance between speakers (n, P), at most 1,000; 0 where nothing varies.
+
+    The variance of the speakers' means holds that of the averages over their utterances too, which is taken off.
+    """
+    counts_S = members_SU.sum(1)
+    means_SnP = torch.einsum("su,unp->snp", members_SU.to(pooled_UnP) / counts_S[:, None].clamp(min=1), pooled_UnP)
+    own_UnP = torch.einsum("su,snp->unp", members_SU.to(pooled_UnP), means_SnP)
+    squares_nP = (members_SU.any(0)[:, None, None] * (pooled_UnP - own_UnP).square()).sum(0)
+    within_nP = squares_nP / (counts_S.sum() - len(counts_S)).clamp(min=1)
+    between_nP = means_SnP.var(0) - within_nP * (1 / counts_S.clamp(min=1)).mean()
+    return within_nP / torch.maximum(between_nP, within_nP / 1000).clamp(min=1e-30)
 
 
 def fit_eraser(vectors_UP: Tensor, speakers_U: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 import torch
 from concept_erasure import LeaceFitter
+from sklearn.feature_selection import f_classif
 from sklearn.linear_model import LogisticRegression
 
 from sermtl.model.gradient_reversal import SpeakerHead
 from sermtl.model.heads import HeadSettings, UtteranceVector
-from sermtl.model.speaker_norm import SpeakerNorm, fit_eraser
+from sermtl.model.speaker_norm import SpeakerNorm, fit_eraser, spread_ratio
 
 
 def drawn(count, states=2, width=6, speakers=4, seed=0):
@@ -84,7 +85,8 @@ def test_a_group_is_standardised_by_its_own_statistics_drawn_to_the_corpus(stati
     members_KU = torch.stack([speakers_U == 2, torch.zeros(40, dtype=torch.bool)])
     means_KnP, stds_KnP = norm.estimate(pooled_UnP, members_KU)
     own_UnP = pooled_UnP[speakers_U == 2]
-    share = len(own_UnP) / (len(own_UnP) + 5.0)
+    ratio_nP = spread_ratio(pooled_UnP, speakers_U == torch.arange(4)[:, None])
+    share = len(own_UnP) / (len(own_UnP) + 5.0 * ratio_nP)
     mean_nP = share * own_UnP.mean(0) + (1 - share) * corpus[0]
     variance_nP = share * own_UnP.var(0, correction=0) + (1 - share) * corpus[1] ** 2
     std_nP = variance_nP.sqrt() if statistics == "mean_std" else corpus[1]
@@ -95,6 +97,19 @@ def test_a_group_is_standardised_by_its_own_statistics_drawn_to_the_corpus(stati
     torch.testing.assert_close(ours[0], (known[0] - mean_nP) / std_nP)
     torch.testing.assert_close(ours[1], (known[1] - corpus[0]) / corpus[1])
     torch.testing.assert_close(norm.standardise(known, None), (known - corpus[0]) / corpus[1])
+
+
+def test_k_is_the_ratio_of_variances_that_analysis_of_variance_estimates():
+    torch.manual_seed(1)
+    speakers_U = torch.arange(30).repeat_interleave(20)
+    pooled_UnP = torch.randn(600, 1, 3, dtype=torch.float64)
+    pooled_UnP[:, 0] *= torch.tensor([1.0, 2.0, 3.0])
+    pooled_UnP[:, 0] += torch.randn(30, 3, dtype=torch.float64)[speakers_U] * torch.tensor([2.0, 1.0, 0.0])
+    ratio_P = spread_ratio(pooled_UnP, speakers_U == torch.arange(30)[:, None])[0]
+    f_P, _ = f_classif(pooled_UnP[:, 0], speakers_U)  # F = 1 + 20 / ratio, for 20 utterances of each speaker
+    torch.testing.assert_close(ratio_P[:2], torch.from_numpy(20 / (f_P[:2] - 1)))
+    assert 0.1 < ratio_P[0] < 0.5 and 2 < ratio_P[1] < 8 and 20 < ratio_P[2] <= 1000
+    assert spread_ratio(torch.ones(4, 1, 1).double(), torch.eye(2).repeat(1, 2) > 0).tolist() == [[0.0]]
 
 
 def test_without_shrinkage_speakers_have_the_same_mean():
