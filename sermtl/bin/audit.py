@@ -16,21 +16,11 @@ from pathlib import Path
 
 from sermtl.corpus.audit import Audio, audit_fold
 from sermtl.corpus.audit_table import audit_options, audit_table, print_audits
-from sermtl.corpus.corpus import Corpus, load_corpus
+from sermtl.corpus.corpus import load_corpus
 from sermtl.corpus.lists import read_fold, read_folds, rows_of
 from sermtl.corpus.protocols import find_protocol
 from sermtl.errors import UserError, command
 from sermtl.fileio.files import write_json, write_text
-
-
-def coverage(corpus: Corpus, folds: dict[str, dict[str, list[str]]]) -> str:
-    """The labelled utterances that the folds test, and those that more than one tests, as a sentence."""
-    tested = Counter(utt for lists in folds.values() for utt in set(lists["test"]) if utt in corpus.index)
-    labelled = [utt for utt, has in zip(corpus.utts, corpus.labelled, strict=True) if has]
-    once = sum(utt in tested for utt in labelled)
-    twice = sum(n > 1 for n in tested.values())
-    again = f"; {twice} in more than one fold, which pooled scores count again" if twice else ""
-    return f"{once} of {len(labelled)} labelled utterances are tested{again}"
 
 
 @command
@@ -62,7 +52,11 @@ def main() -> int:
         for name, lists in folds.items()
     ]
     kept = print_audits(audits)
-    print(coverage(corpus, folds))
+    tested = Counter(utt for lists in folds.values() for utt in set(lists["test"]) if utt in corpus.index)
+    labelled = [utt for utt, has in zip(corpus.utts, corpus.labelled, strict=True) if has]
+    twice = sum(n > 1 for n in tested.values())
+    again = f"; {twice} in more than one fold, which pooled scores count again" if twice else ""
+    print(f"{sum(utt in tested for utt in labelled)} of {len(labelled)} labelled utterances are tested{again}")
     if any(audit["speaker_dependent"] for audit in audits):
         print(f"{protocol} is speaker-dependent: speakers of test parts are in train or dev")
     if args.out:

@@ -37,12 +37,12 @@ def run_fix(args: argparse.Namespace) -> int:
     return 0
 
 
-def parse(words: list[str]) -> argparse.Namespace:
-    """Read the command line; dashes and underscores in option names are equal."""
-    words = [f"--{w[2:].replace('-', '_')}" if w.startswith("--") and "=" not in w else w for w in words]
+@command
+def main() -> int:
+    """Run the verb; dashes and underscores in option names are equal."""
+    words = [f"--{w[2:].replace('-', '_')}" if w.startswith("--") and "=" not in w else w for w in sys.argv[1:]]
     parser = argparse.ArgumentParser(description=__doc__)
     verbs = parser.add_subparsers(required=True, dest="verb")
-
     check = verbs.add_parser("validate", prog="validate_data_dir.sh", help="check a data directory")
     check.add_argument("data", type=Path, help="data directory")
     check.add_argument("--no_text", action="store_true", help="do not require text")
@@ -53,17 +53,10 @@ def parse(words: list[str]) -> argparse.Namespace:
     cores = len(os.sched_getaffinity(0))
     check.add_argument("--nj", type=int, default=min(4, cores), help="processes that open audio (default: %(default)s)")
     check.set_defaults(run=run_validate)
-
     mend = verbs.add_parser("fix", prog="fix_data_dir.sh", help="sort tables, keep utterances in all tables")
     mend.add_argument("data", type=Path, help="data directory")
     mend.set_defaults(run=run_fix)
-    return parser.parse_args(words)
-
-
-@command
-def main() -> int:
-    """Run the verb."""
-    args = parse(sys.argv[1:])
+    args = parser.parse_args(words)
     return args.run(args)
 
 

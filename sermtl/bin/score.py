@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
 
 from sermtl.errors import UserError, command
 from sermtl.fileio.ark import read_matrix
@@ -12,10 +11,9 @@ from sermtl.fileio.files import write_json, write_text
 from sermtl.fileio.stamp import NAME, Stamp, fold_roots, inputs, package_digest
 from sermtl.fileio.tables import read_list
 from sermtl.fileio.text_table import number
-from sermtl.score import other_corpus
 from sermtl.score import result_files as results
 from sermtl.score.score_files import read_scores
-from sermtl.score.score_folds import pool_folds, refuse_stale_folds, score_fold
+from sermtl.score.score_folds import pool_folds, pool_models, refuse_stale_folds, score_fold
 
 INPUTS = (
     "decode:stamp.json", "decode:emb.scp", "decode:emo_post", "decode:utt2emo", "decode:text", "decode:utt2spk",
@@ -29,49 +27,39 @@ def score_folds(args: argparse.Namespace) -> None:
     problems = []
     for name in args.folds:
         try:
-            score_one(args.exp, args.data, args.folds_dir / name)
+            score_one(args.exp / name, args.data, args.folds_dir / name)
         except UserError as error:
             problems.append(str(error))
     if problems:
         raise UserError("\n".join(problems))
 
 
-def score_corpus(args: argparse.Namespace) -> None:
-    """Score the models of all folds on all of another corpus."""
-    parts = {fold: score_fold(args.data.name, args.data, args.data / fold, args.exp) for fold in args.folds}
-    for fold, part in parts.items():
-        write_results(args.exp / fold / f"score_{args.data.name}", part)
-    scores = other_corpus.pool_models(args.exp, args.data, parts)
-    write_json(args.exp / f"scores_{args.data.name}.json", scores)
-    for key, spread in scores["mean_over_folds"].items():
-        if key in ("wa", "ua", "macro_f1"):
-            numbers = map(number, (spread["mean"], spread["std"], scores["averaged"][key]))
-            print("{} {}: {}, std {} over the models; {} of averaged posteriors".format(args.data.name, key, *numbers))
-
-
-def write_results(out: Path, scores: dict[str, Any]) -> None:
-    """Write the files of a fold's scores."""
-    for name, render in (("ser", results.result_ser), ("asr", results.result_asr), ("spk", results.result_spk)):
-        write_text(out / f"result_{name}.txt", render(scores))
-    write_json(out / "scores.json", scores)
-
-
-def score_one(exp: Path, data: Path, fold_dir: Path) -> None:
+def score_one(trained: Path, data: Path, fold_dir: Path) -> None:
     """Score one fold."""
-    decoded, out = exp / fold_dir.name / "decode_test", exp / fold_dir.name / "score_test"
-    made = Stamp(out / NAME, package_digest(), {}, inputs(fold_roots(out.parent, data, fold_dir), *INPUTS))
+    out = trained / "score_test"
+    made = Stamp(out / NAME, package_digest(), {}, inputs(fold_roots(trained, data, fold_dir), *INPUTS))
     if not made.changed():
         print(f"nothing changed: {out}")
         return
     made.begin()
-    scores = score_fold("test", data, fold_dir, exp)
+    score_fold("test", data, fold_dir, trained.parent)
     (out / "probe.json").unlink(missing_ok=True)
-    if (decoded / "emb.scp").exists():
+    if (trained / "decode_test" / "emb.scp").exists():
         from sermtl.score.speaker_probe import probe_fold  # with scikit-learn, which takes seconds to import
 
-        write_json(out / "probe.json", probe_fold(decoded.parent, data, fold_dir, read_matrix))
-    write_results(out, scores)
+        write_json(out / "probe.json", probe_fold(trained, data, fold_dir, read_matrix))
     made.finish(sorted(path for path in out.iterdir() if path.name[0] != "." and path.name != NAME))
+
+
+def score_corpus(args: argparse.Namespace) -> None:
+    """Score the models of all folds on all of another corpus."""
+    parts = {fold: score_fold(args.data.name, args.data, args.data / fold, args.exp) for fold in args.folds}
+    scores = pool_models(args.exp, args.data, parts)
+    write_json(args.exp / f"scores_{args.data.name}.json", scores)
+    for key in ("wa", "ua", "macro_f1"):
+        spread = scores["mean_over_folds"][key]
+        mean, std, averaged = map(number, (spread["mean"], spread["std"], scores["averaged"][key]))
+        print(f"{args.data.name} {key}: {mean}, std {std} over the models; {averaged} of averaged posteriors")
 
 
 def pool(args: argparse.Namespace) -> None:
@@ -82,16 +70,17 @@ def pool(args: argparse.Namespace) -> None:
     refuse_stale_folds(args.exp, args.folds_file.parent, folds)
     scored = sorted(args.exp.glob("*/score_test/scores.json")) + sorted(args.exp.glob("*/score_test/per_utt.tsv"))
     read = {f"exp:{path.relative_to(args.exp)}": path for path in scored} | {"folds:folds": args.folds_file}
+    page, out = args.exp / "RESULTS.md", args.exp / "scores.json"
     made = Stamp(args.exp / NAME, package_digest(), {"tag": args.exp.name}, read)
-    if not made.changed():
-        print(f"nothing changed: {args.exp / 'scores.json'}")
-        print(results.summary(args.exp.name, read_scores(args.exp / "scores.json")))
-        return
-    made.begin()
-    scores = pool_folds(args.exp, folds)
-    write_text(args.exp / "RESULTS.md", results.results_md(args.exp.name, scores))
-    write_json(args.exp / "scores.json", scores)
-    made.finish([args.exp / "RESULTS.md", args.exp / "scores.json"])
+    if made.changed():
+        made.begin()
+        scores = pool_folds(args.exp, folds)
+        write_text(page, results.results_md(args.exp.name, scores))
+        write_json(out, scores)
+        made.finish([page, out])
+    else:
+        print(f"nothing changed: {out}")
+        scores = read_scores(out)
     print(results.summary(args.exp.name, scores))
 
 

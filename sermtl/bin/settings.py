@@ -40,10 +40,8 @@ def main() -> int:
         if not Path(config.upstream).is_dir():
             hub_snapshot(config.upstream)
         elif not Path(config.upstream, "preprocessor_config.json").is_file():
-            text = (
-                "no preprocessor_config.json, which says whether waveforms are normalised: the logs say what is assumed"
-            )
-            print(f"warning: upstream {config.upstream} has {text}", file=sys.stderr)
+            lacking = "no preprocessor_config.json, which says whether waveforms are normalised"
+            print(f"warning: upstream {config.upstream} has {lacking}: the logs say what is assumed", file=sys.stderr)
     values = {
         "auto_tag": experiment_tag(args.corpus, args.protocol, args.config.stem, config, args.set),
         "feats_type": config.feats_type,

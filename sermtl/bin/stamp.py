@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from sermtl.errors import command
@@ -43,67 +42,49 @@ def main() -> int:
     clean = verbs.add_parser("clean", help="remove temporary files of programs that were killed")
     clean.add_argument("directories", nargs="+", type=Path)
     args = parser.parse_args()
+    if args.verb == "require":
+        return require_current(args)
     if args.verb == "clean":
         for directory in args.directories:
             remove_leftovers(directory)
         return 0
-    return {"current": is_current, "finish": finish, "require": require_current}[args.verb](args)
-
-
-def stamp_of(args: argparse.Namespace) -> Stamp:
-    """The stamp that the words describe."""
     settings = {str(number): word for number, word in enumerate(args.settings)}
-    return Stamp(args.stamp, package_digest(), settings, {str(path): path for path in args.inputs})
-
-
-def is_current(args: argparse.Namespace) -> int:
-    """Print that nothing changed, or begin."""
-    stamp = stamp_of(args)
-    if not stamp.changed():
-        print(f"nothing changed: {stamp.path.parent}")
+    made = Stamp(args.stamp, package_digest(), settings, {str(path): path for path in args.inputs})
+    folder = made.path.parent
+    if args.verb == "finish":
+        made.take_begun()
+        made.finish(sorted(p for p in folder.iterdir() if p.is_file() and p.name[0] != "." and p != made.path))
         return 0
-    if stamp.path.parent.is_dir():
-        stamp.begin()
+    if not made.changed():
+        print(f"nothing changed: {folder}")
+        return 0
+    if folder.is_dir():
+        made.begin()
     return 1
-
-
-def finish(args: argparse.Namespace) -> int:
-    """Write the stamp, with the inputs as they were when it was emptied, except those that were made since."""
-    stamp, folder = stamp_of(args), args.stamp.parent
-    stamp.take_begun()
-    stamp.finish(sorted(p for p in folder.iterdir() if p.is_file() and p.name[0] != "." and p != stamp.path))
-    return 0
 
 
 def require_current(args: argparse.Namespace) -> int:
     """Print what a stage before ``--stage`` made from other inputs than there are now, or what has changed since."""
-    for stage, path, roots in made_before(args):
-        damaged = damaged_outputs(path, read_stamp(path) or {"outputs": {}})
-        changed = [
-            f"{path.parent / name} is not as it was made; if you changed it on purpose, remove {path}"
-            for name in damaged
-        ]
-        for message in (outdated(path, roots) or changed)[:1]:
-            print(f"error: {message}", file=sys.stderr)
-            return 100 + stage
-    return 0
-
-
-def made_before(args: argparse.Namespace) -> Iterator[tuple[int, Path, Mapping[str, Path]]]:
-    """Stamps of the stages before ``--stage``, in their order, each with the places of its inputs."""
     data = {"data": args.data}
-    everything: list[tuple[int, Path, Mapping[str, Path]]] = [(1, args.data, {}), (1, args.folds_dir, data)]
-    everything += [(2, args.dump / name, data) for name in args.dumps]
+    made: list[tuple[int, Path, dict[str, Path]]] = [(1, args.data, {}), (1, args.folds_dir, data)]
+    made += [(2, args.dump / name, data) for name in args.dumps]
     for fold in args.folds:
-        roots = fold_roots(args.exp / fold, args.data, args.folds_dir / fold)
-        roots |= {"dump": args.dump, "tokens": args.tokens / fold}
-        everything += [(2, args.tokens / fold, roots), (3, roots["exp"], roots)]
-        everything += [(4, roots["exp"] / f"decode_{part}", roots) for part in PARTS]
-        everything.append((5, roots["exp"] / "score_test", roots))
-    everything.append((5, args.exp, {"exp": args.exp, "folds": args.folds_dir}))
-    for stage, directory, places in sorted(everything, key=lambda item: item[0]):
+        exp, tokens = args.exp / fold, args.tokens / fold
+        roots = fold_roots(exp, args.data, args.folds_dir / fold) | {"dump": args.dump, "tokens": tokens}
+        made += [(2, tokens, roots), (3, exp, roots), *((4, exp / f"decode_{part}", roots) for part in PARTS)]
+        made.append((5, exp / "score_test", roots))
+    made.append((5, args.exp, {"exp": args.exp, "folds": args.folds_dir}))
+    for stage, folder, roots in sorted(made, key=lambda item: item[0]):
         if stage < args.stage:
-            yield stage, directory / NAME, places
+            path = folder / NAME
+            changed = [
+                f"{folder / name} is not as it was made; if you changed it on purpose, remove {path}"
+                for name in damaged_outputs(path, read_stamp(path) or {"outputs": {}})
+            ]
+            for message in (outdated(path, roots) or changed)[:1]:
+                print(f"error: {message}", file=sys.stderr)
+                return 100 + stage
+    return 0
 
 
 if __name__ == "__main__":

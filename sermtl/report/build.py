@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure as Drawing
 
 from sermtl.errors import UserError
-from sermtl.report import compare, figures, layers, runs, speaker, tables, words
-from sermtl.report import curves as logs
-from sermtl.report.compare import Results
+from sermtl.report import figures, runs, speaker, tables, words
+from sermtl.report.compare import Setting
 from sermtl.report.document import Document, Figure, Section
 from sermtl.report.families import Family, group
 from sermtl.report.load import Loaded
 from sermtl.report.speaker import Knowledge
+from sermtl.score.plain_models import layers_of, words_alone
 from sermtl.score.result_files import environment
-from sermtl.score.text_baseline import words_alone
 
 MOST_CURVES = 12
+PARTS = {"monitor_test": "test fold (monitoring: nothing is selected by it)", "dev": "dev part of the fold"}
+"""Where a curve over epochs may come from, the first that exists."""
 
 
 @dataclass(frozen=True)
@@ -45,85 +45,74 @@ class Sources:
 def build(loaded: Loaded, corpus: str, sources: Sources) -> Document:
     """Compute everything, draw the figures into ``sources.images``, and arrange it."""
     families = group(loaded.experiments)
-    analysed = [compare.analyse(family) for family in families]
     findings: list[str] = []
-    everything: list[Knowledge] = []
+    damaged: list[str] = []
     sections: list[Section] = []
-    for results in analysed:
-        known = [speaker.knowledge(setting) for setting in results.family.settings]
-        everything += known
-        findings += words.findings(results, known)
-        sections += family_sections(results, known, sources)
-    sections.append(runs_section(loaded, families))
-    refused = [message for results in analysed for message in results.refused]
-    damaged = [path for row in everything for path in row.damaged]
+    for family in families:
+        known = {setting: speaker.knowledge(setting) for setting in family.settings}
+        damaged += [path for row in known.values() for path in row.damaged]
+        findings += words.findings(family, known)
+        sections += [
+            protocol_section(family, sources),
+            comparison_section(family, sources),
+            epoch_section(family, sources),
+            *detail_sections(family, sources),
+            speaker_section(family, known, sources),
+            *layer_section(family, sources),
+        ]
+    last = Section("Runs and settings", items=[runs.counted(family) for family in families])
+    last.items += [runs.settings(families), runs.experiments(families), *runs.unfinished(loaded)]
+    for family in {family.protocol: family for family in families}.values():
+        last.items += runs.audit(family)
     return Document(
         title=f"Speech emotion recognition with speaker normalisation: {corpus}",
         head=environment().strip().splitlines(),
-        warnings=runs.warnings(loaded, families, refused, damaged),
+        warnings=runs.warnings(loaded, families, damaged),
         findings=findings,
-        sections=sections,
+        sections=[*sections, last],
     )
 
 
-def family_sections(results: Results, known: list[Knowledge], sources: Sources) -> list[Section]:
-    """All sections of one family."""
-    family = results.family
+def protocol_section(family: Family, sources: Sources) -> Section:
+    """A family's rates: the paper's tables, all settings, what the words alone give away, reliability."""
     mark = f" ({family.dependent})" if family.dependent else ""
-    top = Section(f"Protocol {family.title}{mark}")
-    top.items += [tables.table_2(results), tables.table_3(results)]
-    if (table := tables.ablation(results)) is not None:
-        top.items.append(table)
-    rows = {setting.name: [results.estimates[setting]["wa"]] for setting in family.settings}
+    section = Section(f"Protocol {family.title}{mark}")
+    rows = {setting.name: [setting.estimates["wa"]] for setting in family.settings}
     caption = (
         "WA of every setting with 95 % intervals. The settings are tested on the same utterances; the tests of their "
         "differences are in the section on comparisons."
     )
-    top.items += [tables.all_settings(results), sources.draw(figures.intervals(rows, "WA"), family, "wa", caption)]
-    top.items += text_only(family, sources)
+    section.items += [tables.table_2(family), tables.table_3(family), *tables.ablation(family)]
+    section.items += [tables.all_settings(family), sources.draw(figures.intervals(rows, "WA"), family, "wa", caption)]
+    try:
+        share = words_alone(sources.data, family.protocol, sources.dump)
+        words_only = "a logistic regression on the words of the reference transcripts has a WA of"
+        if share is not None:
+            section.items.append(f"Text only, on the same folds: {words_only} {share:.3f}.")
+    except (OSError, KeyError, UserError) as error:
+        section.items.append(f"No text-only baseline: {error}.")
     bins = {setting.name: setting.calibration[0] for setting in family.settings[:MOST_CURVES]}
     full = {name: rows[rows[:, 0] > 0] for name, rows in bins.items()}
     if curves := {name: (rows[:, 1] / rows[:, 0], rows[:, 2] / rows[:, 0]) for name, rows in full.items() if len(rows)}:
         caption = "Reliability: share of correct utterances by confidence. Calibrated posteriors lie on the diagonal."
         drawn = figures.lines(curves, "confidence", "share of correct utterances", diagonal=True)
-        top.items.append(sources.draw(drawn, family, "reliability", caption))
-    return [
-        top,
-        comparison_section(results, sources),
-        epoch_section(family, sources),
-        *detail_sections(family, sources),
-        speaker_section(family, known, sources),
-        *layer_section(family, sources),
-    ]
+        section.items.append(sources.draw(drawn, family, "reliability", caption))
+    return section
 
 
-def text_only(family: Family, sources: Sources) -> list[Any]:
-    """What the words give away, in one sentence; nothing without transcripts."""
-    try:
-        share = words_alone(sources.data, family.protocol, sources.dump)
-    except (OSError, KeyError, UserError) as error:
-        return [f"No text-only baseline: {error}."]
-    words_only = "a logistic regression on the words of the reference transcripts has a WA of"
-    return [] if share is None else [f"Text only, on the same folds: {words_only} {share:.3f}."]
-
-
-def comparison_section(results: Results, sources: Sources) -> Section:
+def comparison_section(family: Family, sources: Sources) -> Section:
     """Paired tests, effect sizes, and detectable differences."""
-    section = Section(f"Compared with β 0{results.family.label}", 3)
-    if not results.comparisons:
-        section.items.append("Nothing can be compared: " + ("; ".join(results.refused) or "only β 0 was run") + ".")
+    section = Section(f"Compared with β 0{family.label}", 3)
+    if not family.comparisons:
+        section.items.append("Nothing can be compared: " + ("; ".join(family.refused) or "only β 0 was run") + ".")
         return section
-    rows = {c.name: [c.difference["wa"]] for c in results.comparisons}
+    rows = {c.name: [c.difference("wa")] for c in family.comparisons}
     caption = "Differences in WA from β 0 with 95 % intervals. One that contains 0 does not show that there is none."
     drawn = figures.intervals(rows, "difference in WA", zero=True)
-    section.items += [
-        words.detectable(results),
-        tables.comparisons(results),
-        sources.draw(drawn, results.family, "differences", caption),
-        tables.mcnemar(results),
-    ]
-    if results.refused:
-        section.items.append("Not paired: " + "; ".join(results.refused) + ".")
+    section.items += [words.detectable(family), tables.comparisons(family)]
+    section.items += [sources.draw(drawn, family, "differences", caption), tables.mcnemar(family)]
+    if family.refused:
+        section.items.append("Not paired: " + "; ".join(family.refused) + ".")
     return section
 
 
@@ -132,8 +121,9 @@ def epoch_section(family: Family, sources: Sources) -> Section:
     section = Section(f"Scores by epoch{family.label}", 3)
     shown = family.settings[:MOST_CURVES]
     for number, rate, title in ((2, "wer", "WER"), (3, "wa", "emotion accuracy (WA)")):
-        for part, place in logs.SOURCES.items():
-            curves = logs.curves(shown, part, rate)
+        for part, place in PARTS.items():
+            every = {s.name: s.curve(part, rate) for s in shown if rate != "wer" or s.first.reads}
+            curves = {name: values for name, values in every.items() if np.isfinite(values).any()}
             if not curves:
                 continue
             caption = (
@@ -156,11 +146,11 @@ def epoch_section(family: Family, sources: Sources) -> Section:
 def detail_sections(family: Family, sources: Sources) -> list[Section]:
     """Per fold, speaker, class and style, and the confusion matrices."""
     folds = sorted({fold for setting in family.settings for fold in setting.first.folds})
-    per_fold = Section(f"Per fold{family.label}", 3)
     fold_tables = tables.by_group(family, "fold", folds, lambda s, fold: s.first.fold == fold)
     values = {s.name: [row[2 + i] for row in fold_tables[0].rows[: len(folds)]] for i, s in enumerate(family.settings)}
     drawn = figures.by_fold(values, folds, "WA")  # type: ignore[arg-type]
-    per_fold.items += [sources.draw(drawn, family, "folds", "WA of each fold, by setting."), *fold_tables]
+    picture = sources.draw(drawn, family, "folds", "WA of each fold, by setting.")
+    per_fold = Section(f"Per fold{family.label}", 3, [picture, *fold_tables])
 
     per_speaker = Section(f"Per speaker{family.label}", 3)
     first = family.settings[0].first
@@ -173,15 +163,14 @@ def detail_sections(family: Family, sources: Sources) -> list[Section]:
         speakers = sorted({str(spk) for setting in family.settings for spk in setting.first.spk})
         per_speaker.items += tables.by_group(family, "speaker", speakers, lambda s, spk: s.first.spk == spk)
 
-    per_class = Section(f"Per class{family.label}", 3, [*tables.by_class(family)])
     matrices = {s.name: np.array(s.rates()["confusion"]) for s in family.settings}
     caption = (
         "Confusion matrices: rows are references, columns hypotheses; numbers are counts over folds and seeds, "
         "percentages and colours are shares of the row."
     )
-    drawn = figures.confusions(matrices, first.labels)
-    per_class.items.append(sources.draw(drawn, family, "confusion", caption))
-    per_class.items += tables.confusions(family)
+    picture = sources.draw(figures.confusions(matrices, first.labels), family, "confusion", caption)
+    per_class = Section(f"Per class{family.label}", 3)
+    per_class.items += [*tables.by_class(family), picture, *tables.confusions(family)]
 
     per_style = Section(f"By speaking style{family.label}", 3)
     styles = sorted({str(style) for setting in family.settings for style in setting.first.style} - {""})
@@ -192,7 +181,7 @@ def detail_sections(family: Family, sources: Sources) -> list[Section]:
     return [per_fold, per_speaker, per_class, per_style]
 
 
-def speaker_section(family: Family, known: list[Knowledge], sources: Sources) -> Section:
+def speaker_section(family: Family, known: Mapping[Setting, Knowledge], sources: Sources) -> Section:
     """The effect of speaker normalisation on the representation."""
     section = Section(f"Effect of speaker normalisation{family.label}", 3)
     section.items.append(
@@ -200,8 +189,8 @@ def speaker_section(family: Family, known: list[Knowledge], sources: Sources) ->
         "information."
     )
     rows = {
-        f"{row.setting.name}, {name}": (speaker.over_speakers(outcome.hits), outcome.chance)
-        for row in known
+        f"{setting.name}, {name}": (speaker.over_speakers(outcome.hits), outcome.chance)
+        for setting, row in known.items()
         for kind, name in speaker.PROBES.items()
         if (outcome := row.outcomes["held_out", kind]).hits
     }
@@ -228,31 +217,25 @@ def speaker_section(family: Family, known: list[Knowledge], sources: Sources) ->
 
 def layer_section(family: Family, sources: Sources) -> list[Section]:
     """What each hidden state of a frozen encoder tells, and the weights that were learned; nothing for other models."""
-    found, table = layers.probes(family, sources.dump, sources.data, sources.read_vector), layers.weights(family)
     section = Section(f"Inside the encoder{family.label}", 3)
-    if isinstance(found, str):
-        section.items.append(f"No probes of the hidden states: {found}.")
-    elif found is not None:
-        caption = (
-            f"What each hidden state of the frozen encoder tells: WA of {found['utterances']} utterances, each fold's "
-            f"test list held out, and accuracy among {found['speakers']} speakers, cross-validated. Linear support "
-            "vector machines on means over frames."
-        )
-        states = {"emotion (WA)": found["emotion"], "speaker": found["speaker"]}
-        curves = {name: (range(len(values)), values) for name, values in states.items() if values}
-        drawn = figures.lines(curves, "hidden state", "accuracy")
-        section.items.append(sources.draw(drawn, family, "states", caption))
-    if table is not None:
-        section.items.append(table)
+    trained = family.settings[0].first.settings
+    means = {"feats_type": "stored", "freeze": "all", "pooling": "mean"}
+    if trained.get("dump") and not trained.get("alpha") and means.items() <= trained.items():
+        dump = sources.dump / trained["dump"]
+        try:
+            found = layers_of(dump, sources.data, family.protocol, sources.read_vector)
+        except (OSError, KeyError, ValueError, UserError) as error:
+            again = "./run.sh --stage 2 makes it again"
+            section.items.append(f"No probes of the hidden states: {dump} cannot be read ({error}); {again}.")
+        else:
+            caption = (
+                f"What each hidden state of the frozen encoder tells: WA of {found['utterances']} utterances, each "
+                f"fold's test list held out, and accuracy among {found['speakers']} speakers, cross-validated. Linear "
+                "support vector machines on means over frames."
+            )
+            states = {"emotion (WA)": found["emotion"], "speaker": found["speaker"]}
+            curves = {name: (range(len(values)), values) for name, values in states.items() if values}
+            drawn = figures.lines(curves, "hidden state", "accuracy")
+            section.items.append(sources.draw(drawn, family, "states", caption))
+    section.items += tables.layer_weights(family)
     return [section] if section.items else []
-
-
-def runs_section(loaded: Loaded, families: list[Family]) -> Section:
-    """Settings, experiments, audit, what is unfinished."""
-    section = Section("Runs and settings", items=[runs.counted(family) for family in families])
-    section.items += [runs.settings(families), runs.experiments(families)]
-    if (table := runs.unfinished(loaded)) is not None:
-        section.items.append(table)
-    audits = {family.protocol: runs.audit(family) for family in families}
-    section.items += [table for table in audits.values() if table is not None]
-    return section

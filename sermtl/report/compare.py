@@ -1,52 +1,118 @@
-"""Comparison of settings with beta 0 on the same utterances and seeds: intervals, tests, equivalence."""
+"""A setting over its seeds, and the comparison of two on the same utterances and seeds: intervals, tests."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 from statsmodels.stats.multitest import multipletests
 
 from sermtl.report.document import Estimate
-from sermtl.report.families import Family, Setting, differences
 from sermtl.report.load import Experiment
-from sermtl.score import statistics
+from sermtl.score import metrics, statistics
 from sermtl.score.statistics import Measured
 
 MARGIN = 0.01
 """Settings whose rates differ by less than this are called equivalent."""
+LEAST_POSTERIOR = 5e-7
+"""Half the last digit of ``emo_post``."""
 
 
-class McNemar(NamedTuple):
-    """Two trainings of one seed, utterance by utterance."""
+@dataclass(eq=False)
+class Setting:
+    """One value of alpha, beta and direction, with an experiment a seed, all tested on the same utterances."""
 
-    seed: int
-    n: int
-    only_first: int
-    only_second: int
-    p: float
+    alpha: float
+    beta: float
+    grl: str
+    experiments: list[Experiment] = field(default_factory=list)
+    set_aside: list[str] = field(default_factory=list)
+    """Experiments of this setting that are in none of its numbers, and why."""
+    name: str = ""
+
+    @property
+    def first(self) -> Experiment:
+        """The first experiment, for what all of them share: labels, folds, test utterances."""
+        return self.experiments[0]
+
+    @property
+    def seeds(self) -> list[int]:
+        """Seeds of its experiments."""
+        return [made.seed for made in self.experiments]
+
+    @cached_property
+    def counts(self) -> np.ndarray:
+        """(N, K, 2C + 2) additive counts of each seed."""
+        return np.stack([made.counts for made in self.experiments], axis=1)
+
+    @cached_property
+    def sums(self) -> np.ndarray:
+        """(U, K, 2C + 2) counts of each cluster and seed."""
+        sums = np.zeros((int(self.first.cluster.max()) + 1, *self.counts.shape[1:]))
+        np.add.at(sums, self.first.cluster, self.counts)
+        return sums
+
+    @cached_property
+    def estimates(self) -> dict[str, Estimate]:
+        """WA, UA and WER."""
+        found = statistics.jackknife(self.sums, statistics.rates)
+        return {rate: self.estimate(one, np.inf if rate == "wer" else 1.0) for rate, one in found.items()}
+
+    def estimate(self, found: Measured, most: float | None = None) -> Estimate:
+        """A number with its interval, or why it has none; ``most`` is a rate's largest value, None a difference's."""
+        signed = most is None
+        if not np.isfinite(found.value):
+            return Estimate(None, signed=signed)
+        if not np.isfinite(found.error):
+            few = self.first.cluster.max() + 1 < statistics.FEWEST_UNITS
+            why = f"fewer than {statistics.FEWEST_UNITS} {self.first.unit}s" if few else "too little variation"
+            return Estimate(found.value, signed=signed, why=why)
+        low, high = found.interval() if most is None else np.clip(found.interval(), 0.0, most).tolist()
+        return Estimate(found.value, low, high, signed)
+
+    @cached_property
+    def calibration(self) -> tuple[np.ndarray, np.ndarray]:
+        """Bins of `metrics.reliability`, and losses of the utterances that have posteriors, in nats."""
+        known = [(made, (made.ref >= 0) & np.isfinite(made.posteriors[:, 0])) for made in self.experiments]
+        parts = np.concatenate([np.column_stack([made.posteriors, made.right])[rows] for made, rows in known])
+        return metrics.reliability(parts[:, 0], parts[:, 2]), -np.log(np.maximum(parts[:, 1], LEAST_POSTERIOR))
+
+    def rates(self, rows: np.ndarray | slice = slice(None)) -> dict[str, Any]:
+        """Counts and rates of some of the N test utterances, summed over seeds."""
+        confusion = np.sum([made.confusion(rows) for made in self.experiments], axis=0)
+        edits = np.sum([made.edits[rows].sum(axis=0) for made in self.experiments], axis=0)
+        words, errors, chars, char_errors = edits.tolist()
+        asr = {"wer": metrics.ratio(errors, words), "cer": metrics.ratio(char_errors, chars)}
+        return metrics.emotion_scores(confusion, self.first.labels) | asr
+
+    def curve(self, part: str, rate: str) -> np.ndarray:
+        """(folds, epochs) a rate in the logs' ``part``, mean over seeds; NaN where nothing was logged."""
+        logs = [[made.histories[fold] for made in self.experiments] for fold in self.first.folds]
+        epochs = max((record["epoch"] for seeds in logs for log in seeds for record in log), default=0)
+        values = np.full((len(logs), len(self.seeds), epochs), np.nan)
+        for row, seed in np.ndindex(values.shape[:2]):
+            for record in logs[row][seed]:
+                logged = record[part].get(rate) if isinstance(record.get(part), dict) else None
+                if isinstance(logged, (int, float)):
+                    values[row, seed, record["epoch"] - 1] = logged
+        known = np.isfinite(values).sum(axis=1)
+        return np.nansum(values, axis=1) / np.where(known, known, np.nan)
 
 
-@dataclass
+@dataclass(eq=False)
 class Comparison:
     """A setting against its baseline, over the seeds that both have."""
 
     first: Setting
     """The baseline with the paired seeds only."""
     second: Setting
-    measured: dict[str, Measured] = field(default_factory=dict)
-    """Rate -> second minus first."""
-    difference: dict[str, Estimate] = field(default_factory=dict)
-    """The same with intervals."""
     p_holm: dict[str, float] = field(default_factory=dict)
     """Rate -> corrected p of the t test over clusters and seeds."""
     equivalent: dict[str, float] = field(default_factory=dict)
     """Rate -> corrected p of the equivalence test with `MARGIN`."""
-    parts: dict[str, np.ndarray] = field(default_factory=dict)
-    """Rate -> what each cluster adds to the difference."""
-    mcnemar: list[McNemar] = field(default_factory=list)
 
     @property
     def name(self) -> str:
@@ -59,7 +125,26 @@ class Comparison:
         reads = self.first.first.reads and self.second.first.reads
         return ("wa", "ua", "wer") if reads else ("wa", "ua")
 
-    @property
+    @cached_property
+    def measured(self) -> dict[str, Measured]:
+        """Rate -> second minus first."""
+
+        def difference(sums: np.ndarray) -> Mapping[str, np.ndarray]:
+            one, other = map(statistics.rates, np.split(sums, 2, axis=-1))
+            return {rate: other[rate] - one[rate] for rate in one}
+
+        return statistics.jackknife(np.concatenate([self.first.sums, self.second.sums], axis=-1), difference)
+
+    def difference(self, rate: str) -> Estimate:
+        """Second minus first with its interval."""
+        return self.first.estimate(self.measured[rate])
+
+    @cached_property
+    def parts(self) -> dict[str, np.ndarray]:
+        """Rate -> what each cluster adds to the difference."""
+        return statistics.contributions(self.first.sums.sum(1), self.second.sums.sum(1))
+
+    @cached_property
     def disagreement(self) -> dict[str, float]:
         """Rate -> the largest difference that is possible; of WA the utterances on which exactly one is right."""
         whole, apart = self.first.sums.sum((0, 1)), abs(self.second.counts - self.first.counts).sum((0, 1))
@@ -72,78 +157,7 @@ class Comparison:
         return found if found <= self.disagreement[rate] else None
 
 
-@dataclass
-class Results:
-    """All that is computed for a family."""
-
-    family: Family
-    estimates: dict[Setting, dict[str, Estimate]]
-    """Setting -> rate -> estimate."""
-    comparisons: list[Comparison]
-    refused: list[str]
-    """Pairs that were not compared, and what differs."""
-
-
-def analyse(family: Family) -> Results:
-    """Intervals of all settings, and their comparisons with beta 0 where they may be paired."""
-    comparisons, refused = pair(family)
-    for comparison in comparisons:
-        _test(comparison)
-    _correct(comparisons)
-    estimates = {
-        setting: {
-            rate: estimate(found, setting.first, np.inf if rate == "wer" else 1.0)
-            for rate, found in statistics.jackknife(setting.sums, statistics.rates).items()
-        }
-        for setting in family.settings
-    }
-    return Results(family, estimates, comparisons, refused)
-
-
-def pair(family: Family) -> tuple[list[Comparison], list[str]]:
-    """Which settings can be compared with their baseline, on which seeds; and why others cannot."""
-    comparisons, refused = [], []
-    for setting in family.settings:
-        baseline = family.baseline(setting)
-        if baseline is None:
-            if setting.beta:
-                refused.append(f"{setting.name}: there is no β 0 with α {setting.alpha:g} to compare it with")
-            continue
-        partners = {made.seed: made for made in baseline.experiments}
-        seeds = []
-        for made in setting.experiments:
-            if made.seed not in partners:
-                known = " ".join(map(str, baseline.seeds))
-                refused.append(f"{made.tag}: no partner with seed {made.seed}; {baseline.name} has seeds {known}")
-            elif found := differences(partners[made.seed], made):
-                refused.append(f"{made.tag} and {partners[made.seed].tag} differ in {'; '.join(found)}")
-            else:
-                seeds.append(made.seed)
-        if seeds:
-            one, other = ([made for made in s.experiments if made.seed in seeds] for s in (baseline, setting))
-            comparisons.append(Comparison(replace(baseline, experiments=one), replace(setting, experiments=other)))
-    return comparisons, refused
-
-
-def _difference(sums: np.ndarray) -> Mapping[str, np.ndarray]:
-    """Rates of the second half of the counts minus those of the first."""
-    one, other = map(statistics.rates, np.split(sums, 2, axis=-1))
-    return {rate: other[rate] - one[rate] for rate in one}
-
-
-def _test(comparison: Comparison) -> None:
-    first, second = comparison.first, comparison.second
-    for one, other in zip(first.experiments, second.experiments, strict=True):
-        only_first = int((one.right & ~other.right).sum())
-        only_second = int((other.right & ~one.right).sum())
-        n, p = int((one.ref >= 0).sum()), statistics.mcnemar(only_first, only_second)
-        comparison.mcnemar.append(McNemar(one.seed, n, only_first, only_second, p))
-    comparison.measured = statistics.jackknife(np.concatenate([first.sums, second.sums], axis=-1), _difference)
-    comparison.difference = {rate: estimate(found, first.first) for rate, found in comparison.measured.items()}
-    comparison.parts = statistics.contributions(first.sums.sum(1), second.sums.sum(1))
-
-
-def _correct(comparisons: Sequence[Comparison]) -> None:
+def correct(comparisons: Sequence[Comparison]) -> None:
     """Holm over two families: all t tests, and all equivalence tests, of the report's family."""
     keys = [(c, rate) for c in comparisons for rate in c.rates]
     tests = holm([c.measured[rate].p() for c, rate in keys])
@@ -158,22 +172,3 @@ def holm(values: Sequence[float]) -> list[float]:
     if (known := np.isfinite(p)).any():
         p[known] = multipletests(p[known], method="holm")[1]
     return p.tolist()
-
-
-def estimate(found: Measured, made: Experiment, most: float | None = None) -> Estimate:
-    """A number with its interval, or with the reason why there is none.
-
-    Args:
-        found: The number.
-        made: An experiment, for the clusters.
-        most: The largest value of a rate; None of a difference.
-    """
-    signed = most is None
-    if not np.isfinite(found.value):
-        return Estimate(None, signed=signed)
-    if not np.isfinite(found.error):
-        few = made.cluster.max() + 1 < statistics.FEWEST_UNITS
-        why = f"fewer than {statistics.FEWEST_UNITS} {made.unit}s" if few else "too little variation"
-        return Estimate(found.value, signed=signed, why=why)
-    low, high = found.interval() if most is None else np.clip(found.interval(), 0.0, most).tolist()
-    return Estimate(found.value, low, high, signed)

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 import re
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass, field, replace
+from statistics import mode
 from typing import Any
 
 import numpy as np
 
 from sermtl.fileio.text_table import plural
+from sermtl.report.compare import Comparison, Setting, correct
 from sermtl.report.document import Cell, Table
 from sermtl.report.load import Experiment
 from sermtl.score import metrics
@@ -22,64 +22,6 @@ EMOTION_RATE = re.compile(r"\b(WA|UA|macro F1|emotion accuracy)\b")
 RATE = "learning_rate"
 VARIED = ("alpha", "beta", "grl", "seed")
 """The settings that the paper varies; two experiments of one family differ in nothing else."""
-
-
-LEAST_POSTERIOR = 5e-7
-"""Half the last digit of ``emo_post``."""
-
-
-@dataclass(eq=False)
-class Setting:
-    """One value of alpha, beta and direction, with an experiment a seed, all tested on the same utterances."""
-
-    alpha: float
-    beta: float
-    grl: str
-    experiments: list[Experiment] = field(default_factory=list)
-    set_aside: list[str] = field(default_factory=list)
-    """Experiments of this setting that are in none of its numbers, and why."""
-    name: str = ""
-
-    @property
-    def first(self) -> Experiment:
-        """The first experiment, for what all of them share: labels, folds, test utterances."""
-        return self.experiments[0]
-
-    @property
-    def seeds(self) -> list[int]:
-        """Seeds of its experiments."""
-        return [made.seed for made in self.experiments]
-
-    @cached_property
-    def counts(self) -> np.ndarray:
-        """(N, K, 2C + 2) additive counts of each seed."""
-        return np.stack([made.counts for made in self.experiments], axis=1)
-
-    @cached_property
-    def sums(self) -> np.ndarray:
-        """(U, K, 2C + 2) counts of each cluster and seed."""
-        sums = np.zeros((int(self.first.cluster.max()) + 1, *self.counts.shape[1:]))
-        np.add.at(sums, self.first.cluster, self.counts)
-        return sums
-
-    @cached_property
-    def calibration(self) -> tuple[np.ndarray, np.ndarray]:
-        """Bins of `metrics.reliability`, and losses of the utterances that have posteriors, in nats."""
-        known = [(made, (made.ref >= 0) & np.isfinite(made.posteriors[:, 0])) for made in self.experiments]
-        parts = np.concatenate([np.column_stack([made.posteriors, made.right])[rows] for made, rows in known])
-        return metrics.reliability(parts[:, 0], parts[:, 2]), -np.log(np.maximum(parts[:, 1], LEAST_POSTERIOR))
-
-    def rates(self, rows: np.ndarray | slice = slice(None)) -> dict[str, Any]:
-        """Counts and rates of some of the test utterances, summed over seeds.
-
-        Args:
-            rows: Mask or slice of the N utterances.
-        """
-        confusion = np.sum([made.confusion(rows) for made in self.experiments], axis=0)
-        edits = np.sum([made.edits[rows].sum(axis=0) for made in self.experiments], axis=0)
-        words, errors, chars, char_errors = edits.tolist()
-        asr = {"wer": metrics.ratio(errors, words), "cer": metrics.ratio(char_errors, chars)}
-        return metrics.emotion_scores(confusion, self.first.labels) | asr
 
 
 @dataclass(eq=False)
@@ -92,6 +34,9 @@ class Family:
     title: str = ""
     label: str = ""
     """Distinguishes its headings from those of other families; empty where there is no other."""
+    comparisons: list[Comparison] = field(default_factory=list)
+    refused: list[str] = field(default_factory=list)
+    """Pairs that were not compared, and what differs."""
 
     @property
     def experiments(self) -> list[Experiment]:
@@ -103,8 +48,7 @@ class Family:
         """What training and test data share, and that folds share training data."""
         first, parts = self.settings[0].first, []
         for what in ("speakers", "sessions"):
-            audits = [first.scores.get("audit", {}).get(fold, {}) for fold in first.folds]
-            counts = [audit.get(f"{what}_shared_train_test") for audit in audits]
+            counts = [first.audit(fold).get(f"{what}_shared_train_test") for fold in first.folds]
             in_folds = f"in {sum(map(bool, counts))} of {plural(len(counts), 'fold')}"
             parts.append(f"{what} {'unknown' if None in counts else in_folds}")
         others = " The folds share training data: they are not independent." if len(first.folds) > 1 else ""
@@ -146,16 +90,13 @@ class Family:
     @property
     def alpha(self) -> float:
         """The usual alpha: the most frequent one above 0, else 0."""
-        positive = Counter(s.alpha for s in self.settings if s.alpha > 0)
-        return positive.most_common(1)[0][0] if positive else 0.0
+        return mode([s.alpha for s in self.settings if s.alpha > 0] or [0.0])
 
     def find(self, beta: float, grl: str = "", alpha: float | None = None) -> Setting | None:
         """The setting with these values; the direction does not matter where beta is 0."""
         wanted = self.alpha if alpha is None else alpha
-        for setting in self.settings:
-            if setting.alpha == wanted and setting.beta == beta and (beta == 0 or setting.grl == grl):
-                return setting
-        return None
+        found = (s for s in self.settings if s.alpha == wanted and s.beta == beta and (beta == 0 or s.grl == grl))
+        return next(found, None)
 
     @property
     def most_reversed(self) -> Setting | None:
@@ -168,43 +109,67 @@ class Family:
         found = self.find(0.0, alpha=setting.alpha if setting.beta else None)
         return None if found is setting else found
 
+    def compare(self) -> None:
+        """Compare each setting with its baseline, on the seeds that can be paired; say why others cannot."""
+        for setting in self.settings:
+            baseline = self.baseline(setting)
+            if baseline is None:
+                if setting.beta:
+                    self.refused.append(f"{setting.name}: there is no β 0 with α {setting.alpha:g} to compare it with")
+                continue
+            partners = {made.seed: made for made in baseline.experiments}
+            seeds = []
+            for made in setting.experiments:
+                if (partner := partners.get(made.seed)) is None:
+                    known = " ".join(map(str, baseline.seeds))
+                    lacking = f"no partner with seed {made.seed}; {baseline.name} has seeds {known}"
+                    self.refused.append(f"{made.tag}: {lacking}")
+                elif found := differences(partner, made):
+                    self.refused.append(f"{made.tag} and {partner.tag} differ in {'; '.join(found)}")
+                else:
+                    seeds.append(made.seed)
+            if seeds:
+                one, other = ([made for made in s.experiments if made.seed in seeds] for s in (baseline, setting))
+                first, second = replace(baseline, experiments=one), replace(setting, experiments=other)
+                self.comparisons.append(Comparison(first, second))
+        correct(self.comparisons)
+
 
 def group(experiments: Sequence[Experiment]) -> list[Family]:
-    """Sort experiments into families and settings, in the order of the paper's tables.
+    """Sort experiments into families and settings, in the order of the paper's tables, and compare the settings.
 
     A family is named by its protocol and by the settings in which the families of one protocol differ.
     """
     families: dict[str, Family] = {}
     for made in sorted(experiments, key=lambda made: float(made.settings.get("alpha", 0)) == 0):
+        alpha, beta = (float(made.settings.get(key, 0)) for key in ("alpha", "beta"))
         base = {key: value for key, value in made.settings.items() if key not in VARIED}
-        if float(made.settings.get("alpha", 0)) == 0:  # which may need a lower learning rate (Cai et al.)
+        if alpha == 0 and RATE in base:  # which may need a lower learning rate (Cai et al.)
             rates = [f.base.get(RATE) for f in families.values() if {**f.base, RATE: 0} == {**base, RATE: 0}]
-            base = {**base, RATE: rates[0]} if rates and RATE in base else base
+            base[RATE] = (rates or [base[RATE]])[0]
         key = json.dumps([made.scores["protocol"], base], sort_keys=True, default=str)
         family = families.setdefault(key, Family(made.scores["protocol"], base, []))
-        alpha, beta = float(made.settings.get("alpha", 0)), float(made.settings.get("beta", 0))
         grl = str(made.settings.get("grl", "reverse"))
         if (setting := family.find(beta, grl, alpha)) is None:
             family.settings.append(setting := Setting(alpha, beta, grl))
         setting.experiments.append(made)
     ordered = sorted(families.values(), key=lambda family: family.protocol != "speaker")
     for family in ordered:
-        for setting in family.settings:
-            _settle(setting)
         usual = family.alpha
         family.settings.sort(key=lambda s: (s.alpha != usual, s.alpha, s.beta != 0, s.grl != "reverse", s.beta))
         for setting in family.settings:
+            _settle(setting)
             setting.name = "β 0" if setting.beta == 0 else f"{setting.grl} {setting.beta:g}"
             if setting.alpha != usual:
                 setting.name += f", α {setting.alpha:g}"
             if (rate := setting.first.settings.get(RATE)) != family.base.get(RATE):
                 setting.name += f", learning rate {rate}"
-    for family in ordered:
         rivals = [other.base for other in ordered if other.protocol == family.protocol]
         keys = sorted({key for base in rivals for key in base})
         varied = [key for key in keys if len({repr(base.get(key)) for base in rivals}) > 1]
         family.title = ", ".join([family.protocol, *(f"{key} {family.base.get(key)}" for key in varied)])
         family.label = f" ({family.title})" if len(ordered) > 1 else ""
+        family.compare()
     return ordered
 
 
@@ -227,12 +192,12 @@ def differences(first: Experiment, second: Experiment) -> list[str]:
     elif first.reads and second.reads and not np.array_equal(first.edits[:, [0, 2]], second.edits[:, [0, 2]]):
         found.append("reference transcripts")
     for fold in first.folds:
-        audits = [made.scores.get("audit", {}).get(fold, {}) for made in (first, second)]
-        one, other = (audit.get("utterances_train") for audit in audits)
-        if None not in (one, other) and one != other:  # as with another dev_ratio
-            return [*found, f"training lists: {one} against {other} utterances in fold {fold}"]
+        audits = first.audit(fold), second.audit(fold)
+        size, size_of_second = (audit.get("utterances_train") for audit in audits)
+        if None not in (size, size_of_second) and size != size_of_second:  # as with another dev_ratio
+            return [*found, f"training lists: {size} against {size_of_second} utterances in fold {fold}"]
         if len({audit["utterances_train_digest"] for audit in audits if "utterances_train_digest" in audit}) > 1:
-            return [*found, f"training lists: {one} utterances each, but not the same ones, in fold {fold}"]
+            return [*found, f"training lists: {size} utterances each, but not the same ones, in fold {fold}"]
     return found
 
 

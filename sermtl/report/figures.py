@@ -51,16 +51,23 @@ def look(index: int) -> dict[str, Any]:
     }
 
 
+def _plot(size: tuple[float, float], xlabel: str, ylabel: str = "") -> tuple[Figure, Axes]:
+    figure = Figure(figsize=size)
+    axes = figure.add_subplot()
+    axes.set_xlabel(xlabel)
+    axes.set_ylabel(ylabel)
+    return figure, axes
+
+
+def _legend_below(axes: Axes, entries: int) -> None:
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=min(3, entries))
+
+
 @matplotlib.rc_context(STYLE)
 def against_epoch(curves: Mapping[str, np.ndarray], ylabel: str) -> Figure:
-    """A curve a setting, mean over folds with a band of one standard error.
-
-    Args:
-        curves: Setting -> (folds, epochs), NaN where a fold has no value.
-        ylabel: Name of the rate.
-    """
-    figure = Figure(figsize=(5.8, 3.8))
-    axes = figure.add_subplot()
+    """A curve a setting, (folds, epochs) with NaN where a fold has no value: mean with a band of one standard error."""
+    figure, axes = _plot((5.8, 3.8), "epoch", ylabel)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     for index, (name, values) in enumerate(curves.items()):
         known = np.isfinite(values).sum(axis=0)
         shown = known > 0
@@ -71,9 +78,6 @@ def against_epoch(curves: Mapping[str, np.ndarray], ylabel: str) -> Figure:
         every = max(1, len(epochs) // 8)
         axes.plot(epochs, mean, label=name, markevery=(index % every, every), markersize=5, **style)
         axes.fill_between(epochs, mean - spread, mean + spread, color=style["color"], alpha=0.15, linewidth=0)
-    axes.set_xlabel("epoch")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set_ylabel(ylabel)
     _legend_below(axes, len(curves))
     return figure
 
@@ -82,16 +86,8 @@ def against_epoch(curves: Mapping[str, np.ndarray], ylabel: str) -> Figure:
 def intervals(
     rows: Mapping[str, Sequence[Estimate]], xlabel: str, zero: bool = False, labels: Sequence[str] = ("",)
 ) -> Figure:
-    """Estimates with their intervals, one or two a row, the first thick.
-
-    Args:
-        rows: Name -> estimates.
-        xlabel: What is estimated.
-        zero: Draw a line at 0, for differences.
-        labels: What the two are.
-    """
-    figure = Figure(figsize=(5.2, 0.9 + 0.42 * len(rows)))
-    axes = figure.add_subplot()
+    """Estimates with their intervals, one or two a row (called ``labels``), the first thick; a line at ``zero``."""
+    figure, axes = _plot((5.2, 0.9 + 0.42 * len(rows)), xlabel)
     for y, estimates in enumerate(rows.values()):
         styles = zip(estimates, labels, (COLOURS[1], COLOURS[4]), (3.0, 1.4), strict=False)
         for number, (estimate, label, colour, width) in enumerate(styles):
@@ -103,7 +99,6 @@ def intervals(
         axes.axvline(0, color="#000000", linewidth=0.8)
     axes.set_yticks(range(len(rows)), list(rows))
     axes.set_ylim(len(rows) - 0.5, -0.5)
-    axes.set_xlabel(xlabel)
     if len(labels) > 1:
         _legend_below(axes, len(labels))
     return figure
@@ -135,16 +130,13 @@ def confusions(matrices: Mapping[str, np.ndarray], labels: Sequence[str]) -> Fig
 @matplotlib.rc_context(STYLE)
 def by_fold(values: Mapping[str, Sequence[float | None]], folds: Sequence[str], ylabel: str) -> Figure:
     """One column a fold, one marker a setting."""
-    figure = Figure(figsize=(5.8, 3.6))
-    axes = figure.add_subplot()
+    figure, axes = _plot((5.8, 3.6), "fold", ylabel)
     width = 0.7 / max(len(values), 1)
     for index, (name, row) in enumerate(values.items()):
         x = np.arange(len(folds)) - 0.35 + (index + 0.5) * width
         style = look(index) | {"linestyle": "none"}
         axes.plot(x, [np.nan if value is None else value for value in row], label=name, markersize=5, **style)
     axes.set_xticks(range(len(folds)), folds, rotation=0 if len(folds) <= 12 else 90)
-    axes.set_xlabel("fold")
-    axes.set_ylabel(ylabel)
     axes.grid(axis="x", visible=False)
     _legend_below(axes, len(values))
     return figure
@@ -152,24 +144,14 @@ def by_fold(values: Mapping[str, Sequence[float | None]], folds: Sequence[str], 
 
 @matplotlib.rc_context(STYLE)
 def lines(curves: Mapping[str, tuple[Any, Any]], xlabel: str, ylabel: str, diagonal: bool = False) -> Figure:
-    """Shares between 0 and 1, a curve each.
-
-    Args:
-        curves: Name -> x and y values.
-        xlabel: Name of the x values.
-        ylabel: Name of the y values.
-        diagonal: Draw the line on which both are equal.
-    """
-    figure = Figure(figsize=(5.8, 3.4))
-    axes = figure.add_subplot()
+    """Curves of shares between 0 and 1, from their x and y values; the ``diagonal`` is where both are equal."""
+    figure, axes = _plot((5.8, 3.4), xlabel, ylabel)
     for index, (name, (x, y)) in enumerate(curves.items()):
         axes.plot(x, y, label=name, markersize=5, **look(index))
     if diagonal:
         axes.plot([0, 1], [0, 1], color="#000000", linewidth=0.8)
     else:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set_xlabel(xlabel)
-    axes.set_ylabel(ylabel)
     axes.set_ylim(0, 1.02)
     _legend_below(axes, len(curves))
     return figure
@@ -183,25 +165,17 @@ def planes(clouds: Sequence[tuple[str, np.ndarray, Sequence[str], Sequence[str]]
         clouds: (title, (N, 2) coordinates, N speakers, N emotions).
     """
     figure = Figure(figsize=(6.6, 2.7 * len(clouds)), layout="constrained")
-    for row, (title, points, speakers, emotions) in enumerate(clouds):
-        for column, (what, names) in enumerate((("speaker", speakers), ("emotion", emotions))):
+    for row, (title, points, *named) in enumerate(clouds):
+        for column, (what, names) in enumerate(zip(("speaker", "emotion"), named, strict=True)):
             axes = figure.add_subplot(len(clouds), 2, 2 * row + column + 1)
-            _scatter(axes, points, names)
+            classes = sorted(set(names))
+            for index, name in enumerate(classes):
+                chosen = points[np.array([other == name for other in names])]
+                marker, colour = MARKERS[index % len(MARKERS)], COLOURS[(index + index // len(COLOURS)) % len(COLOURS)]
+                axes.plot(*chosen.T, marker, color=colour, markersize=4, alpha=0.7, label=name, rasterized=True)
+            axes.set_xticks([])
+            axes.set_yticks([])
+            if len(classes) <= 16:
+                axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=9, handletextpad=0.1)
             axes.set_title(f"{title}, by {what}", fontsize=9)
     return figure
-
-
-def _legend_below(axes: Axes, entries: int) -> None:
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=min(3, entries))
-
-
-def _scatter(axes: Axes, points: np.ndarray, names: Sequence[str]) -> None:
-    classes = sorted(set(names))
-    for index, name in enumerate(classes):
-        chosen = points[np.array([other == name for other in names])]
-        marker, colour = MARKERS[index % len(MARKERS)], COLOURS[(index + index // len(COLOURS)) % len(COLOURS)]
-        axes.plot(*chosen.T, marker, color=colour, markersize=4, alpha=0.7, label=name, rasterized=True)
-    axes.set_xticks([])
-    axes.set_yticks([])
-    if len(classes) <= 16:
-        axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=9, handletextpad=0.1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -25,29 +26,25 @@ MOST_EPOCHS = 1_000_000
 
 @dataclass(frozen=True, eq=False)
 class Experiment:
-    """One experiment with its N test utterances, sorted by id."""
+    """One experiment with its N test utterances, sorted by id.
+
+    (N,) each: ids, real speakers, fold that tested it, session and style (empty where unknown), class index of the
+    reference (-1 without an emotion) and of the hypothesis. ``edits``, (N, 4): reference words, word errors, reference
+    characters, character errors; 0 without reference, and in an experiment that was trained without the CTC loss.
+    ``posteriors``, (N, 2): of the hypothesis and of the reference, NaN where unknown.
+    """
 
     path: Path
     scores: dict[str, Any]
     utts: np.ndarray
-    """(N,) ids."""
     spk: np.ndarray
-    """(N,) real speakers."""
     fold: np.ndarray
-    """(N,) fold in which it was tested."""
     session: np.ndarray
-    """(N,) session, empty where unknown."""
     style: np.ndarray
-    """(N,) speaking style, empty where unknown."""
     ref: np.ndarray
-    """(N,) class index, -1 without an emotion."""
     hyp: np.ndarray
-    """(N,) class index."""
     edits: np.ndarray
-    """(N, 4) reference words, word errors, reference characters, character errors; 0 without reference, and in
-    an experiment that was trained without the CTC loss."""
     posteriors: np.ndarray
-    """(N, 2) posteriors of the hypothesis and of the reference, NaN where unknown."""
 
     @property
     def tag(self) -> str:
@@ -89,6 +86,10 @@ class Experiment:
     def reads(self) -> bool:
         """Whether it was trained with the CTC loss; otherwise its transcripts are those of an untrained head."""
         return self.settings.get("alpha", 1) > 0
+
+    def audit(self, fold: str) -> dict[str, Any]:
+        """Figures of a fold's audit that its scores keep; empty without one."""
+        return self.scores.get("audit", {}).get(fold, {})
 
     @cached_property
     def histories(self) -> dict[str, list[dict[str, Any]]]:
@@ -145,15 +146,10 @@ class Loaded:
 
 
 def load_experiments(exp: Path, data: Path, corpus: str) -> Loaded:
-    """Read every experiment of a corpus; damaged ones are named in ``left_out``.
-
-    Args:
-        exp: Directory of the experiments.
-        data: Data directory, for sessions and speaking styles.
-        corpus: Name that the experiments' settings hold.
+    """Read every experiment in ``exp`` whose settings name the corpus; ``data`` has its sessions and speaking styles.
 
     Raises:
-        UserError: There is no experiment of this corpus at all.
+        UserError: There is no whole experiment of this corpus.
     """
     loaded = Loaded()
     labels = {name: read_table(data / name) if (data / name).exists() else {} for name in ("utt2session", "utt2style")}
@@ -171,13 +167,12 @@ def load_experiments(exp: Path, data: Path, corpus: str) -> Loaded:
                 continue
         if scores or configured == corpus:
             loaded.unfinished += _unfinished(folder, scores.get("folds", []))
-    if not loaded.experiments and not loaded.left_out and not loaded.unfinished:
-        raise UserError(f"{exp}: no experiment of corpus {corpus}; ./run.sh --corpus {corpus} makes one")
     if not loaded.experiments:
         reasons = loaded.left_out + [f"{tag}/{fold}: {state}" for tag, fold, state in loaded.unfinished]
-        raise UserError(
-            "\n  ".join([f"{exp}: no experiment of corpus {corpus} with whole scores:", *reasons, "./run.sh --stage 5"])
-        )
+        if not reasons:
+            raise UserError(f"{exp}: no experiment of corpus {corpus}; ./run.sh --corpus {corpus} makes one")
+        head = f"{exp}: no experiment of corpus {corpus} with whole scores:"
+        raise UserError("\n  ".join([head, *reasons, "./run.sh --stage 5"]))
     return loaded
 
 
@@ -197,68 +192,52 @@ def read_history(path: Path) -> list[dict[str, Any]]:
 
 
 def _load(folder: Path, scores: dict[str, Any], sessions: dict[str, str], styles: dict[str, str]) -> Experiment:
+    """Read an experiment; refuse pooled scores that are not those of the folds' utterances."""
+    again = f"pool again with: ./run.sh --tag {folder.name} --stage 5 --stop_stage 5"
     if stale := outdated(folder / STAMP, {"exp": folder}):
-        raise UserError(f"{stale[0]}; pool again with: ./run.sh --tag {folder.name} --stage 5 --stop_stage 5")
+        raise UserError(f"{stale[0]}; {again}")
     rows: list[tuple[Utterance, str]] = []
     for fold in scores["folds"]:
         rows += [(row, fold) for row in read_utterances(folder / fold / "score_test" / "per_utt.tsv")]
     rows.sort(key=lambda item: item[0].utt)
-    labels = scores["ser"]["labels"]
-    index = {"": -1} | {label: number for number, label in enumerate(labels)}
+    index = {"": -1} | {label: number for number, label in enumerate(scores["ser"]["labels"])}
     unknown = {name for row, _ in rows for name in (row.ref, row.hyp)} - set(index)
     if unknown:
         raise UserError(f"{folder}: per_utt.tsv has classes that scores.json lacks: {' '.join(sorted(unknown))}")
+    names = [(r.utt, r.spk, fold, sessions.get(r.utt, ""), styles.get(r.utt, "")) for r, fold in rows]
+    classes = [(index[row.ref], index[row.hyp]) for row, _ in rows]
     edits = [(r.words, r.errors, r.chars, r.char_errors) if r.words else (0, 0, 0, 0) for r, _ in rows]
-    made = Experiment(
-        path=folder,
-        scores=scores,
-        utts=np.array([row.utt for row, _ in rows]),
-        spk=np.array([row.spk for row, _ in rows]),
-        fold=np.array([fold for _, fold in rows]),
-        session=np.array([sessions.get(row.utt, "") for row, _ in rows]),
-        style=np.array([styles.get(row.utt, "") for row, _ in rows]),
-        ref=np.array([index[row.ref] for row, _ in rows], dtype=np.int32),
-        hyp=np.array([index[row.hyp] for row, _ in rows], dtype=np.int32),
-        edits=np.array(edits, dtype=np.int64).reshape(-1, 4),
-        posteriors=np.array([(row.conf, row.ref_post) for row, _ in rows], dtype=np.float64).reshape(-1, 2),
-    )
-    _check(made)
-    return made if made.reads else replace(made, edits=np.zeros_like(made.edits))
-
-
-def _check(made: Experiment) -> None:
-    """Refuse pooled scores that are not those of the folds' utterances."""
-    asr, same = made.scores["asr"], made.confusion().tolist() == made.scores["ser"]["confusion"]
-    if not all(isinstance(found, dict) for found in made.scores.get("audit", {}).values()):
-        raise UserError(f"{made.path / 'scores.json'}: damaged: its audit is not one of folds")
+    columns = [
+        *np.array(names, dtype=str).reshape(-1, 5).T,
+        *np.array(classes, dtype=np.int32).reshape(-1, 2).T,
+        np.array(edits, dtype=np.int64).reshape(-1, 4),
+        np.array([(row.conf, row.ref_post) for row, _ in rows], dtype=np.float64).reshape(-1, 2),
+    ]
+    made = Experiment(folder, scores, *columns)
+    if not all(isinstance(found, dict) for found in scores.get("audit", {}).values()):
+        raise UserError(f"{folder / 'scores.json'}: damaged: its audit is not one of folds")
+    asr, same = scores["asr"], made.confusion().tolist() == scores["ser"]["confusion"]
     if not same or made.edits[:, :2].sum(0).tolist() != [asr["words"], asr["errors"]]:
-        raise UserError(
-            f"{made.path / 'scores.json'}: does not fit the folds' scores (was one scored again?); "
-            f"pool again with: ./run.sh --tag {made.tag} --stage 5 --stop_stage 5"
-        )
+        what = "does not fit the folds' scores (was one scored again?)"
+        raise UserError(f"{folder / 'scores.json'}: {what}; {again}")
+    return made if made.reads else replace(made, edits=np.zeros_like(made.edits))
 
 
 def _corpus_of(folder: Path) -> str | None:
     for config in sorted(folder.glob("*/config.yaml")):
-        try:
+        with contextlib.suppress(UserError):
             return str(read_yaml(config).get("corpus"))
-        except UserError:
-            continue
     return None
 
 
 def _unfinished(folder: Path, pooled: Sequence[str]) -> Iterator[tuple[str, str, str]]:
     """Folds that were begun but are not in the pooled scores, and their state."""
-    for config in sorted(folder.glob("*/config.yaml")):
-        fold = config.parent
-        if fold.name in pooled:
-            continue
-        if (fold / "score_test" / "scores.json").exists():
-            state = "scored, not pooled: run stage 5"
-        elif (fold / "decode_test" / "utt2emo").exists():
-            state = "decoded, not scored"
-        elif (fold / "model.safetensors").exists():
-            state = "trained, not decoded"
-        else:
+    states = {
+        "score_test/scores.json": "scored, not pooled: run stage 5",
+        "decode_test/utt2emo": "decoded, not scored",
+        "model.safetensors": "trained, not decoded",
+    }
+    for fold in sorted(config.parent for config in folder.glob("*/config.yaml")):
+        if fold.name not in pooled:
             state = f"in training, or stopped, after {len(read_history(fold / 'history.jsonl'))} epochs"
-        yield folder.name, fold.name, state
+            yield folder.name, fold.name, next((states[name] for name in states if (fold / name).exists()), state)

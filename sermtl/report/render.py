@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import csv
 import io
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,26 +20,24 @@ from sermtl.report.load import Experiment
 TEMPLATE = Path(__file__).with_name("index.html.j2")
 
 
-def write_report(document: Document, experiments: Iterable[Experiment], out: Path) -> None:
+def write_report(document: Document, experiments: Sequence[Experiment], out: Path) -> None:
     """Write all forms of the report into ``out``; ``index.html`` comes last.
 
     The figures are already in ``out/images``; pictures and tables of an earlier report that this one does
     not have are removed.
     """
-    tables = document.tables()
-    for table in tables:
-        write_text(out / "tables" / f"{table.name}.csv", as_csv(table))
-    write_text(out / "RESULTS.md", as_markdown(document))
-    experiments = list(experiments)
+    files = {f"tables/{table.name}.csv": as_csv(table) for table in document.tables()}
+    files |= {f"scores/{made.tag}.tsv": as_tsv(made) for made in experiments}
+    for name, text in (files | {"RESULTS.md": as_markdown(document)}).items():
+        write_text(out / name, text)
     write_json(out / "results.json", as_json(document, experiments))
-    for made in experiments:
-        write_text(out / "scores" / f"{made.tag}.tsv", as_tsv(made))
     write_text(out / "index.html", as_html(document, out / "images"))
-    _remove_others(out / "tables", "csv", {table.name for table in tables})
-    _remove_others(out / "scores", "tsv", {made.tag for made in experiments})
-    figures = {item.name for section in document.sections for item in section.items if isinstance(item, Figure)}
-    for suffix in ("png", "svg"):
-        _remove_others(out / "images", suffix, figures)
+    figures = [item.name for section in document.sections for item in section.items if isinstance(item, Figure)]
+    kept = {*files, *(f"images/{name}.{suffix}" for name in figures for suffix in ("png", "svg"))}
+    for pattern in ("tables/*.csv", "scores/*.tsv", "images/*.png", "images/*.svg"):
+        for path in out.glob(pattern):
+            if str(path.relative_to(out)) not in kept:
+                path.unlink()
 
 
 def as_html(document: Document, images: Path) -> str:
@@ -86,7 +84,7 @@ def as_csv(table: Table) -> str:
     return text.getvalue()
 
 
-def as_json(document: Document, experiments: Iterable[Experiment]) -> dict[str, Any]:
+def as_json(document: Document, experiments: Sequence[Experiment]) -> dict[str, Any]:
     """Every number of the report, and the pooled scores of the experiments behind them."""
     tables = {}
     for table in document.tables():
@@ -108,13 +106,5 @@ def as_tsv(made: Experiment) -> str:
     names = np.array([*made.labels, ""])  # index -1: no emotion
     columns = (made.utts, made.fold, made.spk, made.session, made.style, names[made.ref], names[made.hyp])
     head = "utt fold spk session style ref hyp words errors chars char_errors conf ref_post"
-    return "".join(
-        "\t".join(map(str, row)) + "\n"
-        for row in [head.split(), *zip(*columns, *made.edits.T, *made.posteriors.T, strict=True)]
-    )
-
-
-def _remove_others(folder: Path, suffix: str, names: set[str]) -> None:
-    for path in folder.glob(f"*.{suffix}"):
-        if path.name.removesuffix(f".{suffix}") not in names:
-            path.unlink()
+    rows = [head.split(), *zip(*columns, *made.edits.T, *made.posteriors.T, strict=True)]
+    return "".join("\t".join(map(str, row)) + "\n" for row in rows)

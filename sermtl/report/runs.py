@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from sermtl.fileio.text_table import plural
-from sermtl.report import curves as logs
 from sermtl.report.document import Cell, Table
 from sermtl.report.families import Family
 from sermtl.report.load import Experiment, Loaded
@@ -29,7 +28,10 @@ def settings(families: Sequence[Family]) -> Table:
     """What all experiments of a family share, a column a family."""
     keys = list(dict.fromkeys(key for family in families for key in family.base if key != "protocol"))
     rows: list[list[Cell]] = [["protocol", *(family.protocol for family in families)]]
-    rows += [[key, *(_text(family.base.get(key)) for family in families)] for key in keys]
+    for key in keys:
+        values = [family.base.get(key) for family in families]
+        words = [" ".join(map(str, v)) or "none" if isinstance(v, list) else v for v in values]
+        rows.append([key, *("–" if word is None else str(word) for word in words)])
     caption = (
         "Settings shared by the experiments of a column; α, β, direction and seed vary. code_version is that of the "
         "trainings; the versions under Environment are those of this report."
@@ -56,35 +58,36 @@ def experiments(families: Sequence[Family]) -> Table:
             for made in setting.experiments:
                 missing, ser = made.missing_folds, made.scores["ser"]
                 folds = f"{len(made.folds)} of {len(made.folds) + len(missing)}"
-                wer = made.scores["asr"]["wer"] if made.reads else None
                 tag = made.tag + UNTRAINED * bool(made.untrained.any())
+                logs = [log for log in made.histories.values() if log]
+                seconds = [record.get("seconds") for log in logs for record in log]
+                hours = sum(s for s in seconds if isinstance(s, (int, float))) / 3600 if logs else None
+                epochs = min((log[-1]["epoch"] for log in logs), default=None)
+                rates = [ser["wa"], ser["ua"], made.scores["asr"]["wer"] if made.reads else None]
                 row: list[Cell] = [tag, family.title, setting.name, made.seed, folds, " ".join(missing) or "none"]
-                times = [logs.epochs(made), logs.hours(made)]
-                rows.append([*row, *times, ser["wa"], ser["ua"], wer])
+                rows.append([*row, epochs, hours, *rates])
     head = ["experiment", "family", "setting", "seed", "folds", "missing folds", "epochs", "hours", "WA", "UA", "WER"]
     caption = "Experiments in this report. Hours: training time of all folds together."
     return Table("run-experiments", caption, head, rows)
 
 
-def audit(family: Family) -> Table | None:
-    """What the folds' lists share; None where no audit was kept."""
+def audit(family: Family) -> list[Table]:
+    """What the folds' lists share; nothing where no audit was kept."""
     figures = family.settings[0].first.scores.get("audit") or {}
     keys = [key for key in AUDIT if any(key in found for found in figures.values())]
-    if not keys:
-        return None
     rows: list[list[Cell]] = [[fold, *(found.get(key) for key in keys)] for fold, found in figures.items()]
-    return family.table("audit", "Audit of the folds.", ["fold", *(AUDIT[key] for key in keys)], rows)
+    head = ["fold", *(AUDIT[key] for key in keys)]
+    return [family.table("audit", "Audit of the folds.", head, rows)] if keys else []
 
 
-def unfinished(loaded: Loaded) -> Table | None:
-    """Folds that were started but have no pooled scores; None where there are none."""
-    if not loaded.unfinished:
-        return None
+def unfinished(loaded: Loaded) -> list[Table]:
+    """Folds that were started but have no pooled scores."""
     caption = "Folds that were started but have no pooled scores; they are in none of the numbers."
-    return Table("run-unfinished", caption, ["experiment", "fold", "state"], loaded.unfinished)
+    table = Table("run-unfinished", caption, ["experiment", "fold", "state"], loaded.unfinished)
+    return [table] if loaded.unfinished else []
 
 
-def warnings(loaded: Loaded, families: Sequence[Family], refused: Sequence[str], damaged: Sequence[str]) -> list[str]:
+def warnings(loaded: Loaded, families: Sequence[Family], damaged: Sequence[str]) -> list[str]:
     """The report's warnings, each beginning with its kind in capitals."""
     found = [f"LEFT OUT: {message}" for message in [*loaded.left_out, *damaged]]
     concerns: dict[str, list[str]] = {}
@@ -124,10 +127,4 @@ def warnings(loaded: Loaded, families: Sequence[Family], refused: Sequence[str],
         found.append(
             f"UNFINISHED: {len(loaded.unfinished)} folds were started but have no pooled scores (listed below)."
         )
-    return found + [f"NOT PAIRED: {message}" for message in refused]
-
-
-def _text(value: object) -> str:
-    if isinstance(value, list):
-        return " ".join(map(str, value)) or "none"
-    return "–" if value is None else str(value)
+    return found + [f"NOT PAIRED: {message}" for family in families for message in family.refused]

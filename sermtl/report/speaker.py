@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,9 @@ from sermtl.errors import UserError
 from sermtl.fileio.files import load_json
 from sermtl.fileio.tables import UNKNOWN, known_speakers, read_list, read_table
 from sermtl.report import figures
+from sermtl.report.compare import Setting
 from sermtl.report.document import Cell, Estimate, Table
-from sermtl.report.families import Family, Setting
+from sermtl.report.families import Family
 from sermtl.score import metrics, speaker_probe
 
 MOST_POINTS = 600
@@ -61,7 +62,6 @@ class Outcome:
 class Knowledge:
     """Speaker information in a setting's embeddings, pooled over its folds and seeds."""
 
-    setting: Setting
     outcomes: dict[tuple[str, str], Outcome]
     """By part and kind, see `PARTS` and `KINDS`."""
     eers: list[float] = field(default_factory=list)
@@ -76,10 +76,7 @@ def over_speakers(values: Mapping[Key, float], signed: bool = False) -> Estimate
 
     All that belongs to a speaker, of whatever model, is one observation, so that folds that test the same utterances
     count as what they are. Variance of a ratio, for units of unequal size: Cochran, Sampling Techniques (1977), 6.3.
-
-    Args:
-        values: Shares, or with ``signed`` differences of shares.
-        signed: Whether the estimate is shown with its sign.
+    With ``signed`` the values are differences of shares.
     """
     if not values:
         return Estimate(None, signed=signed)
@@ -94,28 +91,29 @@ def over_speakers(values: Mapping[Key, float], signed: bool = False) -> Estimate
     return Estimate(mean, max(mean - half, -1.0 if signed else 0.0), min(mean + half, 1.0), signed)
 
 
-def adversary_tested(family: Family, setting: Setting, known: Sequence[Knowledge]) -> bool:
+def adversary_tested(family: Family, setting: Setting, known: Mapping[Setting, Knowledge]) -> bool:
     """Whether the interval of the speaker head lies above chance with beta 0 and the setting's alpha."""
-    base = family.find(0.0, alpha=setting.alpha)
-    heads = [row.outcomes["held_out", "head"] for row in known if row.setting is base]
-    return any((over_speakers(head.hits).low or 0) > (head.chance.value or 0) for head in heads)
+    if (base := family.find(0.0, alpha=setting.alpha)) is None:
+        return False
+    head = known[base].outcomes["held_out", "head"]
+    return (over_speakers(head.hits).low or 0) > (head.chance.value or 0)
 
 
-def tables(family: Family, rows: Sequence[Knowledge]) -> list[Table]:
+def tables(family: Family, known: Mapping[Setting, Knowledge]) -> list[Table]:
     """The classifiers, a row a setting and kind; verification, a row a setting."""
     classified: list[list[Cell]] = []
     verified: list[list[Cell]] = []
-    for row in rows:
-        base = [other for other in rows if other.setting is family.baseline(row.setting)]
+    for setting, row in known.items():
+        base = family.baseline(setting)
         for (part, kind), found in row.outcomes.items():
             if not found.hits and (part, kind) != ("held_out", "linear"):
                 continue
-            change: Cell = found.minus(base[0].outcomes[part, kind]) if base else Estimate(None, signed=True)
-            if kind not in PROBES and not adversary_tested(family, row.setting, rows):
+            change: Cell = found.minus(known[base].outcomes[part, kind]) if base else Estimate(None, signed=True)
+            if kind not in PROBES and not adversary_tested(family, setting, known):
                 change = "not tested"
-            known: list[Cell] = [row.setting.name, PARTS[part], KINDS[kind], over_speakers(found.hits), found.chance]
-            classified.append([*known, change, len({utt for _, _, utt, _ in found.hits}), len(found.hits)])
-        verified.append([row.setting.name, metrics.mean(row.eers), len(row.eers)])
+            cells: list[Cell] = [setting.name, PARTS[part], KINDS[kind], over_speakers(found.hits), found.chance]
+            classified.append([*cells, change, len({utt for _, _, utt, _ in found.hits}), len(found.hits)])
+        verified.append([setting.name, metrics.mean(row.eers), len(row.eers)])
     head = ["setting", "speakers", "classifier", "accuracy", "chance [range]", "difference from β 0", "utterances"]
     note = (
         f"{PROBED} An utterance is tested by each fold and seed that held it out, in {speaker_probe.SPLITS} splits. "
@@ -126,7 +124,7 @@ def tables(family: Family, rows: Sequence[Knowledge]) -> list[Table]:
         "speaker); of head and refit, the share of the most frequent one. Refit: a logistic regression fitted to the "
         "training list, a check of the head only: not tested where the head's interval with β 0 is not above chance."
     )
-    if reasons := sorted({reason for row in rows for reason in row.reasons}):
+    if reasons := sorted({reason for row in known.values() for reason in row.reasons}):
         note += f" Undefined: {'; '.join(reasons)}."
     eer = (
         "EER: equal error rate of verification on unseen test speakers by cosine similarity, mean over folds. Where a "
@@ -140,11 +138,6 @@ def tables(family: Family, rows: Sequence[Knowledge]) -> list[Table]:
 
 def picture(family: Family, data: Path, read: Callable[[str], np.ndarray]) -> tuple[Figure, str] | str:
     """The embeddings of one fold in the plane, beta 0 above the largest reversed beta.
-
-    Args:
-        family: The settings.
-        data: Data directory, for speakers, emotions and the fold's lists.
-        read: Gives the vector at a location of ``emb.scp``.
 
     Returns:
         The figure and what it shows in words, or why there is none.
@@ -180,7 +173,7 @@ def picture(family: Family, data: Path, read: Callable[[str], np.ndarray]) -> tu
 
 def knowledge(setting: Setting) -> Knowledge:
     """Pool ``score_test/probe.json`` of all folds and seeds."""
-    row = Knowledge(setting, {(part, kind): Outcome() for part in PARTS for kind in KINDS})
+    row = Knowledge({(part, kind): Outcome() for part in PARTS for kind in KINDS})
     for made in setting.experiments:
         for fold in made.folds:
             path = made.path / fold / "score_test" / "probe.json"
@@ -197,15 +190,16 @@ def knowledge(setting: Setting) -> Knowledge:
 def _add(row: Knowledge, seed: int, fold: str, content: dict[str, Any]) -> None:
     """Add a fold's ``probe.json``; raise where it lacks what `speaker_probe.probe_fold` puts there, adding nothing."""
     found, eer = [], content["verification"]["eer"]
-    there = [(part, kind) for part, kind in row.outcomes if kind in content[part].get("hits", {})]
-    for tested, kind, outcome in ((content[part], kind, row.outcomes[part, kind]) for part, kind in there):
-        keys = [(seed, fold, *pair) for pair in zip(tested["utts"], tested["speakers"], strict=True)]
-        marks = [(key, "".join(digits)) for key, *digits in zip(keys, *tested["hits"][kind], strict=True)]
-        hits = {key: digits.count("1") / len(digits) for key, digits in marks if "-" not in digits}
-        shuffled = np.array(tested["chance"].get(kind, [[0, 0]]), float).reshape(-1, 2)
-        found.append((outcome, hits, shuffled))
+    eers = [] if eer is None else [float(eer)]
+    for (part, kind), outcome in row.outcomes.items():
+        tested = content[part]
+        if kind in tested.get("hits", {}):
+            keys = [(seed, fold, *pair) for pair in zip(tested["utts"], tested["speakers"], strict=True)]
+            marks = [(key, "".join(digits)) for key, *digits in zip(keys, *tested["hits"][kind], strict=True)]
+            hits = {key: digits.count("1") / len(digits) for key, digits in marks if "-" not in digits}
+            found.append((outcome, hits, np.array(tested["chance"].get(kind, [[0, 0]]), float).reshape(-1, 2)))
     for outcome, hits, shuffled in found:
         outcome.hits.update(hits)
         outcome.shuffled = outcome.shuffled + shuffled
     row.reasons.update(part["reason"] for part in content.values() if isinstance(part, dict) and "reason" in part)
-    row.eers.extend([] if eer is None else [float(eer)])
+    row.eers.extend(eers)

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
+from sermtl.fileio.files import load_json
 from sermtl.fileio.text_table import plural
 from sermtl.report import paper
-from sermtl.report.compare import MARGIN, Results, estimate, holm
+from sermtl.report.compare import LEAST_POSTERIOR, MARGIN, Setting, holm
 from sermtl.report.document import Cell, P, Share, Table
-from sermtl.report.families import LEAST_POSTERIOR, Family, Setting
+from sermtl.report.families import Family
 from sermtl.score import metrics, statistics
 from sermtl.score.metrics import RATES
 from sermtl.score.result_files import UNTRAINED
 
 MEAN = "mean over folds"
+WEIGHTS = "layer_weights.json"
+"""Of a fold, written by training: head -> hidden state -> learned share."""
 INTERVALS = (
     "Intervals: Student's t with jackknife errors over the named units plus those over seeds (with one seed, "
     "differences between trainings are not in the interval)."
@@ -28,19 +31,18 @@ def heading(family: Family) -> str:
     return f"[95 % by {family.settings[0].first.unit}]"
 
 
-def table_2(results: Results) -> Table:
+def table_2(family: Family) -> Table:
     """The paper's Table II: emotion accuracy against beta, gradient reversed."""
-    rows = [(results.family.find(beta, "reverse"), [f"{beta:g}", printed]) for beta, printed in paper.TABLE_2.items()]
-    head, cells = _measured(results, rows, "wa", "ua")
+    rows = [(family.find(beta, "reverse"), [f"{beta:g}", printed]) for beta, printed in paper.TABLE_2.items()]
+    head, cells = _measured(family, rows, "wa", "ua")
     caption, names = "Table II. Emotion accuracy, gradient reversed.", ["β", f"accuracy, {paper.COLUMN}"]
-    return results.family.table("table-2", caption, [*names, *head], cells, f"Paper: {paper.CITE}. {INTERVALS}")
+    return family.table("table-2", caption, [*names, *head], cells, f"Paper: {paper.CITE}. {INTERVALS}")
 
 
-def table_3(results: Results) -> Table:
+def table_3(family: Family) -> Table:
     """The paper's Table III: WER, emotion and speaker accuracy by direction and beta."""
-    family = results.family
     rows = [(family.find(beta, grl), [f"{grl} {beta:g}", *given]) for (grl, beta), given in paper.TABLE_3.items()]
-    head, cells = _measured(results, rows, "wer", "wa")
+    head, cells = _measured(family, rows, "wer", "wa")
     for row, (setting, _) in zip(cells, rows, strict=True):
         row.insert(6, speaker_accuracy(setting)["acc"])
     names = [f"{what}, {paper.COLUMN}" for what in ("WER", "emotion accuracy", "speaker accuracy")]
@@ -50,25 +52,23 @@ def table_3(results: Results) -> Table:
     return family.table("table-3", "Table III. WER, emotion and speaker accuracy on the test folds.", head, cells, note)
 
 
-def ablation(results: Results) -> Table | None:
-    """With and without the ASR loss, beta 0; None where alpha 0 was not run."""
-    family = results.family
+def ablation(family: Family) -> list[Table]:
+    """With and without the ASR loss, beta 0; nothing where alpha 0 was not run."""
     without = family.find(0.0, alpha=0.0)
     if without is None or family.alpha == 0:
-        return None
+        return []
     rows = [(family.find(0.0), [f"{family.alpha:g}", *paper.ABLATION[True]]), (without, ["0", *paper.ABLATION[False]])]
-    head, cells = _measured(results, rows, "wa", "ua", "wer")
+    head, cells = _measured(family, rows, "wa", "ua", "wer")
     names = [f"{what}, {paper.ABLATION_COLUMN}" for what in ("accuracy", "WER")]
     caption = "Multi-task ablation: β 0 with and without the ASR loss."
     note = f"Published numbers: {paper.ABLATION_CITE}. With α 0 the token head is not trained. {INTERVALS}"
-    return family.table("ablation", caption, ["α", *names, *head], cells, note)
+    return [family.table("ablation", caption, ["α", *names, *head], cells, note)]
 
 
-def all_settings(results: Results) -> Table:
+def all_settings(family: Family) -> Table:
     """Every setting with its rates, and how much they move from seed to seed."""
-    rows: list[tuple[Setting | None, list[Any]]] = [(setting, [setting.name]) for setting in results.family.settings]
-    head, cells = _measured(results, rows, "wa", "ua", "wer")
-    for row, setting in zip(cells, results.family.settings, strict=True):
+    head, cells = _measured(family, [(setting, [setting.name]) for setting in family.settings], "wa", "ua", "wer")
+    for row, setting in zip(cells, family.settings, strict=True):
         scores = setting.rates()
         by_seed = [metrics.ratio(int(made.right.sum()), int((made.ref >= 0).sum())) for made in setting.experiments]
         spread = float(np.std([w for w in by_seed if w is not None], ddof=1)) if len(by_seed) > 1 else None
@@ -82,21 +82,21 @@ def all_settings(results: Results) -> Table:
         f"as {LEAST_POSTERIOR:g}). ECE: mean distance between confidence (posterior of the predicted class) and share "
         f"of correct utterances over {metrics.BINS} bins of equal width."
     )
-    return results.family.table("settings", "All settings, counts summed over folds and seeds.", names, cells, note)
+    return family.table("settings", "All settings, counts summed over folds and seeds.", names, cells, note)
 
 
-def comparisons(results: Results) -> Table:
+def comparisons(family: Family) -> Table:
     """Differences from beta 0 with their tests."""
     rows: list[list[Cell]] = []
-    for c in results.comparisons:
+    for c in family.comparisons:
         for rate in c.rates:
-            tests = [P(c.measured[rate].p()), P(c.p_holm[rate]), P(c.equivalent[rate]), c.detectable(rate)]
-            ties = f"{(abs(c.parts[rate]) < 1e-12).sum()} of {len(c.parts[rate])}"
-            units = f"{plural(len(c.parts[rate]), c.first.first.unit)}, {plural(len(c.second.seeds), 'seed')}"
-            swapped = P(statistics.sign_flip(c.parts[rate]))
-            rows.append([c.name, RATES[rate], c.difference[rate], *tests, swapped, ties, units])
+            parts, tests = c.parts[rate], [c.measured[rate].p(), c.p_holm[rate], c.equivalent[rate]]
+            row: list[Cell] = [c.name, RATES[rate], c.difference(rate), *map(P, tests), c.detectable(rate)]
+            units = f"{plural(len(parts), c.first.first.unit)}, {plural(len(c.second.seeds), 'seed')}"
+            ties = f"{(abs(parts) < 1e-12).sum()} of {len(parts)}"
+            rows.append([*row, P(statistics.sign_flip(parts)), ties, units])
     margin = plural(round(100 * MARGIN), "point")
-    head = ["comparison", "rate", f"difference {heading(results.family)}", "p, t test", "p, Holm"]
+    head = ["comparison", "rate", f"difference {heading(family)}", "p, t test", "p, Holm"]
     head += [f"p, equivalent within {margin}, Holm", "detectable at 80 %", "p, swapped", "ties", "units"]
     note = (
         f"{INTERVALS} p, t test: of the same errors. Equivalent: two one-sided t tests; a small p shows that the "
@@ -107,18 +107,20 @@ def comparisons(results: Results) -> Table:
         f"units (exact up to {statistics.EXACT_UNITS} units), for these trainings only. Ties: units in which the two "
         "settings are equal; swapping these changes nothing."
     )
-    return results.family.table(
-        "comparisons", "Differences from β 0 on the same utterances and seeds.", head, rows, note
-    )
+    return family.table("comparisons", "Differences from β 0 on the same utterances and seeds.", head, rows, note)
 
 
-def mcnemar(results: Results) -> Table:
+def mcnemar(family: Family) -> Table:
     """McNemar's test of each pair of trainings with one seed."""
-    tests = [(comparison.name, test) for comparison in results.comparisons for test in comparison.mcnemar]
     rows: list[list[Cell]] = []
-    for (name, test), p in zip(tests, holm([test.p for _, test in tests]), strict=True):
-        odds = test.only_second / test.only_first if test.only_first else None
-        rows.append([name, test.seed, test.n, test.only_first, test.only_second, odds, P(test.p), P(p)])
+    tests: list[float] = []
+    for c in family.comparisons:
+        for one, other in zip(c.first.experiments, c.second.experiments, strict=True):
+            only_first, only_second = int((one.right & ~other.right).sum()), int((other.right & ~one.right).sum())
+            odds = only_second / only_first if only_first else None
+            rows.append([c.name, one.seed, int((one.ref >= 0).sum()), only_first, only_second, odds])
+            tests.append(statistics.mcnemar(only_first, only_second))
+    rows = [[*row, P(p), P(corrected)] for row, p, corrected in zip(rows, tests, holm(tests), strict=True)]
     head = ["comparison", "seed", "utterances", "only baseline right", "only setting right"]
     head += ["odds ratio", "p, McNemar", "p, Holm"]
     note = (
@@ -126,36 +128,32 @@ def mcnemar(results: Results) -> Table:
         f"{len(rows)} tests of this table."
     )
     caption = "Emotion: exact McNemar test of each pair of trainings with one seed."
-    return results.family.table("mcnemar", caption, head, rows, note)
+    return family.table("mcnemar", caption, head, rows, note)
 
 
 def by_group(
     family: Family, what: str, groups: Sequence[str], member: Callable[[Setting, str], np.ndarray]
 ) -> list[Table]:
-    """A table a rate: groups in rows, settings in columns.
+    """A table a rate: the groups (``what``: fold, speaker, style) in rows, settings in columns.
 
-    Args:
-        family: Whose settings.
-        what: Name of the groups: fold, speaker, style.
-        groups: Their names.
-        member: Mask (N,) of the utterances of a group.
+    ``member`` gives the mask (N,) of a group's utterances in a setting.
     """
-    found = [[setting.rates(member(setting, group)) for setting in family.settings] for group in groups]
-    counts = [[int(member(setting, group).sum()) for setting in family.settings] for group in groups]
+    masks = [[member(setting, group) for setting in family.settings] for group in groups]
+    found = [[setting.rates(mask) for setting, mask in zip(family.settings, row, strict=True)] for row in masks]
     pooled = [setting.rates() for setting in family.settings]
     first = family.settings[0].first
-    lowered = {group for group in groups if first.untrained[member(family.settings[0], group)].any()}
+    lowered = [bool(first.untrained[row[0]].any()) for row in masks]
     tables = []
     for rate, title in RATES.items():
         mark = "" if rate in ("wer", "cer") else UNTRAINED
         rows: list[list[Cell]] = [
-            [group + mark * (group in lowered), max(numbers), *(scores[rate] for scores in row)]
-            for group, numbers, row in zip(groups, counts, found, strict=True)
+            [group + mark * low, max(int(mask.sum()) for mask in row), *(scores[rate] for scores in of_group)]
+            for group, low, row, of_group in zip(groups, lowered, masks, found, strict=True)
         ]
         if what == "fold":
             means = [metrics.mean([scores[rate] for scores in column]) for column in zip(*found, strict=True)]
-            rows.append([MEAN + mark * bool(lowered), None, *means])
-        rows.append(["pooled" + mark * bool(lowered), len(first.utts), *(scores[rate] for scores in pooled)])
+            rows.append([MEAN + mark * any(lowered), None, *means])
+        rows.append(["pooled" + mark * any(lowered), len(first.utts), *(scores[rate] for scores in pooled)])
         head = [what, "n", *(setting.name for setting in family.settings)]
         caption = f"{title} per {what}, counts summed over seeds."
         tables.append(family.table(f"{what}-{rate.replace('_', '-')}", caption, head, rows))
@@ -185,14 +183,14 @@ def _of_class(setting: Setting, label: str, key: str) -> Cell:
     index = setting.first.labels.index(label)
     if key == "recall":
         found = statistics.jackknife(setting.sums, lambda sums: {key: statistics.recalls(sums)[..., index]})
-        return estimate(found[key], setting.first, 1.0)
+        return setting.estimate(found[key], 1.0)
     return setting.rates(setting.first.ref == index)[key] if key in ("wer", "cer") else setting.rates()[key][index]
 
 
 def confusions(family: Family) -> list[Table]:
     """A confusion matrix a setting: counts over folds and seeds, with row shares."""
     tables = []
-    for number, setting in enumerate(family.settings):
+    for number, setting in enumerate(family.settings, 1):
         scores = setting.rates()
         labels = scores["labels"]
         rows: list[list[Cell]] = [
@@ -201,8 +199,27 @@ def confusions(family: Family) -> list[Table]:
         ]
         seeds = f"seed{'s' if len(setting.seeds) > 1 else ''} {' '.join(map(str, setting.seeds))}"
         caption = f"Confusion, {setting.name}: rows are references; {seeds}."
-        tables.append(family.table(f"confusion-{number + 1}", caption, ["reference", *labels, "all"], rows))
+        tables.append(family.table(f"confusion-{number}", caption, ["reference", *labels, "all"], rows))
     return tables
+
+
+def layer_weights(family: Family) -> list[Table]:
+    """Learned weights of each hidden state by head, means over folds and seeds; nothing where no states are mixed."""
+    rows: list[list[Cell]] = []
+    numbers: list[str] = []
+    for setting in family.settings:
+        by_head: dict[str, list[dict[str, float]]] = {}
+        for made in setting.experiments:
+            for path in (made.path / fold / WEIGHTS for fold in made.folds):
+                for head, shares in (load_json(path) if path.is_file() else {}).items():
+                    by_head.setdefault(head, []).append(shares)
+        for head, found in by_head.items():
+            numbers = numbers or list(found[0])
+            rows.append([setting.name, head, *(float(np.mean([s[n] for s in found if n in s])) for n in numbers)])
+    names = ["setting", "head", *(f"state {number}" for number in numbers)]
+    note = "Softmax weights, means over folds and seeds; state 0 enters the first layer."
+    caption = "Learned weights of the hidden states."
+    return [family.table("layer-weights", caption, names, rows, note)] if rows else []
 
 
 def speaker_accuracy(setting: Setting | None) -> dict[str, Any]:
@@ -215,21 +232,18 @@ def speaker_accuracy(setting: Setting | None) -> dict[str, Any]:
 
 
 def _measured(
-    results: Results, rows: Sequence[tuple[Setting | None, list[Any]]], *rates: str
+    family: Family, rows: Iterable[tuple[Setting | None, list[Any]]], *rates: str
 ) -> tuple[list[str], list[list[Any]]]:
-    """Head and cells of estimates with folds, seeds and utterances; dashes for a setting that was not run.
+    """Head and cells of ``rates`` with intervals, folds, seeds and utterances, behind a row's first cells.
 
-    Args:
-        results: Of the settings.
-        rows: A row's setting and its first cells.
-        rates: Of each estimate.
+    A setting that was not run (None) has dashes.
     """
     cells = []
     for setting, given in rows:
         if setting is None:
             cells.append([*given, *[None] * len(rates), "not run", None, None])
             continue
-        found = [results.estimates[setting][rate] for rate in rates]
+        found = [setting.estimates[rate] for rate in rates]
         cells.append([*given, *found, setting.first.coverage, len(setting.seeds), int((setting.first.ref >= 0).sum())])
-    head = [f"{RATES[rate]} {heading(results.family)}" for rate in rates]
+    head = [f"{RATES[rate]} {heading(family)}" for rate in rates]
     return [*head, "folds", "seeds", "utterances"], cells

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 
 import numpy as np
 
 from sermtl.report import paper
-from sermtl.report.compare import MARGIN, Results
+from sermtl.report.compare import MARGIN, Setting
 from sermtl.report.document import show
-from sermtl.report.families import Family, Setting
+from sermtl.report.families import Family
 from sermtl.report.speaker import PROBES, Knowledge, adversary_tested
 from sermtl.score.metrics import RATES
 from sermtl.score.result_files import UNTRAINED, plural
@@ -17,27 +17,27 @@ from sermtl.score.result_files import UNTRAINED, plural
 LEVEL = 0.05
 
 
-def findings(results: Results, known: Sequence[Knowledge]) -> list[str]:
+def findings(family: Family, known: Mapping[Setting, Knowledge]) -> list[str]:
     """The summary of a family, a sentence or two an item."""
-    family = results.family
     dependent = f" ({family.dependent.upper()})" if family.dependent else ""
-    lines = [f"Protocol {family.protocol}{dependent}, {_scores(results)}"]
-    if results.comparisons:
-        lines += [_tests(results), detectable(results)]
+    lines = [f"Protocol {family.protocol}{dependent}, {_scores(family)}"]
+    if family.comparisons:
+        lines += [_tests(family), detectable(family)]
     lines += _speakers(family, known)
     mark = f"{family.label.strip()} " if family.label else ""
     return [mark + line for line in lines]
 
 
-def detectable(results: Results) -> str:
+def detectable(family: Family) -> str:
     """The smallest differences that this corpus can show, for each compared setting."""
-    comparisons = [c for c in results.comparisons if c.second.beta] or results.comparisons
+    comparisons = [c for c in family.comparisons if c.second.beta] or family.comparisons
+    tested = int((comparisons[0].first.first.ref >= 0).sum())
     least = {c.second.name: c.detectable("wa") for c in comparisons}
     points = {name: "none" if value is None else f"{100 * value:.1f} points" for name, value in least.items()}
     each = (f"{c.second.name}: {points[c.second.name]} ({100 * c.disagreement['wa']:.1f} %)" for c in comparisons)
     text = (
         "Smallest detectable differences in WA (power 80 %, two-sided at .05, before Holm's correction) by the t test; "
-        f"in parentheses the share of the {comparisons[0].mcnemar[0].n} test utterances on which exactly one of two "
+        f"in parentheses the share of the {tested} test utterances on which exactly one of two "
         f"compared trainings (same seed) is right, which no difference can exceed: {'; '.join(each)}."
     )
     gains = [
@@ -49,26 +49,25 @@ def detectable(results: Results) -> str:
     return text + (f"{gain}{', and '.join(gains)}." if gains else "")
 
 
-def _scores(results: Results) -> str:
+def _scores(family: Family) -> str:
     """Size and rates of beta 0, or of the first setting where beta 0 was not run."""
-    shown = results.family.find(0.0) or results.family.settings[0]
+    shown = family.find(0.0) or family.settings[0]
     made = shown.first
     folds = f"{made.coverage} folds" if made.missing_folds else plural(len(made.folds), "fold")
     where = f"{folds}, {len(made.utts)} test utterances, {plural(len(shown.seeds), 'seed')}"
-    marks = {"wer": ""} if results.family.untrained else dict.fromkeys(RATES, "")
-    estimates = results.estimates[shown]
-    parts = [f"{RATES[rate]} {show(estimates[rate])}{marks.get(rate, UNTRAINED)}" for rate in ("wa", "ua", "wer")]
+    marks = {"wer": ""} if family.untrained else dict.fromkeys(RATES, "")
+    parts = [f"{RATES[rate]} {show(shown.estimates[rate])}{marks.get(rate, UNTRAINED)}" for rate in ("wa", "ua", "wer")]
     over = f"{made.unit}s{' and seeds' * (len(shown.seeds) > 1)}"
     return f"{where}: {shown.name} has {', '.join(parts)} (95 % intervals over {over})."
 
 
-def _tests(results: Results) -> str:
-    comparisons, unit = results.comparisons, results.family.settings[0].first.unit
+def _tests(family: Family) -> str:
+    comparisons, unit = family.comparisons, family.settings[0].first.unit
     keys = [(c, rate) for c in comparisons for rate in c.rates]
     if all(np.isnan(c.p_holm[rate]) for c, rate in keys):
-        return f"No difference from β 0 is tested: {show(comparisons[0].difference['wa'])} ({comparisons[0].name})."
+        return f"No difference from β 0 is tested: {show(comparisons[0].difference('wa'))} ({comparisons[0].name})."
     found = [(c, rate) for c, rate in keys if c.p_holm[rate] < LEVEL]
-    named = "; ".join(f"{c.name}: {RATES[rate]} {show(c.difference[rate])}" for c, rate in found)
+    named = "; ".join(f"{c.name}: {RATES[rate]} {show(c.difference(rate))}" for c, rate in found)
     text = (
         f"{len(found) or 'None'} of {len(keys)} differences from β 0 {'is' if len(found) < 2 else 'are'} significant "
         f"at .05 after Holm's correction (t test over {unit}s and seeds){': ' * bool(found)}{named}."
@@ -81,13 +80,13 @@ def _tests(results: Results) -> str:
     )
 
 
-def _speakers(family: Family, known: Sequence[Knowledge]) -> list[str]:
+def _speakers(family: Family, known: Mapping[Setting, Knowledge]) -> list[str]:
     """What the probes find with the largest reversed beta, compared with beta 0, and what the speaker head shows."""
-    rows: dict[Setting | None, Knowledge] = {row.setting: row for row in known}
-    base, strongest = rows.get(family.find(0.0)), rows.get(family.most_reversed)
+    base, strongest = family.find(0.0), family.most_reversed
     if base is None or strongest is None:
         return []
-    changes = {kind: strongest.outcomes["held_out", kind].minus(base.outcomes["held_out", kind]) for kind in PROBES}
+    outcomes = [known[setting].outcomes for setting in (strongest, base)]
+    changes = {kind: outcomes[0]["held_out", kind].minus(outcomes[1]["held_out", kind]) for kind in PROBES}
     if any(change.value is None for change in changes.values()):
         return []
     sides = {((change.low or 0) > 0) - ((change.high or 0) < 0) for change in changes.values()}
@@ -96,9 +95,9 @@ def _speakers(family: Family, known: Sequence[Knowledge]) -> list[str]:
         verdict = f"All intervals lie {'above' if 1 in sides else 'below'} 0."
     each = "; ".join(f"{PROBES[kind]} {show(change)}" for kind, change in changes.items())
     lines = [
-        f"Accuracy of speaker probes on utterances of training speakers that fitted nothing, {strongest.setting.name} "
+        f"Accuracy of speaker probes on utterances of training speakers that fitted nothing, {strongest.name} "
         f"minus β 0: {each}. {verdict}"
     ]
-    if not adversary_tested(family, strongest.setting, known):
+    if not adversary_tested(family, strongest, known):
         lines.append("The adversary is not tested: with β 0 the speaker head does not lie above chance.")
     return lines

@@ -33,15 +33,7 @@ ASR_COUNTS = (
 
 
 def confusion_matrix(references: Sequence[str], hypotheses: Sequence[str], labels: Sequence[str]) -> np.ndarray:
-    """Count class pairs.
-
-    Args:
-        references: N class names.
-        hypotheses: N class names in the same order.
-        labels: C class names in logit order.
-
-    Returns:
-        (C, C) int64: rows are references, columns hypotheses.
+    """(C, C) int64 counts of N pairs of class names by the C ``labels``: rows are references, columns hypotheses.
 
     Raises:
         UserError: A class is not one of ``labels``.
@@ -54,21 +46,16 @@ def confusion_matrix(references: Sequence[str], hypotheses: Sequence[str], label
     if unknown:
         raise UserError(f"unknown emotion class {', '.join(map(repr, unknown))}; known: {' '.join(labels)}")
     counts = np.zeros((len(labels), len(labels)), dtype=np.int64)
-    pairs = ([index[label] for label in references], [index[label] for label in hypotheses])
-    np.add.at(counts, pairs, 1)
+    np.add.at(counts, ([index[label] for label in references], [index[label] for label in hypotheses]), 1)
     return counts
 
 
 def emotion_scores(confusion: np.ndarray, labels: Sequence[str]) -> dict[str, Any]:
-    """WA, UA and macro F1 of a confusion matrix.
+    """WA, UA and macro F1 of a confusion matrix (C, C) of counts whose rows are references.
 
     UA is the mean recall over the classes that occur in the references. Macro F1 is the mean over the
     classes that occur in references or hypotheses (a class that is only predicted has an F1 of 0). An
     absent class has recall, precision or F1 None and enters no mean.
-
-    Args:
-        confusion: (C, C) counts, rows are references.
-        labels: C class names.
 
     >>> scores = emotion_scores(np.array([[3, 1], [0, 1]]), ["neu", "sad"])
     >>> scores["wa"], scores["ua"], round(scores["macro_f1"], 3)
@@ -78,11 +65,10 @@ def emotion_scores(confusion: np.ndarray, labels: Sequence[str]) -> dict[str, An
     hits, ref, hyp = np.diag(counts), counts.sum(axis=1), counts.sum(axis=0)
     recall = [ratio(h, n) for h, n in zip(hits, ref, strict=True)]
     f1 = [ratio(2 * h, r + p) for h, r, p in zip(hits, ref, hyp, strict=True)]
-    n, correct = int(counts.sum()), int(hits.sum())
     return {
-        "n": n,
-        "correct": correct,
-        "wa": ratio(correct, n),
+        "n": int(counts.sum()),
+        "correct": int(hits.sum()),
+        "wa": ratio(hits.sum(), counts.sum()),
         "ua": mean(recall),
         "macro_f1": mean(f1),
         "labels": list(labels),
@@ -117,21 +103,17 @@ def count_edits(reference: str, hypothesis: str) -> dict[str, int]:
     5
     """
     ref, hyp = " ".join(reference.split()), " ".join(hypothesis.split())
-    counts = dict.fromkeys((*ASR_COUNTS, "no_reference_chars"), 0)
     ref_words, hyp_words = separated(ref), separated(hyp)
+    counts = dict.fromkeys((*ASR_COUNTS, "no_reference_chars"), 0)
     if not ref:
-        decoded = {"no_reference_words": len(hyp_words.split()), "no_reference_chars": len(hyp)}
-        return counts | {"no_reference": 1} | decoded
+        return counts | {
+            "no_reference": 1, "no_reference_words": len(hyp_words.split()), "no_reference_chars": len(hyp),
+        }  # fmt: skip
     words, chars = jiwer.process_words(ref_words, hyp_words), jiwer.process_characters(ref, hyp)
-    kinds = {kind: getattr(words, kind) for kind in ("substitutions", "deletions", "insertions")}
-    counts |= {
-        "utterances": 1,
-        "words": len(ref_words.split()),
-        "errors": sum(kinds.values()),
-        **kinds,
-        "chars": len(ref),
-    }
-    return counts | {"char_errors": chars.substitutions + chars.deletions + chars.insertions}
+    kinds = ("substitutions", "deletions", "insertions")
+    counts |= {kind: getattr(words, kind) for kind in kinds}
+    counts |= {"errors": sum(counts[kind] for kind in kinds), "char_errors": sum(getattr(chars, k) for k in kinds)}
+    return counts | {"utterances": 1, "words": len(ref_words.split()), "chars": len(ref)}
 
 
 def asr_scores(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -190,11 +172,9 @@ def pool_speakers(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def reliability(confidence: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """Utterances, sum of confidence, and correct utterances of `BINS` bins of equal width: (`BINS`, 3).
+    """(`BINS`, 3): utterances, sum of confidence, and correct utterances of `BINS` bins of equal width.
 
-    Args:
-        confidence: (N,) posterior of the predicted class.
-        right: (N,) whether it is the reference.
+    ``confidence`` (N,) is the posterior of the predicted class, ``right`` (N,) whether that is the reference.
 
     >>> reliability(np.array([0.98, 0.99, 0.5]), np.array([True, False, True]))[[7, 14]].tolist()
     [[1.0, 0.5, 1.0], [2.0, 1.97, 1.0]]
@@ -229,22 +209,3 @@ def first(names: Sequence[str], most: int = 5) -> str:
     'a, b, ...'
     """
     return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
-
-
-def enrolment_counts(predicted: Mapping[str, Mapping[str, str]], ref: Mapping[str, str]) -> dict[str, list[int]]:
-    """By number of enrolled utterances, of which there is a table of predictions each: right ones, and all.
-
-    >>> enrolment_counts({"0": {"a": "sad", "b": "ang"}, "all": {"a": "ang", "b": "ang"}}, {"a": "ang", "b": "ang"})
-    {'0': [1, 2], 'all': [2, 2]}
-    """
-    return {name: [sum(table.get(utt) == ref[utt] for utt in ref), len(ref)] for name, table in predicted.items()}
-
-
-def pool_counts(parts: Sequence[Mapping[str, Sequence[int]]]) -> dict[str, list[int]]:
-    """The counts of all folds, of conditions that each has.
-
-    >>> pool_counts([{"0": [1, 2], "5": [2, 2]}, {"0": [3, 4]}])
-    {'0': [4, 6]}
-    """
-    names = set.intersection(*(set(part) for part in parts))
-    return {name: [sum(part[name][k] for part in parts) for k in (0, 1)] for name in sorted(names)}

@@ -65,10 +65,10 @@ def against_reference(ref: Mapping[str, str], guesses: Sequence[tuple[str, str]]
     return f"{counts}: WA {number(ser['wa'])}  UA {number(ser['ua'])}\n{aligned(_confusion(ser))}"
 
 
-def result_ser(scores: Mapping[str, Any]) -> str:
-    """``result_ser.txt``: emotion, with the per-class table and the confusion matrix."""
-    ser = scores["ser"]
-    summary = [
+def fold_files(scores: Mapping[str, Any]) -> dict[str, str]:
+    """``result_ser.txt``, ``result_asr.txt`` and ``result_spk.txt`` of a fold, by their names."""
+    ser, asr, spk = scores["ser"], scores["asr"], scores["spk"]
+    emotion = [
         ["utterances", ser["n"]],
         ["correct", ser["correct"]],
         ["WA (correct / all)", rate(ser["wa"], ser)],
@@ -76,16 +76,10 @@ def result_ser(scores: Mapping[str, Any]) -> str:
         ["macro F1", rate(ser["macro_f1"], ser)],
     ]
     if ser.get("no_reference"):
-        summary.append(["without an emotion, not counted", ser["no_reference"]])
-    parts = [_head("Speech emotion recognition", scores), aligned(summary), aligned(_classes(ser))]
-    parts += [f"{note}\n"] if (note := never_trained(scores)) else []
-    return "\n".join([*parts, "confusion: rows are references, columns hypotheses\n" + aligned(_confusion(ser))])
-
-
-def result_asr(scores: Mapping[str, Any]) -> str:
-    """``result_asr.txt``: word and character errors."""
-    asr = scores["asr"]
-    table = [
+        emotion.append(["without an emotion, not counted", ser["no_reference"]])
+    notes = [f"{note}\n"] if (note := never_trained(scores)) else []
+    confusion = "confusion: rows are references, columns hypotheses\n" + aligned(_confusion(ser))
+    speech = [
         ["utterances", asr["utterances"]],
         ["reference words", asr["words"]],
         ["word errors", asr["errors"]],
@@ -97,29 +91,24 @@ def result_asr(scores: Mapping[str, Any]) -> str:
         ["utterances without reference, not counted", asr["no_reference"]],
         ["  words decoded for them", asr["no_reference_words"]],
     ]
-    return "\n".join([_head("Speech recognition", scores), aligned(table)])
-
-
-def result_spk(scores: Mapping[str, Any]) -> str:
-    """``result_spk.txt``: the speaker head's accuracy, or why there is none."""
-    spk = scores["spk"]
-    head = _head("Speaker head", scores)
-    if spk["acc"] is None:
-        return f"{head}\naccuracy: undefined, {spk['reason']}\n"
-    table = [["utterances", spk["n"]], ["correct", spk["correct"]], ["accuracy", number(spk["acc"])]]
-    return "\n".join([head, aligned(table)])
+    speaker = f"accuracy: undefined, {spk.get('reason')}\n"
+    if spk["acc"] is not None:
+        speaker = aligned([["utterances", spk["n"]], ["correct", spk["correct"]], ["accuracy", number(spk["acc"])]])
+    files = {
+        "ser": ["Speech emotion recognition", aligned(emotion), aligned(_classes(ser)), *notes, confusion],
+        "asr": ["Speech recognition", aligned(speech)],
+        "spk": ["Speaker head", speaker],
+    }
+    where = f"fold {' '.join(scores['folds'])}\nprotocol: {protocol_line(scores)}\n"
+    return {f"result_{name}.txt": "\n".join([f"{title}, {where}", *parts]) for name, (title, *parts) in files.items()}
 
 
 def results_md(tag: str, scores: Mapping[str, Any]) -> str:
     """``RESULTS.md`` of an experiment: environment, one table a metric, classes, confusion, speakers."""
-    missing = scores["missing_folds"]
     parts = [f"# RESULTS: {tag}\n", "## Environments\n" + environment()]
-    if missing:
-        total = len(scores["folds"]) + len(missing)
-        parts.append(
-            f"**MISSING: {len(missing)} of {total} folds are not scored and not in these numbers: "
-            f"{' '.join(missing)}**\n"
-        )
+    if missing := scores["missing_folds"]:
+        lacking = f"{len(missing)} of {len(scores['folds']) + len(missing)} folds"
+        parts.append(f"**MISSING: {lacking} are not scored and not in these numbers: {' '.join(missing)}**\n")
     parts += [
         f"- protocol: {protocol_line(scores)}\n- folds: {' '.join(scores['folds'])}\n"
         f"- settings: {', '.join(f'{key} {value}' for key, value in scores['settings'].items())}\n",
@@ -133,17 +122,13 @@ def results_md(tag: str, scores: Mapping[str, Any]) -> str:
     else:
         counts = [spk["n"], spk["correct"], number(spk["acc"])]
         parts.append(_section("Speaker head", [["n", "correct", "accuracy"], counts]))
-    parts += [
-        _section("Per class, pooled", _classes(ser)),
-        _section("Confusion, pooled (rows are references, columns hypotheses)", _confusion(ser)),
-    ]
-    columns = ("n", "correct", "wa", "ua", "words", "errors", "wer")
+    parts.append(_section("Per class, pooled", _classes(ser)))
+    parts.append(_section("Confusion, pooled (rows are references, columns hypotheses)", _confusion(ser)))
     speakers: list[list[Any]] = [["speaker", "n", "correct", "WA", "UA", "words", "errors", "WER"]]
     for name, row in scores["per_speaker"].items():
-        cells = [row[key] if isinstance(row[key], int) else number(row[key]) for key in columns]
-        cells[2:4] = [rate(row[key], row) for key in columns[2:4]]
-        speakers.append([name, *cells])
-    parts += [_section("Per speaker", speakers)]
+        rates = [rate(row["wa"], row), rate(row["ua"], row)]
+        speakers.append([name, row["n"], row["correct"], *rates, row["words"], row["errors"], number(row["wer"])])
+    parts.append(_section("Per speaker", speakers))
     if enrolled := scores.get("enrol"):
         rows = [[name.replace("_", " "), *counts, number(counts[0] / counts[1])] for name, counts in enrolled.items()]
         parts.append(_section("Other utterances of the test speaker", [["enrolled", "correct", "n", "WA"], *rows]))
@@ -163,15 +148,14 @@ def summary(tag: str, scores: Mapping[str, Any]) -> str:
         f"  {words}",
         f"  speaker head: {number(spk['acc']) if spk['acc'] is not None else 'undefined, ' + spk['reason']}",
     ]
-    if note := never_trained(scores):
-        lines.append(f"  {note}")
+    lines += [f"  {note}"] if (note := never_trained(scores)) else []
     if scores["missing_folds"]:
         lines.append(f"  MISSING, not in these numbers: folds {' '.join(scores['missing_folds'])}")
     return "\n".join(lines)
 
 
 def environment() -> str:
-    """Date, versions and git revision, in the form of ESPnet's ``RESULTS.md``."""
+    """Date, versions and git revision (``none`` outside git), in the form of ESPnet's ``RESULTS.md``."""
     date = datetime.now().astimezone().strftime("%a %b %d %H:%M:%S %Z %Y")
     versions = {"python": platform.python_version()}
     for package in ("sermtl", "torch", "torchaudio", "transformers", "numpy", "scikit-learn"):
@@ -180,22 +164,14 @@ def environment() -> str:
         except importlib.metadata.PackageNotFoundError:
             versions[package] = "not installed"
     lines = [f"- {name} version: `{version}`" for name, version in versions.items()]
-    return "\n".join([f"- date: `{date}`", *lines, f"- Git hash: `{git_revision()}`\n"])
-
-
-def git_revision() -> str:
-    """The recipe's commit, with ``-dirty`` where tracked files differ from it; ``none`` outside git."""
     root = Path(__file__).resolve().parents[2]
     command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--exclude", "*"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
+        revision = done.stdout.strip() or "none"
     except (OSError, subprocess.SubprocessError):
-        return "none"
-    return done.stdout.strip() or "none"
-
-
-def _head(title: str, scores: Mapping[str, Any]) -> str:
-    return f"{title}, fold {' '.join(scores['folds'])}\nprotocol: {protocol_line(scores)}\n"
+        revision = "none"
+    return "\n".join([f"- date: `{date}`", *lines, f"- Git hash: `{revision}`\n"])
 
 
 def _confusion(ser: Mapping[str, Any]) -> list[list[Any]]:

@@ -16,9 +16,8 @@ from sermtl.fileio.tables import read_table
 class Utterance(NamedTuple):
     """One line of ``per_utt.tsv``: the counts of one test utterance.
 
-    ``ref`` is empty for an utterance without an emotion, ``words`` 0 for one without a transcript,
-    ``spk_hyp`` empty where no speaker was decoded. ``conf`` and ``ref_post`` are the posteriors of the hypothesis
-    and of the reference, NaN where none was decoded.
+    ``ref`` is empty without an emotion, ``words`` 0 without a transcript, ``spk_hyp`` empty where no speaker was
+    decoded. ``conf`` and ``ref_post`` are the posteriors of hypothesis and reference, NaN where none was decoded.
     """
 
     utt: str
@@ -46,15 +45,9 @@ def read_labels(path: Path) -> list[str]:
 
 
 def read_audit(path: Path) -> dict[str, Any]:
-    """The content of ``audit.json``; empty where there is none.
-
-    Raises:
-        UserError: It is damaged.
-    """
-    if not path.exists():
-        return {}
+    """The content of ``audit.json``, or a `UserError` that it is damaged; empty where there is none."""
     try:
-        audit = load_json(path)
+        audit = load_json(path) if path.exists() else {}
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: damaged ({error}); ./run.sh --stage 1 --stop_stage 1 writes it again") from error
     if not isinstance(audit, dict):
@@ -70,27 +63,27 @@ def read_scores(path: Path) -> dict[str, Any]:
     """
     try:
         scores = load_json(path)
-        ser, asr = scores["ser"], scores["asr"]
+        ser, asr, settings = scores["ser"], scores["asr"], scores["settings"]
         confusion = np.asarray(ser["confusion"], dtype=np.int64)
+        counts = [asr[key] for key in ("utterances", "words", "errors", "no_reference")]
+        counts += [scores.get("speakers_unknown", 0), settings.get("seed", 0)]
+        names = [ser["labels"], scores["folds"], scores.get("missing_folds", [])]
+        names += [part["ser"].get("untrained", []) for part in [scores, *scores.get("per_fold", {}).values()]]
         whole = (
             confusion.shape == (len(ser["labels"]),) * 2
             and confusion.sum() == ser["n"]
             and (confusion >= 0).all()
             and np.trace(confusion) == ser["correct"]
-            and all(is_count(asr[key]) for key in ("utterances", "words", "errors", "no_reference"))
+            and all(map(is_count, counts))
             and all(_is_rate(ser[key], ser["n"], 1.0) for key in ("wa", "ua", "macro_f1"))
             and all(_is_rate(asr[key], asr["words"]) for key in ("wer", "cer"))
-            and all(map(_are_names, (ser["labels"], scores["folds"], scores.get("missing_folds", []))))
+            and all(map(_are_names, names))
             and not any("/" in fold or fold in (".", "..") for fold in scores["folds"])
-            and isinstance(scores["settings"], dict)
-            and is_count(scores["settings"].get("seed", 0))
-            and all(_is_number(scores["settings"].get(key, 0)) for key in ("alpha", "beta"))
-            and scores["settings"].get("grl", "reverse") in ("reverse", "forward")
+            and all(_is_number(settings.get(key, 0)) for key in ("alpha", "beta"))
+            and settings.get("grl", "reverse") in ("reverse", "forward")
             and isinstance(scores.get("audit", {}), dict)
             and isinstance(scores["protocol"], str)
             and isinstance(scores["speaker_dependent"], bool)
-            and is_count(scores.get("speakers_unknown", 0))
-            and all(_are_names(p["ser"].get("untrained", [])) for p in [scores, *scores.get("per_fold", {}).values()])
             and _is_speaker_score(scores["spk"])
         )
     except OSError as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,66 +13,50 @@ import numpy as np
 from sermtl.config import read_yaml
 from sermtl.errors import UserError
 from sermtl.fileio import stamp as stamps
-from sermtl.fileio.files import write_text
-from sermtl.fileio.stamp import fold_roots
+from sermtl.fileio.files import write_json, write_text
 from sermtl.fileio.tables import UNKNOWN, known_speakers, read_list, read_table
-from sermtl.score import metrics
-from sermtl.score.score_files import (
-    Utterance,
-    read_audit,
-    read_labels,
-    read_posteriors,
-    read_scores,
-    read_utterances,
-    write_utterances,
-)  # fmt: skip
+from sermtl.score import metrics, score_files
+from sermtl.score.result_files import fold_files
+from sermtl.score.score_files import Utterance
 
 AUDIT_WORDS = (
     "train_test", "speakers_train", "overlap", "_seen", "speaker_dependent", "utterances_t", "utterances_dev",
     "majority_share", "broken", "warnings", "speaker_unknown",
 )  # fmt: skip
 """A figure of ``audit.json`` whose name holds one of these is copied into the scores."""
-# Settings that may differ from fold to fold without making the folds another experiment.
 FOLD_OWN = frozenset({"fold", "inputs", "num_workers", "in_memory", "accum_grad"})
+"""Settings that may differ from fold to fold without making the folds another experiment."""
+TABLES = ("utt2emo", "text", "utt2spk")
 
 
 def score_fold(name: str, data: Path, fold_dir: Path, exp: Path) -> dict[str, Any]:
-    """Score one fold and write ``ref.trn``, ``hyp.trn``, ``per_utt.tsv`` into ``exp/<fold>/score_<name>/``.
+    """Score one fold; write all but ``probe.json`` into ``exp/<fold>/score_<name>/``, and return ``scores.json``.
 
-    Args:
-        name: ``test``, or another corpus, all of which is then scored: ``decode_<name>`` has ``text utt2emo utt2spk``
-            (Kaldi tables), and ``emo_post`` if it is there.
-        data: Data directory with the references.
-        fold_dir: ``train`` and ``test`` lists, ``audit.json``; its name is the fold's.
-        exp: The experiment's directory, ``exp/<tag>``.
-
-    Returns:
-        What the fold's ``scores.json`` holds.
+    ``name`` is ``test``, or another corpus, all of which is then scored: ``decode_<name>`` has `TABLES`, and perhaps
+    ``emo_post``. ``data`` has the references, ``fold_dir`` the lists ``train`` and ``test`` and ``audit.json``, and the
+    fold's name. ``exp`` is ``exp/<tag>``.
 
     Raises:
         UserError: A table is missing or broken; hypotheses are missing or left over; a class is unknown.
     """
-    fold, labels, own = fold_dir.name, read_labels(exp / "labels.txt"), name == "test"
+    fold, labels, own = fold_dir.name, score_files.read_labels(exp / "labels.txt"), name == "test"
     settings, decode = read_yaml(exp / fold / "config.yaml"), exp / fold / f"decode_{name}"
     test = read_list(fold_dir / "test") if own else list(read_table(data / "utt2spk"))
-    hyp = {name: read_table(decode / name) for name in ("utt2emo", "text", "utt2spk")}
-    corpus, protocol = settings.get("corpus", data.name), settings.get("protocol", fold_dir.parent.name)
-    again = (
-        f"decode again with: ./run.sh --corpus {corpus} --protocol {protocol} --tag {exp.name} "
-        f"--folds {fold} --stage 4 --stop_stage 5"
-    )
-    if not own:
-        protocol, again = f"all of {name}", f"decode again with: ./run.sh --corpus {name} --stage 4 --trained {exp}"
-    _refuse_stale(decode, exp / fold, fold_roots(exp / fold, data, fold_dir), again)
+    hyp = {table: read_table(decode / table) for table in TABLES}
+    protocol, options = f"all of {name}", f"--corpus {name} --stage 4 --trained {exp}"
+    if own:
+        corpus, protocol = settings.get("corpus", data.name), settings.get("protocol", fold_dir.parent.name)
+        options = f"--corpus {corpus} --protocol {protocol} --tag {exp.name} --folds {fold} --stage 4 --stop_stage 5"
+    again = f"decode again with: ./run.sh {options}"
+    _refuse_stale(decode, exp / fold, stamps.fold_roots(exp / fold, data, fold_dir), again)
     _refuse_mismatch(test, {decode / table: found for table, found in hyp.items()}, fold_dir / "test", again)
     emotions, speakers = read_table(data / "utt2emo"), read_table(data / "utt2spk")
-    ref = {name: _lookup(data / name, test) for name in ("utt2emo", "text", "utt2spk")}
+    ref = {table: _lookup(data / table, test) for table in TABLES}
     known, trained = known_speakers(speakers), _lookup(data / "utt2spk", read_list(fold_dir / "train") if own else [])
     scored = [utt for utt in test if ref["utt2emo"][utt]]
-
     spk = {utt: speaker if speaker in known else UNKNOWN for utt, speaker in ref["utt2spk"].items()}
     edits = {utt: metrics.count_edits(ref["text"][utt], hyp["text"][utt]) for utt in scored}
-    posteriors = read_posteriors(decode / "emo_post", labels)
+    posteriors = score_files.read_posteriors(decode / "emo_post", labels)
     enrolled = {path.name: read_table(path) for path in sorted((decode / "enrol").glob("*"))}
     rows = [
         Utterance(
@@ -85,7 +69,7 @@ def score_fold(name: str, data: Path, fold_dir: Path, exp: Path) -> dict[str, An
     ]  # fmt: skip
     train, of_known = set(trained.values()) & known, [row for row in rows if row.spk in known]
     untrained = {row.ref for row in rows} - {emotions[utt] for utt in trained} if own else ()
-    found = read_audit(fold_dir / "audit.json") if own else {}
+    found = score_files.read_audit(fold_dir / "audit.json") if own else {}
     audit = {key: value for key, value in found.items() if any(word in key for word in AUDIT_WORDS)}
     try:
         ser = _emotion(rows, labels)
@@ -101,25 +85,41 @@ def score_fold(name: str, data: Path, fold_dir: Path, exp: Path) -> dict[str, An
         "asr": metrics.asr_scores(list(edits.values())),
         "spk": metrics.speaker_scores([row.spk for row in of_known], [row.spk_hyp for row in of_known], train),
         "audit": audit,
-        "enrol": metrics.enrolment_counts(enrolled, {row.utt: row.ref for row in rows}),
+        "enrol": {
+            condition: [sum(guesses.get(row.utt) == row.ref for row in rows), len(rows)]
+            for condition, guesses in enrolled.items()
+        },
     }
     out = exp / fold / f"score_{name}"
-    spoken = [row for row in rows if row.words]
-    write_text(out / "ref.trn", "".join(_trn(ref["text"][row.utt], row) for row in spoken))
-    write_text(out / "hyp.trn", "".join(_trn(hyp["text"][row.utt], row) for row in spoken))
-    write_utterances(out / "per_utt.tsv", rows)
+    named = {r.utt: r.utt if r.utt.startswith(f"{r.spk}-") else f"{r.spk}-{r.utt}" for r in rows if r.words}
+    for kind, texts in (("ref", ref["text"]), ("hyp", hyp["text"])):
+        lines = (f"{texts[utt]} ({utt_name})\n".lstrip() for utt, utt_name in named.items())
+        write_text(out / f"{kind}.trn", "".join(lines))
+    score_files.write_utterances(out / "per_utt.tsv", rows)
+    for file, text in fold_files(scores).items():
+        write_text(out / file, text)
+    write_json(out / "scores.json", scores)
     return scores
 
 
+def pool_models(exp: Path, data: Path, parts: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """``scores_<corpus>.json``: scores of each fold's model, their spread, and those of the averaged posteriors."""
+    posteriors: dict[str, Any] = {}
+    for fold in parts:
+        for utt, row in read_table(exp / fold / f"decode_{data.name}" / "emo_post").items():
+            posteriors[utt] = posteriors.get(utt, 0) + np.array(row.split(), float)
+    labels = next(iter(parts.values()))["ser"]["labels"]
+    emotions = {utt: emotion for utt, emotion in read_table(data / "utt2emo").items() if emotion}
+    guesses = [labels[posteriors[utt].argmax()] for utt in emotions]
+    averaged = metrics.emotion_scores(metrics.confusion_matrix([*emotions.values()], guesses, labels), labels)
+    spread = means(list(parts.values()))
+    return {"corpus": data.name, "averaged": averaged, "mean_over_folds": spread, "per_fold": dict(parts)}
+
+
 def pool_folds(exp: Path, folds: Sequence[str]) -> dict[str, Any]:
-    """Pool the scored folds of an experiment: counts are summed and rates made from the sums.
+    """What ``exp/<tag>/scores.json`` holds: the counts of the scored folds are summed and rates made from the sums.
 
-    Args:
-        exp: The experiment's directory, ``exp/<tag>``.
-        folds: All folds of the protocol; those without scores are listed under ``missing_folds``.
-
-    Returns:
-        What ``exp/<tag>/scores.json`` holds.
+    ``folds`` are all folds of the protocol; those without scores are listed under ``missing_folds``.
 
     Raises:
         UserError: No fold is scored; scores are damaged (all are named); folds differ in their settings
@@ -146,12 +146,11 @@ def pool_folds(exp: Path, folds: Sequence[str]) -> dict[str, Any]:
             "the fold lists overlap: make them again with ./run.sh --stage 1"
         )
     parts = list(per_fold.values())
+    enrolled = [part.get("enrol", {}) for part in parts]
     labels = parts[0]["ser"]["labels"]
     confusion = np.sum([part["ser"]["confusion"] for part in parts], axis=0)
-    counted = {
-        "no_reference": sum(part["ser"].get("no_reference", 0) for part in parts),
-        "untrained": sorted({label for part in parts for label in part["ser"].get("untrained", [])}),
-    }
+    unlabelled = sum(part["ser"].get("no_reference", 0) for part in parts)
+    labels_untrained = sorted({label for part in parts for label in part["ser"].get("untrained", [])})
     return {
         "protocol": parts[0]["protocol"],
         "speaker_dependent": any(part["speaker_dependent"] for part in parts),
@@ -159,12 +158,15 @@ def pool_folds(exp: Path, folds: Sequence[str]) -> dict[str, Any]:
         "folds": scored,
         "missing_folds": [fold for fold in folds if fold not in found],
         "settings": common_settings(parts[0]["settings"]),
-        "ser": metrics.emotion_scores(confusion, labels) | counted,
+        "ser": metrics.emotion_scores(confusion, labels) | {"no_reference": unlabelled, "untrained": labels_untrained},
         "asr": metrics.asr_scores([part["asr"] for part in parts]),
         "spk": metrics.pool_speakers([part["spk"] for part in parts]),
         "per_fold": {fold: {key: part[key] for key in ("ser", "asr", "spk")} for fold, part in per_fold.items()},
         "mean_over_folds": means(parts),
-        "enrol": metrics.pool_counts([part.get("enrol", {}) for part in parts]),
+        "enrol": {
+            condition: [sum(counts) for counts in zip(*(part[condition] for part in enrolled), strict=True)]
+            for condition in sorted(set.intersection(*map(set, enrolled)))
+        },
         "per_speaker": {
             speaker: group_scores(own, labels) | {"untrained": sorted({row.ref for row in own if row.utt in untrained})}
             for speaker in sorted({row.spk for row in tested})
@@ -180,20 +182,17 @@ def common_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     A path that holds the fold's name (its token list) has ``<fold>`` there instead.
     """
     fold = str(settings.get("fold", ""))
-
-    def shared(value: Any) -> Any:
-        if not isinstance(value, str) or "/" not in value:
-            return value
-        return "/".join("<fold>" if part == fold else part for part in value.split("/"))
-
-    return {key: shared(value) for key, value in settings.items() if key not in FOLD_OWN}
+    shared = {key: value for key, value in settings.items() if key not in FOLD_OWN}
+    for key, value in shared.items():
+        if isinstance(value, str) and "/" in value:
+            shared[key] = "/".join("<fold>" if part == fold else part for part in value.split("/"))
+    return shared
 
 
 def group_scores(rows: Sequence[Utterance], labels: Sequence[str]) -> dict[str, Any]:
     """Counts and rates of any group of utterances: WA, UA, macro F1, WER, CER."""
-    ser = _emotion(rows, labels)
-    spoken = [row for row in rows if row.words]
-    sums = {key: sum(getattr(row, key) for row in spoken) for key in ("words", "errors", "chars", "char_errors")}
+    ser, counted = _emotion(rows, labels), ("words", "errors", "chars", "char_errors")
+    sums = {key: sum(getattr(row, key) for row in rows if row.words) for key in counted}
     return {
         **{key: ser[key] for key in ("n", "correct", "wa", "ua", "macro_f1", "recall")},
         **sums,
@@ -224,15 +223,11 @@ def _refuse_stale(decode: Path, trained: Path, roots: Mapping[str, Path], again:
 
 
 def refuse_stale_folds(exp: Path, folds_dir: Path, folds: Sequence[str]) -> None:
-    """Refuse to pool folds whose scores are incomplete, or not of the present data and hypotheses.
-
-    Raises:
-        UserError: There are some; all are named.
-    """
+    """Raise a `UserError` that names the folds whose scores are incomplete, or not of the present data."""
     stale, problems = [], []
     for fold in folds:
         stamp = exp / fold / "score_test" / stamps.NAME
-        if messages := stamps.outdated(stamp, fold_roots(exp / fold, folds_dir.parents[1], folds_dir / fold)):
+        if messages := stamps.outdated(stamp, stamps.fold_roots(exp / fold, folds_dir.parents[1], folds_dir / fold)):
             stale.append(fold)
             problems += messages
     if problems:
@@ -241,27 +236,21 @@ def refuse_stale_folds(exp: Path, folds_dir: Path, folds: Sequence[str]) -> None
 
 
 def _refuse_mismatch(test: Sequence[str], tables: Mapping[Path, Mapping[str, str]], wanted: Path, again: str) -> None:
-    problems = []
-    for path, table in tables.items():
-        for what, ids in (("lacks", set(test) - set(table)), ("has extra", set(table) - set(test))):
-            if ids:
-                problems.append(
-                    f"{path} {what} {len(ids)} of {len(test)} test utterances: {metrics.first(sorted(ids))}"
-                )
+    problems = [
+        f"{path} {what} {len(ids)} of {len(test)} test utterances: {metrics.first(sorted(ids))}"
+        for path, table in tables.items()
+        for what, ids in (("lacks", set(test) - set(table)), ("has extra", set(table) - set(test)))
+        if ids
+    ]
     if problems:
         raise UserError("\n  ".join([f"hypotheses are not those of {wanted}:", *problems, again]))
 
 
-def _lookup(path: Path, ids: Iterable[str]) -> dict[str, str]:
-    table, wanted = read_table(path), list(ids)
-    if missing := [utt for utt in wanted if utt not in table]:
+def _lookup(path: Path, utts: Sequence[str]) -> dict[str, str]:
+    table = read_table(path)
+    if missing := [utt for utt in utts if utt not in table]:
         raise UserError(f"{path} lacks {len(missing)} utterances: {metrics.first(missing)}; run ./run.sh --stage 1")
-    return {utt: table[utt] for utt in wanted}
-
-
-def _trn(words: str, row: Utterance) -> str:
-    utt = row.utt if row.utt.startswith(f"{row.spk}-") else f"{row.spk}-{row.utt}"
-    return f"{words} ({utt})\n".lstrip()
+    return {utt: table[utt] for utt in utts}
 
 
 def _read_folds(exp: Path, folds: Sequence[str]) -> tuple[dict[str, dict[str, Any]], dict[str, list[Utterance]]]:
@@ -270,8 +259,8 @@ def _read_folds(exp: Path, folds: Sequence[str]) -> tuple[dict[str, dict[str, An
     for fold in folds:
         try:
             folder = exp / fold / "score_test"
-            scores[fold] = read_scores(folder / "scores.json")
-            rows[fold] = read_utterances(folder / "per_utt.tsv")
+            scores[fold] = score_files.read_scores(folder / "scores.json")
+            rows[fold] = score_files.read_utterances(folder / "per_utt.tsv")
             if sum(bool(row.ref) for row in rows[fold]) != scores[fold]["ser"]["n"]:
                 raise UserError(f"{folder}: scores.json and per_utt.tsv count different utterances")
         except UserError as error:
@@ -296,8 +285,8 @@ def _refuse_differences(exp: Path, per_fold: Mapping[str, Mapping[str, Any]]) ->
             values = "; ".join(f"{value} in {metrics.first(names)}" for value, names in by_value.items())
             problems.append(f"{key}: {values}")
     if problems:
-        head = f"{exp}: folds of different settings cannot be pooled:"
-        raise UserError("\n  ".join([head, *problems, "train them again alike, or under another --tag"]))
+        head, again = "folds of different settings cannot be pooled:", "train them again alike, or under another --tag"
+        raise UserError("\n  ".join([f"{exp}: {head}", *problems, again]))
 
 
 def means(parts: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float | None]]:

@@ -44,22 +44,21 @@ def probes(seed: int, chance: bool = False) -> dict[str, ClassifierMixin]:
     """
     inner = KFold(2, shuffle=True, random_state=seed)
     path = LogisticRegressionCV(Cs=10.0 ** np.arange(-2, 2), cv=inner, scoring="accuracy", tol=1e-3, max_iter=2000)
-    perceptron = MLPClassifier(16, solver="lbfgs", alpha=1.0, max_iter=30, random_state=seed)
-    models = LogisticRegression(tol=1e-3, max_iter=2000) if chance else path, KNeighborsClassifier(1), perceptron
-    return dict(zip(KINDS, models, strict=True))
+    return {
+        "linear": LogisticRegression(tol=1e-3, max_iter=2000) if chance else path,
+        "nearest": KNeighborsClassifier(1),
+        "mlp": MLPClassifier(16, solver="lbfgs", alpha=1.0, max_iter=30, random_state=seed),
+    }
 
 
 def speaker_probe(
     utts: Sequence[str], embeddings: np.ndarray, speakers: Mapping[str, str], emotions: Mapping[str, str]
 ) -> dict[str, Any]:
-    """Whether probes that are cross-validated over utterances recognise their speakers.
+    """Whether probes that are cross-validated over N utterances recognise their speakers.
 
-    Args:
-        utts: N utterances.
-        embeddings: (N, D) theirs, from one encoder that they did not fit.
-        speakers: Of these and all other utterances among which speakers are shuffled, to learn what chance is (see
-            `shuffles`; an utterance that gets a speaker of others is left out).
-        emotions: Where they are known.
+    The ``embeddings`` (N, D) are of one encoder that ``utts`` did not fit; ``speakers`` are of these and of all other
+    utterances among which speakers are shuffled, to learn what chance is (see `shuffles`; an utterance that gets a
+    speaker of others is left out).
 
     Returns:
         ``utts``, ``speakers``; ``hits``: kind of `KINDS` -> for each split N digits, 1 where the speaker is recognised,
@@ -133,11 +132,8 @@ def verification_eer(
 ) -> dict[str, Any]:
     """Equal error rate of speaker verification by the cosine of two utterances' embeddings.
 
-    Args:
-        embeddings: (N, D) of speakers that the encoder was not trained on, all from one encoder.
-        speakers: N names.
-        held_out: (M, D) held-out utterances of training speakers, from the same encoder: where there is only
-            one unseen speaker, the pairs of different speakers are its utterances with these.
+    These, (N, D), are of N ``speakers`` that the encoder was not trained on. Where there is only one, the pairs of
+    different speakers are its utterances with ``held_out``, (M, D) of training speakers.
 
     Returns:
         ``eer``, ``same`` and ``different`` (pairs), ``speakers``, ``against`` (``unseen`` or ``held_out``);
@@ -145,7 +141,7 @@ def verification_eer(
     """
     names = np.asarray(speakers)
     alone = len(set(speakers)) < 2
-    if alone and (held_out is None or not len(held_out)):
+    if alone and held_out is None:
         return {"eer": None, "reason": "one unseen test speaker and no held-out utterances: no impostors"}
     values = normalize(np.asarray(embeddings, dtype=np.float64))
     first, second = np.triu_indices(len(values), 1)
@@ -168,9 +164,7 @@ def verification_eer(
 def equal_error_rate(targets: np.ndarray, impostors: np.ndarray) -> float:
     """Where misses and false alarms are equally frequent, interpolated between thresholds.
 
-    Args:
-        targets: (P,) scores of pairs that belong together (higher is more alike), P > 0.
-        impostors: (Q,) scores of pairs that do not, Q > 0.
+    ``targets`` (P,) are scores of pairs that belong together (higher is more alike), ``impostors`` (Q,) of others.
     """
     same = np.repeat([1, 0], [len(targets), len(impostors)])
     alarm, hit, _ = roc_curve(same, np.concatenate([targets, impostors]), drop_intermediate=False)
@@ -178,14 +172,9 @@ def equal_error_rate(targets: np.ndarray, impostors: np.ndarray) -> float:
 
 
 def principal_plane(embeddings: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The two directions of largest variance.
+    """(N, 2) coordinates of (N, D) embeddings in the two directions of largest variance, and (2,) shares of it (or 0).
 
-    Args:
-        embeddings: (N, D), N and D at least 2.
-
-    Returns:
-        (N, 2) coordinates and (2,) shares of the variance (0 where there is none). Each axis points where its
-        largest loading is positive, so that the picture does not flip between runs.
+    Each axis points where its largest loading is positive, so that the picture does not flip between runs.
     """
     plane = PCA(2, svd_solver="full")
     with np.errstate(invalid="ignore"):
@@ -200,17 +189,12 @@ ERASED = "no classifier is fitted to the training list, which fitted the eraser:
 
 @threadpool_limits.wrap(limits=1)  # with more threads, four fifths of the time went into waiting
 def probe_fold(exp: Path, data: Path, fold_dir: Path, read: Callable[[str], np.ndarray]) -> dict[str, Any]:
-    """Measure the speaker information in a fold's embeddings.
+    """Measure the speaker information in a fold's embeddings: ``exp`` is ``exp/<tag>/<fold>``, ``fold_dir`` its lists.
 
     Utterances of unknown speakers are left out. The probes take the dev utterances, or, where there are none, the test
     utterances whose speakers are in the training list, and again the test utterances of other speakers. Verification
-    takes the latter, and where they have one speaker, the dev utterances for its impostors.
-
-    Args:
-        exp: ``exp/<tag>/<fold>`` with ``decode_test`` and, where the fold has one, ``decode_dev``.
-        data: Data directory, for the real speakers and, where it names them, emotions.
-        fold_dir: The fold's lists.
-        read: Gives the vector at a location of ``emb.scp``.
+    takes the latter, and where they have one speaker, the dev utterances for its impostors. ``data`` has the real
+    speakers and perhaps emotions; ``read`` gives the vector at a location of ``emb.scp``.
 
     Returns:
         ``held_out`` and ``unseen`` (see `speaker_probe`; the first has two more kinds: ``head``, the model's own, and

@@ -27,40 +27,24 @@ EXACT_UNITS = 14
 def additive_counts(
     references: np.ndarray, hypotheses: np.ndarray, words: np.ndarray, errors: np.ndarray, classes: int
 ) -> np.ndarray:
-    """Per utterance what adds up to WA, UA and WER.
+    """(N, 2C + 2) float32 that add up to WA, UA and WER: one-hot reference, the same where it was hit, words, errors.
 
-    Args:
-        references: (N,) class index, -1 where the utterance has no emotion.
-        hypotheses: (N,) class index.
-        words: (N,) reference words.
-        errors: (N,) word errors; ignored where ``words`` is 0.
-        classes: C.
-
-    Returns:
-        (N, 2C + 2) float32: one-hot reference, one-hot reference where it was hit, words, errors.
+    ``references`` and ``hypotheses`` are (N,) indices of C ``classes``, a reference -1 where the utterance has no
+    emotion; ``words`` and ``errors`` are (N,) reference words and word errors, these ignored where ``words`` is 0.
     """
-    counts = np.zeros((len(references), 2 * classes + 2), dtype=np.float32)
-    labelled = np.flatnonzero(references >= 0)
-    counts[labelled, references[labelled]] = 1
-    hit = labelled[references[labelled] == hypotheses[labelled]]
-    counts[hit, classes + references[hit]] = 1
-    counts[:, -2] = words
-    counts[:, -1] = np.where(words > 0, errors, 0)
-    return counts
+    one_hot = references[:, None] == np.arange(classes)
+    hit = one_hot & (references == hypotheses)[:, None]
+    return np.column_stack([one_hot, hit, words, np.where(words > 0, errors, 0)]).astype(np.float32)
 
 
 def rates(sums: np.ndarray) -> dict[str, np.ndarray]:
-    """WA, UA and WER of summed `additive_counts`.
-
-    Args:
-        sums: (..., 2C + 2).
+    """WA, UA (over the classes present) and WER of sums (..., 2C + 2) of `additive_counts`.
 
     Returns:
-        Name -> (...) float64; NaN where there is nothing to divide by. UA is over the classes present.
+        Name -> (...) float64; NaN where there is nothing to divide by.
     """
     sums = np.asarray(sums, dtype=np.float64)
-    classes = (sums.shape[-1] - 2) // 2
-    recall = recalls(sums)
+    classes, recall = (sums.shape[-1] - 2) // 2, recalls(sums)
     with np.errstate(divide="ignore", invalid="ignore"):
         return {
             "wa": sums[..., classes:-2].sum(-1) / sums[..., :classes].sum(-1),
@@ -107,14 +91,12 @@ def jackknife(sums: np.ndarray, statistic: Callable[[np.ndarray], Mapping[str, n
     """Rates with the standard errors that come from the drawing of both units and seeds.
 
     The variance is the jackknife's over units plus that over seeds, with Satterthwaite's degrees of freedom. The
-    variation of single cells counts twice: with few seeds, leaving it out would cover less (docs/statistics.md).
+    variation of single cells counts twice: with few seeds, leaving it out would cover less (docs/statistics.md). The
+    error is NaN under `FEWEST_UNITS` units, and where nothing varies.
 
     Args:
         sums: (U, K, W) additive counts of each unit and seed.
-        statistic: Rates of summed counts (..., W).
-
-    Returns:
-        Name -> rate; with a standard error of NaN under `FEWEST_UNITS` units, or where nothing varies.
+        statistic: Rates by name of summed counts (..., W).
     """
     whole = statistic(sums.sum((0, 1)))
     variance, spread = np.zeros((2, len(whole)))
@@ -131,15 +113,8 @@ def clusters(speakers: np.ndarray, folds: np.ndarray, sessions: np.ndarray) -> n
     """Groups of utterances whose outcomes can be called independent of those of other groups.
 
     Speakers of one session are one group, and speakers that are tested in the same folds where a speaker is tested in
-    several (they share the models). Unknown speakers join nothing.
-
-    Args:
-        speakers: (N,) names.
-        folds: (N,) names.
-        sessions: (N,) names, empty where unknown.
-
-    Returns:
-        (N,) number of the group, from 0.
+    several (they share the models). Unknown speakers join nothing. All (N,): names of speakers, folds and sessions
+    (empty where unknown), and the number of the group, from 0.
     """
     names, codes = np.unique(speakers, return_inverse=True)
     several = np.array([len(np.unique(folds[codes == code])) > 1 for code in range(len(names))], dtype=bool)[codes]
@@ -160,14 +135,10 @@ def mcnemar(only_first: int, only_second: int) -> float:
 
 
 def sign_flip(contributions: Sequence[float] | np.ndarray) -> float:
-    """Permutation test that swaps the two systems within units.
+    """P of the two-sided permutation test that swaps the two systems within units.
 
-    Args:
-        contributions: (U,) what each unit adds to the difference of the pooled rates.
-
-    Returns:
-        Two-sided p: the share of flips whose sum is at least as far from 0 as the observed one. Exact up
-        to `EXACT_UNITS` units, where it cannot fall below 2 / 2^U.
+    It is the share of flips of (U,) `contributions` whose sum is at least as far from 0 as the observed one: exact up
+    to `EXACT_UNITS` units, where it cannot fall below 2 / 2^U.
     """
     values = np.asarray(contributions, dtype=np.float64)
     if len(values) <= EXACT_UNITS:
@@ -180,17 +151,10 @@ def sign_flip(contributions: Sequence[float] | np.ndarray) -> float:
 
 
 def contributions(first: np.ndarray, second: np.ndarray) -> dict[str, np.ndarray]:
-    """What each unit adds to the difference of pooled WA, UA and WER, second system minus first.
+    """Name -> (U,) what each unit adds to the difference of pooled WA, UA and WER, second system minus first.
 
-    Both systems have the same references, so that every rate is linear in what they got right or wrong and
-    the parts of all units add up to the difference.
-
-    Args:
-        first: (U, 2C + 2) additive counts of each unit.
-        second: (U, 2C + 2) additive counts of the same units.
-
-    Returns:
-        Name -> (U,).
+    Both systems, (U, 2C + 2) additive counts of each unit, have the same references, so that every rate is linear in
+    what they got right or wrong and the parts of all units add up to the difference.
     """
     whole = first.sum(0)
     before, after = rates(whole), rates(whole + second - first)

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from scipy.special import expit
 
-from sermtl.report.families import Family, Setting
+from sermtl.report.compare import Setting
+from sermtl.report.families import Family
 from sermtl.report.speaker import KINDS, PARTS, PROBES, Knowledge, Outcome, over_speakers, tables
 from sermtl.report.words import _speakers
 from sermtl.score import statistics
@@ -63,8 +64,8 @@ def known(shift, head, monkeypatch):
     monkeypatch.setattr(Family, "mark", "")
     monkeypatch.setattr(Family, "untrained", "")
     monkeypatch.setattr(Family, "shared", "")
-    rows = [Knowledge(setting, {(part, kind): Outcome() for part in PARTS for kind in KINDS}) for setting in settings]
-    for row, more in zip(rows, (0.0, shift), strict=True):
+    rows = {setting: Knowledge({(part, kind): Outcome() for part in PARTS for kind in KINDS}) for setting in settings}
+    for row, more in zip(rows.values(), (0.0, shift), strict=True):
         for kind in PROBES:
             row.outcomes["held_out", kind] = outcome(np.random.default_rng(3), more)
             row.outcomes["held_out", kind].shuffled = np.array([[10.0, 100.0], [12.0, 100.0]])

@@ -12,7 +12,7 @@ from sklearn.svm import LinearSVC
 
 from sermtl.fileio.ark import read_matrix, write_ark
 from sermtl.fileio.tables import read_list, read_table, write_table
-from sermtl.score.layer_probe import layers_of
+from sermtl.score.plain_models import layers_of
 
 
 @pytest.fixture

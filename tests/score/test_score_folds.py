@@ -258,6 +258,22 @@ def test_pooling_sums_counts(score):
     assert "torch version" in page and "Git hash" in page
 
 
+def test_enrolled_utterances_are_counted_and_pooled_where_every_fold_has_the_condition(score):
+    emotions, parts = read_table(score.data / "utt2emo"), []
+    for fold in ("01F", "01M"):
+        decoded = score.exp / fold / "decode_test"
+        hyp = read_table(decoded / "utt2emo")
+        write_table(decoded / "enrol/0", hyp)
+        if fold == "01F":
+            write_table(decoded / "enrol/all", {utt: emotions[utt] for utt in hyp})
+        score.fold(fold)
+        parts.append(score.json(f"{fold}/score_test/scores.json"))
+    correct = [part["ser"]["correct"] for part in parts]
+    assert parts[0]["enrol"] == {"0": [correct[0], 6], "all": [6, 6]} and 0 < correct[0] < 6
+    assert score.pool()[0] == 0 and score.json()["enrol"] == {"0": [sum(correct), 12]}
+    assert "## Other utterances of the test speaker" in (score.exp / "RESULTS.md").read_text()
+
+
 def test_missing_folds_are_reported(score):
     score.fold("01F")
     score.fold("02M")

@@ -5,8 +5,8 @@ from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.linear_model import LogisticRegression
 
 from sermtl.fileio.tables import write_list, write_table
-from sermtl.score import text_baseline
-from sermtl.score.text_baseline import words_alone
+from sermtl.score import plain_models
+from sermtl.score.plain_models import words_alone
 
 
 def made(tmp_path, text_of):
@@ -41,7 +41,7 @@ def test_it_is_computed_once_and_again_when_a_list_changes(tmp_path, monkeypatch
     data = made(tmp_path, lambda s, n, emotion: f"{emotion.upper()} {n}")
     first = words_alone(data, "speaker", tmp_path)
     with monkeypatch.context() as patch:
-        patch.delattr(text_baseline, "make_pipeline")
+        patch.delattr(plain_models, "make_pipeline")
         assert words_alone(data, "speaker", tmp_path) == first == 1.0
     write_table(data / "text", {f"s{s}-{n}": "SAME WORDS" for s in range(4) for n in range(8)})
     assert words_alone(data, "speaker", tmp_path) == 0.5

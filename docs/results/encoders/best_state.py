@@ -3,7 +3,7 @@
     python docs/results/encoders/best_state.py --data data/emodb --dump dump/emodb/stored/<digest>
 
 The dump holds the pooled states of each utterance (stage 2 with freeze all). For each fold of ``--protocol speaker``
-the state is the one at which the probe of the report (`sermtl.score.layer_probe`) is most often right when each speaker
+the state is the one at which the report's probe (`sermtl.score.plain_models`) is most often right when each speaker
 of the training list is held out in turn; that classifier, trained on the whole training list, then sees the test list.
 """
 
@@ -23,7 +23,7 @@ from sklearn.svm import LinearSVC
 sys.path.append(str(Path(__file__).resolve().parents[3]))
 from sermtl.fileio.ark import read_matrix  # noqa: E402
 from sermtl.fileio.tables import read_list, read_table  # noqa: E402
-from sermtl.score.layer_probe import layer_probe  # noqa: E402
+from sermtl.score.plain_models import layer_probe  # noqa: E402
 
 
 def main() -> None:
