@@ -82,7 +82,8 @@ def protocol_section(family: Family, sources: Sources) -> Section:
         "WA of every setting with 95 % intervals. The settings are tested on the same utterances; the tests of their "
         "differences are in the section on comparisons."
     )
-    section.items += [tables.table_2(family), tables.table_3(family), *tables.ablation(family)]
+    if any(setting.method in ("reverse", "forward") for setting in family.settings):
+        section.items += [tables.table_2(family), tables.table_3(family), *tables.ablation(family)]
     section.items += [tables.all_settings(family), sources.draw(figures.intervals(rows, "WA"), family, "wa", caption)]
     try:
         share = words_alone(sources.data, family.protocol, sources.dump)
@@ -102,12 +103,15 @@ def protocol_section(family: Family, sources: Sources) -> Section:
 
 def comparison_section(family: Family, sources: Sources) -> Section:
     """Paired tests, effect sizes, and detectable differences."""
-    section = Section(f"Compared with β 0{family.label}", 3)
+    section = Section(f"Compared with {family.base_name}{family.label}", 3)
     if not family.comparisons:
-        section.items.append("Nothing can be compared: " + ("; ".join(family.refused) or "only β 0 was run") + ".")
+        section.items.append(
+            "Nothing can be compared: " + ("; ".join(family.refused) or f"only {family.base_name} was run") + "."
+        )
         return section
     rows = {c.name: [c.difference("wa")] for c in family.comparisons}
-    caption = "Differences in WA from β 0 with 95 % intervals. One that contains 0 does not show that there is none."
+    what = f"Differences in WA from {family.base_name} with 95 % intervals."
+    caption = f"{what} One that contains 0 does not show that there is none."
     drawn = figures.intervals(rows, "difference in WA", zero=True)
     section.items += [words.detectable(family), tables.comparisons(family)]
     section.items += [sources.draw(drawn, family, "differences", caption), tables.mcnemar(family)]

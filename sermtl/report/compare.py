@@ -23,15 +23,21 @@ LEAST_POSTERIOR = 5e-7
 
 @dataclass(eq=False)
 class Setting:
-    """One value of alpha, beta and direction, with an experiment a seed, all tested on the same utterances."""
+    """One way of normalising speakers, with an experiment a seed, all tested on the same utterances."""
 
     alpha: float
     beta: float
-    grl: str
+    method: str
+    """Direction of the gradient, or ``spk_norm`` where that is another one, with the enrolment."""
     experiments: list[Experiment] = field(default_factory=list)
     set_aside: list[str] = field(default_factory=list)
     """Experiments of this setting that are in none of its numbers, and why."""
     name: str = ""
+
+    @property
+    def plain(self) -> bool:
+        """Whether nothing is done about the speaker."""
+        return self.beta == 0 and self.method in ("reverse", "forward", "none")
 
     @property
     def first(self) -> Experiment:

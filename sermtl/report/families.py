@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import mode
 from typing import Any
@@ -20,13 +20,13 @@ from sermtl.score.result_files import UNTRAINED, dependence, never_trained
 
 EMOTION_RATE = re.compile(r"\b(WA|UA|macro F1|emotion accuracy)\b")
 RATE = "learning_rate"
-VARIED = ("alpha", "beta", "grl", "seed")
-"""The settings that the paper varies; two experiments of one family differ in nothing else."""
+VARIED = ("alpha", "beta", "grl", "seed", "spk_norm", "enrol")
+"""The settings that the paper varies, and the methods; two experiments of one family differ in nothing else."""
 
 
 @dataclass(eq=False)
 class Family:
-    """Settings that may be compared: same protocol, and all else the same but alpha, beta, direction, seed."""
+    """Settings that may be compared: same protocol, and all else the same but what is `VARIED`."""
 
     protocol: str
     base: dict[str, Any]
@@ -92,21 +92,27 @@ class Family:
         """The usual alpha: the most frequent one above 0, else 0."""
         return mode([s.alpha for s in self.settings if s.alpha > 0] or [0.0])
 
-    def find(self, beta: float, grl: str = "", alpha: float | None = None) -> Setting | None:
-        """The setting with these values; the direction does not matter where beta is 0."""
-        wanted = self.alpha if alpha is None else alpha
-        found = (s for s in self.settings if s.alpha == wanted and s.beta == beta and (beta == 0 or s.grl == grl))
-        return next(found, None)
+    def find(self, beta: float, method: str = "none", alpha: float | None = None) -> Setting | None:
+        """The setting with these values; where nothing is done about the speaker, one name is as good as another."""
+        wanted = Setting(self.alpha if alpha is None else alpha, beta, method)
+        same = (s for s in self.settings if (s.alpha, s.beta, s.plain) == (wanted.alpha, beta, wanted.plain))
+        return next((setting for setting in same if setting.plain or setting.method == method), None)
 
     @property
-    def most_reversed(self) -> Setting | None:
-        """The setting with the largest reversed beta, at the usual alpha."""
-        found = [s for s in self.settings if s.beta and s.grl == "reverse" and s.alpha == self.alpha]
-        return max(found, key=lambda setting: setting.beta, default=None)
+    def base_name(self) -> str:
+        """What the other settings are compared with."""
+        return base.name if (base := self.find(0.0)) else "β 0"
+
+    @property
+    def strongest(self) -> list[Setting]:
+        """At the usual alpha, the setting with the largest reversed beta, and those that erase or standardise."""
+        usual = [s for s in self.settings if s.alpha == self.alpha and not s.plain]
+        reverse = max((s for s in usual if s.method == "reverse"), key=lambda setting: setting.beta, default=None)
+        return [s for s in usual if s is reverse or not s.beta]
 
     def baseline(self, setting: Setting) -> Setting | None:
-        """What a setting is compared with: beta 0 of its alpha; for beta 0 itself, beta 0 of the usual alpha."""
-        found = self.find(0.0, alpha=setting.alpha if setting.beta else None)
+        """What a setting is compared with: the plain one of its alpha; for a plain one, that of the usual alpha."""
+        found = self.find(0.0, alpha=None if setting.plain else setting.alpha)
         return None if found is setting else found
 
     def compare(self) -> None:
@@ -114,7 +120,7 @@ class Family:
         for setting in self.settings:
             baseline = self.baseline(setting)
             if baseline is None:
-                if setting.beta:
+                if not setting.plain:
                     self.refused.append(f"{setting.name}: there is no β 0 with α {setting.alpha:g} to compare it with")
                 continue
             partners = {made.seed: made for made in baseline.experiments}
@@ -149,17 +155,21 @@ def group(experiments: Sequence[Experiment]) -> list[Family]:
             base[RATE] = (rates or [base[RATE]])[0]
         key = json.dumps([made.scores["protocol"], base], sort_keys=True, default=str)
         family = families.setdefault(key, Family(made.scores["protocol"], base, []))
-        grl = str(made.settings.get("grl", "reverse"))
-        if (setting := family.find(beta, grl, alpha)) is None:
-            family.settings.append(setting := Setting(alpha, beta, grl))
+        method = method_of(made.settings)
+        if (setting := family.find(beta, method, alpha)) is None:
+            family.settings.append(setting := Setting(alpha, beta, method))
         setting.experiments.append(made)
     ordered = sorted(families.values(), key=lambda family: family.protocol != "speaker")
     for family in ordered:
         usual = family.alpha
-        family.settings.sort(key=lambda s: (s.alpha != usual, s.alpha, s.beta != 0, s.grl != "reverse", s.beta))
+        family.settings.sort(
+            key=lambda s: (s.alpha != usual, s.alpha, not s.plain, not s.beta, s.method != "reverse", s.beta, s.method)
+        )
         for setting in family.settings:
             _settle(setting)
-            setting.name = "β 0" if setting.beta == 0 else f"{setting.grl} {setting.beta:g}"
+            setting.name = f"{setting.method} {setting.beta:g}" if setting.beta else setting.method
+            if setting.plain and setting.method != "none":
+                setting.name = "β 0"
             if setting.alpha != usual:
                 setting.name += f", α {setting.alpha:g}"
             if (rate := setting.first.settings.get(RATE)) != family.base.get(RATE):
@@ -171,6 +181,14 @@ def group(experiments: Sequence[Experiment]) -> list[Family]:
         family.label = f" ({family.title})" if len(ordered) > 1 else ""
         family.compare()
     return ordered
+
+
+def method_of(settings: Mapping[str, Any]) -> str:
+    """Direction of the gradient, or what ``spk_norm`` does instead, and whose audio it reads."""
+    method = str(settings.get("spk_norm", "grl"))
+    if method == "grl":
+        return str(settings.get("grl", "reverse"))
+    return f"{method} (enrol {settings.get('enrol', 'all')})" if "standardise" in method else method
 
 
 def differences(first: Experiment, second: Experiment) -> list[str]:

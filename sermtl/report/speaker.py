@@ -114,7 +114,15 @@ def tables(family: Family, known: Mapping[Setting, Knowledge]) -> list[Table]:
             cells: list[Cell] = [setting.name, PARTS[part], KINDS[kind], over_speakers(found.hits), found.chance]
             classified.append([*cells, change, len({utt for _, _, utt, _ in found.hits}), len(found.hits)])
         verified.append([setting.name, metrics.mean(row.eers), len(row.eers)])
-    head = ["setting", "speakers", "classifier", "accuracy", "chance [range]", "difference from β 0", "utterances"]
+    head = [
+        "setting",
+        "speakers",
+        "classifier",
+        "accuracy",
+        "chance [range]",
+        f"difference from {family.base_name}",
+        "utterances",
+    ]
     note = (
         f"{PROBED} An utterance is tested by each fold and seed that held it out, in {speaker_probe.SPLITS} splits. "
         "Intervals: 95 %, by t over speakers (over utterances where there are fewer than "
@@ -142,7 +150,7 @@ def picture(family: Family, data: Path, read: Callable[[str], np.ndarray]) -> tu
     Returns:
         The figure and what it shows in words, or why there is none.
     """
-    shown = [setting for setting in (family.find(0.0), family.most_reversed) if setting is not None]
+    shown = [setting for setting in (family.find(0.0), *family.strongest) if setting is not None]
     if not shown:
         return "neither β 0 nor a reversed β was run"
     fold = next((f for f in shown[0].first.folds if all(f in s.first.folds for s in shown)), None)

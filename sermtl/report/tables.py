@@ -107,7 +107,9 @@ def comparisons(family: Family) -> Table:
         f"units (exact up to {statistics.EXACT_UNITS} units), for these trainings only. Ties: units in which the two "
         "settings are equal; swapping these changes nothing."
     )
-    return family.table("comparisons", "Differences from β 0 on the same utterances and seeds.", head, rows, note)
+    return family.table(
+        "comparisons", f"Differences from {family.base_name} on the same utterances and seeds.", head, rows, note
+    )
 
 
 def mcnemar(family: Family) -> Table:

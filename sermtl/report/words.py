@@ -43,7 +43,7 @@ def detectable(family: Family) -> str:
     gains = [
         f"{'can' if (least[c.second.name] or 1.0) <= paper.GAIN else 'cannot'} be detected here with {c.second.name}"
         for c in comparisons
-        if c.second.beta and c.second.grl == "reverse"
+        if c.second.beta and c.second.method == "reverse"
     ]
     gain = f" The paper's gain, {100 * paper.GAIN:.1f} points (two or three of {paper.UTTERANCES} utterances), "
     return text + (f"{gain}{', and '.join(gains)}." if gains else "")
@@ -65,11 +65,13 @@ def _tests(family: Family) -> str:
     comparisons, unit = family.comparisons, family.settings[0].first.unit
     keys = [(c, rate) for c in comparisons for rate in c.rates]
     if all(np.isnan(c.p_holm[rate]) for c, rate in keys):
-        return f"No difference from β 0 is tested: {show(comparisons[0].difference('wa'))} ({comparisons[0].name})."
+        first = comparisons[0]
+        return f"No difference from {family.base_name} is tested: {show(first.difference('wa'))} ({first.name})."
     found = [(c, rate) for c, rate in keys if c.p_holm[rate] < LEVEL]
     named = "; ".join(f"{c.name}: {RATES[rate]} {show(c.difference(rate))}" for c, rate in found)
     text = (
-        f"{len(found) or 'None'} of {len(keys)} differences from β 0 {'is' if len(found) < 2 else 'are'} significant "
+        f"{len(found) or 'None'} of {len(keys)} differences from {family.base_name} "
+        f"{'is' if len(found) < 2 else 'are'} significant "
         f"at .05 after Holm's correction (t test over {unit}s and seeds){': ' * bool(found)}{named}."
     )
     equal = [(c, rate) for c, rate in keys if c.equivalent[rate] < LEVEL]
@@ -81,23 +83,22 @@ def _tests(family: Family) -> str:
 
 
 def _speakers(family: Family, known: Mapping[Setting, Knowledge]) -> list[str]:
-    """What the probes find with the largest reversed beta, compared with beta 0, and what the speaker head shows."""
-    base, strongest = family.find(0.0), family.most_reversed
-    if base is None or strongest is None:
-        return []
-    outcomes = [known[setting].outcomes for setting in (strongest, base)]
-    changes = {kind: outcomes[0]["held_out", kind].minus(outcomes[1]["held_out", kind]) for kind in PROBES}
-    if any(change.value is None for change in changes.values()):
-        return []
-    sides = {((change.low or 0) > 0) - ((change.high or 0) < 0) for change in changes.values()}
-    verdict = "Not all intervals lie on the same side of 0: no change is shown."
-    if sides in ({1}, {-1}):
-        verdict = f"All intervals lie {'above' if 1 in sides else 'below'} 0."
-    each = "; ".join(f"{PROBES[kind]} {show(change)}" for kind, change in changes.items())
-    lines = [
-        f"Accuracy of speaker probes on utterances of training speakers that fitted nothing, {strongest.name} "
-        f"minus β 0: {each}. {verdict}"
-    ]
-    if not adversary_tested(family, strongest, known):
-        lines.append("The adversary is not tested: with β 0 the speaker head does not lie above chance.")
+    """What the probes find with each of the strongest settings, and whether the adversary can be believed."""
+    base, lines = family.find(0.0), []
+    for setting in family.strongest if base else []:
+        outcomes = [known[one].outcomes for one in (setting, base) if one]
+        changes = {kind: outcomes[0]["held_out", kind].minus(outcomes[1]["held_out", kind]) for kind in PROBES}
+        if any(change.value is None for change in changes.values()):
+            continue
+        sides = {((change.low or 0) > 0) - ((change.high or 0) < 0) for change in changes.values()}
+        verdict = "Not all intervals lie on the same side of 0: no change is shown."
+        if sides in ({1}, {-1}):
+            verdict = f"All intervals lie {'above' if 1 in sides else 'below'} 0."
+        each = "; ".join(f"{PROBES[kind]} {show(change)}" for kind, change in changes.items())
+        lines.append(
+            f"Accuracy of speaker probes on utterances of training speakers that fitted nothing, {setting.name} "
+            f"minus {family.base_name}: {each}. {verdict}"
+        )
+        if setting.beta and not adversary_tested(family, setting, known):
+            lines.append("The adversary is not tested: with β 0 the speaker head does not lie above chance.")
     return lines
