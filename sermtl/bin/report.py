@@ -34,9 +34,8 @@ def main() -> None:
         raise UserError(f"{args.exp}: no such directory; ./run.sh --corpus {args.corpus} makes experiments")
     read = {f"exp:{path.relative_to(args.exp)}": path for name in READ for path in sorted(args.exp.glob(name))}
     tables = ("data:utt2session", "data:utt2style", "data:utt2spk", "data:utt2emo", "data:folds")
-    made = Stamp(
-        args.out / NAME, package_digest(), {"corpus": args.corpus}, read | inputs({"data": args.data}, *tables)
-    )
+    read |= inputs({"data": args.data}, *tables)
+    made = Stamp(args.out / NAME, package_digest(), {"corpus": args.corpus}, read)
     if not made.changed():
         print(f"nothing changed: {args.out / 'index.html'}")
         return

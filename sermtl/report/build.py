@@ -128,17 +128,16 @@ def epoch_section(family: Family, sources: Sources) -> Section:
         for part, place in PARTS.items():
             every = {s.name: s.curve(part, rate) for s in shown if rate != "wer" or s.first.reads}
             curves = {name: values for name, values in every.items() if np.isfinite(values).any()}
-            if not curves:
-                continue
-            caption = (
-                f"Figure {number} of the paper: {title} by epoch, on the {place}. Lines are means over folds (of the "
-                "mean over seeds), bands are one standard error over folds."
-            )
-            if len(shown) < len(family.settings):
-                caption += f" The first {len(shown)} of {len(family.settings)} settings."
-            drawn = figures.against_epoch(curves, title)
-            section.items.append(sources.draw(drawn, family, f"figure-{number}", caption))
-            break
+            if curves:
+                caption = (
+                    f"Figure {number} of the paper: {title} by epoch, on the {place}. Lines are means over folds (of "
+                    "the mean over seeds), bands are one standard error over folds."
+                )
+                if len(shown) < len(family.settings):
+                    caption += f" The first {len(shown)} of {len(family.settings)} settings."
+                drawn = figures.against_epoch(curves, title)
+                section.items.append(sources.draw(drawn, family, f"figure-{number}", caption))
+                break
     if not section.items:
         section.items.append(
             "No training logged scores on its test or dev part after each epoch; "
@@ -150,7 +149,7 @@ def epoch_section(family: Family, sources: Sources) -> Section:
 def detail_sections(family: Family, sources: Sources) -> list[Section]:
     """Per fold, speaker, class and style, and the confusion matrices."""
     folds = sorted({fold for setting in family.settings for fold in setting.first.folds})
-    fold_tables = tables.by_group(family, "fold", folds, lambda s, fold: s.first.fold == fold)
+    fold_tables = tables.by_group(family, "fold", folds)
     values = {s.name: [row[2 + i] for row in fold_tables[0].rows[: len(folds)]] for i, s in enumerate(family.settings)}
     drawn = figures.by_fold(values, folds, "WA")  # type: ignore[arg-type]
     picture = sources.draw(drawn, family, "folds", "WA of each fold, by setting.")
@@ -165,7 +164,7 @@ def detail_sections(family: Family, sources: Sources) -> list[Section]:
         per_speaker.items.append(f"Each fold tests one speaker{speaker_of}: the tables per fold are those per speaker.")
     else:
         speakers = sorted({str(spk) for setting in family.settings for spk in setting.first.spk})
-        per_speaker.items += tables.by_group(family, "speaker", speakers, lambda s, spk: s.first.spk == spk)
+        per_speaker.items += tables.by_group(family, "speaker", speakers)
 
     matrices = {s.name: np.array(s.rates()["confusion"]) for s in family.settings}
     caption = (
@@ -179,7 +178,7 @@ def detail_sections(family: Family, sources: Sources) -> list[Section]:
     per_style = Section(f"By speaking style{family.label}", 3)
     styles = sorted({str(style) for setting in family.settings for style in setting.first.style} - {""})
     if styles:
-        per_style.items += tables.by_group(family, "style", styles, lambda s, style: s.first.style == style)
+        per_style.items += tables.by_group(family, "style", styles)
     else:
         per_style.items.append("No speaking styles are known: the data directory has no utt2style.")
     return [per_fold, per_speaker, per_class, per_style]

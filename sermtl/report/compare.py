@@ -120,16 +120,11 @@ class Comparison:
     equivalent: dict[str, float] = field(default_factory=dict)
     """Rate -> corrected p of the equivalence test with `MARGIN`."""
 
-    @property
-    def name(self) -> str:
-        """The two settings."""
-        return f"{self.second.name} − {self.first.name}"
-
-    @property
-    def rates(self) -> tuple[str, ...]:
-        """The compared rates: WER only where both settings were trained with the CTC loss."""
+    def __post_init__(self) -> None:
+        self.name = f"{self.second.name} − {self.first.name}"
         reads = self.first.first.reads and self.second.first.reads
-        return ("wa", "ua", "wer") if reads else ("wa", "ua")
+        self.rates = ("wa", "ua", "wer") if reads else ("wa", "ua")
+        """The compared ones: WER only where both settings were trained with the CTC loss."""
 
     @cached_property
     def measured(self) -> dict[str, Measured]:
@@ -161,15 +156,6 @@ class Comparison:
         """Smallest difference that the t test shows with 80 % power; None where it would exceed `disagreement`."""
         found = self.measured[rate].detectable()
         return found if found <= self.disagreement[rate] else None
-
-
-def correct(comparisons: Sequence[Comparison]) -> None:
-    """Holm over two families: all t tests, and all equivalence tests, of the report's family."""
-    keys = [(c, rate) for c in comparisons for rate in c.rates]
-    tests = holm([c.measured[rate].p() for c, rate in keys])
-    equivalence = holm([c.measured[rate].equivalence(MARGIN) for c, rate in keys])
-    for (comparison, rate), p, equivalent in zip(keys, tests, equivalence, strict=True):
-        comparison.p_holm[rate], comparison.equivalent[rate] = p, equivalent
 
 
 def holm(values: Sequence[float]) -> list[float]:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+NUMBER = re.compile(r"[+-]?\d+(\.\d*)?(e[+-]?\d+)?")
 
 
 @dataclass(frozen=True)
@@ -124,10 +127,4 @@ def flat(table: Table) -> tuple[list[str], list[list[Any]]]:
 
 def is_number(cell: Cell) -> bool:
     """Whether a cell is aligned to the right: a number, or text that is one."""
-    if not isinstance(cell, str):
-        return True
-    try:
-        float(cell)
-    except ValueError:
-        return False
-    return True
+    return not isinstance(cell, str) or bool(NUMBER.fullmatch(cell))

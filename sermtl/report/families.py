@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from sermtl.fileio.text_table import plural
-from sermtl.report.compare import Comparison, Setting, correct
+from sermtl.report.compare import MARGIN, Comparison, Setting, holm
 from sermtl.report.document import Cell, Table
 from sermtl.report.load import Experiment
 from sermtl.score import metrics
@@ -116,7 +116,10 @@ class Family:
         return None if found is setting else found
 
     def compare(self) -> None:
-        """Compare each setting with its baseline, on the seeds that can be paired; say why others cannot."""
+        """Compare each setting with its baseline, on the seeds that can be paired; say why others cannot.
+
+        Holm's correction is over all t tests, and over all equivalence tests.
+        """
         for setting in self.settings:
             baseline = self.baseline(setting)
             if baseline is None:
@@ -127,9 +130,8 @@ class Family:
             seeds = []
             for made in setting.experiments:
                 if (partner := partners.get(made.seed)) is None:
-                    known = " ".join(map(str, baseline.seeds))
-                    lacking = f"no partner with seed {made.seed}; {baseline.name} has seeds {known}"
-                    self.refused.append(f"{made.tag}: {lacking}")
+                    known = f"{baseline.name} has seeds {' '.join(map(str, baseline.seeds))}"
+                    self.refused.append(f"{made.tag}: no partner with seed {made.seed}; {known}")
                 elif found := differences(partner, made):
                     self.refused.append(f"{made.tag} and {partner.tag} differ in {'; '.join(found)}")
                 else:
@@ -138,7 +140,11 @@ class Family:
                 one, other = ([made for made in s.experiments if made.seed in seeds] for s in (baseline, setting))
                 first, second = replace(baseline, experiments=one), replace(setting, experiments=other)
                 self.comparisons.append(Comparison(first, second))
-        correct(self.comparisons)
+        keys = [(c, rate) for c in self.comparisons for rate in c.rates]
+        tests = holm([c.measured[rate].p() for c, rate in keys])
+        equivalence = holm([c.measured[rate].equivalence(MARGIN) for c, rate in keys])
+        for (comparison, rate), p, equivalent in zip(keys, tests, equivalence, strict=True):
+            comparison.p_holm[rate], comparison.equivalent[rate] = p, equivalent
 
 
 def group(experiments: Sequence[Experiment]) -> list[Family]:

@@ -6,7 +6,8 @@ distinction for print in grey.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,56 +52,52 @@ def look(index: int) -> dict[str, Any]:
     }
 
 
-def _plot(size: tuple[float, float], xlabel: str, ylabel: str = "") -> tuple[Figure, Axes]:
-    figure = Figure(figsize=size)
-    axes = figure.add_subplot()
-    axes.set_xlabel(xlabel)
-    axes.set_ylabel(ylabel)
-    return figure, axes
+@contextlib.contextmanager
+def _plot(size: tuple[float, float], xlabel: str, ylabel: str = "", entries: int = 0) -> Iterator[tuple[Figure, Axes]]:
+    """One plot in the report's style, with a legend of so many entries below it."""
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=size)
+        axes = figure.add_subplot()
+        axes.set_xlabel(xlabel)
+        axes.set_ylabel(ylabel)
+        yield figure, axes
+        if entries:
+            axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=min(3, entries))
 
 
-def _legend_below(axes: Axes, entries: int) -> None:
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=min(3, entries))
-
-
-@matplotlib.rc_context(STYLE)
 def against_epoch(curves: Mapping[str, np.ndarray], ylabel: str) -> Figure:
     """A curve a setting, (folds, epochs) with NaN where a fold has no value: mean with a band of one standard error."""
-    figure, axes = _plot((5.8, 3.8), "epoch", ylabel)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    for index, (name, values) in enumerate(curves.items()):
-        known = np.isfinite(values).sum(axis=0)
-        shown = known > 0
-        mean = np.nansum(values, axis=0)[shown] / known[shown]
-        spread = np.nanstd(values[:, shown], axis=0, ddof=0) / np.sqrt(np.maximum(known[shown] - 1, 1))
-        epochs = np.flatnonzero(shown) + 1
-        style = look(index)
-        every = max(1, len(epochs) // 8)
-        axes.plot(epochs, mean, label=name, markevery=(index % every, every), markersize=5, **style)
-        axes.fill_between(epochs, mean - spread, mean + spread, color=style["color"], alpha=0.15, linewidth=0)
-    _legend_below(axes, len(curves))
+    with _plot((5.8, 3.8), "epoch", ylabel, entries=len(curves)) as (figure, axes):
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        for index, (name, values) in enumerate(curves.items()):
+            known = np.isfinite(values).sum(axis=0)
+            shown = known > 0
+            mean = np.nansum(values, axis=0)[shown] / known[shown]
+            spread = np.nanstd(values[:, shown], axis=0, ddof=0) / np.sqrt(np.maximum(known[shown] - 1, 1))
+            epochs = np.flatnonzero(shown) + 1
+            style = look(index)
+            every = max(1, len(epochs) // 8)
+            axes.plot(epochs, mean, label=name, markevery=(index % every, every), markersize=5, **style)
+            axes.fill_between(epochs, mean - spread, mean + spread, color=style["color"], alpha=0.15, linewidth=0)
     return figure
 
 
-@matplotlib.rc_context(STYLE)
 def intervals(
-    rows: Mapping[str, Sequence[Estimate]], xlabel: str, zero: bool = False, labels: Sequence[str] = ("",)
+    rows: Mapping[str, Sequence[Estimate]], xlabel: str, zero: bool = False, labels: Sequence[str] = ()
 ) -> Figure:
     """Estimates with their intervals, one or two a row (called ``labels``), the first thick; a line at ``zero``."""
-    figure, axes = _plot((5.2, 0.9 + 0.42 * len(rows)), xlabel)
-    for y, estimates in enumerate(rows.values()):
-        styles = zip(estimates, labels, (COLOURS[1], COLOURS[4]), (3.0, 1.4), strict=False)
-        for number, (estimate, label, colour, width) in enumerate(styles):
-            at = y + 0.12 * (2 * number + 1 - len(estimates))
-            line = [end for end in (estimate.low, estimate.high) if end is not None]
-            axes.plot(line, [at] * len(line), color=colour, linewidth=width, label=None if y else label)
-            axes.plot(np.nan if estimate.value is None else estimate.value, at, "o", color=colour, markersize=5)
-    if zero:
-        axes.axvline(0, color="#000000", linewidth=0.8)
-    axes.set_yticks(range(len(rows)), list(rows))
-    axes.set_ylim(len(rows) - 0.5, -0.5)
-    if len(labels) > 1:
-        _legend_below(axes, len(labels))
+    with _plot((5.2, 0.9 + 0.42 * len(rows)), xlabel, entries=len(labels)) as (figure, axes):
+        for y, estimates in enumerate(rows.values()):
+            styles = zip(estimates, labels or [""], (COLOURS[1], COLOURS[4]), (3.0, 1.4), strict=False)
+            for number, (estimate, label, colour, width) in enumerate(styles):
+                at = y + 0.12 * (2 * number + 1 - len(estimates))
+                line = [end for end in (estimate.low, estimate.high) if end is not None]
+                axes.plot(line, [at] * len(line), color=colour, linewidth=width, label=None if y else label)
+                axes.plot(np.nan if estimate.value is None else estimate.value, at, "o", color=colour, markersize=5)
+        if zero:
+            axes.axvline(0, color="#000000", linewidth=0.8)
+        axes.set_yticks(range(len(rows)), list(rows))
+        axes.set_ylim(len(rows) - 0.5, -0.5)
     return figure
 
 
@@ -127,43 +124,35 @@ def confusions(matrices: Mapping[str, np.ndarray], labels: Sequence[str]) -> Fig
     return figure
 
 
-@matplotlib.rc_context(STYLE)
 def by_fold(values: Mapping[str, Sequence[float | None]], folds: Sequence[str], ylabel: str) -> Figure:
     """One column a fold, one marker a setting."""
-    figure, axes = _plot((5.8, 3.6), "fold", ylabel)
-    width = 0.7 / max(len(values), 1)
-    for index, (name, row) in enumerate(values.items()):
-        x = np.arange(len(folds)) - 0.35 + (index + 0.5) * width
-        style = look(index) | {"linestyle": "none"}
-        axes.plot(x, [np.nan if value is None else value for value in row], label=name, markersize=5, **style)
-    axes.set_xticks(range(len(folds)), folds, rotation=0 if len(folds) <= 12 else 90)
-    axes.grid(axis="x", visible=False)
-    _legend_below(axes, len(values))
+    with _plot((5.8, 3.6), "fold", ylabel, entries=len(values)) as (figure, axes):
+        width = 0.7 / max(len(values), 1)
+        for index, (name, row) in enumerate(values.items()):
+            x = np.arange(len(folds)) - 0.35 + (index + 0.5) * width
+            style = look(index) | {"linestyle": "none"}
+            axes.plot(x, [np.nan if value is None else value for value in row], label=name, markersize=5, **style)
+        axes.set_xticks(range(len(folds)), folds, rotation=0 if len(folds) <= 12 else 90)
+        axes.grid(axis="x", visible=False)
     return figure
 
 
-@matplotlib.rc_context(STYLE)
 def lines(curves: Mapping[str, tuple[Any, Any]], xlabel: str, ylabel: str, diagonal: bool = False) -> Figure:
     """Curves of shares between 0 and 1, from their x and y values; the ``diagonal`` is where both are equal."""
-    figure, axes = _plot((5.8, 3.4), xlabel, ylabel)
-    for index, (name, (x, y)) in enumerate(curves.items()):
-        axes.plot(x, y, label=name, markersize=5, **look(index))
-    if diagonal:
-        axes.plot([0, 1], [0, 1], color="#000000", linewidth=0.8)
-    else:
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set_ylim(0, 1.02)
-    _legend_below(axes, len(curves))
+    with _plot((5.8, 3.4), xlabel, ylabel, entries=len(curves)) as (figure, axes):
+        for index, (name, (x, y)) in enumerate(curves.items()):
+            axes.plot(x, y, label=name, markersize=5, **look(index))
+        if diagonal:
+            axes.plot([0, 1], [0, 1], color="#000000", linewidth=0.8)
+        else:
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.set_ylim(0, 1.02)
     return figure
 
 
 @matplotlib.rc_context(STYLE | {"axes.grid": False})
 def planes(clouds: Sequence[tuple[str, np.ndarray, Sequence[str], Sequence[str]]]) -> Figure:
-    """Embeddings in the plane: a row a setting, coloured by speaker on the left, by emotion on the right.
-
-    Args:
-        clouds: (title, (N, 2) coordinates, N speakers, N emotions).
-    """
+    """Rows of title, (N, 2) embeddings, N speakers, N emotions: coloured by speaker on the left, by emotion beside."""
     figure = Figure(figsize=(6.6, 2.7 * len(clouds)), layout="constrained")
     for row, (title, points, *named) in enumerate(clouds):
         for column, (what, names) in enumerate(zip(("speaker", "emotion"), named, strict=True)):

@@ -24,7 +24,7 @@ MOST_EPOCHS = 1_000_000
 """More than any training has: a line of ``history.jsonl`` with a larger number is damaged."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Experiment:
     """One experiment with its N test utterances, sorted by id.
 
@@ -46,46 +46,17 @@ class Experiment:
     edits: np.ndarray
     posteriors: np.ndarray
 
-    @property
-    def tag(self) -> str:
-        """Name of the experiment's directory."""
-        return self.path.name
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """What its folds were trained with."""
-        return self.scores["settings"]
-
-    @property
-    def folds(self) -> list[str]:
-        """Folds that are in its scores."""
-        return self.scores["folds"]
-
-    @property
-    def missing_folds(self) -> list[str]:
-        """Folds of the protocol that its scores lack."""
-        return self.scores.get("missing_folds", [])
-
-    @property
-    def coverage(self) -> str:
-        """How many of the protocol's folds are in its scores: ``3 of 4``, or ``4``."""
+    def __post_init__(self) -> None:
+        self.tag = self.path.name
+        self.settings: dict[str, Any] = self.scores["settings"]
+        self.labels: list[str] = self.scores["ser"]["labels"]
+        self.folds: list[str] = self.scores["folds"]
+        self.missing_folds: list[str] = self.scores.get("missing_folds", [])
         missing, scored = len(self.missing_folds), len(self.folds)
-        return f"{scored} of {scored + missing}" if missing else str(scored)
-
-    @property
-    def labels(self) -> list[str]:
-        """Class names in logit order."""
-        return self.scores["ser"]["labels"]
-
-    @property
-    def seed(self) -> int:
-        """The training's seed."""
-        return self.settings.get("seed", 0)
-
-    @property
-    def reads(self) -> bool:
+        self.coverage = f"{scored} of {scored + missing}" if missing else str(scored)
+        self.seed: int = self.settings.get("seed", 0)
+        self.reads: bool = self.settings.get("alpha", 1) > 0
         """Whether it was trained with the CTC loss; otherwise its transcripts are those of an untrained head."""
-        return self.settings.get("alpha", 1) > 0
 
     def audit(self, fold: str) -> dict[str, Any]:
         """Figures of a fold's audit that its scores keep; empty without one."""
@@ -118,9 +89,8 @@ class Experiment:
         """(N,) bool: the utterance's class was in no training utterance of its fold."""
         never = {fold: part["ser"].get("untrained", []) for fold, part in self.scores.get("per_fold", {}).items()}
         names = np.array([*self.labels, ""])[self.ref]  # -1: no emotion
-        return np.array(
-            [name in never.get(fold, []) for name, fold in zip(names, self.fold.tolist(), strict=True)], bool
-        )
+        pairs = zip(names, self.fold.tolist(), strict=True)
+        return np.array([name in never.get(fold, []) for name, fold in pairs], bool)
 
     @property
     def right(self) -> np.ndarray:
@@ -146,11 +116,7 @@ class Loaded:
 
 
 def load_experiments(exp: Path, data: Path, corpus: str) -> Loaded:
-    """Read every experiment in ``exp`` whose settings name the corpus; ``data`` has its sessions and speaking styles.
-
-    Raises:
-        UserError: There is no whole experiment of this corpus.
-    """
+    """Read every experiment in ``exp`` whose settings name the corpus; raise a `UserError` where none is whole."""
     loaded = Loaded()
     labels = {name: read_table(data / name) if (data / name).exists() else {} for name in ("utt2session", "utt2style")}
     for folder in sorted(path for path in exp.glob("*") if path.is_dir()):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import csv
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from typing import Any
 import jinja2
 import numpy as np
 
-from sermtl.fileio.files import write_json, write_text
+from sermtl.fileio.files import atomic_write, write_json, write_text
 from sermtl.fileio.text_table import markdown
 from sermtl.report.document import Document, Figure, Table, flat, is_number, raw, show
 from sermtl.report.load import Experiment
@@ -26,14 +25,17 @@ def write_report(document: Document, experiments: Sequence[Experiment], out: Pat
     The figures are already in ``out/images``; pictures and tables of an earlier report that this one does
     not have are removed.
     """
-    files = {f"tables/{table.name}.csv": as_csv(table) for table in document.tables()}
-    files |= {f"scores/{made.tag}.tsv": as_tsv(made) for made in experiments}
-    for name, text in (files | {"RESULTS.md": as_markdown(document)}).items():
+    tables = {f"tables/{table.name}.csv": flat(table) for table in document.tables()}
+    for name, (head, rows) in tables.items():
+        with atomic_write(out / name) as file:
+            csv.writer(file, lineterminator="\n").writerows([head, *rows])
+    scores = {f"scores/{made.tag}.tsv": as_tsv(made) for made in experiments}
+    for name, text in (scores | {"RESULTS.md": as_markdown(document)}).items():
         write_text(out / name, text)
     write_json(out / "results.json", as_json(document, experiments))
     write_text(out / "index.html", as_html(document, out / "images"))
     figures = [item.name for section in document.sections for item in section.items if isinstance(item, Figure)]
-    kept = {*files, *(f"images/{name}.{suffix}" for name in figures for suffix in ("png", "svg"))}
+    kept = {*tables, *scores, *(f"images/{name}.{suffix}" for name in figures for suffix in ("png", "svg"))}
     for pattern in ("tables/*.csv", "scores/*.tsv", "images/*.png", "images/*.svg"):
         for path in out.glob(pattern):
             if str(path.relative_to(out)) not in kept:
@@ -72,16 +74,6 @@ def as_markdown(document: Document) -> str:
             else:
                 parts.append(f"{item}\n")
     return "\n".join(parts)
-
-
-def as_csv(table: Table) -> str:
-    """A table's unrounded numbers, the ends of intervals in further columns."""
-    head, rows = flat(table)
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(head)
-    writer.writerows(rows)
-    return text.getvalue()
 
 
 def as_json(document: Document, experiments: Sequence[Experiment]) -> dict[str, Any]:

@@ -145,11 +145,7 @@ def tables(family: Family, known: Mapping[Setting, Knowledge]) -> list[Table]:
 
 
 def picture(family: Family, data: Path, read: Callable[[str], np.ndarray]) -> tuple[Figure, str] | str:
-    """The embeddings of one fold in the plane, beta 0 above the largest reversed beta.
-
-    Returns:
-        The figure and what it shows in words, or why there is none.
-    """
+    """The embeddings of one fold, beta 0 above the strongest settings, and what is shown; or why there is none."""
     shown = [setting for setting in (family.find(0.0), *family.strongest) if setting is not None]
     if not shown:
         return "neither β 0 nor a reversed β was run"

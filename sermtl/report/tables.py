@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -133,14 +133,10 @@ def mcnemar(family: Family) -> Table:
     return family.table("mcnemar", caption, head, rows, note)
 
 
-def by_group(
-    family: Family, what: str, groups: Sequence[str], member: Callable[[Setting, str], np.ndarray]
-) -> list[Table]:
-    """A table a rate: the groups (``what``: fold, speaker, style) in rows, settings in columns.
-
-    ``member`` gives the mask (N,) of a group's utterances in a setting.
-    """
-    masks = [[member(setting, group) for setting in family.settings] for group in groups]
+def by_group(family: Family, what: str, groups: Sequence[str]) -> list[Table]:
+    """A table a rate: folds, speakers or styles (``what``) in rows, settings in columns."""
+    column = {"speaker": "spk"}.get(what, what)
+    masks = [[getattr(setting.first, column) == group for setting in family.settings] for group in groups]
     found = [[setting.rates(mask) for setting, mask in zip(family.settings, row, strict=True)] for row in masks]
     pooled = [setting.rates() for setting in family.settings]
     first = family.settings[0].first
@@ -236,10 +232,7 @@ def speaker_accuracy(setting: Setting | None) -> dict[str, Any]:
 def _measured(
     family: Family, rows: Iterable[tuple[Setting | None, list[Any]]], *rates: str
 ) -> tuple[list[str], list[list[Any]]]:
-    """Head and cells of ``rates`` with intervals, folds, seeds and utterances, behind a row's first cells.
-
-    A setting that was not run (None) has dashes.
-    """
+    """Head and rows: given cells, ``rates`` with intervals, folds, seeds, utterances; dashes for what was not run."""
     cells = []
     for setting, given in rows:
         if setting is None:

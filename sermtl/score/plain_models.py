@@ -74,10 +74,7 @@ def words_alone(data: Path, protocol: str, kept_in: Path) -> float | None:
 def layer_probe(vectors_UnP: np.ndarray, classes: Sequence[str], folds: Iterable[Sequence[np.ndarray]]) -> list[float]:
     """Accuracy at each of n states of a linear support vector machine (C .01) on standardised vectors.
 
-    Args:
-        vectors_UnP: Pooled states of U utterances.
-        classes: U names to find.
-        folds: Numbers of the utterances that train and that test, of each fold.
+    ``classes`` are U names to find, ``folds`` the numbers of the utterances that train and of those that test.
     """
     names, hits_n, tested = np.asarray(classes), np.zeros(vectors_UnP.shape[1]), 0
     for train, test in folds:

@@ -51,11 +51,7 @@ def rate(value: float | None, part: Mapping[str, Any]) -> str:
 
 
 def against_reference(ref: Mapping[str, str], guesses: Sequence[tuple[str, str]], labels: Sequence[str]) -> str:
-    """WA, UA and confusion of predicted (utterance, emotion), where ``ref`` has the utterance, for the terminal.
-
-    Raises:
-        UserError: It has a class that is not among ``labels``, or none of the utterances.
-    """
+    """WA, UA and confusion of predicted (utterance, emotion), for the terminal; a `UserError` if ``ref`` has none."""
     pairs = [(ref[utt], guess) for utt, guess in guesses if ref.get(utt)]
     if not pairs:
         raise UserError("--ref has no emotion of any recording: its keys are utterances, or file names without suffix")
@@ -130,7 +126,7 @@ def results_md(tag: str, scores: Mapping[str, Any]) -> str:
         speakers.append([name, row["n"], row["correct"], *rates, row["words"], row["errors"], number(row["wer"])])
     parts.append(_section("Per speaker", speakers))
     if enrolled := scores.get("enrol"):
-        rows = [[name.replace("_", " "), *counts, number(counts[0] / counts[1])] for name, counts in enrolled.items()]
+        rows = [[name.replace("_", " "), *counts, number(metrics.ratio(*counts))] for name, counts in enrolled.items()]
         parts.append(_section("Other utterances of the test speaker", [["enrolled", "correct", "n", "WA"], *rows]))
     return "\n".join(parts)
 

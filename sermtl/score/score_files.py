@@ -56,17 +56,15 @@ def read_audit(path: Path) -> dict[str, Any]:
 
 
 def read_scores(path: Path) -> dict[str, Any]:
-    """Read a ``scores.json`` of a fold or an experiment and check that its parts fit each other.
-
-    Raises:
-        UserError: The file is unreadable, cut short, or its counts contradict each other.
-    """
+    """A ``scores.json`` of a fold or an experiment; raises a `UserError` where it is damaged or contradicts itself."""
     try:
         scores = load_json(path)
-        ser, asr, settings = scores["ser"], scores["asr"], scores["settings"]
+        ser, asr, spk, settings = (scores[key] for key in ("ser", "asr", "spk", "settings"))
         confusion = np.asarray(ser["confusion"], dtype=np.int64)
         counts = [asr[key] for key in ("utterances", "words", "errors", "no_reference")]
         counts += [scores.get("speakers_unknown", 0), settings.get("seed", 0)]
+        counts += [] if spk["acc"] is None else [spk["n"], spk["correct"]]
+        weights = [settings.get(key, 0) for key in ("alpha", "beta")]
         names = [ser["labels"], scores["folds"], scores.get("missing_folds", [])]
         names += [part["ser"].get("untrained", []) for part in [scores, *scores.get("per_fold", {}).values()]]
         whole = (
@@ -79,12 +77,13 @@ def read_scores(path: Path) -> dict[str, Any]:
             and all(_is_rate(asr[key], asr["words"]) for key in ("wer", "cer"))
             and all(map(_are_names, names))
             and not any("/" in fold or fold in (".", "..") for fold in scores["folds"])
-            and all(_is_number(settings.get(key, 0)) for key in ("alpha", "beta"))
+            and all(type(value) in (int, float) and abs(value) < float("inf") for value in weights)
             and settings.get("grl", "reverse") in ("reverse", "forward")
             and isinstance(scores.get("audit", {}), dict)
             and isinstance(scores["protocol"], str)
             and isinstance(scores["speaker_dependent"], bool)
-            and _is_speaker_score(scores["spk"])
+            and (spk["acc"] is not None or (isinstance(spk["reason"], str) and spk["reason"]))
+            and (spk["acc"] is None or 0 < spk["n"] >= spk["correct"])
         )
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
@@ -97,11 +96,7 @@ def read_scores(path: Path) -> dict[str, Any]:
 
 def is_count(value: object) -> bool:
     """Whether a value of a score file is a whole number, 0 or more."""
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < float("inf")
+    return type(value) is int and value >= 0
 
 
 def _is_rate(value: object, counted: int, most: float = float("inf")) -> bool:
@@ -109,26 +104,14 @@ def _is_rate(value: object, counted: int, most: float = float("inf")) -> bool:
     return value is None if not counted else isinstance(value, (int, float)) and 0 <= value <= most
 
 
-def _is_speaker_score(part: Any) -> bool:
-    """Whether it is an accuracy with its counts, or none with its reason."""
-    if part["acc"] is None:
-        return isinstance(part["reason"], str) and bool(part["reason"])
-    return all(is_count(part[key]) for key in ("n", "correct")) and part["correct"] <= part["n"] and part["n"] > 0
-
-
-def _are_names(values: object) -> bool:
+def _are_names(values: Any) -> bool:
     """Whether they are names, each once."""
-    if not isinstance(values, list) or not all(isinstance(name, str) and name for name in values):
-        return False
-    return len(set(values)) == len(values)
+    names = isinstance(values, list) and all(isinstance(name, str) and name for name in values)
+    return names and len(set(values)) == len(values)
 
 
 def read_utterances(path: Path) -> list[Utterance]:
-    """Read ``per_utt.tsv``.
-
-    Raises:
-        UserError: The file is unreadable, or a line is not as `write_utterances` wrote it.
-    """
+    """Read ``per_utt.tsv``; raises a `UserError` where a line is not as `write_utterances` wrote it."""
     rows = []
     try:
         with open(path, encoding="utf-8") as file:

@@ -177,10 +177,7 @@ def pool_folds(exp: Path, folds: Sequence[str]) -> dict[str, Any]:
 
 
 def common_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings that all folds of an experiment share.
-
-    A path that holds the fold's name (its token list) has ``<fold>`` there instead.
-    """
+    """The settings that all folds share; a path that holds the fold's name (its token list) has ``<fold>`` there."""
     fold = str(settings.get("fold", ""))
     shared = {key: value for key, value in settings.items() if key not in FOLD_OWN}
     for key, value in shared.items():

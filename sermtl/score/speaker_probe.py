@@ -82,17 +82,16 @@ def recognised(embeddings: np.ndarray, speakers: Sequence[str], seed: int, chanc
     """Of each kind of probe its hits in a split by ``seed``: N digits, as `speaker_probe` returns."""
     counts = Counter(filter(None, speakers))
     rows = np.flatnonzero([counts[name] > 1 for name in speakers])
-    names, values = np.asarray(speakers)[rows], np.asarray(embeddings, dtype=np.float64)[rows]
+    names, values = np.asarray(speakers)[rows], embeddings[rows]
     found = {kind: np.full(len(speakers), "-") for kind in KINDS}
     if len(set(names)) > 1:
         splits = StratifiedKFold(min(GROUPS, max(counts.values())), shuffle=True, random_state=seed)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "The least populated class")
-            parts = list(splits.split(values, names))
-        for train, test in parts:
-            right = hits(probes(seed, chance), values[train], names[train], values[test], names[test])
-            for kind, digits in right.items():
-                found[kind][rows[test]] = digits.astype(int)
+            for train, test in splits.split(values, names):
+                right = hits(probes(seed, chance), values[train], names[train], values[test], names[test])
+                for kind, digits in right.items():
+                    found[kind][rows[test]] = digits.astype(int)
     return {kind: "".join(digits) for kind, digits in found.items()}
 
 
@@ -104,9 +103,8 @@ def hits(
     The embeddings are standardised by those that are fitted, and projected on the space of these, which saves time.
     """
     scaler = StandardScaler().fit(fitted)
-    values, others = scaler.transform(fitted), scaler.transform(tested)
-    basis = np.linalg.qr(values.T)[0]
-    values, others = values @ basis, others @ basis
+    basis = np.linalg.qr(scaler.transform(fitted).T)[0]
+    values, others = scaler.transform(fitted) @ basis, scaler.transform(tested) @ basis
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the perceptron's few iterations, and of speakers with few utterances
         return {kind: model.fit(values, names).predict(others) == truth for kind, model in models.items()}
@@ -133,17 +131,14 @@ def verification_eer(
     """Equal error rate of speaker verification by the cosine of two utterances' embeddings.
 
     These, (N, D), are of N ``speakers`` that the encoder was not trained on. Where there is only one, the pairs of
-    different speakers are its utterances with ``held_out``, (M, D) of training speakers.
-
-    Returns:
-        ``eer``, ``same`` and ``different`` (pairs), ``speakers``, ``against`` (``unseen`` or ``held_out``);
-        or ``eer`` None and a ``reason``.
+    different speakers are its utterances with ``held_out``, (M, D) of training speakers. ``eer`` is None where there
+    is a ``reason``.
     """
     names = np.asarray(speakers)
     alone = len(set(speakers)) < 2
     if alone and held_out is None:
         return {"eer": None, "reason": "one unseen test speaker and no held-out utterances: no impostors"}
-    values = normalize(np.asarray(embeddings, dtype=np.float64))
+    values = normalize(embeddings)
     first, second = np.triu_indices(len(values), 1)
     same = names[first] == names[second]
     if not same.any():
@@ -151,7 +146,7 @@ def verification_eer(
     cosines = (values @ values.T)[first, second]
     impostors = cosines[~same]
     if alone and held_out is not None:
-        impostors = (values @ normalize(np.asarray(held_out, dtype=np.float64)).T).ravel()
+        impostors = (values @ normalize(held_out).T).ravel()
     return {
         "eer": equal_error_rate(cosines[same], impostors),
         "same": int(same.sum()),
@@ -162,20 +157,14 @@ def verification_eer(
 
 
 def equal_error_rate(targets: np.ndarray, impostors: np.ndarray) -> float:
-    """Where misses and false alarms are equally frequent, interpolated between thresholds.
-
-    ``targets`` (P,) are scores of pairs that belong together (higher is more alike), ``impostors`` (Q,) of others.
-    """
+    """Where misses of (P,) targets and false alarms of (Q,) impostors are equally frequent, between thresholds."""
     same = np.repeat([1, 0], [len(targets), len(impostors)])
     alarm, hit, _ = roc_curve(same, np.concatenate([targets, impostors]), drop_intermediate=False)
     return float(np.interp(0.0, alarm + hit - 1, alarm))
 
 
 def principal_plane(embeddings: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(N, 2) coordinates of (N, D) embeddings in the two directions of largest variance, and (2,) shares of it (or 0).
-
-    Each axis points where its largest loading is positive, so that the picture does not flip between runs.
-    """
+    """(N, 2) coordinates of (N, D) embeddings in the two directions of largest variance, and (2,) shares of it or 0."""
     plane = PCA(2, svd_solver="full")
     with np.errstate(invalid="ignore"):
         return plane.fit_transform(embeddings), np.nan_to_num(plane.explained_variance_ratio_)
@@ -200,9 +189,6 @@ def probe_fold(exp: Path, data: Path, fold_dir: Path, read: Callable[[str], np.n
         ``held_out`` and ``unseen`` (see `speaker_probe`; the first has two more kinds: ``head``, the model's own, and
         ``refit``, a logistic regression fitted to the training list, or the ``reason`` why not), and ``verification``
         (see `verification_eer`).
-
-    Raises:
-        UserError: A table or an embedding is missing or broken.
     """
     utt2spk = read_table(data / "utt2spk")
     known = known_speakers(utt2spk)
@@ -241,11 +227,7 @@ def probe_fold(exp: Path, data: Path, fold_dir: Path, read: Callable[[str], np.n
 
 
 def embeddings(decoded: Path, utts: Sequence[str], read: Callable[[str], np.ndarray]) -> np.ndarray:
-    """(N, D) float64 pooled embeddings of some decoded utterances; ``read`` gives the vector at a location.
-
-    Raises:
-        UserError: ``emb.scp`` lacks one of them.
-    """
+    """(N, D) float64 pooled embeddings of decoded utterances; a `UserError` names those that ``emb.scp`` lacks."""
     table = read_own_scp(decoded / "emb.scp")
     if missing := [utt for utt in utts if utt not in table]:
         raise UserError(f"{decoded / 'emb.scp'} lacks {len(missing)} utterances: {metrics.first(missing)}")

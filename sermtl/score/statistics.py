@@ -38,11 +38,7 @@ def additive_counts(
 
 
 def rates(sums: np.ndarray) -> dict[str, np.ndarray]:
-    """WA, UA (over the classes present) and WER of sums (..., 2C + 2) of `additive_counts`.
-
-    Returns:
-        Name -> (...) float64; NaN where there is nothing to divide by.
-    """
+    """WA, UA (over the classes present) and WER, (...) float64, of sums (..., 2C + 2); NaN where one has no value."""
     sums = np.asarray(sums, dtype=np.float64)
     classes, recall = (sums.shape[-1] - 2) // 2, recalls(sums)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -68,9 +64,9 @@ class Measured:
     error: float
     df: float
 
-    def interval(self, level: float = 0.95) -> tuple[float, float]:
-        """Two-sided interval by Student's t."""
-        return stats.t.interval(level, self.df, loc=self.value, scale=self.error)
+    def interval(self) -> tuple[float, float]:
+        """Two-sided 95 % interval by Student's t."""
+        return stats.t.interval(0.95, self.df, loc=self.value, scale=self.error)
 
     def p(self) -> float:
         """Two-sided p of the hypothesis that the true value is 0."""
@@ -80,23 +76,19 @@ class Measured:
         """P of a true value that is ``margin`` or more from 0: two one-sided t tests (Schuirmann, 1987)."""
         return float(stats.t.sf((margin - abs(self.value)) / self.error, self.df))
 
-    def detectable(self, level: float = 0.05, power: float = 0.8) -> float:
-        """Smallest true value for which p is at most ``level`` with this power."""
+    def detectable(self) -> float:
+        """Smallest true value for which p is at most .05 with a power of 80 %."""
         size = self.df + 1
-        found = tt_solve_power(nobs=size, alpha=level, power=power) if np.isfinite(size) else np.nan
+        found = tt_solve_power(nobs=size, alpha=0.05, power=0.8) if np.isfinite(size) else np.nan
         return float(self.error * np.sqrt(size) * found)
 
 
 def jackknife(sums: np.ndarray, statistic: Callable[[np.ndarray], Mapping[str, np.ndarray]]) -> dict[str, Measured]:
-    """Rates with the standard errors that come from the drawing of both units and seeds.
+    """Rates of (U, K, W) counts with the standard errors that come from the drawing of both U units and K seeds.
 
     The variance is the jackknife's over units plus that over seeds, with Satterthwaite's degrees of freedom. The
     variation of single cells counts twice: with few seeds, leaving it out would cover less (docs/statistics.md). The
-    error is NaN under `FEWEST_UNITS` units, and where nothing varies.
-
-    Args:
-        sums: (U, K, W) additive counts of each unit and seed.
-        statistic: Rates by name of summed counts (..., W).
+    error is NaN under `FEWEST_UNITS` units, and where nothing varies. ``statistic`` gives rates of sums (..., W).
     """
     whole = statistic(sums.sum((0, 1)))
     variance, spread = np.zeros((2, len(whole)))
