@@ -216,8 +216,8 @@ def test_what_is_frozen_stays_in_evaluation_mode_and_keeps_its_weights(name, fre
     upstream, count = model.upstream, {"none": 0, "conv": 0, "all": 3}.get(freeze, freeze)
     model.eval()
     model.train()
-    modules = [*upstream.fronts(), *upstream.before_layers(), *upstream.layers[:count]]
-    modules = {"none": [], "conv": upstream.fronts(), "all": [upstream.model]}.get(freeze, modules)
+    modules = [*upstream.fronts, *upstream.before_layers, *upstream.layers[:count]]
+    modules = {"none": [], "conv": upstream.fronts, "all": [upstream.model]}.get(freeze, modules)
     assert not any(part.training for module in modules for part in module.modules())
     assert model.training and model.dropout.training
     assert [layer.training for layer in upstream.layers] == [False] * count + [True] * (3 - count)
