@@ -40,10 +40,6 @@ def smaller(parts: list[Batch], error: RuntimeError) -> list[Batch]:
 def in_parts(batch: Batch, compute: Callable[[Batch], T]) -> Iterator[tuple[Batch, T]]:
     """A batch and what is computed of it, in parts where the whole does not fit the memory.
 
-    Args:
-        batch: Utterances whose results do not depend on the others.
-        compute: What to compute.
-
     Raises:
         UserError: A single utterance does not fit.
     """
