@@ -23,7 +23,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     if "--check" in sys.argv[1:]:
         parser.add_argument("--check", type=Path, required=True, help="the pack")
-        return check(parser.parse_args().check)
+        from sermtl.pack.write_pack import check_pack
+
+        directory = parser.parse_args().check
+        print(f"{directory}: {check_pack(directory)} files as they were packed")
+        return 0
 
     from transformers.utils import logging as transformers_logging
 
@@ -50,14 +54,6 @@ def main() -> int:
         return 0
     target = write_pack(paths.exp, paths.fold_dir, paths.data, options)
     log.info("packed: %s", target)
-    return 0
-
-
-def check(directory: Path) -> int:
-    """Compare a pack's files with their sums."""
-    from sermtl.pack.write_pack import check_pack
-
-    print(f"{directory}: {check_pack(directory)} files as they were packed")
     return 0
 
 

@@ -64,19 +64,16 @@ def model_card(facts: Facts) -> str:
 
 
 def _head(facts: Facts) -> dict[str, Any]:
-    head: dict[str, Any] = {
+    upstream = str(facts.settings.get("upstream", ""))
+    head = {
         "pipeline_tag": "audio-classification",
         "tags": ["speech-emotion-recognition", "automatic-speech-recognition", "sermtl"],
         "license": facts.model_license or "other",
+        "license_name": "" if facts.model_license else "not-stated",
+        "language": facts.lang,
+        "base_model": upstream if "/" in upstream else "",  # of a file or a folder there is only the name
     }
-    if not facts.model_license:
-        head["license_name"] = "not-stated"
-    if facts.lang:
-        head["language"] = facts.lang
-    upstream = str(facts.settings.get("upstream", ""))
-    if "/" in upstream:  # of a file or a folder there is only the name
-        head["base_model"] = upstream
-    return head
+    return {key: value for key, value in head.items() if value}
 
 
 def _intervals(facts: Facts) -> dict[str, str]:

@@ -54,7 +54,10 @@ def export_transformers(trained: TrainedModel, directory: Path) -> list[str]:
     if heads.ctc_layers != (len(trained.model.upstream.layers),) or heads.projection:
         return [CLASSIFIER]
     recogniser = directory / RECOGNISER
-    _save(_recogniser(trained), trained, recogniser)
+    tokens, ids = len(trained.tokenizer.tokens), {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+    model = _with_encoder(AutoModelForCTC.from_config(_config(trained, vocab_size=tokens, **ids)), trained)
+    model.lm_head.load_state_dict(trained.model.token_head.state_dict())
+    _save(model, trained, recogniser)
     write_tokenizer(trained, recogniser)
     return [CLASSIFIER, RECOGNISER]
 
@@ -91,14 +94,6 @@ def _classifier(trained: TrainedModel) -> nn.Module:
             model.projector.bias.copy_(zero_1M[0])
             model.projector.weight.copy_((vector(torch.eye(upstream.hidden_size)[:, None]) - zero_1M).T)
     model.classifier.load_state_dict(trained.model.emotion_head.state_dict())
-    return model
-
-
-def _recogniser(trained: TrainedModel) -> nn.Module:
-    tokens = len(trained.tokenizer.tokens)
-    ids = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
-    model = _with_encoder(AutoModelForCTC.from_config(_config(trained, vocab_size=tokens, **ids)), trained)
-    model.lm_head.load_state_dict(trained.model.token_head.state_dict())
     return model
 
 

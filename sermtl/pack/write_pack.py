@@ -64,7 +64,9 @@ def write_pack(fold: Path, fold_dir: Path, data: Path, options: PackOptions) -> 
     for file, stage in ((fold / "model.json", 3), (fold / "score_test" / "scores.json", 5)):
         if not file.is_file():
             raise UserError(f"{file} is missing; ./run.sh --stage {stage} makes it")
-    _refuse_scores_of_another_model(fold)
+    for decoded_or_scored in ("decode_test", "score_test"):
+        for message in outdated(fold / decoded_or_scored / NAME, {"exp": fold, "decode": fold / "decode_test"})[:1]:
+            raise UserError(f"{message}: it was trained again since it was scored; rerun ./run.sh --stage 4")
     with replaced_directory(target) as partial:
         _fill(partial, fold, fold_dir, data, options)
     pack_stamp(fold, fold_dir, data, options).finish(target / name for name in _files(target))
@@ -98,12 +100,6 @@ def check_pack(directory: Path) -> int:
     if extra:
         raise UserError(f"{directory}: files that pack.json does not list: {', '.join(extra)}")
     return len(manifest["files"])
-
-
-def _refuse_scores_of_another_model(fold: Path) -> None:
-    for decoded_or_scored in ("decode_test", "score_test"):
-        for message in outdated(fold / decoded_or_scored / NAME, {"exp": fold, "decode": fold / "decode_test"})[:1]:
-            raise UserError(f"{message}: it was trained again since it was scored; rerun ./run.sh --stage 4")
 
 
 def _fill(target: Path, fold: Path, fold_dir: Path, data: Path, options: PackOptions) -> None:
