@@ -52,18 +52,15 @@ def run_rounds(rows: list[Row], rounds: int, device: torch.device, limit: float)
 
     Rows start in another order each round. No round begins that would end after ``limit`` seconds.
     """
-    began = time.monotonic()
-    longest = 0.0
+    began, longest = time.monotonic(), 0.0
     for number in range(rounds + 1):
         started = time.monotonic()
         if number > 1 and started - began + longest > limit:
             return number - 1
-        shift = number % len(rows)
-        for row in rows[shift:] + rows[:shift]:
+        for row in rows[number % len(rows) :] + rows[: number % len(rows)]:
             before, used = rest(device), time.process_time()
             seconds = timed(partial(row.run, number), device)
-            on_gpu = device.type == "cuda"
-            peak = torch.cuda.max_memory_allocated(device) / 2**20 if on_gpu else status_mb("VmHWM")
+            peak = torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else status_mb("VmHWM")
             row.peak_mb = max(row.peak_mb, peak - before + row.resident_mb)
             if number:
                 row.seconds.append(seconds)

@@ -32,7 +32,7 @@ def main() -> int:
     from transformers.utils import logging as transformers_logging
 
     from sermtl.data import fold_job
-    from sermtl.pack.write_pack import PackOptions, earlier_options, pack_stamp, write_pack
+    from sermtl.pack.write_pack import earlier_options, pack_stamp, write_pack
 
     fold_job.add_arguments(parser)
     text = "add onnx/model.onnx (needs sermtl[onnx])"
@@ -44,11 +44,8 @@ def main() -> int:
     transformers_logging.disable_progress_bar()
     paths = fold_job.own_folds(args)[0]
     earlier = earlier_options(paths.exp)
-    options = PackOptions(
-        onnx=args.onnx == "true",
-        model_license=args.model_license or earlier.model_license,
-        data_license=args.data_license or earlier.data_license,
-    )
+    licences = {name: getattr(args, name) or earlier.get(name, "") for name in ("model_license", "data_license")}
+    options = {"onnx": args.onnx == "true", **licences}
     if not pack_stamp(paths.exp, paths.fold_dir, paths.data, options).changed():
         log.info("nothing changed: %s", paths.exp / "pack")
         return 0

@@ -20,7 +20,7 @@ from sermtl.audio.stream import as_samples, audio_blocks, read_item
 from sermtl.data.dataset import Example, FoldDataset
 from sermtl.errors import UserError
 from sermtl.inference.inputs import BATCH, BATCH_SECONDS, batches, seconds_of
-from sermtl.inference.pretrained import find_device, load, resolve
+from sermtl.inference.pretrained import load, resolve
 from sermtl.inference.windows import Part, Prediction, Result, Segment, join, merge, window_and_hop, windows
 from sermtl.model.multitask import Output, collapse
 from sermtl.model.trained_model import TrainedModel
@@ -35,7 +35,7 @@ Waveform = np.ndarray | torch.Tensor
 
 
 class Speech2Emotion:
-    """One or several trained models, ready to predict.
+    """One or several trained models of the same classes, ready to predict.
 
     >>> model = Speech2Emotion.from_pretrained(fold)  # exp/<tag>/<fold>, or its pack
     >>> result = model(np.zeros(8000, dtype=np.float32), sampling_rate=8000)
@@ -43,9 +43,6 @@ class Speech2Emotion:
     (1.0, ['ang', 'hap', 'neu', 'sad'])
     >>> result.emotion == max(result.scores, key=result.scores.get)
     True
-
-    Args:
-        models: They must know the same classes.
 
     Raises:
         UserError: The models know different classes.
@@ -55,12 +52,10 @@ class Speech2Emotion:
         self.models = list(models)
         self.device = device or torch.device("cpu")
         self.labels = self.models[0].labels
-        for other in self.models[1:]:
+        for other in self.models:
             if other.labels != self.labels:
-                raise UserError(
-                    f"models of different classes cannot be averaged: {' '.join(self.labels)} and "
-                    f"{' '.join(other.labels)}"
-                )
+                both = f"{' '.join(self.labels)} and {' '.join(other.labels)}"
+                raise UserError(f"models of different classes cannot be averaged: {both}")
         self.cut = 0
         """Recordings, or windows of long ones, that an upstream with a limit has encoded in several parts so far."""
         self._sets = [FoldDataset([], trained.front_end) for trained in self.models]
@@ -84,8 +79,14 @@ class Speech2Emotion:
         names = [path_or_id] if isinstance(path_or_id, (str, Path)) else path_or_id
         if not names:
             raise UserError("no model is named")
-        device = find_device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        return cls([load(path, device) for name in names for path in resolve(name)], device)
+        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        try:
+            chosen = torch.device(device)
+            torch.zeros(1, device=chosen).cpu()
+        except Exception as error:  # of many types: unknown names, builds without CUDA, no driver
+            reason = str(error).strip().split("\n")[0]
+            raise UserError(f"device {device} cannot be used here ({reason}); use cpu, or cuda on a GPU") from error
+        return cls([load(path, chosen) for name in names for path in resolve(name)], chosen)
 
     @overload
     def __call__(
@@ -119,16 +120,14 @@ class Speech2Emotion:
             return self._run_all(samples, window, hop)
         return self._run_all([as_samples(waveform, sampling_rate, "the waveform")], window, hop)[0]
 
+    @torch.inference_mode()
     def enrol(self, waveforms: Sequence[Waveform], sampling_rate: int) -> Speech2Emotion:
         """Predict from now on for the speaker of these recordings, by its statistics; without any, for any speaker.
 
         Raises:
             UserError: No model standardises speakers (``spk_norm: standardise``); see also ``__call__``.
         """
-        return self._enrol([as_samples(one, sampling_rate, f"waveform {n}") for n, one in enumerate(waveforms)])
-
-    @torch.inference_mode()
-    def _enrol(self, recordings: Sequence[np.ndarray]) -> Speech2Emotion:
+        recordings = [as_samples(one, sampling_rate, f"waveform {n}") for n, one in enumerate(waveforms)]
         if not self.standardises:
             raise UserError("these models were not trained with spk_norm standardise: they have no use for enrolment")
         lengths = [len(samples_S) for samples_S in recordings]
@@ -143,7 +142,7 @@ class Speech2Emotion:
 
     def enrol_files(self, paths: Iterable[str | Path], channel: int = 0) -> Speech2Emotion:
         """`enrol` with the recordings of one speaker in files."""
-        return self._enrol([read_item(str(path), channel) for path in paths])
+        return self.enrol([read_item(str(path), channel) for path in paths], SAMPLE_RATE)
 
     def _forward(self, m: int, recordings: Sequence[np.ndarray]) -> Output:
         trained = self.models[m]

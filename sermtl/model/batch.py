@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -52,6 +52,5 @@ class Batch:
         return self._each(Tensor.pin_memory)
 
     def _each(self, function: Callable[[Tensor], Tensor]) -> Batch:
-        values = ((field.name, getattr(self, field.name)) for field in fields(self))
-        moved: dict[str, Any] = {name: function(v) if isinstance(v, Tensor) else v for name, v in values}
-        return Batch(**moved)
+        moved: dict[str, Any] = {name: function(v) for name, v in vars(self).items() if isinstance(v, Tensor)}
+        return replace(self, **moved)

@@ -157,9 +157,8 @@ class UtteranceVector(nn.Module):
 
     def statistics(self, pooled_UnP: Tensor, members_KU: Tensor) -> tuple[Tensor, Tensor]:
         """Means and deviations, each (K, n, P), of K groups of utterances, which `forward` takes as ``own``."""
-        mean_KnP, std_KnP = self.speaker_norm.estimate(
-            self.speaker_norm.erase(self.normalised(pooled_UnP)).double(), members_KU
-        )
+        erased_UnP = self.speaker_norm.erase(self.normalised(pooled_UnP)).double()
+        mean_KnP, std_KnP = self.speaker_norm.estimate(erased_UnP, members_KU)
         return mean_KnP.float(), std_KnP.float()
 
     def fit(self, mean_nP: Tensor, std_nP: Tensor) -> None:

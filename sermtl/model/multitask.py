@@ -84,9 +84,8 @@ class MultiTaskModel(nn.Module):
         self.frame_mix = Mix(len(settings.ctc_layers))
         self.frame_projection = nn.Linear(width, settings.projection) if settings.projection else nn.Identity()
         self.token_head = nn.Linear(settings.projection or width, tokens)
-        self.speaker_head = SpeakerHead(
-            self.vector.size, speakers, settings.speaker_head, settings.speaker_standardised
-        )
+        head = settings.speaker_head, settings.speaker_standardised
+        self.speaker_head = SpeakerHead(self.vector.size, speakers, *head)
         self.gradient_norms: dict[str, Tensor] = {}
         self.class_weights_C: Tensor | None
         self.register_buffer("class_weights_C", None, persistent=False)
@@ -148,13 +147,11 @@ class MultiTaskModel(nn.Module):
     def _tap(self, states: list[Tensor], task: str) -> list[Tensor]:
         """Views whose gradients' common norm is recorded under the task's name."""
         self.gradient_norms[task] = states[0].new_zeros(())
-        if not any(state.requires_grad for state in states):
-            return states
 
         def record(gradient_BTD: Tensor) -> None:
             self.gradient_norms[task] = torch.hypot(self.gradient_norms[task], gradient_BTD.detach().norm())
 
-        tapped = [state.view_as(state) for state in states]
+        tapped = [state.view_as(state) if state.requires_grad else state for state in states]
         for state in tapped:
             if state.requires_grad:
                 state.register_hook(record)

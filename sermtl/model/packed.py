@@ -56,16 +56,12 @@ class Packing:
 
 def is_packable(encoder: Any) -> bool:
     """Whether `encode` can compute an encoder (not one with WavLM's relative positions)."""
-    parts = ["feed_forward.intermediate_dense", "final_layer_norm"]
-    parts += [f"attention.{name}_proj" for name in ("q", "k", "v", "out")]
-    try:
-        for layer in encoder.layers:
-            for name in parts:
-                layer.get_submodule(name)
-    except AttributeError:
-        return False
-    return not any(
-        hasattr(layer.attention, "rel_attn_embed") or getattr(layer, "adapter_layer", None) for layer in encoder.layers
+    parts = {"feed_forward.intermediate_dense", "final_layer_norm"}
+    parts |= {f"attention.{name}_proj" for name in ("q", "k", "v", "out")}
+    return all(
+        parts <= {name for name, _ in layer.named_modules()}
+        and not (hasattr(layer.attention, "rel_attn_embed") or getattr(layer, "adapter_layer", None))
+        for layer in encoder.layers
     )
 
 

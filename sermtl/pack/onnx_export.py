@@ -97,10 +97,7 @@ class Graph(nn.Module):
 
 
 def export_onnx(trained: TrainedModel, directory: Path) -> list[str]:
-    """Write ``model.onnx``.
-
-    Returns:
-        The file's name from the pack's root, in a list.
+    """Write ``model.onnx``; returns the file's name from the pack's root, in a list.
 
     Raises:
         UserError: onnx or onnxruntime is not installed.
