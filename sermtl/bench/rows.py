@@ -169,7 +169,7 @@ class Rows:
         for index in update:
             frames = self.material.conv[index].length
             total += 3 * 2.0 * frames * (weights + 2 * config.num_hidden_layers * config.hidden_size * frames)
-            lengths = self.upstream.geometry.layer_lengths(self.material.raw[index].length)
+            lengths = self.upstream.geometry.layer_lengths(self.material.raw[index].length)[1:]
             layers = zip(lengths, model.feature_extractor.conv_layers, strict=True)
             total += passes * sum(2.0 * length * layer.conv.weight.numel() for length, layer in layers)
         return total

@@ -24,8 +24,8 @@ from sermtl.data.sampler import decode_batches
 from sermtl.fileio.ark import DUMP_DIGESTS, write_ark
 from sermtl.fileio.stamp import NAME, Stamp, inputs
 from sermtl.fileio.tables import write_table
+from sermtl.model.batch import in_parts
 from sermtl.model.multitask import texts_of
-from sermtl.model.out_of_memory import in_parts
 from sermtl.model.trained_model import TrainedModel
 from sermtl.seeding import derive_seed, generator
 
@@ -57,19 +57,11 @@ def decode(trained: TrainedModel, dataset: FoldDataset, batch_size: int, device:
     for host_batch in loader:
         for batch, output in in_parts(host_batch.to(device), model):
             posteriors_BC = output.emotion_BC.double().softmax(-1).cpu().numpy()
-            speakers_B = output.speaker_BS.argmax(-1).tolist()
+            speakers = (trained.speakers[number] for number in output.speaker_BS.argmax(-1).tolist())
             embeddings_BD = output.vector_BM.float().cpu().numpy()
             pooled_BnP = output.pooled_BnP[:, : None if model.vector.speaker_norm.standardises else 0].cpu().numpy()
             texts = texts_of(output.best_BT, output.frames_B, trained.tokenizer)
-            for row, utterance in enumerate(batch.utterances):
-                yield Decoded(
-                    utterance=utterance,
-                    posteriors_C=posteriors_BC[row],
-                    text=texts[row],
-                    speaker=trained.speakers[speakers_B[row]],
-                    embedding_D=embeddings_BD[row],
-                    pooled_nP=pooled_BnP[row],
-                )
+            yield from map(Decoded, batch.utterances, posteriors_BC, texts, speakers, embeddings_BD, pooled_BnP)
 
 
 def enrolment(example: Example, others: Sequence[Example], condition: str) -> list[str]:

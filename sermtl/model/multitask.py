@@ -60,25 +60,14 @@ class Output:
 
 
 class MultiTaskModel(nn.Module):
-    """An upstream, without the layers above the highest state that is read, and three heads for so many outputs.
+    """An upstream, without the layers above the highest state that is read, and three heads for so many outputs."""
 
-    ``dropout`` is the share of what the heads read that training drops; None: as the upstream was trained.
-    """
-
-    def __init__(
-        self,
-        upstream: Upstream,
-        settings: HeadSettings,
-        emotions: int,
-        tokens: int,
-        speakers: int,
-        dropout: float | None = None,
-    ):
+    def __init__(self, upstream: Upstream, settings: HeadSettings, emotions: int, tokens: int, speakers: int):
         super().__init__()
         self.upstream, self.settings = upstream, settings
         upstream.read(settings.states)
         width = upstream.hidden_size
-        self.dropout = Dropout(upstream.final_dropout if dropout is None else dropout)
+        self.dropout = Dropout(upstream.final_dropout)
         self.vector = UtteranceVector(settings, width, speakers)
         self.emotion_head = nn.Linear(self.vector.size, emotions)
         self.frame_mix = Mix(len(settings.ctc_layers))
@@ -203,15 +192,9 @@ def ctc_losses(tokens_BTV: Tensor, frames_B: Tensor, batch: Batch) -> Tensor:
     log_probs_TBV = tokens_BTV.float().log_softmax(-1).transpose(0, 1)
     # A GPU's gradient of this loss adds up in any order.
     where = torch.device("cpu") if torch.are_deterministic_algorithms_enabled() else log_probs_TBV.device
-    nll_B = F.ctc_loss(
-        log_probs_TBV.to(where),
-        batch.tokens_BN.to(where),
-        frames_B,
-        batch.token_lengths_B,
-        blank=0,
-        reduction="none",
-        zero_infinity=True,
-    ).to(log_probs_TBV.device)
+    targets = batch.tokens_BN.to(where), frames_B, batch.token_lengths_B
+    nll_B = F.ctc_loss(log_probs_TBV.to(where), *targets, blank=0, reduction="none", zero_infinity=True)
+    nll_B = nll_B.to(log_probs_TBV.device)
     has_target_B = (batch.token_lengths_B > 0).to(nll_B.device, non_blocking=True)
     return torch.where(has_target_B, nll_B, nll_B.new_zeros(()))
 

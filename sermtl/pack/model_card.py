@@ -64,13 +64,9 @@ def _head(facts: Mapping[str, Any]) -> dict[str, Any]:
 def _intervals(labels: Sequence[str], rows: Sequence[Utterance]) -> dict[str, str]:
     """95 % intervals as text, over utterances: a fold has too few speakers for intervals over those."""
     index = {label: number for number, label in enumerate(labels)}
-    counts = statistics.additive_counts(
-        np.array([index.get(row.ref, -1) for row in rows]),
-        np.array([index.get(row.hyp, -1) for row in rows]),
-        np.array([row.words for row in rows]),
-        np.array([row.errors for row in rows]),
-        len(labels),
-    )
+    rows_U4 = [(index.get(row.ref, -1), index.get(row.hyp, -1), row.words, row.errors) for row in rows]
+    refs_U, hyps_U, words_U, errors_U = np.array(rows_U4).T
+    counts = statistics.additive_counts(refs_U, hyps_U, words_U, errors_U, len(labels))
     measured = statistics.jackknife(counts[:, None], statistics.rates)
     found = {name: value.interval() for name, value in measured.items()}
     return {name: f" [{ends[0]:.3f}, {ends[1]:.3f}]" if np.isfinite(ends[0]) else "" for name, ends in found.items()}

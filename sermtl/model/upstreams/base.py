@@ -73,6 +73,7 @@ class Upstream(nn.Module):
         self.layerdrop: float = getattr(config, "layerdrop", 0.0)
         """Share of the layers that training leaves out at random, as the model was trained."""
         self.final_dropout: float = getattr(config, "final_dropout", 0.0)
+        """Share of what the heads read that training drops."""
         self.reads: tuple[int, ...] = (self.total_layers,)
         """Numbers of the states that `forward` returns, ascending."""
         self.entry: str | int = "audio"

@@ -47,8 +47,14 @@ class Wav2Vec2(Upstream):
         """Whether the positional convolution of packed utterances goes through Fourier transforms on a CPU."""
         self.pre_norm: bool = getattr(config, "do_stable_layer_norm", False)
         """Whether the norms come first in a layer, and a final one last."""
-        self._prepare_positions()
-        # What a CPU is good at; weights and names stay.
+        stacked = [*getattr(encoder.pos_conv_embed, "layers", [])]
+        for layer in (*stacked, getattr(encoder.pos_conv_embed, "batch_norm", None)):
+            if layer is not None:
+                layer.register_forward_hook(_silence_padding)
+        # Weights and names stay.
+        for layer in (encoder.pos_conv_embed, *stacked):
+            if conv := getattr(layer, "conv", None):
+                conv._conv_forward = partial(convolve_by_device, conv)
         for parent in list(model.modules()):
             for name, child in parent.named_children():
                 if type(child) is nn.Dropout:
@@ -157,21 +163,11 @@ class Wav2Vec2(Upstream):
         _current.own_BT1 = packing.own_BT[:, :, None]
         return packing.pack(positions(packing.pad(hidden_ND)))
 
-    def _prepare_positions(self) -> None:
-        """Have the positional convolutions computed by what the device is good at, and padding kept out of them.
 
-        data2vec-audio stacks such convolutions, which have biases; some HuBERT models put a batch normalisation
-        before theirs: what fills the padding behind these is silenced before a convolution sees it.
-        """
+def _silence_padding(_layer: nn.Module, _inputs: Any, output_BDT: Tensor) -> Tensor:
+    """Keep what fills the padding out of the next positional convolution.
 
-        def silence_padding(_layer: nn.Module, _inputs: Any, output_BDT: Tensor) -> Tensor:
-            return output_BDT * _current.own_BT1.transpose(1, 2).to(output_BDT.dtype)
-
-        positions = self.model.encoder.pos_conv_embed
-        stacked = [*getattr(positions, "layers", [])]
-        for layer in (positions, *stacked):
-            if conv := getattr(layer, "conv", None):
-                conv._conv_forward = partial(convolve_by_device, conv)
-        for layer in (*stacked, getattr(positions, "batch_norm", None)):
-            if layer is not None:
-                layer.register_forward_hook(silence_padding)
+    data2vec-audio stacks such convolutions, which have biases; some HuBERT models put a batch normalisation before
+    theirs.
+    """
+    return output_BDT * _current.own_BT1.transpose(1, 2).to(output_BDT.dtype)
