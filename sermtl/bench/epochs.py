@@ -84,10 +84,7 @@ def _epoch_cost(hours: float, hour: np.ndarray, entries: list[tuple[str, int, st
 def write_fold(directory: Path, seconds: np.ndarray, entries: list[tuple[str, int, str]]) -> None:
     """Write a data directory, a fold that trains on all of it, a token list and the tables of a dump.
 
-    Args:
-        directory: Where.
-        seconds: Durations (N,) of the utterances.
-        entries: Ark entry, frames and checksum of dumped utterances, which are taken in turns.
+    The N utterances of these durations take the ``entries`` (ark entry, frames and checksum) in turns.
     """
     random, letters = np.random.default_rng(1), np.array(list("ETAOINSHRDLU     "))
     tables: dict[str, dict[str, object]] = {name: {} for name in COLUMNS}

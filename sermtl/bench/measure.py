@@ -9,7 +9,7 @@ import platform
 import statistics
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import version
@@ -18,6 +18,8 @@ from typing import Any
 
 import torch
 from tabulate import tabulate
+
+from sermtl.model.precision import has_bf16
 
 PAPER_UPDATES = 62_800
 """Of the paper's run: 100 epochs of about 5,024 utterances, 8 an update."""
@@ -32,9 +34,9 @@ class Row:
     name: str
     run: Callable[[int], None]
     """Computes update ``n``."""
-    flops: Callable[[int], float] = lambda _: 0.0
-    """Arithmetic that update ``n`` needs this way, without padding and recomputation."""
-    resident_mb: Callable[[], float] = lambda: 0.0
+    flops: Sequence[float] = ()
+    """Arithmetic that each update needs this way, without padding and recomputation."""
+    resident_mb: float = 0.0
     """Weights and moments that stand between updates."""
     bf16: bool = False
     trained: int = 0
@@ -50,19 +52,16 @@ def run_rounds(rows: list[Row], rounds: int, device: torch.device, limit: float)
 
     Rows start in another order each round. No round begins that would end after ``limit`` seconds.
     """
-    began = time.monotonic()
-    longest = 0.0
+    began, longest = time.monotonic(), 0.0
     for number in range(rounds + 1):
         started = time.monotonic()
         if number > 1 and started - began + longest > limit:
             return number - 1
-        shift = number % len(rows)
-        for row in rows[shift:] + rows[:shift]:
+        for row in rows[number % len(rows) :] + rows[: number % len(rows)]:
             before, used = rest(device), time.process_time()
             seconds = timed(partial(row.run, number), device)
-            on_gpu = device.type == "cuda"
-            peak = torch.cuda.max_memory_allocated(device) / 2**20 if on_gpu else status_mb("VmHWM")
-            row.peak_mb = max(row.peak_mb, peak - before + row.resident_mb())
+            peak = torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else status_mb("VmHWM")
+            row.peak_mb = max(row.peak_mb, peak - before + row.resident_mb)
             if number:
                 row.seconds.append(seconds)
                 row.cpu.append(time.process_time() - used)
@@ -98,6 +97,21 @@ def copy_rate(device: torch.device) -> float:
     return 2 * source.nbytes / min(timed(partial(target.copy_, source), device) for _ in range(5))
 
 
+def matmul_rate(dtype: torch.dtype, device: torch.device) -> float:
+    """Floating-point operations a second of (rows, 768) x (768, 3072), the best of some; 16 times the rows on a GPU."""
+    rows = 2048 * (16 if device.type == "cuda" else 1)
+    a, b = (torch.randn(size, device=device).to(dtype) for size in ((rows, 768), (768, 3072)))
+    return 2 * rows * 768 * 3072 / min(timed(partial(torch.matmul, a, b), device) for _ in range(6))
+
+
+def rates_of(device: torch.device) -> dict[str, float]:
+    """Operations a second of products in ``float32`` (and ``bf16`` where the device has it), bytes of a ``copy``."""
+    rates = {"float32": matmul_rate(torch.float32, device), "copy": copy_rate(device)}
+    if has_bf16(device):  # minutes of emulation where it has not
+        rates["bf16"] = matmul_rate(torch.bfloat16, device)
+    return rates
+
+
 def rest(device: torch.device) -> float:
     """Megabytes in use, from which the next peak is counted."""
     if device.type == "cuda":
@@ -120,20 +134,16 @@ def status_mb(name: str) -> float:
 
 
 def summarise(rows: list[Row], batch_size: int, rates: Mapping[str, float]) -> list[dict[str, Any]]:
-    """Rates and ratios of the rows; the first is what the others are compared with.
+    """Rates and ratios of rows that were timed on the same updates; the first is what the others are compared with.
 
-    Args:
-        rows: Timed on the same updates.
-        batch_size: Utterances of an update.
-        rates: Floating-point operations a second of a matrix product (``float32``, and ``bf16`` where the device has
-            it), and bytes a second of a ``copy``.
+    ``batch_size`` is the utterances of an update, ``rates`` those of `rates_of`.
     """
     table = []
     for row in rows:
         ratios = [plain / seconds for plain, seconds in zip(rows[0].seconds, row.seconds, strict=True)]
         processor = [plain / seconds for plain, seconds in zip(rows[0].cpu, row.cpu, strict=True)]
         mean = statistics.mean(row.seconds)
-        flops = statistics.mean(row.flops(number + 1) for number in range(len(row.seconds)))
+        flops = statistics.mean(row.flops[1 : 1 + len(row.seconds)])
         arithmetic = flops / rates["bf16" if row.bf16 else "float32"]
         table.append(
             {

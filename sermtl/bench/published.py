@@ -45,10 +45,7 @@ class Published(nn.Module):
         """Freeze the convolutional encoder and keep all activations, or train it and recompute them."""
         self.wav2vec2.feature_extractor.requires_grad_(not frozen)
         self.wav2vec2.feature_extractor._requires_grad = not frozen
-        if frozen:
-            self.wav2vec2.gradient_checkpointing_disable()
-        else:
-            self.wav2vec2.gradient_checkpointing_enable()
+        (self.wav2vec2.gradient_checkpointing_disable if frozen else self.wav2vec2.gradient_checkpointing_enable)()
 
 
 def micro_batches(

@@ -23,6 +23,8 @@ import torch
 from sermtl.errors import UserError, command
 from sermtl.fileio.files import write_json
 
+QUICK_SECONDS = 200.0
+"""After which ``--quick`` begins no further round."""
 GONE = {
     "hours": "`time ./run.sh ...` gives the seconds of a run, which prints those of each stage",
     "upstream": "`time ./run.sh --upstream NAME ...` gives the seconds of a run with it",
@@ -40,14 +42,11 @@ def main() -> int:
     torch.set_num_threads(args.num_threads or len(os.sched_getaffinity(0)))
     # transformers takes seconds to import: --help and wrong options are answered without it.
     from sermtl.bench.epochs import epoch_costs
-    from sermtl.bench.measure import copy_rate, machine, print_table, say
-    from sermtl.bench.tables import QUICK_SECONDS, choose_rows, updates_and_decoding
-    from sermtl.model.precision import has_bf16, matmul_rate
+    from sermtl.bench.measure import machine, print_table, rates_of, say
+    from sermtl.bench.rows import Rows, choose_rows, updates_and_decoding
 
     names = choose_rows(args.only, args.quick, device)
-    rates = {"float32": matmul_rate(torch.float32, device), "copy": copy_rate(device)}
-    if has_bf16(device):  # minutes of emulation where it has not
-        rates["bf16"] = matmul_rate(torch.bfloat16, device)
+    rates = rates_of(device)
     report: dict[str, Any] = {"machine": machine(device, rates), "rows": []}
     say("  ".join(f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}"
                   for key, value in report["machine"].items()))  # fmt: skip
@@ -56,7 +55,8 @@ def main() -> int:
         if not args.no_steps:
             size = args.batch_size or (2 if args.quick else 8)
             limit = QUICK_SECONDS if args.quick else float("inf")
-            report |= updates_and_decoding(directory, device, rates, args.rounds, size, names, limit)
+            rows = Rows(directory, device, args.rounds + 1, size)
+            report |= updates_and_decoding(rows, names, rates, args.rounds, limit)
         if args.epoch_hours:
             report["epochs"] = epoch_costs(args.epoch_hours, directory / "epochs")
             print_table(report["epochs"])

@@ -23,8 +23,7 @@ from sermtl.errors import UserError, command
 from sermtl.fileio import lock
 from sermtl.fileio.stamp import NAME, refuse_damaged
 from sermtl.fileio.tables import PARTS
-from sermtl.inference.decode import FILES, decode, decode_stamp, training_config, write_decoded
-from sermtl.inference.enrol import enrolled, write_curve
+from sermtl.inference.decode import CONDITIONS, decode, decode_stamp, enrolled, training_config, write_decoded
 from sermtl.model.trained_model import load_model
 from sermtl.train import history
 
@@ -86,12 +85,11 @@ def decode_fold(paths: fold_job.FoldPaths, decode_config: DecodeConfig, device: 
         dataset = fold_data.evaluation_set(front_end, config, fold, part)
         decoded = sorted(decode(trained, dataset, decode_config.batch_size, device), key=lambda d: d.utterance.encode())
         made.begin()
-        curve = []
+        curve = {}
         if part == "test" and trained.model.vector.speaker_norm.standardises:
-            curve = write_curve(directory, trained, decoded, fold.examples[part])
-            decoded = enrolled(trained, decoded, fold.examples[part], config.enrol)
-        write_decoded(directory, decoded, trained.labels)
-        made.finish([*(directory / name for name in FILES), *curve])
+            found = enrolled(trained, decoded, fold.examples[part], {*CONDITIONS, config.enrol})
+            curve, decoded = {condition: found[condition] for condition in CONDITIONS}, found[config.enrol]
+        made.finish(write_decoded(directory, decoded, trained.labels, curve))
         log.info("%s: %d utterances in %.1f s", directory, len(decoded), time.monotonic() - started)
 
 

@@ -17,12 +17,9 @@ import sys
 import tempfile
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sermtl.errors import UserError, command
-
-if TYPE_CHECKING:
-    from sermtl.inference.predict import Speech2Emotion
 
 HOST = "127.0.0.1"
 
@@ -48,27 +45,27 @@ def main() -> None:
             raise UserError(
                 f"the page needs a package that is not installed ({error.name}): pip install 'sermtl[demo]'"
             ) from error
-        import torch
-
-        from sermtl.inference.predict import Speech2Emotion
-
-        torch.set_num_threads(len(os.sched_getaffinity(0)))
-        serve(Speech2Emotion.from_pretrained(args.model, args.device), args)
+        serve(args)
     os._exit(0)  # a request that still runs would abort an interpreter that ends in order
 
 
-def serve(model: Speech2Emotion, args: argparse.Namespace) -> None:
-    """Serve the page until interrupted.
+def serve(args: argparse.Namespace) -> None:
+    """Load the model and serve the page until interrupted.
 
     Raises:
-        UserError: The port cannot be used.
+        UserError: There is no such model, or the port cannot be used.
     """
     import gradio as gr
+    import torch
     from starlette.middleware import Middleware
     from starlette.middleware.trustedhost import TrustedHostMiddleware
 
     from sermtl.inference.inputs import Item, seconds_of
     from sermtl.inference.plot import draw
+    from sermtl.inference.predict import Speech2Emotion
+
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    model = Speech2Emotion.from_pretrained(args.model, args.device)
 
     def predict(path: str | None) -> tuple[dict[str, float], str, str]:
         try:

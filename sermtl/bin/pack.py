@@ -23,12 +23,16 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     if "--check" in sys.argv[1:]:
         parser.add_argument("--check", type=Path, required=True, help="the pack")
-        return check(parser.parse_args().check)
+        from sermtl.pack.write_pack import check_pack
+
+        directory = parser.parse_args().check
+        print(f"{directory}: {check_pack(directory)} files as they were packed")
+        return 0
 
     from transformers.utils import logging as transformers_logging
 
     from sermtl.data import fold_job
-    from sermtl.pack.write_pack import PackOptions, earlier_options, pack_stamp, write_pack
+    from sermtl.pack.write_pack import earlier_options, pack_stamp, write_pack
 
     fold_job.add_arguments(parser)
     text = "add onnx/model.onnx (needs sermtl[onnx])"
@@ -40,24 +44,13 @@ def main() -> int:
     transformers_logging.disable_progress_bar()
     paths = fold_job.own_folds(args)[0]
     earlier = earlier_options(paths.exp)
-    options = PackOptions(
-        onnx=args.onnx == "true",
-        model_license=args.model_license or earlier.model_license,
-        data_license=args.data_license or earlier.data_license,
-    )
+    licences = {name: getattr(args, name) or earlier.get(name, "") for name in ("model_license", "data_license")}
+    options = {"onnx": args.onnx == "true", **licences}
     if not pack_stamp(paths.exp, paths.fold_dir, paths.data, options).changed():
         log.info("nothing changed: %s", paths.exp / "pack")
         return 0
     target = write_pack(paths.exp, paths.fold_dir, paths.data, options)
     log.info("packed: %s", target)
-    return 0
-
-
-def check(directory: Path) -> int:
-    """Compare a pack's files with their sums."""
-    from sermtl.pack.write_pack import check_pack
-
-    print(f"{directory}: {check_pack(directory)} files as they were packed")
     return 0
 
 

@@ -22,9 +22,9 @@ from sermtl.data.fold_job import check_gpus
 from sermtl.data.names import stored_form
 from sermtl.errors import UserError
 from sermtl.fileio.tables import read_table
+from sermtl.model.batch import is_exhausted
 from sermtl.model.front_end import FrontEnd
 from sermtl.model.heads import head_settings, pool
-from sermtl.model.out_of_memory import is_exhausted
 from sermtl.model.precision import use_whole_float32
 from sermtl.model.upstreams.load import load_upstream
 from sermtl.seeding import derive_seed

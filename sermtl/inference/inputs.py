@@ -52,7 +52,8 @@ def find_audio(words: Iterable[str | Path]) -> list[Item]:
     for path in named:
         if path.is_dir():
             # Hidden files are no recordings: macOS puts a ._name.wav beside every name.wav.
-            files = [file for file in sorted(path.rglob("*")) if file.is_file() and not _is_hidden(file, path)]
+            shown = (file for file in sorted(path.rglob("*")) if "/." not in f"/{file.relative_to(path)}")
+            files = [file for file in shown if file.is_file()]
             items += [Item(str(file)) for file in files if file.suffix.lower() in SUFFIXES]
             if others := [str(file) for file in files if file.suffix.lower() not in SUFFIXES]:
                 more = ", ..." if len(others) > SHOWN else ""
@@ -69,10 +70,6 @@ def find_audio(words: Iterable[str | Path]) -> list[Item]:
             f"no audio in {', '.join(map(str, named))}; give audio files, folders that hold some, or a .scp"
         )
     return items
-
-
-def _is_hidden(file: Path, folder: Path) -> bool:
-    return any(part.startswith(".") for part in file.relative_to(folder).parts)
 
 
 def seconds_of(path: str) -> float:

@@ -8,7 +8,6 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from sermtl.fileio.files import write_text
 from sermtl.inference.inputs import Item
@@ -28,23 +27,19 @@ def json_lines(labels: Sequence[str], items: Sequence[Item], spread: bool) -> Fo
     """An object a line: path, emotion, scores, text, seconds; with windows segments, with several models spread."""
 
     def line(item: Item, result: Result) -> str:
-        values: dict[str, Any] = {
+        values = {
             "path": item.path,
             "emotion": result.emotion,
             "scores": rounded(result.scores),
             "text": result.text,
             "seconds": round(result.seconds, 4),
         }
-        if item.utterance:
-            values["utt"] = item.utterance
-        if result.spread is not None:
-            values["spread"] = rounded(result.spread)
-        if result.segments:
-            values["segments"] = [
-                {"start": round(s.start, 3), "end": round(s.end, 3), "emotion": s.emotion, "scores": rounded(s.scores)}
-                for s in result.segments
-            ]
-        return json.dumps(values, ensure_ascii=False)
+        segments = [
+            {"start": round(s.start, 3), "end": round(s.end, 3), "emotion": s.emotion, "scores": rounded(s.scores)}
+            for s in result.segments
+        ]
+        extra = {"utt": item.utterance, "spread": rounded(result.spread or {}), "segments": segments}
+        return json.dumps(values | {key: value for key, value in extra.items() if value}, ensure_ascii=False)
 
     return "", line
 
@@ -61,13 +56,7 @@ def tsv_lines(labels: Sequence[str], items: Sequence[Item], spread: bool) -> For
 
 
 def table_lines(labels: Sequence[str], items: Sequence[Item], spread: bool) -> Form:
-    """Aligned columns; with several models ``.812±.035``; segments under their recording.
-
-    Args:
-        labels: Class names in the order of the columns.
-        items: What is printed, for the width of the first column.
-        spread: Whether there are several models, whose spread is shown.
-    """
+    """Columns aligned for all ``items``; with several models ``.812±.035``; segments under their recording."""
     first, second = min(WIDEST_PATH, max(len(item.path) for item in items)), max(7, *map(len, labels))
     columns = {label: max(len(label), 9 if spread else 5) for label in labels}
 

@@ -5,11 +5,11 @@ Shape suffixes: S samples, M models, C classes, T frames, D hidden.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
-from typing import Any, TypeVar, overload
+from typing import Any, overload
 
 import numpy as np
 import torch
@@ -20,10 +20,9 @@ from sermtl.audio.stream import as_samples, audio_blocks, read_item
 from sermtl.data.dataset import Example, FoldDataset
 from sermtl.errors import UserError
 from sermtl.inference.inputs import BATCH, BATCH_SECONDS, batches, seconds_of
-from sermtl.inference.pretrained import find_device, load, resolve
+from sermtl.inference.pretrained import load, resolve
 from sermtl.inference.windows import Part, Prediction, Result, Segment, join, merge, window_and_hop, windows
-from sermtl.model.ctc import best_tokens, collapse
-from sermtl.model.multitask import Output as ModelOutput
+from sermtl.model.multitask import Output, collapse
 from sermtl.model.trained_model import TrainedModel
 
 WHOLE = 60.0
@@ -33,13 +32,10 @@ CPU_VALUES = 4_000_000
 POOL = 64
 """Files that are read and sorted by length together."""
 Waveform = np.ndarray | torch.Tensor
-Output = TypeVar("Output")
-Task = tuple[int, list[int]]
-"""A model and the recordings that it reads in one batch, by their numbers."""
 
 
 class Speech2Emotion:
-    """One or several trained models, ready to predict.
+    """One or several trained models of the same classes, ready to predict.
 
     >>> model = Speech2Emotion.from_pretrained(fold)  # exp/<tag>/<fold>, or its pack
     >>> result = model(np.zeros(8000, dtype=np.float32), sampling_rate=8000)
@@ -47,9 +43,6 @@ class Speech2Emotion:
     (1.0, ['ang', 'hap', 'neu', 'sad'])
     >>> result.emotion == max(result.scores, key=result.scores.get)
     True
-
-    Args:
-        models: They must know the same classes.
 
     Raises:
         UserError: The models know different classes.
@@ -59,12 +52,10 @@ class Speech2Emotion:
         self.models = list(models)
         self.device = device or torch.device("cpu")
         self.labels = self.models[0].labels
-        for other in self.models[1:]:
+        for other in self.models:
             if other.labels != self.labels:
-                raise UserError(
-                    f"models of different classes cannot be averaged: {' '.join(self.labels)} and "
-                    f"{' '.join(other.labels)}"
-                )
+                both = f"{' '.join(self.labels)} and {' '.join(other.labels)}"
+                raise UserError(f"models of different classes cannot be averaged: {both}")
         self.cut = 0
         """Recordings, or windows of long ones, that an upstream with a limit has encoded in several parts so far."""
         self._sets = [FoldDataset([], trained.front_end) for trained in self.models]
@@ -85,11 +76,17 @@ class Speech2Emotion:
         Raises:
             UserError: There is no complete model under that name, or the device does not exist.
         """
-        names = [path_or_id] if isinstance(path_or_id, (str, Path)) else list(path_or_id)
+        names = [path_or_id] if isinstance(path_or_id, (str, Path)) else path_or_id
         if not names:
             raise UserError("no model is named")
-        device = find_device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        return cls([load(path, device) for name in names for path in resolve(name)], device)
+        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        try:
+            chosen = torch.device(device)
+            torch.zeros(1, device=chosen).cpu()
+        except Exception as error:  # of many types: unknown names, builds without CUDA, no driver
+            reason = str(error).strip().split("\n")[0]
+            raise UserError(f"device {device} cannot be used here ({reason}); use cpu, or cuda on a GPU") from error
+        return cls([load(path, chosen) for name in names for path in resolve(name)], chosen)
 
     @overload
     def __call__(
@@ -123,17 +120,14 @@ class Speech2Emotion:
             return self._run_all(samples, window, hop)
         return self._run_all([as_samples(waveform, sampling_rate, "the waveform")], window, hop)[0]
 
+    @torch.inference_mode()
     def enrol(self, waveforms: Sequence[Waveform], sampling_rate: int) -> Speech2Emotion:
         """Predict from now on for the speaker of these recordings, by its statistics; without any, for any speaker.
 
         Raises:
             UserError: No model standardises speakers (``spk_norm: standardise``); see also ``__call__``.
         """
-        samples = [as_samples(one, sampling_rate, f"waveform {n}") for n, one in enumerate(waveforms)]
-        return self._enrol(samples)
-
-    @torch.inference_mode()
-    def _enrol(self, recordings: Sequence[np.ndarray]) -> Speech2Emotion:
+        recordings = [as_samples(one, sampling_rate, f"waveform {n}") for n, one in enumerate(waveforms)]
         if not self.standardises:
             raise UserError("these models were not trained with spk_norm standardise: they have no use for enrolment")
         lengths = [len(samples_S) for samples_S in recordings]
@@ -142,22 +136,20 @@ class Speech2Emotion:
             parts = batches(lengths, self._batch_seconds(trained))
             found = [self._forward(m, [recordings[number] for number in part]).pooled_BnP for part in parts]
             if found and vector.speaker_norm.standardises:
-                pooled_UnP = torch.cat([part for part in found if part is not None])
-                erased_UnP = vector.speaker_norm.erase(vector.normalised(pooled_UnP)).double()
-                everyone_1U = torch.ones(1, len(erased_UnP), dtype=torch.bool, device=self.device)
-                mean_1nP, std_1nP = vector.speaker_norm.estimate(erased_UnP, everyone_1U)
-                self._own[m] = mean_1nP.float(), std_1nP.float()
+                everyone_1U = torch.ones(1, len(recordings), dtype=torch.bool, device=self.device)
+                self._own[m] = vector.statistics(torch.cat(found), everyone_1U)
         return self
 
     def enrol_files(self, paths: Iterable[str | Path], channel: int = 0) -> Speech2Emotion:
         """`enrol` with the recordings of one speaker in files."""
-        return self._enrol([read_item(str(path), channel) for path in paths])
+        return self.enrol([read_item(str(path), channel) for path in paths], SAMPLE_RATE)
 
-    def _forward(self, m: int, recordings: Sequence[np.ndarray]) -> ModelOutput:
+    def _forward(self, m: int, recordings: Sequence[np.ndarray]) -> Output:
         trained = self.models[m]
-        items = [(EXAMPLE, features(trained, samples_S), None, None) for samples_S in recordings]
+        without_targets = Example("", "", 0, "")
+        items = [(without_targets, features(trained, samples_S), None, None) for samples_S in recordings]
         output = trained.model(self._sets[m].collate(items).to(self.device))
-        if self._own[m] is not None and output.pooled_BnP is not None:
+        if self._own[m] is not None:
             output.vector_BM = trained.model.vector(output.pooled_BnP, own=self._own[m])
             output.emotion_BC = trained.model.emotion_head(output.vector_BM)
         return output
@@ -226,53 +218,43 @@ class Speech2Emotion:
         self.cut += max(trained.model.upstream.count_cut(lengths) for trained in self.models)
         posteriors = np.zeros((len(recordings), len(self.models), len(self.labels)))
         first: dict[int, tuple[np.ndarray, np.ndarray]] = {}
-        outputs = self._side_by_side(lambda task: self._run(task, recordings), tasks)
-        for (m, batch), (posteriors_BC, tokens, pooled_BD) in zip(tasks, outputs, strict=True):
-            posteriors[batch, m] = posteriors_BC
+
+        @torch.inference_mode()
+        def run(task: tuple[int, list[int]]) -> None:
+            m, batch = task
+            output = self._forward(m, [recordings[number] for number in batch])
+            posteriors[batch, m] = output.emotion_BC.double().softmax(-1).cpu().numpy()
             if m == 0:
-                first |= zip(batch, zip(tokens, pooled_BD, strict=True), strict=True)
+                best_BT, frames = output.best_BT.cpu().numpy(), output.frames_B.tolist()
+                tokens = (best_T[:count] for best_T, count in zip(best_BT, frames, strict=True))
+                vectors = output.vector_BM.float().cpu().numpy()
+                first.update(zip(batch, zip(tokens, vectors, strict=True), strict=True))
+
+        threads = torch.get_num_threads()
+        workers = min(threads, len(tasks)) if self.device.type == "cpu" else 1
+        if workers < 2:
+            for task in tasks:
+                run(task)
+        else:
+            # Threads that share an operation wait for each other after it; threads with a batch each do not.
+            try:
+                with ThreadPoolExecutor(workers, "predict", torch.set_num_threads, (threads // workers,)) as pool:
+                    list(pool.map(run, tasks))
+            finally:
+                torch.set_num_threads(threads)  # a worker's number is also that of threads made later
         return [Prediction(posteriors[number], *first[number]) for number in range(len(recordings))]
 
-    @torch.inference_mode()
-    def _run(self, task: Task, recordings: Sequence[np.ndarray]) -> tuple[np.ndarray, list[np.ndarray], np.ndarray]:
-        """Posteriors (B, C), the best tokens (T,) of each recording, and embeddings (B, D) of one batch."""
-        m, batch = task
-        output = self._forward(m, [recordings[number] for number in batch])
-        tokens = [np.zeros(0, dtype=np.int32)] * len(batch)
-        if output.tokens_BTV is not None:
-            best_BT = best_tokens(output.tokens_BTV).cpu().numpy()
-            tokens = [best_BT[row, :frames] for row, frames in enumerate(output.frames_B.tolist())]
-        posteriors_BC = output.emotion_BC.double().softmax(-1).cpu().numpy()
-        return posteriors_BC, tokens, output.vector_BM.float().cpu().numpy()
-
-    def _side_by_side(self, run: Callable[[Task], Output], tasks: Sequence[Task]) -> list[Output]:
-        """Run tasks; on a CPU at the same time.
-
-        Threads that share an operation wait for each other after it; threads with a batch each do not.
-        """
-        threads = torch.get_num_threads()
-        workers = min(threads, len(tasks))
-        if self.device.type != "cpu" or workers < 2:
-            return [run(task) for task in tasks]
-        try:
-            with ThreadPoolExecutor(workers, "predict", torch.set_num_threads, (threads // workers,)) as pool:
-                return list(pool.map(run, tasks))
-        finally:
-            torch.set_num_threads(threads)  # a worker's number is also that of threads made later
-
     def _batch_seconds(self, trained: TrainedModel) -> float:
-        if self.device.type != "cpu":
-            return BATCH_SECONDS
-        upstream = trained.model.upstream
-        return min(BATCH_SECONDS, CPU_VALUES / upstream.values_per_second)
+        on_cpu = self.device.type == "cpu"
+        return min(BATCH_SECONDS, CPU_VALUES / trained.model.upstream.values_per_second if on_cpu else BATCH_SECONDS)
 
     def _result(self, whole: Prediction, seconds: float, parts: Sequence[Part] = ()) -> Result:
         spread_C = whole.posteriors_MC.std(0, ddof=1) if len(self.models) > 1 else None
         return Result(
             *self._named(whole.posteriors_MC),
-            text=self.models[0].tokenizer.decode(collapse(whole.tokens_T)),
-            embedding=whole.embedding_D,
-            seconds=seconds,
+            self.models[0].tokenizer.decode(collapse(whole.tokens_T)),
+            whole.embedding_D,
+            seconds,
             segments=tuple(self._segment(part) for part in merge(parts)),
             timeline=tuple(self._segment(part) for part in parts),
             spread=None if spread_C is None else dict(zip(self.labels, spread_C.tolist(), strict=True)),
@@ -284,10 +266,6 @@ class Speech2Emotion:
     def _named(self, posteriors_MC: np.ndarray) -> tuple[str, dict[str, float]]:
         mean_C = posteriors_MC.mean(0)
         return self.labels[mean_C.argmax()], dict(zip(self.labels, mean_C.tolist(), strict=True))
-
-
-EXAMPLE = Example("", "", 0, "")
-"""An utterance without targets."""
 
 
 def features(trained: TrainedModel, samples_S: np.ndarray) -> np.ndarray:

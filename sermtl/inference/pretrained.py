@@ -37,38 +37,18 @@ def resolve(name: str | Path) -> list[Path]:
             f"{path} is no model: it holds neither pack.json nor model.json; "
             "give exp/<tag>/<fold>, its pack, or exp/<tag> for all folds"
         )
-    if str(name).count("/") == 1 and not str(name).startswith((".", "/", "~")):
-        return [_from_hub(str(name))]
-    raise UserError(f"{path}: no such directory; give exp/<tag>/<fold>, a pack, or a model id like name/model")
-
-
-def _from_hub(name: str) -> Path:
+    if str(name).count("/") != 1 or str(name).startswith((".", "/", "~")):
+        raise UserError(f"{path}: no such directory; give exp/<tag>/<fold>, a pack, or a model id like name/model")
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(name, allow_patterns=["pack.json", *NEEDED]))
+        return [Path(snapshot_download(str(name), allow_patterns=["pack.json", *NEEDED]))]
     except Exception as error:  # of many types: network, rights, names
         reason = str(error).strip().split("\n")[0]
         raise UserError(
             f"{name} is no directory here, and cannot be downloaded from the hub ({type(error).__name__}: {reason}); "
-            "check the path, or fetch it where the hub can be reached: hf download "
-            f"{name} --local-dir DIR"
+            f"check the path, or fetch it where the hub can be reached: hf download {name} --local-dir DIR"
         ) from error
-
-
-def find_device(name: str | torch.device) -> torch.device:
-    """The device of that name.
-
-    Raises:
-        UserError: PyTorch knows none of that name, or cannot compute on it here.
-    """
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device).cpu()
-    except Exception as error:  # of many types: unknown names, builds without CUDA, no driver
-        reason = str(error).strip().split("\n")[0]
-        raise UserError(f"device {name} cannot be used here ({reason}); use cpu, or cuda on a GPU") from error
-    return device
 
 
 def load(directory: Path, device: torch.device) -> TrainedModel:
@@ -103,15 +83,14 @@ def read_manifest(directory: Path) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path}: damaged, or no manifest of a pack ({type(error).__name__}: {error})") from error
     if not isinstance(version, int) or version > PACK_FORMAT:
-        raise UserError(
-            f"{path}: a pack of format {version!r}; this sermtl reads up to {PACK_FORMAT}: install a newer one"
-        )
+        known = f"this sermtl reads up to {PACK_FORMAT}"
+        raise UserError(f"{path}: a pack of format {version!r}; {known}: install a newer one")
     for name in listed:
         parts = PurePosixPath(name).parts
         if name.startswith("/") or ".." in parts or "\\" in name or not parts:
             raise UserError(f"{path}: lists {name!r}, a path out of the pack; do not use this pack")
-    if not set(NEEDED[:3]) <= set(listed):
-        raise UserError(f"{path}: lists no {', '.join(sorted(set(NEEDED[:3]) - set(listed)))}")
+    if missing := set(NEEDED[:3]) - set(listed):
+        raise UserError(f"{path}: lists no {', '.join(sorted(missing))}")
     return manifest
 
 

@@ -109,10 +109,7 @@ def windows(blocks: Iterable[np.ndarray], window: int, hop: int) -> Iterator[tup
 
 
 def join(pieces: Sequence[tuple[int, int, Prediction]]) -> tuple[Prediction, list[Part]]:
-    """Put the predictions of windows together.
-
-    Args:
-        pieces: Of each window, in order, its first sample, its number of samples and its prediction.
+    """Put the predictions of windows together: of each, its first sample, its number of samples and its prediction.
 
     Returns:
         Posteriors and embedding averaged over time with the tokens of all frames; and the part of each window.

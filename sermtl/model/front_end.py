@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -12,7 +13,7 @@ from sermtl.model.geometry import ConvGeometry, Geometry
 
 @dataclass(frozen=True)
 class FrontEnd:
-    """How an entry becomes the upstream's input; the same in training and decoding."""
+    """What of the settings decides the upstream's input."""
 
     feats_type: str
     normalize_wav: bool
@@ -45,13 +46,8 @@ class FrontEnd:
         Raises:
             UserError: The statistics of the speaker are needed and not given.
         """
-        if self.cmvn == "global":
-            assert self.global_mean_F is not None and self.global_std_F is not None
-            mean_F, std_F = self.global_mean_F, self.global_std_F
-        elif self.cmvn == "speaker":
-            if speaker_stats is None:
-                raise UserError("cmvn speaker: no statistics of an utterance's speaker; use cmvn utterance or global")
-            mean_F, std_F = speaker_stats
-        else:
-            mean_F, std_F = features_TF.mean(0), features_TF.std(0)
+        if self.cmvn == "speaker" and speaker_stats is None:
+            raise UserError("cmvn speaker: no statistics of an utterance's speaker; use cmvn utterance or global")
+        statistics: Any = {"global": (self.global_mean_F, self.global_std_F), "speaker": speaker_stats}
+        mean_F, std_F = statistics.get(self.cmvn) or (features_TF.mean(0), features_TF.std(0))
         return (features_TF - mean_F) / (std_F + 1e-5) if self.norm_vars else features_TF - mean_F

@@ -50,20 +50,18 @@ class ConvGeometry:
         return field
 
     def layer_lengths(self, length: int) -> list[int]:
-        """Frames after each layer of an input of ``length``; a shorter one than the receptive field counts as that.
+        """Lengths of an input, and after each layer; one shorter than the receptive field counts as that.
 
         Batches continue such an input with zeros, so that every utterance has at least one frame.
         """
-        length = max(length, self.receptive_field)
-        lengths = []
+        lengths = [max(length, self.receptive_field)]
         for kernel, stride in zip(self.kernels, self.strides, strict=True):
-            length = (length - kernel) // stride + 1
-            lengths.append(length)
+            lengths.append((lengths[-1] - kernel) // stride + 1)
         return lengths
 
     def frames(self, length: int) -> int:
         """Output frames of an input of ``length``."""
-        return self.layer_lengths(length)[-1] if self.kernels else length
+        return self.layer_lengths(length)[-1]
 
 
 @dataclass(frozen=True)

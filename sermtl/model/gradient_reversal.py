@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -21,30 +20,19 @@ EPSILON = 1e-3
 """Under the root of a variance."""
 
 
-class _ScaleGradient(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, values: Tensor, scale: float) -> Tensor:
-        ctx.scale = scale
-        return values.view_as(values)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        return gradients[0] * ctx.scale, None
-
-
 def scale_gradient(values: Tensor, scale: float) -> Tensor:
     """``values`` unchanged; their gradient times ``scale`` (negative: reversed; 0: none comes through)."""
-    return _ScaleGradient.apply(values, scale)
+    scaled = values.view_as(values)
+    if scaled.requires_grad:
+        scaled.register_hook(lambda gradient: gradient * scale)
+    return scaled
 
 
 def reversal_scale(beta: float, grl: str, schedule: str, progress: float) -> float:
-    """The factor of the speaker head's gradient at the encoder.
+    """The factor of the speaker head's gradient at the encoder: ``beta``, negative where ``grl`` is ``reverse``.
 
-    Args:
-        beta: Its size, 0 or more.
-        grl: ``reverse`` (negative) or ``forward`` (positive).
-        schedule: ``constant``, or ``dann``: 2 / (1 + exp(-10 p)) - 1 (Ganin et al. 2016, section 5.2.2).
-        progress: p, from 0 at the first update to 1 at the last.
+    The ``schedule`` is ``constant`` or ``dann``: times 2 / (1 + exp(-10 p)) - 1 (Ganin et al. 2016, section 5.2.2),
+    where the progress p is 0 at the first update and 1 at the last.
     """
     ramp = 2.0 / (1.0 + math.exp(-10.0 * progress)) - 1.0 if schedule == "dann" else 1.0
     return beta * ramp * (-1.0 if grl == "reverse" else 1.0)
@@ -55,27 +43,18 @@ class SpeakerHead(nn.Linear):
 
     Pooled vectors lie far from 0 in comparison with how they differ, and a head that reads them as they are learns
     little. The moments are those of the updates before, so that an utterance's loss does not depend on its batch.
-
-    Args:
-        size: M.
-        speakers: S.
-        kind: ``linear`` or ``mlp``.
-        standardises: Whether the input is standardised; models of earlier versions are not.
+    Models of earlier versions do not standardise.
     """
 
     def __init__(self, size: int, speakers: int, kind: str = "linear", standardises: bool = True):
         super().__init__(HIDDEN if kind == "mlp" else size, speakers)
         self.hidden = nn.Linear(size, HIDDEN) if kind == "mlp" else None
         self.standardises = standardises
-        self.updates: Tensor
-        self.mean_M: Tensor
-        self.variance_M: Tensor
-        self.seen: Tensor
         if standardises:
-            self.register_buffer("updates", torch.zeros(()))
-            self.register_buffer("mean_M", torch.zeros(size))
-            self.register_buffer("variance_M", torch.ones(size))
-            self.register_buffer("seen", torch.zeros(2 * size + 1, dtype=torch.float64), persistent=False)
+            self.updates = nn.Buffer(torch.zeros(()))
+            self.mean_M = nn.Buffer(torch.zeros(size))
+            self.variance_M = nn.Buffer(torch.ones(size))
+            self.seen = nn.Buffer(torch.zeros(2 * size + 1, dtype=torch.float64), persistent=False)
 
     def forward(self, vector_BM: Tensor) -> Tensor:
         """Logits (B, S)."""
@@ -83,7 +62,7 @@ class SpeakerHead(nn.Linear):
             if self.training:
                 values_BM = vector_BM.detach().double()
                 rows = values_BM.new_full((1,), len(values_BM)), values_BM.sum(0), values_BM.square().sum(0)
-                self.seen += torch.cat(rows)
+                self.seen.add_(torch.cat(rows))
             vector_BM = (vector_BM - self.mean_M) / (self.variance_M + EPSILON).sqrt()
         if self.hidden is not None:
             vector_BM = F.relu(self.hidden(vector_BM))
@@ -96,11 +75,9 @@ class SpeakerHead(nn.Linear):
 
     @torch.no_grad()
     def follow(self, add: Callable[[Tensor], Tensor], finite: Tensor) -> None:
-        """Take what the parts of an update held into the running moments.
+        """Take what the parts of an update held into the running moments, where it was ``finite``.
 
-        Args:
-            add: Adds a tensor up over all processes.
-            finite: Whether the update counts, on the device.
+        ``add`` adds a tensor up over all processes.
         """
         if not self.standardises:
             return
@@ -112,5 +89,5 @@ class SpeakerHead(nn.Linear):
         between_M = (mean_M - self.mean_M).square() * share * (1 - share)
         for moment_M, new_M in ((self.mean_M, mean_M), (self.variance_M, variance_M)):
             moment_M.copy_(torch.where(finite, torch.lerp(moment_M.double(), new_M, share.double()), moment_M.double()))
-        self.variance_M += torch.where(finite, between_M, 0.0).float()
-        self.updates += finite.float()
+        self.variance_M.add_(torch.where(finite, between_M, 0.0).float())
+        self.updates.add_(finite.float())

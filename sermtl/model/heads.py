@@ -1,4 +1,4 @@
-"""What the heads read: which hidden states, mixed, pooled over frames, standardised and projected.
+"""What the heads read of the hidden states.
 
     states (n of B, T, D) -> pooled over own frames (B, n, P) -> standardised -> without what is the speaker's
     (`sermtl.model.speaker_norm`) -> mixed (B, P) -> projected -> dropout
@@ -64,17 +64,14 @@ def head_settings(config: TrainConfig, total_layers: int) -> HeadSettings:
             return tuple(range(lowest, total_layers + 1))
         number = total_layers if value == "last" else int(value)
         if not lowest <= number <= total_layers:
-            raise UserError(
-                f"{name} is {value}, but {config.upstream} with freeze {config.freeze} has hidden states {lowest} to "
-                f"{total_layers} to read"
-            )
+            there = f"{config.upstream} with freeze {config.freeze} has hidden states {lowest} to {total_layers}"
+            raise UserError(f"{name} is {value}, but {there} to read")
         return (number,)
 
     if lowest >= total_layers:
         raise UserError(f"freeze is {lowest}, but {config.upstream} has {total_layers} layers; give all, or fewer")
-    frozen = config.freeze == "all"
     asked = ("ctc_layers", config.ctc_layers) if config.ctc_layers else ("layers", config.layers)
-    ctc = () if frozen and not config.alpha else states(*asked)
+    ctc = () if config.freeze == "all" and not config.alpha else states(*asked)
     settings = HeadSettings(
         states("layers", config.layers), ctc, config.projection, config.pooling, config.pooled_norm == "train",
         config.spk_norm, config.spk_statistics, config.spk_shrink, config.speaker_head, True,
@@ -126,15 +123,13 @@ class UtteranceVector(nn.Module):
         self.pooling, count = settings.pooling, len(settings.layers)
         pooled = width * (2 if self.pooling == "mean_std" else 1)
         self.mix = Mix(count)
-        self.mean_nP: Tensor
-        self.std_nP: Tensor
         self.attention: Any = nn.Linear(width, 1) if self.pooling == "attention" else None
         self.projection: Any = nn.Linear(pooled, settings.projection) if settings.projection else None
         self.size = settings.projection or pooled
         self.standardise = settings.standardise
         if self.standardise:
-            self.register_buffer("mean_nP", torch.zeros(count, pooled))
-            self.register_buffer("std_nP", torch.ones(count, pooled))
+            self.mean_nP = nn.Buffer(torch.zeros(count, pooled))
+            self.std_nP = nn.Buffer(torch.ones(count, pooled))
         of_speaker = settings.spk_norm, 1 if self.attention else count, pooled, speakers
         self.speaker_norm = SpeakerNorm(*of_speaker, settings.spk_statistics, settings.spk_shrink)
 
@@ -159,6 +154,12 @@ class UtteranceVector(nn.Module):
         states = self.speaker_norm.standardise(erased_BnP, speakers_B, own).unbind(1)
         mixed_BP = states[0] if self.attention else self.mix(states)
         return mixed_BP if self.projection is None else self.projection(mixed_BP)
+
+    def statistics(self, pooled_UnP: Tensor, members_KU: Tensor) -> tuple[Tensor, Tensor]:
+        """Means and deviations, each (K, n, P), of K groups of utterances, which `forward` takes as ``own``."""
+        erased_UnP = self.speaker_norm.erase(self.normalised(pooled_UnP)).double()
+        mean_KnP, std_KnP = self.speaker_norm.estimate(erased_UnP, members_KU)
+        return mean_KnP.float(), std_KnP.float()
 
     def fit(self, mean_nP: Tensor, std_nP: Tensor) -> None:
         """Take the training list's means and deviations; dimensions that do not vary stay as they are."""

@@ -14,8 +14,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -25,6 +27,7 @@ from sermtl.model.gradient_reversal import SpeakerHead, scale_gradient
 from sermtl.model.heads import HeadSettings, Mix, UtteranceVector
 from sermtl.model.packed import Dropout
 from sermtl.model.upstreams.base import Upstream
+from sermtl.text.tokenizer import Tokenizer
 
 TASKS = ("ser", "asr", "sid")
 
@@ -43,38 +46,28 @@ class Output:
     """What the emotion head reads."""
     frames_B: Tensor
     """Number of own frames."""
+    pooled_BnP: Tensor
+    """The pooled states that the vector is made of."""
     class_weights_C: Tensor | None = None
     """Weights of the emotion loss by class; None outside training, and where all are 1."""
-    pooled_BnP: Tensor | None = None
-    """The pooled states that the vector is made of."""
+
+    @property
+    def best_BT(self) -> Tensor:
+        """The best token of each frame, int32; no frames where there are no tokens."""
+        if self.tokens_BTV is None:
+            return torch.zeros((len(self.frames_B), 0), dtype=torch.int32)
+        return self.tokens_BTV.argmax(-1).to(torch.int32)
 
 
 class MultiTaskModel(nn.Module):
-    """An upstream and three heads.
+    """An upstream, without the layers above the highest state that is read, and three heads for so many outputs."""
 
-    Args:
-        upstream: The encoder; its layers above the highest state that is read are left out.
-        settings: What the heads read.
-        emotions: Number of classes.
-        tokens: Number of CTC's tokens.
-        speakers: Number of training speakers.
-        dropout: Share of what the heads read that is dropped during training; None: as the upstream was trained.
-    """
-
-    def __init__(
-        self,
-        upstream: Upstream,
-        settings: HeadSettings,
-        emotions: int,
-        tokens: int,
-        speakers: int,
-        dropout: float | None = None,
-    ):
+    def __init__(self, upstream: Upstream, settings: HeadSettings, emotions: int, tokens: int, speakers: int):
         super().__init__()
         self.upstream, self.settings = upstream, settings
         upstream.read(settings.states)
         width = upstream.hidden_size
-        self.dropout = Dropout(upstream.final_dropout if dropout is None else dropout)
+        self.dropout = Dropout(upstream.final_dropout)
         self.vector = UtteranceVector(settings, width, speakers)
         self.emotion_head = nn.Linear(self.vector.size, emotions)
         self.frame_mix = Mix(len(settings.ctc_layers))
@@ -89,28 +82,22 @@ class MultiTaskModel(nn.Module):
         """Whether the upstream runs under autocast; the heads and losses never do."""
 
     def forward(self, batch: Batch, speaker_gradient: float = 0.0) -> Output:
-        """Run encoder and heads.
+        """Run encoder and heads; ``speaker_gradient`` scales the speaker head's gradient: -beta, +beta or 0.
 
-        Args:
-            batch: Inputs and lengths; targets are not read here.
-            speaker_gradient: Factor of the speaker head's gradient at what it reads: -beta, +beta or 0.
-
-        Returns:
-            Logits, vectors and frame counts. During training the norm of each task's gradient at the encoder's
-            states is left in ``gradient_norms`` by the backward pass.
+        During training the backward pass leaves the norm of each task's gradient at the encoder's states in
+        ``gradient_norms``.
         """
         frames_B, read, frames = batch.lengths_B, [], []
         if self.upstream.entry == "pooled":
             pooled_BnP = batch.inputs[:, list(self.settings.layers)]
-            emotion_BM = speaker_BM = self.vector(pooled_BnP, batch.speakers_B)
         else:
             named, frames_B = self.states(batch)
             read = [named[number] for number in self.settings.layers]
             frames = [named[number] for number in self.settings.ctc_layers]
             pooled_BnP = self.vector.pool(self._tap(read, "ser"), frames_B)
-            emotion_BM = speaker_BM = self.vector(pooled_BnP, batch.speakers_B)
-            if any(state.requires_grad for state in read):
-                speaker_BM = self.vector(self.vector.pool(self._tap(read, "sid"), frames_B), batch.speakers_B)
+        emotion_BM = speaker_BM = self.vector(pooled_BnP, batch.speakers_B)
+        if any(state.requires_grad for state in read):
+            speaker_BM = self.vector(self.vector.pool(self._tap(read, "sid"), frames_B), batch.speakers_B)
         tokens_BTV = None
         if frames:
             mixed_BTD = self.frame_mix(self._tap(frames, "asr"))
@@ -137,41 +124,23 @@ class MultiTaskModel(nn.Module):
         numbers = self.settings.states
         return {number: state.float() for number, state in zip(numbers, states, strict=True)}, frames_B
 
-    @torch.no_grad()
-    def pooled(self, batches: Iterable[Batch]) -> Tensor:
-        """The pooled states (U, n, P), float64, of all utterances, without dropout."""
-        self.eval()
-        found = []
-        for batch in batches:
-            if self.upstream.entry == "pooled":
-                found.append(batch.inputs[:, list(self.settings.layers)])
-            else:
-                named, frames_B = self.states(batch)
-                found.append(self.vector.pool([named[number] for number in self.settings.layers], frames_B))
-        return torch.cat(found).double()
-
     def mixed(self) -> dict[str, dict[str, float]]:
         """Learned weights of the hidden states, for those heads that read a mixture."""
-        mixes = {
-            "emotion and speaker": (self.settings.layers, self.vector.mix),
-            "characters": (self.settings.ctc_layers, self.frame_mix),
-        }
-        return {
-            head: dict(zip(map(str, layers), mix.weights.tolist(), strict=True))
-            for head, (layers, mix) in mixes.items()
-            if len(layers) > 1
-        }
+        heads = (
+            ("emotion and speaker", self.settings.layers, self.vector.mix),
+            ("characters", self.settings.ctc_layers, self.frame_mix),
+        )
+        mixes = [(head, map(str, layers), mix.weights.tolist()) for head, layers, mix in heads if len(layers) > 1]
+        return {head: dict(zip(layers, weights, strict=True)) for head, layers, weights in mixes}
 
     def _tap(self, states: list[Tensor], task: str) -> list[Tensor]:
         """Views whose gradients' common norm is recorded under the task's name."""
         self.gradient_norms[task] = states[0].new_zeros(())
-        if not any(state.requires_grad for state in states):
-            return states
 
         def record(gradient_BTD: Tensor) -> None:
             self.gradient_norms[task] = torch.hypot(self.gradient_norms[task], gradient_BTD.detach().norm())
 
-        tapped = [state.view_as(state) for state in states]
+        tapped = [state.view_as(state) if state.requires_grad else state for state in states]
         for state in tapped:
             if state.requires_grad:
                 state.register_hook(record)
@@ -223,14 +192,19 @@ def ctc_losses(tokens_BTV: Tensor, frames_B: Tensor, batch: Batch) -> Tensor:
     log_probs_TBV = tokens_BTV.float().log_softmax(-1).transpose(0, 1)
     # A GPU's gradient of this loss adds up in any order.
     where = torch.device("cpu") if torch.are_deterministic_algorithms_enabled() else log_probs_TBV.device
-    nll_B = F.ctc_loss(
-        log_probs_TBV.to(where),
-        batch.tokens_BN.to(where),
-        frames_B,
-        batch.token_lengths_B,
-        blank=0,
-        reduction="none",
-        zero_infinity=True,
-    ).to(log_probs_TBV.device)
+    targets = batch.tokens_BN.to(where), frames_B, batch.token_lengths_B
+    nll_B = F.ctc_loss(log_probs_TBV.to(where), *targets, blank=0, reduction="none", zero_infinity=True)
+    nll_B = nll_B.to(log_probs_TBV.device)
     has_target_B = (batch.token_lengths_B > 0).to(nll_B.device, non_blocking=True)
     return torch.where(has_target_B, nll_B, nll_B.new_zeros(()))
+
+
+def texts_of(best_BT: Tensor, frames_B: Tensor, tokenizer: Tokenizer) -> list[str]:
+    """The words of the best tokens of own frames."""
+    rows = zip(best_BT.cpu().numpy(), frames_B.tolist(), strict=True)
+    return [tokenizer.decode(collapse(row_T[:frames])) for row_T, frames in rows]
+
+
+def collapse(best_T: np.ndarray) -> list[int]:
+    """Token ids without repeats and blanks (id 0), as CTC reads a path."""
+    return [int(token) for token, _ in groupby(best_T) if token != 0]

@@ -56,28 +56,17 @@ class Packing:
 
 def is_packable(encoder: Any) -> bool:
     """Whether `encode` can compute an encoder (not one with WavLM's relative positions)."""
-    parts = ["feed_forward.intermediate_dense", "final_layer_norm"]
-    parts += [f"attention.{name}_proj" for name in ("q", "k", "v", "out")]
-    try:
-        for layer in encoder.layers:
-            for name in parts:
-                layer.get_submodule(name)
-    except AttributeError:
-        return False
-    return not any(
-        hasattr(layer.attention, "rel_attn_embed") or getattr(layer, "adapter_layer", None) for layer in encoder.layers
+    parts = {"feed_forward.intermediate_dense", "final_layer_norm"}
+    parts |= {f"attention.{name}_proj" for name in ("q", "k", "v", "out")}
+    return all(
+        parts <= {name for name, _ in layer.named_modules()}
+        and not (hasattr(layer.attention, "rel_attn_embed") or getattr(layer, "adapter_layer", None))
+        for layer in encoder.layers
     )
 
 
 def run_layer(layer: Any, hidden_ND: Tensor, packing: Packing, pre_norm: bool) -> Tensor:
-    """What a layer of transformers' encoder makes of each utterance alone.
-
-    Args:
-        layer: ``Wav2Vec2EncoderLayer``, its variant with layer norms first, or the same of a relative.
-        hidden_ND: Frames of all utterances, one after the other.
-        packing: Where they stand.
-        pre_norm: Whether the norms come first (``do_stable_layer_norm``).
-    """
+    """What ``Wav2Vec2EncoderLayer`` or a relative, with the norms first or not, makes of each utterance alone."""
     normed_ND = layer.layer_norm(hidden_ND) if pre_norm else hidden_ND
     hidden_ND = hidden_ND + layer.dropout(_attend(layer.attention, normed_ND, packing))
     if pre_norm:
@@ -154,25 +143,20 @@ def _drop(values: Tensor, share: float) -> Tensor:
 
 
 def convolve_positions(hidden_ND: Tensor, frames: Sequence[int], conv: nn.Conv1d) -> Tensor:
-    """A grouped convolution, centred and zero-padded within each utterance, in float32.
+    """A grouped convolution on a CPU, centred and zero-padded within each utterance, in float32.
 
     Utterances are laid on one line with gaps of zeros as wide as half the kernel, the line is cut into blocks that
-    overlap by the kernel, and a block's correlation with the kernel is a product of their Fourier transforms.
-
-    Args:
-        hidden_ND: Frames of all utterances, one after the other.
-        frames: Frames of each utterance.
-        conv: ``padding`` half its kernel, as in wav2vec 2.0.
-
-    Returns:
-        As many frames (an even kernel's last output is dropped, as transformers does).
+    overlap by the kernel, and a block's correlation with the kernel is a product of their Fourier transforms. Gives as
+    many frames (an even kernel's last output is dropped, as transformers does).
     """
     with torch.autocast(hidden_ND.device.type, enabled=False):
         taps, gap, groups = conv.kernel_size[0], conv.kernel_size[0] // 2, conv.groups
         block = max(BLOCK, 1 << (2 * taps - 1).bit_length())
         hop = block - taps + 1
-        places_N = _places(frames, gap).to(hidden_ND.device, non_blocking=True)
-        total = gap + sum(frames) + gap * len(frames)
+        # On the line, a gap stands before the first utterance and after each.
+        utterance_N = torch.arange(len(frames)).repeat_interleave(torch.tensor(frames))
+        places_N = torch.arange(len(hidden_ND)) + gap * (utterance_N + 1)
+        total = gap + len(hidden_ND) + gap * len(frames)
         blocks = -(-total // hop)
         line_LD = hidden_ND.new_zeros((blocks * hop + taps - 1, hidden_ND.shape[1]), dtype=torch.float32)
         line_LD = line_LD.index_copy(0, places_N, hidden_ND.float())
@@ -205,11 +189,3 @@ class _Spectrum(torch.autograd.Function):
         once[..., 0] *= 2
         once[..., -1] *= 2
         return torch.fft.irfft(once, n=ctx.length, norm="forward")[..., : ctx.kept], None
-
-
-def _places(frames: Sequence[int], gap: int) -> Tensor:
-    """Where on the line each frame stands: a gap before the first utterance, and after each."""
-    ends = torch.tensor(frames).cumsum(0)
-    total = int(ends[-1])
-    utterance_N = torch.repeat_interleave(torch.arange(len(frames)), torch.tensor(frames), output_size=total)
-    return torch.arange(total) + gap * (utterance_N + 1)

@@ -26,6 +26,21 @@ def is_padded(frames_B: Tensor, total: int) -> bool:
     return frames_B.device.type != "cpu" or bool((frames_B < total).any())
 
 
+def cut(padded_BT: Tensor, lengths_B: Tensor, window: int) -> tuple[Tensor, Tensor]:
+    """Windows of (B, T, ...) as rows, those of an utterance one after the other, and their own lengths (R,)."""
+    count = -(-padded_BT.shape[1] // window)
+    more = padded_BT.new_zeros(len(padded_BT), count * window - padded_BT.shape[1], *padded_BT.shape[2:])
+    lengths_BW = (lengths_B[:, None] - torch.arange(count, device=lengths_B.device) * window).clamp(0, window)
+    kept_BW = lengths_BW > 0
+    return torch.cat([padded_BT, more], 1).unflatten(1, (count, window))[kept_BW], lengths_BW[kept_BW]
+
+
+def join(rows_RT: Tensor, lengths_B: Tensor, window: int) -> Tensor:
+    """The rows of `cut`, or what was made of each, as whole utterances of these lengths again."""
+    wholes = [part.flatten(0, 1) for part in rows_RT.split((-(-lengths_B // window)).tolist())]
+    return nn.utils.rnn.pad_sequence(wholes, batch_first=True)[:, : int(lengths_B.max())]
+
+
 @contextmanager
 def enough_bits(hidden_BCT: Tensor, channels: int) -> Iterator[Tensor]:
     """The input of a convolution with ``channels`` channels a group, outside autocast where bf16 gives wrong values."""

@@ -20,15 +20,12 @@ LEAST_DEVIATION = 1e-5
 class SpeakerNorm(nn.Module):
     """Erases, standardises, or both, the first first; what it was not given yet leaves states as they are.
 
-    Args:
-        method: ``spk_norm`` of the training settings; ``none`` and ``grl`` change nothing here.
-        states: n.
-        width: P.
-        speakers: S, the training speakers.
-        statistics: ``mean``, or ``mean_std`` to divide by deviations too.
-        shrink: A speaker's own statistics of m utterances count m / (m + k), the corpus's the rest. k is ``shrink``
-            times the variance within training speakers over the variance between them, of each dimension (with a
-            ``shrink`` of 1 the estimate of least squared error; Efron and Morris, 1973).
+    ``method``, ``statistics`` and ``shrink`` are ``spk_norm``, ``spk_statistics`` and ``spk_shrink`` of the training
+    settings; ``none`` and ``grl`` change nothing here. There are n ``states`` of ``width`` P, and S ``speakers``.
+
+    A speaker's own statistics of m utterances count m / (m + k), the corpus's the rest. k is ``shrink`` times the
+    variance within training speakers over that between them, of each dimension (with a ``shrink`` of 1 the estimate of
+    least squared error; Efron and Morris, 1973).
     """
 
     def __init__(
@@ -38,25 +35,17 @@ class SpeakerNorm(nn.Module):
         self.erases, self.standardises = "erase" in method, "standardise" in method
         self.acts = self.erases or self.standardises
         self.divides, self.shrink = statistics == "mean_std", shrink
-        self.centre_nP: Tensor
-        self.out_nPR: Tensor
-        self.in_nRP: Tensor
-        self.mean_nP: Tensor
-        self.std_nP: Tensor
-        self.shrink_nP: Tensor
-        self.means_SnP: Tensor
-        self.stds_SnP: Tensor
         if self.erases:
             rank = min(width, speakers - 1)
-            self.register_buffer("centre_nP", torch.zeros(states, width))
-            self.register_buffer("out_nPR", torch.zeros(states, width, rank))
-            self.register_buffer("in_nRP", torch.zeros(states, rank, width))
+            self.centre_nP = nn.Buffer(torch.zeros(states, width))
+            self.out_nPR = nn.Buffer(torch.zeros(states, width, rank))
+            self.in_nRP = nn.Buffer(torch.zeros(states, rank, width))
         if self.standardises:
-            self.register_buffer("mean_nP", torch.zeros(states, width))
-            self.register_buffer("std_nP", torch.ones(states, width))
-            self.register_buffer("shrink_nP", torch.zeros(states, width))
-            self.register_buffer("means_SnP", torch.zeros(speakers, states, width))
-            self.register_buffer("stds_SnP", torch.ones(speakers, states, width))
+            self.mean_nP = nn.Buffer(torch.zeros(states, width))
+            self.std_nP = nn.Buffer(torch.ones(states, width))
+            self.shrink_nP = nn.Buffer(torch.zeros(states, width))
+            self.means_SnP = nn.Buffer(torch.zeros(speakers, states, width))
+            self.stds_SnP = nn.Buffer(torch.ones(speakers, states, width))
 
     def erase(self, pooled_BnP: Tensor) -> Tensor:
         """Without what tells the speakers apart that it was fitted on."""
@@ -68,12 +57,9 @@ class SpeakerNorm(nn.Module):
     def standardise(
         self, pooled_BnP: Tensor, speakers_B: Tensor | None, own: tuple[Tensor, Tensor] | None = None
     ) -> Tensor:
-        """By each utterance's speaker.
+        """Erased states by each utterance's speaker: one of training, or -1 for others (None: all are others).
 
-        Args:
-            pooled_BnP: Erased states.
-            speakers_B: Training speakers, -1 for others, which take the corpus's statistics; None: all others.
-            own: Means and deviations, each (B, n, P), to take instead.
+        Others take the corpus's statistics; ``own``, means and deviations (B, n, P) each, is taken instead of all.
         """
         if not self.standardises:
             return pooled_BnP
@@ -90,9 +76,7 @@ class SpeakerNorm(nn.Module):
     def estimate(self, pooled_UnP: Tensor, members_KU: Tensor) -> tuple[Tensor, Tensor]:
         """Means and deviations, each (K, n, P), of K groups of utterances, drawn towards the corpus's.
 
-        Args:
-            pooled_UnP: Erased states, float64.
-            members_KU: Which utterances each group has; one without any gets the corpus's statistics.
+        ``members_KU`` says which of the erased states, float64, a group has; one without any gets the corpus's.
         """
         counts_K11 = members_KU.sum(1)[:, None, None]
         share_KnP = counts_K11 / (counts_K11 + self.shrink_nP).clamp(min=1e-9)
@@ -152,13 +136,8 @@ def fit_eraser(vectors_UP: Tensor, speakers_U: Tensor, rank: int) -> tuple[Tenso
     equation 23), which the closed form allows, since only W's columns change, and which fewer utterances than
     dimensions need.
 
-    Args:
-        vectors_UP: At least two utterances.
-        speakers_U: Their speakers, numbers from 0.
-        rank: R, one less than the number of speakers, or P where that is less.
-
-    Returns:
-        The mean (P,), and the factors W^-1 U (P, R) and U^T W (R, P) of the projection P = U U^T.
+    ``speakers_U`` are numbers from 0; the rank R is one less than theirs, or P where that is less. Returns the mean
+    (P,), and the factors W^-1 U (P, R) and U^T W (R, P) of the projection P = U U^T.
     """
     count, width = vectors_UP.shape
     vectors_UP = vectors_UP.double()

@@ -17,11 +17,9 @@ WINDOW, HOP = 400, 160
 
 
 def spectrum_kernel(fft: int, kaldi: bool) -> Tensor:
-    """Real and imaginary parts of a window's spectrum, (2 (fft / 2 + 1), WINDOW), float64.
+    """Real and imaginary parts of a window's spectrum by a transform of ``fft``, (2 (fft / 2 + 1), WINDOW), float64.
 
-    Args:
-        fft: Length of the transform.
-        kaldi: Kaldi's: the mean is removed, then pre-emphasis 0.97, then Povey's window; else a periodic Hann window.
+    Kaldi's removes the mean, then applies pre-emphasis 0.97, then Povey's window; the other a periodic Hann window.
     """
     steps, frames = np.arange(WINDOW), np.eye(WINDOW)
     if kaldi:

@@ -84,10 +84,8 @@ def load_model(directory: str | Path, device: torch.device) -> TrainedModel:
         sizes = (len(description["labels"]), len(tokenizer.tokens), len(description["speakers"]))
         model = MultiTaskModel(upstream, HeadSettings(**heads), *sizes)
         model.load_state_dict(load_file(directory / WEIGHTS))
-        statistics: Any = {
-            f"{name}_F": None if (array := description.get(name)) is None else np.array(array, dtype=np.float32)
-            for name in ("global_mean", "global_std")
-        }
+        arrays = ((name, description.get(name)) for name in ("global_mean", "global_std"))
+        statistics: Any = {f"{name}_F": np.array(array, dtype=np.float32) for name, array in arrays if array}
         front_end = FrontEnd(
             description["feats_type"], upstream.normalize, description["cmvn"], upstream.geometry,
             norm_vars=description.get("norm_vars", True), **statistics,
@@ -95,8 +93,6 @@ def load_model(directory: str | Path, device: torch.device) -> TrainedModel:
     except UserError:
         raise
     except Exception as error:  # damaged bytes and values that do not fit together: errors of many types
-        reason = " ".join(str(error).split())
-        raise UserError(
-            f"{directory}/{WEIGHTS} is missing, damaged or of another model ({reason}); rerun stage 3"
-        ) from error
+        reason = f"{directory}/{WEIGHTS} is missing, damaged or of another model ({' '.join(str(error).split())})"
+        raise UserError(f"{reason}; rerun stage 3") from error
     return TrainedModel(model.to(device).eval(), front_end, description["labels"], description["speakers"], tokenizer)

@@ -33,65 +33,38 @@ OUTPUTS = ["posteriors", "tokens", "frames", "embedding"]
 FFT = 512
 
 
-class Waveforms(nn.Module):
-    """The front end of a model over waveforms."""
-
-    def __init__(self, normalize: bool, receptive_field: int):
-        super().__init__()
-        self.normalize, self.receptive_field = normalize, receptive_field
-
-    def forward(self, waveform_BS: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
-        """Normalised waveforms (B, S), 0 beyond their own samples and continued to one frame."""
-        own_BS = own_frames(lengths_B, waveform_BS.shape[1])
-        waveform_BS = waveform_BS * own_BS
-        if self.normalize:
-            count_B1 = lengths_B[:, None].to(waveform_BS.dtype)
-            centred_BS = (waveform_BS - waveform_BS.sum(1, keepdim=True) / count_B1) * own_BS
-            variance_B1 = centred_BS.square().sum(1, keepdim=True) / count_B1
-            waveform_BS = centred_BS / torch.sqrt(variance_B1 + 1e-7)
-        return F.pad(waveform_BS, (0, self.receptive_field)), lengths_B
-
-
 class LogMel(nn.Module):
     """The front end over log-mel features: `sermtl.audio.features.fbank` and its normalisation as convolutions."""
-
-    kernel: Tensor
-    mel: Tensor
-    mean: Tensor
-    std: Tensor
 
     def __init__(self, trained: TrainedModel):
         super().__init__()
         from torchaudio.compliance.kaldi import get_mel_banks
 
         front_end = trained.front_end
-        self.receptive_field = front_end.geometry.receptive_field
-        self.register_buffer("kernel", spectrum_kernel(FFT, kaldi=True))
+        self.kernel = nn.Buffer(spectrum_kernel(FFT, kaldi=True))
         mel_FK = get_mel_banks(FBANK_BANDS, FFT, float(SAMPLE_RATE), 20.0, 0.0, 100.0, -500.0, 1.0)[0]
-        self.register_buffer("mel", F.pad(mel_FK, (0, 1)).T.contiguous())
+        self.mel = nn.Buffer(F.pad(mel_FK, (0, 1)).T.contiguous())
         self.fixed, self.norm_vars = front_end.cmvn == "global", front_end.norm_vars
         if self.fixed:
             assert front_end.global_mean_F is not None and front_end.global_std_F is not None
-            self.register_buffer("mean", torch.from_numpy(front_end.global_mean_F))
-            self.register_buffer("std", torch.from_numpy(front_end.global_std_F))
+            self.mean = nn.Buffer(torch.from_numpy(front_end.global_mean_F))
+            self.std = nn.Buffer(torch.from_numpy(front_end.global_std_F))
 
     def forward(self, waveform_BS: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
         """Normalised features (B, T, F), 0 beyond their own frames, and the number of own frames (B,)."""
-        waveform_BS = waveform_BS * own_frames(lengths_B, waveform_BS.shape[1])
         power_BTK = power_spectrum(F.pad(waveform_BS, (0, FBANK_WINDOW)) * 32768.0, self.kernel)
         mel_BTF = torch.matmul(power_BTK, self.mel)
         features_BTF = mel_BTF.clamp(min=float(np.finfo(np.float32).eps)).log()
         frames_B = (lengths_B.clamp(min=FBANK_WINDOW) - FBANK_WINDOW) // HOP + 1
         own_BT1 = own_frames(frames_B, features_BTF.shape[1])[:, :, None]
-        if self.fixed:
-            mean, std = self.mean, self.std
-        else:
+        if not self.fixed:
             count_B11 = frames_B[:, None, None].to(features_BTF.dtype)
             mean = (features_BTF * own_BT1).sum(1, keepdim=True) / count_B11
             std = torch.sqrt((((features_BTF - mean) * own_BT1).square().sum(1, keepdim=True)) / count_B11)
+        else:
+            mean, std = self.mean, self.std
         centred_BTF = (features_BTF - mean) * own_BT1
-        features_BTF = centred_BTF / (std + 1e-5) if self.norm_vars else centred_BTF
-        return F.pad(features_BTF, (0, 0, 0, self.receptive_field)), frames_B
+        return centred_BTF / (std + 1e-5) if self.norm_vars else centred_BTF, frames_B
 
 
 class Graph(nn.Module):
@@ -100,12 +73,22 @@ class Graph(nn.Module):
     def __init__(self, trained: TrainedModel):
         super().__init__()
         self.model, upstream = trained.model, trained.model.upstream
-        waveforms = Waveforms(upstream.normalize, upstream.geometry.receptive_field)
-        self.front_end = LogMel(trained) if upstream.input_bands else waveforms
+        self.normalize, self.receptive_field = upstream.normalize, upstream.geometry.receptive_field
+        self.log_mel = LogMel(trained) if upstream.input_bands else None
 
     def forward(self, waveform: Tensor, lengths: Tensor) -> tuple[Tensor, ...]:
         """Posteriors (B, C), token log-probabilities (B, T, V) if any, own frames (B,), embedding (B, M)."""
-        inputs, lengths_B = self.front_end(waveform, lengths)
+        own_BS = own_frames(lengths, waveform.shape[1])
+        inputs, lengths_B = waveform * own_BS, lengths
+        if self.log_mel is not None:
+            inputs, lengths_B = self.log_mel(inputs, lengths)
+            inputs = F.pad(inputs, (0, 0, 0, self.receptive_field))
+        else:
+            if self.normalize:
+                count_B1 = lengths[:, None].to(inputs.dtype)
+                centred_BS = (inputs - inputs.sum(1, keepdim=True) / count_B1) * own_BS
+                inputs = centred_BS / torch.sqrt(centred_BS.square().sum(1, keepdim=True) / count_B1 + 1e-7)
+            inputs = F.pad(inputs, (0, self.receptive_field))  # continued to one frame
         none_B = torch.zeros_like(lengths_B)
         # The speaker is none of those that were trained on.
         output = self.model(Batch([], inputs, lengths_B, none_B, none_B - 1, none_B[:, None], none_B))
@@ -114,10 +97,7 @@ class Graph(nn.Module):
 
 
 def export_onnx(trained: TrainedModel, directory: Path) -> list[str]:
-    """Write ``model.onnx``.
-
-    Returns:
-        The file's name from the pack's root, in a list.
+    """Write ``model.onnx``; returns the file's name from the pack's root, in a list.
 
     Raises:
         UserError: onnx or onnxruntime is not installed.

@@ -44,17 +44,19 @@ def obstacle(trained: TrainedModel) -> str:
 
 
 def export_transformers(trained: TrainedModel, directory: Path) -> list[str]:
-    """Write ``audio-classification/`` and, where one state is read for characters, ``automatic-speech-recognition/``.
+    """Write the classifier and, where one state is read for characters, the recogniser of a model without `obstacle`.
 
-    Returns:
-        The folders' names; the model must be one without `obstacle`.
+    Returns the folders' names.
     """
     _save(_classifier(trained), trained, directory / CLASSIFIER)
     heads = trained.model.settings
     if heads.ctc_layers != (len(trained.model.upstream.layers),) or heads.projection:
         return [CLASSIFIER]
     recogniser = directory / RECOGNISER
-    _save(_recogniser(trained), trained, recogniser)
+    tokens, ids = len(trained.tokenizer.tokens), {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+    model = _with_encoder(AutoModelForCTC.from_config(_config(trained, vocab_size=tokens, **ids)), trained)
+    model.lm_head.load_state_dict(trained.model.token_head.state_dict())
+    _save(model, trained, recogniser)
     write_tokenizer(trained, recogniser)
     return [CLASSIFIER, RECOGNISER]
 
@@ -69,12 +71,11 @@ def _config(trained: TrainedModel, **values: Any) -> PretrainedConfig:
 
 def _classifier(trained: TrainedModel) -> nn.Module:
     labels, heads, vector = dict(enumerate(trained.labels)), trained.model.settings, trained.model.vector
-    upstream = trained.model.upstream
-    names = {label: number for number, label in labels.items()}
+    names, width = {label: number for number, label in labels.items()}, trained.model.upstream.hidden_size
     weighted = heads.layers != (len(trained.model.upstream.layers),)
     config = _config(
         trained, id2label=labels, label2id=names, num_labels=len(labels), use_weighted_layer_sum=weighted,
-        classifier_proj_size=heads.projection or trained.model.upstream.hidden_size,
+        classifier_proj_size=heads.projection or width,
     )  # fmt: skip
     model = _with_encoder(AutoModelForAudioClassification.from_config(config), trained)
     with torch.no_grad():
@@ -83,22 +84,15 @@ def _classifier(trained: TrainedModel) -> nn.Module:
             scores = vector.mix.scores_n
             model.layer_weights[list(heads.layers)] = torch.zeros(1) if scores is None else scores.detach()
         if weighted and len(heads.layers) > 1:
-            eye = nn.Linear(upstream.hidden_size, upstream.hidden_size)
-            eye.load_state_dict({"weight": torch.eye(upstream.hidden_size), "bias": torch.zeros(upstream.hidden_size)})
-            model.projector.load_state_dict((vector.projection or eye).state_dict())
+            nn.init.eye_(model.projector.weight)
+            nn.init.zeros_(model.projector.bias)
+            if vector.projection:
+                model.projector.load_state_dict(vector.projection.state_dict())
         else:  # what is done to one state is an affine map, whatever the settings; any speaker is the corpus's
-            zero_1M = vector(torch.zeros(1, 1, upstream.hidden_size))
+            zero_1M = vector(torch.zeros(1, 1, width))
             model.projector.bias.copy_(zero_1M[0])
-            model.projector.weight.copy_((vector(torch.eye(upstream.hidden_size)[:, None]) - zero_1M).T)
+            model.projector.weight.copy_((vector(torch.eye(width)[:, None]) - zero_1M).T)
     model.classifier.load_state_dict(trained.model.emotion_head.state_dict())
-    return model
-
-
-def _recogniser(trained: TrainedModel) -> nn.Module:
-    tokens = len(trained.tokenizer.tokens)
-    ids = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
-    model = _with_encoder(AutoModelForCTC.from_config(_config(trained, vocab_size=tokens, **ids)), trained)
-    model.lm_head.load_state_dict(trained.model.token_head.state_dict())
     return model
 
 

@@ -17,8 +17,8 @@ from scipy.special import log_softmax
 from sermtl.config import TrainConfig
 from sermtl.data.dataset import FoldDataset
 from sermtl.data.sampler import decode_batches
+from sermtl.model.batch import in_parts
 from sermtl.model.multitask import MultiTaskModel
-from sermtl.model.out_of_memory import in_parts
 from sermtl.model.trained_model import save_weights
 from sermtl.train.loader import Sets, batch_loader
 from sermtl.train.pooled_statistics import BATCH

@@ -10,8 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from sermtl.model.batch import Batch
-from sermtl.model.ctc import best_tokens, texts_of
-from sermtl.model.multitask import TASKS, Output, count_targets, total_loss
+from sermtl.model.multitask import TASKS, Output, count_targets, texts_of, total_loss
 from sermtl.score.metrics import count_edits
 from sermtl.text.tokenizer import Tokenizer
 from sermtl.train.processes import Ranks
@@ -29,7 +28,7 @@ class Guesses:
     @classmethod
     def of(cls, output: Output) -> Guesses:
         """On the output's device."""
-        tokens_BT = None if output.tokens_BTV is None else best_tokens(output.tokens_BTV)
+        tokens_BT = None if output.tokens_BTV is None else output.best_BT
         return cls(output.emotion_BC.argmax(1), output.speaker_BS.argmax(1), output.frames_B, tokens_BT)
 
     def on_cpu(self) -> Guesses:

@@ -86,7 +86,9 @@ def _pooled(trained: TrainedModel, sets: Sets, device: torch.device) -> tuple[to
     # A loader gives batches by length; statistics and heads need the list's order.
     batches = decode_batches(listed.lengths, BATCH)
     loader = batch_loader(listed, batches, 0, False)
-    found_UnP = trained.model.to(device).pooled(batch.to(device) for batch in loader)
+    model = trained.model.to(device).eval()
+    with torch.no_grad():
+        found_UnP = torch.cat([model(batch.to(device)).pooled_BnP for batch in loader]).double()
     order_U = torch.tensor([index for batch in batches for index in batch], device=device).argsort()
     speakers_U = torch.tensor([example.speaker for example in listed.examples], device=device)
     return found_UnP[order_U], speakers_U

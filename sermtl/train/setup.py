@@ -91,9 +91,10 @@ def build(config: TrainConfig, fold: FoldData, upstream: Upstream) -> TrainedMod
     """The untrained model with its front end."""
     check_feats_type(config.upstream, config.feats_type, upstream.input_bands)
     settings = head_settings(config, upstream.total_layers)
-    dropout = None if config.final_dropout == "auto" else float(config.final_dropout)
+    if config.final_dropout != "auto":
+        upstream.final_dropout = float(config.final_dropout)
     sizes = (len(fold.labels), len(fold.tokenizer.tokens), len(fold.speakers))
-    model = MultiTaskModel(upstream, settings, *sizes, dropout)
+    model = MultiTaskModel(upstream, settings, *sizes)
     if config.class_weights == "balanced":
         model.class_weights_C = balanced_weights([example.emotion for example in fold.examples["train"]], sizes[0])
     upstream.freeze(int(config.freeze) if config.freeze.isdecimal() else config.freeze)

@@ -18,10 +18,9 @@ from sermtl.data.sampler import batches_of_epoch, decode_batches, parts_by_size
 from sermtl.errors import UserError
 from sermtl.fileio.files import sha256, write_json
 from sermtl.fileio.tables import write_list
-from sermtl.model.batch import Batch
+from sermtl.model.batch import Batch, in_parts, is_exhausted, release, smaller
 from sermtl.model.gradient_reversal import reversal_scale
 from sermtl.model.multitask import count_targets, task_losses
-from sermtl.model.out_of_memory import in_parts, is_exhausted, release, smaller
 from sermtl.model.trained_model import WEIGHTS, TrainedModel
 from sermtl.seeding import derive_seed
 from sermtl.train import history

@@ -91,6 +91,10 @@ def test_a_round_that_would_end_too_late_is_not_begun():
     assert calls == [0, 0, 1, 1]
 
 
+def test_the_rate_is_one_that_a_machine_can_have():
+    assert 1e8 < measure.matmul_rate(torch.float32, torch.device("cpu")) < 1e14
+
+
 def test_an_unknown_row_is_named(small, tmp_path, capsys):
     words = ["--rounds", 1, "--batch_size", 2, "--num_threads", 1, "--only", "ours-without-sense"]
     assert run_program(program.main, *words) == 2

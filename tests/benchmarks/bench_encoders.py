@@ -40,7 +40,7 @@ from transformers import WhisperFeatureExtractor
 
 from sermtl.bench.material import BASE, EMOTIONS, SPEAKERS, make_material
 from sermtl.bench.measure import Row, print_table, run_rounds
-from sermtl.bench.ours import SHIPPED
+from sermtl.bench.rows import SHIPPED
 from sermtl.config import TrainConfig, load_config
 from sermtl.data.dataset import FoldDataset
 from sermtl.data.names import dump_name

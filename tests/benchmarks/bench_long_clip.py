@@ -51,7 +51,7 @@ def epoch(upstream: str, seconds: int, in_parts: bool) -> None:
         ]
         torch.manual_seed(0)
         loaded = load_upstream(upstream)
-        model = MultiTaskModel(loaded, head_settings(config, loaded.total_layers), 4, len(ENGLISH_TOKENS), 2, None)
+        model = MultiTaskModel(loaded, head_settings(config, loaded.total_layers), 4, len(ENGLISH_TOKENS), 2)
         loaded.freeze("conv")
         loaded.lay_out("auto", torch.device("cpu"))
         front_end = FrontEnd("raw", loaded.normalize, "", loaded.geometry)

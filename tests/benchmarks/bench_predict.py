@@ -127,7 +127,7 @@ def onnx_session(path: Path, threads: int) -> Any:
 
 def run_onnx(session: Any, tokenizer: Any, size: int, recordings: list[np.ndarray]) -> Results:
     """Predict from recordings in batches of ``size``, sorted by length."""
-    from sermtl.model.ctc import collapse
+    from sermtl.model.multitask import collapse
 
     order = sorted(range(len(recordings)), key=lambda number: len(recordings[number]))
     results = {}

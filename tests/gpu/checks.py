@@ -28,9 +28,8 @@ from small_corpus import make_small_corpus, run_program  # noqa: E402
 from tabulate import tabulate  # noqa: E402
 
 from sermtl.bench import epochs, material  # noqa: E402
-from sermtl.bench.measure import PAPER_UPDATES, copy_rate, machine  # noqa: E402
-from sermtl.bench.ours import FAST, SHIPPED, build_model  # noqa: E402
-from sermtl.bench.tables import choose_rows, updates_and_decoding  # noqa: E402
+from sermtl.bench.measure import PAPER_UPDATES, machine, rates_of  # noqa: E402
+from sermtl.bench.rows import FAST, SHIPPED, Rows, build_model, choose_rows, updates_and_decoding  # noqa: E402
 from sermtl.bin import train as train_program  # noqa: E402
 from sermtl.config import TrainConfig, load_config  # noqa: E402
 from sermtl.data.dataset import FoldDataset  # noqa: E402
@@ -41,7 +40,7 @@ from sermtl.inference.predict import Speech2Emotion  # noqa: E402
 from sermtl.model.batch import Batch  # noqa: E402
 from sermtl.model.heads import HeadSettings  # noqa: E402
 from sermtl.model.multitask import MultiTaskModel, task_losses, total_loss  # noqa: E402
-from sermtl.model.precision import has_bf16, matmul_rate, use_whole_float32  # noqa: E402
+from sermtl.model.precision import has_bf16, use_whole_float32  # noqa: E402
 from sermtl.model.upstreams.load import build_upstream, config_from  # noqa: E402
 from sermtl.train import setup  # noqa: E402
 from sermtl.train.loader import Sets  # noqa: E402
@@ -78,11 +77,8 @@ class Run:
         if not self.full:
             material.BASE.update(SMALL)
         use_whole_float32()
-        rates = {"float32": matmul_rate(torch.float32, self.device), "copy": copy_rate(self.device)}
-        if has_bf16(self.device):
-            rates["bf16"] = matmul_rate(torch.bfloat16, self.device)
-        self.rates = rates
-        self.report["machine"] = machine(self.device, rates)
+        self.rates = rates_of(self.device)
+        self.report["machine"] = machine(self.device, self.rates)
 
     @property
     def left(self) -> float:
@@ -235,7 +231,8 @@ def _bench(run: Run, rows: list[Row], names: list[str], rounds: int, share: floa
     directory = run.scratch / f"bench{len(rows)}{len(names)}"
     directory.mkdir()
     size = 8 if run.full else 2
-    report = updates_and_decoding(directory, run.device, run.rates, rounds, size, names, share * run.share)
+    bench_rows = Rows(directory, run.device, rounds + 1, size)
+    report = updates_and_decoding(bench_rows, names, run.rates, rounds, share * run.share)
     for row in report["rows"]:
         del row["seconds"]
         rows.append(row | {"rounds": report["rounds"]})

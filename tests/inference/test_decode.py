@@ -18,12 +18,13 @@ from sermtl.data.fold_data import load_fold
 from sermtl.fileio.files import sha256
 from sermtl.fileio.stamp import NAME
 from sermtl.fileio.tables import PARTS, read_list, read_table
-from sermtl.inference.decode import FILES, decode, training_config
-from sermtl.model.ctc import collapse
+from sermtl.inference.decode import decode, training_config
+from sermtl.model.multitask import collapse
 from sermtl.model.trained_model import load_model
 from sermtl.text.tokenizer import ENGLISH_TOKENS
 
 CPU = torch.device("cpu")
+FILES = ("utt2emo", "emo_post", "text", "utt2spk", "emb.scp", "emb.ark")
 KINDS = {"raw": {}, "fbank": {}, "fbank global": {"cmvn": "global"}, "fbank speaker": {"cmvn": "speaker"}}
 
 

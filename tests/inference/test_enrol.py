@@ -3,7 +3,7 @@
 import pytest
 
 from sermtl.data.dataset import Example
-from sermtl.inference.enrol import enrolment
+from sermtl.inference.decode import enrolment
 
 OWN = [Example(f"u{n}", "", 0, "s", emotion=n % 3) for n in range(11)]
 

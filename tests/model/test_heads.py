@@ -198,7 +198,7 @@ def test_an_upstream_refuses_what_it_lacks():
 
 
 def model_of(name, settings, freeze="none", **values):
-    model = MultiTaskModel(upstream_of(GEOMETRIES[name]), settings, 4, 12, 3, **values)
+    model = MultiTaskModel(upstream_of(GEOMETRIES[name] | values), settings, 4, 12, 3)
     model.upstream.freeze(freeze)
     return model
 
@@ -216,8 +216,8 @@ def test_what_is_frozen_stays_in_evaluation_mode_and_keeps_its_weights(name, fre
     upstream, count = model.upstream, {"none": 0, "conv": 0, "all": 3}.get(freeze, freeze)
     model.eval()
     model.train()
-    modules = [*upstream.fronts(), *upstream.before_layers(), *upstream.layers[:count]]
-    modules = {"none": [], "conv": upstream.fronts(), "all": [upstream.model]}.get(freeze, modules)
+    modules = [*upstream.fronts, *upstream.before_layers, *upstream.layers[:count]]
+    modules = {"none": [], "conv": upstream.fronts, "all": [upstream.model]}.get(freeze, modules)
     assert not any(part.training for module in modules for part in module.modules())
     assert model.training and model.dropout.training
     assert [layer.training for layer in upstream.layers] == [False] * count + [True] * (3 - count)
@@ -299,7 +299,7 @@ def test_dropout_is_that_of_the_settings_and_acts_on_what_the_heads_read():
     batch = a_batch()
     assert model_of("wav2vec2", HeadSettings((3,), (3,))).dropout.p == 0.1  # as the upstream was trained
     assert model_of("whisper", HeadSettings((3,), (3,))).dropout.p == 0.0
-    model = model_of("wav2vec2", HeadSettings((3,), (3,)), "all", dropout=0.4).train()
+    model = model_of("wav2vec2", HeadSettings((3,), (3,)), "all", final_dropout=0.4).train()
     with torch.no_grad():
         first, second = model(batch), model(batch)
     assert torch.equal(first.vector_BM, second.vector_BM)

@@ -14,7 +14,3 @@ def test_a_cpu_has_bf16_with_either_set_of_instructions(monkeypatch, avx512_bf16
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512_bf16)
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
     assert precision.has_bf16(CPU) == (avx512_bf16 or amx)
-
-
-def test_the_rate_is_one_that_a_machine_can_have():
-    assert 1e8 < precision.matmul_rate(torch.float32, CPU, 64) < 1e14

@@ -6,7 +6,7 @@ import re
 
 import numpy as np
 
-from sermtl.pack.model_card import Facts, model_card
+from sermtl.pack.model_card import model_card
 from sermtl.score.score_files import Utterance
 
 
@@ -15,7 +15,10 @@ def card_of(**settings):
     rows = [Utterance(f"u{n}", "s", "ang", "ang" if n % 4 else "sad", 3, n % 2, 9, 1, "s") for n in range(200)]
     ser = {"wa": 0.75, "ua": 0.75, "n": 200, "confusion": [[150, 50], [0, 0]]}
     scores = {"protocol": "speaker", "speaker_dependent": False, "ser": ser, "spk": {"acc": None, "reason": "unseen"}}
-    return model_card(Facts(["ang", "sad"], settings, scores | {"asr": {"wer": 1 / 6, "words": 600}}, rows, {}))
+    scores["asr"] = {"wer": 1 / 6, "words": 600}
+    facts = {"labels": ["ang", "sad"], "settings": settings, "scores": scores, "rows": rows, "audit": {}}
+    rest = dict.fromkeys(("lang", "pooled", "model_license", "data_license", "folders", "notes"), "")
+    return model_card(facts | rest)
 
 
 def test_the_cards_intervals_are_those_of_the_binomial_distribution():

@@ -11,8 +11,8 @@ from small_model import FAMILIES, save_model
 
 from sermtl import Speech2Emotion
 from sermtl.audio.features import fbank
-from sermtl.data.dataset import FoldDataset
-from sermtl.inference.predict import EXAMPLE, features
+from sermtl.data.dataset import Example, FoldDataset
+from sermtl.inference.predict import features
 from sermtl.model.spectrum import spectrum_kernel
 from sermtl.pack.onnx_export import export_onnx
 
@@ -60,7 +60,7 @@ def token_log_probabilities(trained, samples_S):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("sermtl.inference.predict.fbank", exact_fbank)
         values = features(trained, samples_S)
-    batch = FoldDataset([], trained.front_end).collate([(EXAMPLE, values, None, None)])
+    batch = FoldDataset([], trained.front_end).collate([(Example("", "", 0, ""), values, None, None)])
     with torch.inference_mode():
         return trained.model(batch).tokens_BTV[0].log_softmax(-1).numpy()
 

@@ -26,7 +26,7 @@ from sermtl.bin import score as score_program
 from sermtl.bin import train as train_program
 from sermtl.errors import UserError
 from sermtl.inference.pretrained import read_manifest
-from sermtl.model.ctc import collapse
+from sermtl.model.multitask import collapse
 from sermtl.model.trained_model import load_model
 from sermtl.pack.transformers_export import CLASSIFIER, RECOGNISER, export_transformers, write_tokenizer
 from sermtl.pack.write_pack import _without_folder

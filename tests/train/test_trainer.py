@@ -17,8 +17,7 @@ from sermtl.data.sampler import batches_of_epoch
 from sermtl.errors import UserError
 from sermtl.inference.decode import decode
 from sermtl.model.batch import Batch
-from sermtl.model.ctc import greedy_texts
-from sermtl.model.multitask import Output
+from sermtl.model.multitask import Output, texts_of
 from sermtl.text.tokenizer import ENGLISH_TOKENS, CharTokenizer
 from sermtl.train.epoch_sums import EpochSums, Guesses
 from sermtl.train.optimizer import make_optimizer, rate_share
@@ -195,7 +194,7 @@ def test_rates_are_those_of_scikit_learn_and_jiwer(seed):
     predicted = torch.from_numpy(random.integers(0, 3, 60))
     output = Output(
         F.one_hot(torch.from_numpy(guesses), 4).float(), F.one_hot(paths, 32).float(), F.one_hot(predicted, 3).float(),
-        torch.zeros(60, 1), frames_B,
+        torch.zeros(60, 1), frames_B, torch.zeros(60, 1, 1),
     )  # fmt: skip
     epoch_sums = EpochSums(4)
     for part in (slice(0, 25), slice(25, 60)):
@@ -203,7 +202,7 @@ def test_rates_are_those_of_scikit_learn_and_jiwer(seed):
         targets = torch.from_numpy(truths[part]), torch.from_numpy(speakers[part])
         names = [str(number) for number in range(60)[part]]
         batch = Batch(names, none, none, *targets, none, none)
-        cut = Output(*(getattr(output, field.name)[part] for field in dataclasses.fields(Output)[:5]))
+        cut = Output(*(getattr(output, field.name)[part] for field in dataclasses.fields(Output)[:6]))
         epoch_sums.add_guesses(Guesses.of(cut), batch, dict(zip(names, words[part], strict=True)), tokenizer)
     rates, known, of_known = epoch_sums.rates(), truths >= 0, speakers >= 0
     assert rates["wa"] == pytest.approx(accuracy_score(truths[known], guesses[known]))
@@ -211,7 +210,7 @@ def test_rates_are_those_of_scikit_learn_and_jiwer(seed):
         recall_score(truths[known], guesses[known], labels=[0, 1, 2], average="macro", zero_division=0)
     )
     assert rates["acc_sid"] == pytest.approx(accuracy_score(speakers[of_known], predicted.numpy()[of_known]))
-    hypotheses = greedy_texts(output, tokenizer)
+    hypotheses = texts_of(output.best_BT, frames_B, tokenizer)
     kept = [number for number, text in enumerate(words) if text]
     assert rates["wer"] == pytest.approx(jiwer.wer([words[n] for n in kept], [hypotheses[n] for n in kept]))
     assert EpochSums(4).rates() == dict.fromkeys(("wa", "ua", "wer", "acc_sid"))

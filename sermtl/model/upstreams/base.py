@@ -10,18 +10,27 @@ Shape suffixes: B batch, S samples, T frames, F bands, C channels of the front, 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
+# isort: off
+from sermtl import torchaudio_compat  # noqa: F401 (before transformers)
+
+# isort: on
 import torch
 from torch import Tensor, nn
+from transformers import AutoModel
 
 from sermtl.errors import UserError
 from sermtl.model.geometry import Geometry, SpanMasking
-from sermtl.model.padded import is_padded, own_frames
+from sermtl.model.padded import cut, is_padded, join, own_frames
 
 Frozen = str | int
 """``none``, ``conv`` (the front), a number k (front, projection, positions and the first k layers), or ``all``."""
+Masks = tuple[Tensor | None, Tensor | None]
+"""SpecAugment's: frames (B, T) that get the mask vector, and channels (B, 1, D) that are set to 0."""
+PACKED_FROM = 256
+"""Hidden size from which arithmetic on padding costs more than many small operations."""
 
 
 class Upstream(nn.Module):
@@ -35,11 +44,22 @@ class Upstream(nn.Module):
     """
 
     geometry: Geometry
-    hidden_size: int
     front_size: int
     """Channels of the front's frames."""
     window: int | None = None
     """Frames that attention sees at most; longer utterances are cut into windows of so many."""
+    fronts: list[nn.Module]
+    """The modules of the front."""
+    before_layers: list[nn.Module]
+    """The modules between front and layers, with which they are frozen."""
+    values_per_second: float
+    """Values that the widest layer of the front makes of a second of audio: what a batch's memory goes with."""
+    packable = False
+    """Whether utterances can be laid end to end instead of padded; see `sermtl.model.packed`."""
+    packed = False
+    """Whether they are."""
+    masked = True
+    """Whether training replaces frames, as the configuration asks (SpecAugment)."""
 
     def __init__(self, model: nn.Module, config: Any):
         super().__init__()
@@ -47,9 +67,13 @@ class Upstream(nn.Module):
         self.config = config
         self.normalize: bool = config.normalize
         self.input_bands: int = config.input_bands
+        self.hidden_size: int = config.hidden_size
         self.total_layers: int = config.num_hidden_layers
         """Of the whole model, kept or not."""
+        self.layerdrop: float = getattr(config, "layerdrop", 0.0)
+        """Share of the layers that training leaves out at random, as the model was trained."""
         self.final_dropout: float = getattr(config, "final_dropout", 0.0)
+        """Share of what the heads read that training drops."""
         self.reads: tuple[int, ...] = (self.total_layers,)
         """Numbers of the states that `forward` returns, ascending."""
         self.entry: str | int = "audio"
@@ -59,56 +83,50 @@ class Upstream(nn.Module):
 
     # What a family says
 
-    @property
-    def layers(self) -> nn.ModuleList:
-        """The layers that the model has."""
-        raise NotImplementedError
+    @staticmethod
+    def load(name: str, config: Any) -> tuple[nn.Module, dict[str, Any]]:
+        """A pretrained model, and transformers' notes on its weights."""
+        return AutoModel.from_pretrained(
+            name, config=config, dtype=torch.float32, output_loading_info=True, trust_remote_code=False
+        )
+
+    @staticmethod
+    def build(config: Any) -> nn.Module:
+        """A model with fresh weights."""
+        return AutoModel.from_config(config)
 
     def front(self, inputs: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
         """Frames (B, T, C) of a batch's inputs, and the number of own frames (B,)."""
         raise NotImplementedError
 
-    def embed(self, front_BTC: Tensor, frames_B: Tensor, masks: tuple[Tensor | None, Tensor | None]) -> Tensor:
-        """State 0 (B, T, D); of the masks, the first (B, T) replaces frames, the second (B, D) drops channels."""
+    def embed(self, front_BTC: Tensor, own_BT1: Tensor, masks: Masks) -> Tensor:
+        """State 0 (B, T, D) of the front's frames; ``own_BT1`` is True on own frames."""
         raise NotImplementedError
 
-    def context(self, hidden_BTD: Tensor, frames_B: Tensor) -> Any:
-        """What all layers get beside the frames: masks, positions."""
-        raise NotImplementedError
-
-    def layer(self, number: int, hidden: Tensor, context: Any) -> Tensor:
-        """The output of layer ``number``, counted from 1."""
-        raise NotImplementedError
+    def context(self, hidden_BTD: Tensor, own_BT: Tensor | None) -> dict[str, Any]:
+        """The words that each layer takes: masks and positions; ``own_BT`` is None where there is no padding."""
+        return {"attention_mask": None if own_BT is None else own_BT[:, None, None]}
 
     def final(self, hidden: Tensor) -> Tensor:
         """The last state of the last layer's output."""
         return hidden
 
-    def before_layers(self) -> list[nn.Module]:
-        """The modules between front and layers, with which they are frozen."""
-        raise NotImplementedError
-
-    def fronts(self) -> list[nn.Module]:
-        """The modules of the front."""
-        raise NotImplementedError
-
     # What all have in common
+
+    @property
+    def layers(self) -> nn.ModuleList:
+        """The layers that the model has."""
+        return getattr(self.model, "encoder", self.model).layers
 
     @property
     def masking(self) -> SpanMasking:
         """SpecAugment on the front's frames, as the configuration asks for it; none where they are frozen."""
         c = self.config
-        if not getattr(c, "apply_spec_augment", True) or self.frozen not in ("none", "conv"):
+        if not (self.masked and getattr(c, "apply_spec_augment", True) and self.frozen in ("none", "conv")):
             return SpanMasking(hidden_size=self.hidden_size)
-        return SpanMasking(
-            c.mask_time_prob,
-            c.mask_time_length,
-            getattr(c, "mask_time_min_masks", 0),
-            c.mask_feature_prob,
-            c.mask_feature_length,
-            getattr(c, "mask_feature_min_masks", 0),
-            self.hidden_size,
-        )
+        names = (f"mask_{kind}_{name}" for kind in ("time", "feature") for name in ("prob", "length", "min_masks"))
+        values = [*(getattr(c, name, 0) for name in names), self.hidden_size]
+        return SpanMasking(*values)
 
     def forward(
         self,
@@ -133,56 +151,48 @@ class Upstream(nn.Module):
             frames (B,).
         """
         frames_BTC, frames_B = self.front(inputs, lengths_B) if self.entry == "audio" else (inputs, lengths_B)
-        cut = self.window is not None and frames_BTC.shape[1] > self.window
-        rows_RTC, rows_R = self._windows(frames_BTC, frames_B) if cut else (frames_BTC, frames_B)
-        states = self.states(rows_RTC, rows_R, (time_mask_BT, feature_mask_BD), None if cut else counts_B)
-        if cut:
-            states = [self._joined(state, frames_B) for state in states]
-        return states, frames_B
+        masks = time_mask_BT, None if feature_mask_BD is None else feature_mask_BD[:, None]
+        if self.window is None or frames_BTC.shape[1] <= self.window:
+            return self.states(frames_BTC, frames_B, masks, counts_B), frames_B
+        states = self.states(*cut(frames_BTC, frames_B, self.window), masks, None)
+        return [join(state, frames_B, self.window) for state in states], frames_B
 
-    def states(
-        self,
-        rows_BTC: Tensor,
-        frames_B: Tensor,
-        masks: tuple[Tensor | None, Tensor | None],
-        counts_B: Tensor | None = None,
-    ) -> list[Tensor]:
+    def states(self, rows_BTC: Tensor, frames_B: Tensor, masks: Masks, counts_B: Tensor | None) -> list[Tensor]:
         """The states of ``reads`` of frames that attention sees at once."""
-        padded = is_padded(frames_B, rows_BTC.shape[1])
-        own_BT1 = own_frames(frames_B, rows_BTC.shape[1])[:, :, None]
-        hidden_BTD = rows_BTC if isinstance(self.entry, int) else self.embed(rows_BTC, frames_B, masks)
-        found = self.run_layers(hidden_BTD, self.context(hidden_BTD, frames_B))
-        return [state_BTD * own_BT1 if padded else state_BTD for state_BTD in found]
+        own_BT = own_frames(frames_B, rows_BTC.shape[1])
+        own_BT1 = own_BT[:, :, None]
+        hidden_BTD = rows_BTC if isinstance(self.entry, int) else self.embed(rows_BTC, own_BT1, masks)
+        if not is_padded(frames_B, rows_BTC.shape[1]):
+            words = self.context(hidden_BTD, None)
+            return self.run_layers(hidden_BTD, lambda layer, hidden: layer(hidden, **words))
+        words = self.context(hidden_BTD, own_BT)
+        found = self.run_layers(hidden_BTD, lambda layer, hidden: layer(hidden, **words))
+        return [state_BTD * own_BT1 for state_BTD in found]
 
-    def run_layers(self, hidden: Tensor, context: Any) -> list[Tensor]:
-        """The states of ``reads``, from the first one that is not stored."""
+    def run_layers(self, hidden: Tensor, run: Callable[[Any, Tensor], Any]) -> list[Tensor]:
+        """The states of ``reads``, from the first one that is not stored; ``run`` applies a layer."""
         number, found = self.entry if isinstance(self.entry, int) else 0, []
         while True:
             if number in self.reads:
                 found.append(hidden)
             if number == self.reads[-1]:
                 return found
+            layer = self.layers[number]
             number += 1
-            hidden = self.layer(number, hidden, context)
+            if not (layer.training and float(torch.rand([])) < self.layerdrop):
+                output = run(layer, hidden)
+                hidden = output[0] if isinstance(output, tuple) else output
             if number == self.total_layers:
                 hidden = self.final(hidden)
 
-    def _windows(self, frames_BTC: Tensor, frames_B: Tensor) -> tuple[Tensor, Tensor]:
-        """Windows as rows (R, T, C), those of an utterance one after the other, and their numbers of frames (R,)."""
-        assert self.window is not None
-        count = -(-frames_BTC.shape[1] // self.window)
-        frames_BTC = nn.functional.pad(frames_BTC, (0, 0, 0, count * self.window - frames_BTC.shape[1]))
-        starts_W = torch.arange(count, device=frames_B.device) * self.window
-        rows_BW = (frames_B[:, None] - starts_W).clamp(0, self.window)
-        kept_BW = rows_BW > 0
-        return frames_BTC.unflatten(1, (count, self.window))[kept_BW], rows_BW[kept_BW]
-
-    def _joined(self, rows_RTD: Tensor, frames_B: Tensor) -> Tensor:
-        """The rows of `_windows` as whole utterances again."""
-        assert self.window is not None
-        counts = (-(-frames_B // self.window)).tolist()
-        wholes = [part.flatten(0, 1) for part in rows_RTD.split(counts)]
-        return nn.utils.rnn.pad_sequence(wholes, batch_first=True)[:, : int(frames_B.max())]
+    def project(self, front: Tensor, masks: Masks) -> Tensor:
+        """The front's frames in the layers' width, with the mask vector in masked frames and 0 in masked channels."""
+        projected = self.model.feature_projection(front)
+        hidden = projected[0] if isinstance(projected, tuple) else projected
+        time_mask, feature_mask = masks
+        if time_mask is not None:
+            hidden = torch.where(time_mask[..., None], self.model.masked_spec_embed.to(hidden.dtype), hidden)
+        return hidden if feature_mask is None else hidden.masked_fill(feature_mask, 0.0)
 
     def count_cut(self, samples: Iterable[int]) -> int:
         """How many utterances, of so many samples, are encoded in several windows."""
@@ -217,8 +227,8 @@ class Upstream(nn.Module):
         if self.frozen == "all":
             return [self.model]
         if isinstance(self.frozen, int):
-            return [*self.fronts(), *self.before_layers(), *self.layers[: self.frozen]]
-        return self.fronts() if self.frozen == "conv" else []
+            return [*self.fronts, *self.before_layers, *self.layers[: self.frozen]]
+        return self.fronts if self.frozen == "conv" else []
 
     def train(self, mode: bool = True) -> Upstream:
         """Training mode for what is not frozen."""
@@ -228,20 +238,10 @@ class Upstream(nn.Module):
                 module.eval()
         return self
 
-    def compile_layers(self, backend: str = "inductor") -> None:
+    def compile_layers(self) -> None:
         """Have ``torch.compile`` make fewer and larger operations of each layer, at its first uses."""
         for layer in self.layers:
-            layer.compile(dynamic=True, backend=backend)
-
-    @property
-    def values_per_second(self) -> float:
-        """Values that the widest layer of the front makes of a second of audio: what a batch's memory goes with."""
-        raise NotImplementedError
-
-    @property
-    def packable(self) -> bool:
-        """Whether utterances can be laid end to end instead of padded; see `sermtl.model.packed`."""
-        return False
+            layer.compile(dynamic=True)
 
     def lay_out(self, layout: str, device: torch.device) -> None:
         """Lay utterances out as the setting ``layout`` asks.
@@ -251,3 +251,5 @@ class Upstream(nn.Module):
         """
         if layout == "packed" and not self.packable:
             raise UserError(f"layout: packed is not known for {self.config.model_type}; use auto or padded")
+        gains = self.packable and self.hidden_size >= PACKED_FROM
+        self.packed = layout == "packed" or (layout == "auto" and gains)

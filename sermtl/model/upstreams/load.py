@@ -48,8 +48,13 @@ def load_upstream(name: str) -> Upstream:
     """
     geometry = find_geometry(name)
     if geometry is not None:
-        return _from_scratch(geometry)
-    local = Path(name).is_dir()
+        try:
+            return build_upstream(read_geometry(geometry))
+        except UserError:
+            raise
+        except Exception as error:  # values that do not fit together: errors of many types
+            reason = " ".join(str(error).split())
+            raise UserError(f"{geometry}: no model can be built of it ({reason})") from error
     disable_progress_bar()  # of weights being read, into log files
     try:
         config = AutoConfig.from_pretrained(name, trust_remote_code=False)
@@ -65,25 +70,14 @@ def load_upstream(name: str) -> Upstream:
         raise
     except Exception as error:  # hub, file and format errors are of many types
         reason = str(error).strip().split("\n")[0]
-        way_out = (
-            "the folder must hold config.json and model.safetensors or pytorch_model.bin"
-            if local
-            else "on a machine that reaches the hub run `hf download "
-            f"{name} --local-dir DIR`, copy DIR here, and give --upstream DIR"
-        )
+        way_out = f"on a machine that reaches the hub run `hf download {name} --local-dir DIR`, copy DIR here, and "
+        way_out += "give --upstream DIR"
+        if Path(name).is_dir():
+            way_out = "the folder must hold config.json and model.safetensors or pytorch_model.bin"
         raise UserError(f"upstream {name} cannot be loaded ({type(error).__name__}: {reason}); {way_out}") from error
     config.input_bands, config.kept_layers = 0, None
     config.normalize = _wants_normalised(name, config)
     return family(model, config)
-
-
-def _from_scratch(geometry: Path) -> Upstream:
-    try:
-        return build_upstream(read_geometry(geometry))
-    except UserError:
-        raise
-    except Exception as error:  # values that do not fit together: errors of many types
-        raise UserError(f"{geometry}: no model can be built of it ({' '.join(str(error).split())})") from error
 
 
 def _family(model_type: str) -> Any:
@@ -95,8 +89,7 @@ def build_upstream(config: PretrainedConfig) -> Upstream:
     """An upstream with fresh weights, of as many layers as ``kept_layers`` says."""
     family = _family(config.model_type)
     upstream = family(family.build(config), config)
-    if config.kept_layers is not None:
-        del upstream.layers[config.kept_layers :]
+    del upstream.layers[upstream.total_layers if config.kept_layers is None else config.kept_layers :]
     return upstream
 
 

@@ -20,10 +20,9 @@ from torch import Tensor, nn
 from transformers import WhisperFeatureExtractor
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
-from sermtl.model.geometry import SpanMasking
-from sermtl.model.padded import is_padded, own_frames
+from sermtl.model.padded import cut, is_padded, join, own_frames
 from sermtl.model.spectrum import HOP, WINDOW, power_spectrum, spectrum_kernel
-from sermtl.model.upstreams.base import Upstream
+from sermtl.model.upstreams.base import Masks, Upstream
 
 KEYS = {r"^(model\.)?encoder\.": ""}
 """Where a whole model's folder keeps the encoder's weights."""
@@ -36,31 +35,28 @@ class WhisperGeometry:
     window: int
     receptive_field: int = WINDOW
 
-    def windows(self, length: int) -> list[int]:
-        """Samples of each window; one shorter than `WINDOW` counts as that."""
-        length = max(length, self.receptive_field)
-        return [max(min(self.window, length - start), WINDOW) for start in range(0, length, self.window)]
-
     def frames(self, length: int) -> int:
-        """Frames of ``length`` samples."""
-        return sum(-(-(samples // HOP) // 2) for samples in self.windows(length))
+        """Frames of ``length`` samples; a window shorter than `WINDOW` counts as that."""
+        sizes = [min(self.window, length - start) for start in range(0, max(length, 1), self.window)]
+        return sum(-(-(max(size, WINDOW) // HOP) // 2) for size in sizes)
 
 
 class Whisper(Upstream):
     """Whisper's encoder, tiny to large-v3; ``model`` is transformers' ``WhisperEncoder``."""
 
-    def __init__(self, model: nn.Module, config: Any):
+    masked = False
+
+    def __init__(self, model: Any, config: Any):
         super().__init__(model, config)
-        self.hidden_size = self.front_size = config.d_model
+        self.front_size, self.layerdrop = config.d_model, config.encoder_layerdrop
+        self.fronts, self.before_layers = [model.conv1, model.conv2], [model.embed_positions]
+        self.values_per_second = 100 * config.d_model
         self.window = config.max_source_positions
         self.geometry: WhisperGeometry = WhisperGeometry(2 * HOP * config.max_source_positions)
         mel_QF = WhisperFeatureExtractor(feature_size=config.num_mel_bins).mel_filters
-        self.mel_QF: Tensor
-        self.kernel: Tensor
-        self.hann: Tensor
-        self.register_buffer("hann", torch.hann_window(WINDOW), persistent=False)
-        self.register_buffer("mel_QF", torch.from_numpy(mel_QF).float(), persistent=False)
-        self.register_buffer("kernel", spectrum_kernel(WINDOW, kaldi=False), persistent=False)
+        self.hann = nn.Buffer(torch.hann_window(WINDOW), persistent=False)
+        self.mel_QF = nn.Buffer(torch.from_numpy(mel_QF).float(), persistent=False)
+        self.kernel = nn.Buffer(spectrum_kernel(WINDOW, kaldi=False), persistent=False)
 
     @staticmethod
     def load(name: str, config: Any) -> Any:
@@ -73,29 +69,6 @@ class Whisper(Upstream):
     def build(config: Any) -> nn.Module:
         """The encoder with fresh weights."""
         return WhisperEncoder(config)
-
-    @property
-    def layers(self) -> nn.ModuleList:
-        """The encoder's layers."""
-        return self.model.layers
-
-    @property
-    def masking(self) -> SpanMasking:
-        """None: Whisper was trained without SpecAugment on frames."""
-        return SpanMasking(hidden_size=self.hidden_size)
-
-    @property
-    def values_per_second(self) -> float:
-        """Those of the first convolution."""
-        return 100 * self.hidden_size
-
-    def fronts(self) -> list[nn.Module]:
-        """The two convolutions."""
-        return [self.model.conv1, self.model.conv2]
-
-    def before_layers(self) -> list[nn.Module]:
-        """The positions, which are never trained."""
-        return [self.model.embed_positions]
 
     def log_mel(self, wav_RS: Tensor, samples_R: Tensor) -> Tensor:
         """Log-mel bands (R, M, F), float32, as transformers' ``WhisperFeatureExtractor`` computes them of each window.
@@ -116,46 +89,26 @@ class Whisper(Upstream):
 
     def front(self, inputs: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
         """Log-mel and convolutions of each window; padding is 0 before either convolution, as behind a window's end."""
-        samples_B = lengths_B.clamp(min=WINDOW)
-        if inputs.shape[1] <= self.geometry.window:
-            return self._convolve(inputs, samples_B)
-        rows, sizes = [], []
-        for wav_S, length in zip(inputs, samples_B.tolist(), strict=True):
-            windows = self.geometry.windows(length)
-            sizes.append(windows)
-            rows += [wav_S[i * self.geometry.window :][:size] for i, size in enumerate(windows)]
-        wav_RS = nn.utils.rnn.pad_sequence(rows, batch_first=True)
-        samples_R = torch.tensor([size for windows in sizes for size in windows], device=inputs.device)
-        frames_RTD, frames_R = self._convolve(wav_RS, samples_R)
-        own = iter([frames_TD[:n] for frames_TD, n in zip(frames_RTD, frames_R.tolist(), strict=True)])
-        wholes = [torch.cat([next(own) for _ in windows]) for windows in sizes]
-        frames_B = torch.tensor([len(whole) for whole in wholes], device=inputs.device)
-        return nn.utils.rnn.pad_sequence(wholes, batch_first=True), frames_B
+        window = self.geometry.window
+        if inputs.shape[1] <= window:
+            return self._convolve(inputs, lengths_B)
+        frames_RTD, _ = self._convolve(*cut(inputs, lengths_B, window))
+        frames_B = torch.tensor([self.geometry.frames(n) for n in lengths_B.tolist()], device=inputs.device)
+        return join(frames_RTD, frames_B, self.config.max_source_positions), frames_B
 
     def _convolve(self, wav_RS: Tensor, samples_R: Tensor) -> tuple[Tensor, Tensor]:
         """Frames (R, T, D) of windows, and the numbers of own frames (R,)."""
+        samples_R = samples_R.clamp(min=WINDOW)
         mel_R = samples_R // HOP
         hidden_RDM = F.gelu(self.model.conv1(self.log_mel(wav_RS, samples_R).transpose(1, 2)))
         if is_padded(mel_R, hidden_RDM.shape[2]):
             hidden_RDM = hidden_RDM * own_frames(mel_R, hidden_RDM.shape[2])[:, None]
         return F.gelu(self.model.conv2(hidden_RDM)).transpose(1, 2), (mel_R + 1) // 2
 
-    def embed(self, front_BTC: Tensor, frames_B: Tensor, masks: tuple[Tensor | None, Tensor | None]) -> Tensor:
+    def embed(self, front_BTC: Tensor, own_BT1: Tensor, masks: Masks) -> Tensor:
         """Positions added to the frames."""
         hidden_BTD = front_BTC + self.model.embed_positions.weight[: front_BTC.shape[1]]
         return F.dropout(hidden_BTD, self.model.dropout, self.training and self.frozen in ("none", "conv"))
-
-    def context(self, hidden_BTD: Tensor, frames_B: Tensor) -> Tensor | None:
-        """The attention's mask (B, 1, 1, T) of own frames; None where all are."""
-        total = hidden_BTD.shape[1]
-        return own_frames(frames_B, total)[:, None, None] if is_padded(frames_B, total) else None
-
-    def layer(self, number: int, hidden: Tensor, context: Any) -> Tensor:
-        """A layer's output."""
-        layer = self.layers[number - 1]
-        if layer.training and float(torch.rand([])) < self.model.layerdrop:
-            return hidden
-        return layer(hidden, context)
 
     def final(self, hidden: Tensor) -> Tensor:
         """The final norm."""
