@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from sermtl.bench.material import BASE, EMOTIONS, SPEAKERS, Material
 from sermtl.bench.measure import Row
 from sermtl.config import TrainConfig, load_config
-from sermtl.data.dataset import FoldDataset
+from sermtl.data.dataset import FoldDataset, Sets
 from sermtl.model import packed
 from sermtl.model.front_end import FrontEnd
 from sermtl.model.heads import HeadSettings
@@ -24,7 +24,6 @@ from sermtl.model.precision import has_bf16
 from sermtl.model.trained_model import TrainedModel
 from sermtl.model.upstreams.load import build_upstream, config_from
 from sermtl.text.tokenizer import CharTokenizer, char_tokens
-from sermtl.train.loader import Sets
 from sermtl.train.trainer import Trainer
 
 SHIPPED = Path(__file__).parents[2] / "conf" / "train.yaml"

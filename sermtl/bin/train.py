@@ -20,8 +20,7 @@ from sermtl.data.fold_job import from_torchrun
 from sermtl.errors import UserError, command
 from sermtl.train.fold import train_fold
 from sermtl.train.launch import launch
-from sermtl.train.processes import Ranks, exit_with
-from sermtl.train.settings_file import STOPPED
+from sermtl.train.processes import STOPPED, Ranks, exit_with
 
 
 @command
@@ -31,7 +30,7 @@ def main() -> int:
     processes = max(1, args.ngpu)
     if processes * args.num_nodes > 1 and not from_torchrun("WORLD_SIZE", 0):
         fold_job.check_gpus(args.ngpu)
-        return launch("sermtl.bin.train", sys.argv[1:], processes, args.num_nodes, STOPPED)
+        return launch("sermtl.bin.train", sys.argv[1:], processes, args.num_nodes)
     device = fold_job.set_up(args)
     ranks = Ranks.join(device)
     config = load_config(TrainConfig, args.config, args.set)

@@ -34,6 +34,8 @@ class FoldData:
     tokenizer: Tokenizer
     perturbed: Mapping[float, Mapping[str, Example]]
     """Speed -> utterance -> its perturbed copy."""
+    texts: Mapping[str, str]
+    """Utterance -> normalised transcript."""
     of_speaker: Mapping[str, list[Example]]
     """Speaker -> all of its utterances, without targets."""
     digest: str
@@ -106,7 +108,7 @@ def load_fold(
         if utterance in dumped:
             by_speaker.setdefault(speaker, []).append(dumped[utterance])
     digest = _digest(examples, labels, speakers, tokenizer.tokens)
-    return FoldData(examples, labels, speakers, tokenizer, perturbed, by_speaker, digest, dump)
+    return FoldData(examples, labels, speakers, tokenizer, perturbed, texts, by_speaker, digest, dump)
 
 
 def random_dev(utterances: list[str], share: float, seed: int) -> tuple[list[str], list[str]]:

@@ -1,10 +1,12 @@
-"""Files that are either whole or absent: written to a temporary name, synced, renamed."""
+"""Files that are either whole or absent: written to a temporary name, synced, renamed; and a lock on a directory."""
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import json
+import logging
 import os
 import platform
 import shutil
@@ -16,6 +18,9 @@ from pathlib import Path
 from typing import IO, Any
 
 from sermtl.errors import UserError
+
+log = logging.getLogger(__name__)
+_held: dict[Path, IO[str]] = {}
 
 
 def load_json(path: Path) -> Any:
@@ -159,3 +164,27 @@ def sha256(path: str | Path) -> str:
         while chunk := file.read(1 << 20):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def hold(exp: Path) -> None:
+    """Keep other processes from training or decoding this fold until this one ends; `UserError` if another has it.
+
+    A job can outlive the run.sh that started it, and the next run.sh starts another. The lock ends with its process; on
+    a file system without locks there is a warning, and no lock.
+    """
+    if exp in _held:
+        return
+    exp.mkdir(parents=True, exist_ok=True)
+    file = open(exp / ".owner", "a+", encoding="utf-8")
+    file.seek(0)
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError) as error:
+        raise UserError(f"another process works on {exp} ({file.read().strip()}): wait for it, or end it") from error
+    except OSError as error:
+        log.warning("%s: no locks on this file system (%s)", exp, error)
+        return
+    file.truncate(0)
+    file.write(f"host {platform.node()}, process {os.getpid()}, since {time.strftime('%Y-%m-%dT%H:%M:%S')}\n")
+    file.flush()
+    _held[exp] = file

@@ -11,11 +11,10 @@ import torch
 import torch.nn.functional as F
 
 from sermtl.config import TrainConfig
-from sermtl.data.dataset import FoldDataset
+from sermtl.data.dataset import FoldDataset, Sets
 from sermtl.data.sampler import decode_batches
 from sermtl.model.multitask import MultiTaskModel
 from sermtl.model.trained_model import TrainedModel
-from sermtl.train.loader import Sets, batch_loader
 
 log = logging.getLogger(__name__)
 BATCH = 16
@@ -85,8 +84,7 @@ def _pooled(trained: TrainedModel, sets: Sets, device: torch.device) -> tuple[to
     listed = FoldDataset(sets.train.examples, trained.front_end, speaker_stats=sets.train.speaker_stats)
     # A loader gives batches by length; statistics and heads need the list's order.
     batches = decode_batches(listed.lengths, BATCH)
-    loader = batch_loader(listed, batches, 0, False)
-    found_UnP = trained.model.to(device).pooled(batch.to(device) for batch in loader)
+    found_UnP = trained.model.to(device).pooled(batch.to(device) for batch in listed.loader(batches))
     order_U = torch.tensor([index for batch in batches for index in batch], device=device).argsort()
     speakers_U = torch.tensor([example.speaker for example in listed.examples], device=device)
     return found_UnP[order_U], speakers_U

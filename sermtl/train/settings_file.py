@@ -11,12 +11,11 @@ import torch
 import yaml
 
 from sermtl.config import TrainConfig, as_dict, read_yaml
-from sermtl.data import fold_job
 from sermtl.data.fold_data import FoldData
+from sermtl.data.fold_job import FoldPaths
 from sermtl.data.names import dump_name, hub_snapshot, upstream_digest
 from sermtl.errors import UserError
-from sermtl.fileio import lock
-from sermtl.fileio.files import crc32, write_text
+from sermtl.fileio.files import crc32, hold, write_text
 from sermtl.fileio.stamp import NAME, read_stamp
 from sermtl.model.geometry import find_geometry
 from sermtl.model.precision import has_bf16
@@ -31,8 +30,6 @@ FILES = (
     CONFIG, "history.jsonl", "warnings.txt", "layer_weights.json", "model.json", "model.safetensors",
     "tokens/tokens.txt", "tokens/bpe.model", f"../{LABELS}",
 )  # fmt: skip
-STOPPED = 75
-"""Exit status after a saved stop (EX_TEMPFAIL): a queue may start the job again."""
 HARMLESS = ("save_minutes", "num_workers", "in_memory")
 RESUMABLE = ("epochs", *HARMLESS)
 """Settings that a resumed training may change: more epochs (whose learning rates are those of the new total), and what
@@ -58,7 +55,7 @@ def choose_precision(config: TrainConfig, exp: Path, device: torch.device) -> st
     return here
 
 
-def resolved_settings(paths: fold_job.FoldPaths, config: TrainConfig, fold: FoldData) -> dict[str, Any]:
+def resolved_settings(paths: FoldPaths, config: TrainConfig, fold: FoldData) -> dict[str, Any]:
     """Everything that decides what the training computes, and where it read."""
     digest = upstream_digest(config.upstream)
     return {
@@ -123,6 +120,6 @@ def write_config_once(exp: Path, settings: dict[str, Any]) -> None:
             return
     if not path.is_file() or path.read_bytes() != text.encode():
         if not finished_with_these:
-            lock.hold(exp)  # whoever trains it now does so with what is written there
+            hold(exp)  # whoever trains it now does so with what is written there
             (exp / NAME).unlink(missing_ok=True)  # more epochs: it is not finished any more
         write_text(path, text)

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from sermtl.config import TrainConfig
-from sermtl.data.dataset import FoldDataset
+from sermtl.data.dataset import FoldDataset, Sets
 from sermtl.data.sampler import batches_of_epoch, decode_batches, parts_by_size
 from sermtl.errors import UserError
 from sermtl.fileio.files import sha256, write_json
@@ -27,7 +27,6 @@ from sermtl.seeding import derive_seed
 from sermtl.train import history
 from sermtl.train.checkpoint import load_checkpoint, save_checkpoint
 from sermtl.train.epoch_sums import EpochSums, Guesses, plain, total_over_processes
-from sermtl.train.loader import Sets, batch_loader
 from sermtl.train.optimizer import make_optimizer, rate_share
 from sermtl.train.pooled_statistics import BATCH, fit_after, fit_epoch
 from sermtl.train.processes import Ranks
@@ -297,4 +296,4 @@ class Trainer:
     def load(self, dataset: FoldDataset, batches: list[list[int]]) -> DataLoader:
         """A loader of given batches."""
         workers = self.config.num_workers * (self.model.upstream.entry != "pooled")  # whose vectors are in memory
-        return batch_loader(dataset, batches, workers, self.device.type == "cuda")
+        return dataset.loader(batches, workers, self.device.type == "cuda")
