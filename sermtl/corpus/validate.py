@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
-from sermtl.audio.headers import Task, check_all
+from sermtl.audio.headers import Task, check_recording, map_recordings
 from sermtl.fileio.tables import BOM, BOM_FOUND, DERIVED_TABLE, MAIN_TABLE, raw_lines, spk2utt_of, split_line, tables_of
 
 SHOWN = 5
@@ -84,7 +85,8 @@ def validate(data: Path, options: Options | None = None) -> tuple[list[str], dic
     scp = found.get("wav.scp", {})
     if options.wav and scp:
         tasks = audio_tasks(scp, {} if segments else durations, segments)
-        for message in check_all(tasks, options.allow_pipes, options.nj):
+        check = partial(check_recording, allow_pipes=options.allow_pipes)
+        for message in filter(None, map_recordings(check, tasks, options.nj)):
             faults.add(f"{data / 'wav.scp'}: audio", message)
     return faults.lines(), utt2spk
 
