@@ -6,12 +6,13 @@ import hashlib
 import io
 from collections import defaultdict
 from collections.abc import Callable, Hashable
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 
-from sermtl.fileio.tables import read_table
-from sermtl.fileio.wav_scp import CHANNELS, Source, is_pipe, locate, read_channels, read_segments
+from sermtl.audio.segments import audio_spans
+from sermtl.fileio.wav_scp import Source, is_pipe, locate
 
 PROBE_BYTES = 4096
 """Read from the middle of files of one length before any of them is read whole."""
@@ -29,23 +30,17 @@ def same_audio(data: str | Path, utts: list[str], decode: bool = False) -> np.nd
     Returns:
         (N,) int32 group numbers; -1 where nothing could be compared (pipes, unreadable files).
     """
-    scp = read_table(Path(data) / "wav.scp")
-    segments, channels = read_segments(Path(data) / "segments"), read_channels(Path(data) / CHANNELS)
+    spans = {span.name: span for span in audio_spans(Path(data))}
     sources: dict[str, Source] = {}
-    for entry in set(scp.values()):
-        if not is_pipe(entry):
-            try:
-                sources[entry] = locate(entry)
-            except (OSError, ValueError, OverflowError):
-                continue
+    for entry in {span.recording for span in spans.values() if not is_pipe(span.recording)}:
+        with suppress(OSError, ValueError, OverflowError):
+            sources[entry] = locate(entry)
     groups = group_samples(sources) if decode else group_bytes(sources)
     numbers: dict[Hashable, int] = {}
     codes = np.full(len(utts), -1, np.int32)
     for i, utt in enumerate(utts):
-        recording, span = segments.get(utt, (utt, ""))
-        group = groups.get(scp.get(recording, ""))
-        if group is not None:
-            codes[i] = numbers.setdefault((group, span, channels.get(recording, 0)), len(numbers))
+        if utt in spans and (group := groups.get(spans[utt].recording)) is not None:
+            codes[i] = numbers.setdefault((group, *spans[utt][2:]), len(numbers))
     return codes
 
 
