@@ -27,10 +27,16 @@ from sermtl.seeding import derive_seed
 from sermtl.train import history
 from sermtl.train.checkpoint import load_checkpoint, save_checkpoint
 from sermtl.train.epoch_sums import EpochSums, Guesses, plain, total_over_processes
-from sermtl.train.optimizer import make_optimizer, rate_share
 from sermtl.train.pooled_statistics import BATCH, fit_after, fit_epoch
 from sermtl.train.processes import Ranks
-from sermtl.train.update import Computed, accumulate_gradients, clip_gradients, nonfinite_utterances
+from sermtl.train.update import (
+    Computed,
+    accumulate_gradients,
+    clip_gradients,
+    make_optimizer,
+    nonfinite_utterances,
+    rate_share,
+)
 
 log = logging.getLogger(__name__)
 STATE = ("epoch", "batch", "history", "best_rate", "best_digest", "nonfinite")
@@ -94,7 +100,7 @@ class Trainer:
         epoch_sums = self.counted()
         with self.ranks.first_alone():
             if self.ranks.first:
-                state = {name: getattr(self, name) for name in STATE} | {"tally": epoch_sums.sums}
+                state = {name: getattr(self, name) for name in STATE} | {"tally": dict(epoch_sums.sums)}
                 frozen = {name for name, value in self.model.named_parameters() if not value.requires_grad}
                 learned = {name: value for name, value in self.model.state_dict().items() if name not in frozen}
                 state |= {"model": learned, "optimizer": self.optimizer.state_dict()}
@@ -112,7 +118,7 @@ class Trainer:
             Interrupted: `stop_soon` was called; the checkpoint is written.
             UserError: Too many updates were not finite.
         """
-        tensorboard = history.TensorBoard(self.exp / "tensorboard", self.history) if self.ranks.first else None
+        tensorboard = history.tensorboard(self.exp / "tensorboard", self.history) if self.ranks.first else None
         while self.epoch < self.config.epochs:
             started = time.monotonic()
             record: dict[str, Any] = {"epoch": self.epoch + 1, "train": self.train_epoch()}
@@ -123,7 +129,7 @@ class Trainer:
             record["seconds"] = time.monotonic() - started
             self.finish_epoch(plain(record))
             if tensorboard:
-                tensorboard.add(self.history[-1])
+                history.add_scalars(tensorboard, self.history[-1])
         if tensorboard:
             tensorboard.close()
         if self.ranks.first:
@@ -261,7 +267,7 @@ class Trainer:
             UserError: Too many, with the utterances of the last one.
         """
         if self.ranks.first:
-            self.epoch_sums.add("nonfinite", 1)
+            self.epoch_sums.sums["nonfinite"] += 1
         names = " ".join(utterance for own in self.ranks.gather(utterances) for utterance in own)
         log.warning("non-finite loss or gradient: update skipped; utterances: %s", names)
         self.nonfinite += names.split()
@@ -289,7 +295,7 @@ class Trainer:
                 guesses, on_cpu = Guesses.of(output).on_cpu(), batch.to(torch.device("cpu"))
                 values = torch.stack([loss.float() for loss in losses.values()]).tolist()  # waits for all copies
                 for task, loss in zip(losses, values, strict=True):
-                    epoch_sums.add(f"loss_{task}", loss)
+                    epoch_sums.sums[f"loss_{task}"] += loss
                 epoch_sums.add_guesses(guesses, on_cpu, self.sets.texts, self.trained.tokenizer)
         return total_over_processes(epoch_sums, self.ranks).averages(self.config.alpha)
 

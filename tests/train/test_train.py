@@ -27,8 +27,8 @@ from sermtl.model.upstreams.load import load_upstream
 from sermtl.seeding import derive_seed
 from sermtl.train import fold as train_fold_module
 from sermtl.train import settings_file
-from sermtl.train.optimizer import rate_share
 from sermtl.train.trainer import Trainer
+from sermtl.train.update import rate_share
 
 
 @pytest.fixture(scope="module")
