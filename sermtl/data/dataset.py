@@ -220,11 +220,7 @@ def mask_features(features_TF: np.ndarray, config: TrainConfig, random: np.rando
 
 
 def read_dumped(example: Example, feats_type: str) -> np.ndarray:
-    """What the dump holds of an example: int16 samples (S,), features (T, F) or stored frames (T, C).
-
-    Raises:
-        UserError: It cannot be read, or is not what stage 2 wrote when the fold was joined.
-    """
+    """What the dump holds of an example: int16 samples (S,), features (T, F) or stored frames (T, C)."""
     values = read_entry(example.entry, example.utterance, feats_type)
     if len(values) != example.length or (example.checksum and checksum(values) != example.checksum):
         raise UserError(

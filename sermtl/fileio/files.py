@@ -24,12 +24,7 @@ _held: dict[Path, IO[str]] = {}
 
 
 def load_json(path: Path) -> Any:
-    """The value of a JSON file from an untrusted source.
-
-    Raises:
-        OSError: It cannot be read.
-        ValueError: It is no JSON in UTF-8, or its values are nested deeper than Python goes.
-    """
+    """The value of a JSON file from an untrusted source; `OSError` or `ValueError` where it has none."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except RecursionError as error:
@@ -100,11 +95,7 @@ def replaced_directory(path: Path) -> Iterator[Path]:
 
 
 def check_writable(path: Path) -> None:
-    """Find out before the work whether `atomic_write` could make ``path``; makes its directory.
-
-    Raises:
-        UserError: It could not.
-    """
+    """Find out before the work whether `atomic_write` could make ``path``; makes its directory."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path.parent):
