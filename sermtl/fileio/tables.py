@@ -16,7 +16,7 @@ KINDS = {
     "utterance": r"text|feats\.scp|vad\.scp|segments|utt2.*", "speaker": r"cmvn\.scp|spk2(?!utt$).*",
     "recording": r"wav\.scp|reco2.*",
 }  # fmt: skip
-"""Names of tables by what their keys are; those of recordings are keyed by utterances where there is no ``segments``."""
+"""Names of tables by what their keys are; without ``segments``, those of recordings are keyed by utterances."""
 MAIN_TABLE = "utt2spk"
 DERIVED_TABLE = "spk2utt"
 
@@ -141,10 +141,6 @@ def tables_of(data: Path) -> dict[str, list[str]]:
     names = sorted(path.name for path in data.iterdir() if path.is_file())
     found = {kind: [name for name in names if re.fullmatch(form, name, re.DOTALL)] for kind, form in KINDS.items()}
     if "segments" not in names:
-        found = {
-            "utterance": sorted(found["utterance"] + found["recording"]),
-            "speaker": found["speaker"],
-            "recording": [],
-        }
+        found |= {"utterance": sorted(found["utterance"] + found["recording"]), "recording": []}
     found["utterance"].sort(key=lambda name: name != MAIN_TABLE)
     return found
