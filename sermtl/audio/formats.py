@@ -18,7 +18,7 @@ FFMPEG_SUFFIXES = frozenset({".3gp", ".aac", ".amr", ".m4a", ".mka", ".mkv", ".m
 
 
 def open_sound(file: str | BinaryIO, name: str) -> soundfile.SoundFile:
-    """Open a path or a file in memory; `UserError` about ``name`` where it holds no audio, or ffmpeg lacks."""
+    """Open a path or a file in memory; `UserError` about ``name`` where it holds no audio, or ffmpeg is not there."""
     try:
         return soundfile.SoundFile(os.fsencode(file) if isinstance(file, str) else file)
     except soundfile.LibsndfileError as error:
@@ -46,7 +46,7 @@ def other_content(head: bytes) -> str:
 
 
 def decoded_by_ffmpeg(path: str) -> BinaryIO:
-    """The first audio stream of a file as AU, float32, at its own rate and channels."""
+    """The first audio stream of a file as AU, float32, at its rate and channels; `UserError` where ffmpeg has none."""
     if not shutil.which("ffmpeg"):
         raise UserError(f"{path}: this format is read by ffmpeg, which is not installed; install it, or convert to WAV")
     # No protocol but files: a playlist inside must not make ffmpeg load from the network.

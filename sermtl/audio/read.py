@@ -134,7 +134,7 @@ def mono_blocks(sound: soundfile.SoundFile, name: str, channel: int = 0, size: i
 
 
 def check_rate(rate: int, name: str) -> None:
-    """Refuse a sampling rate that speech does not have; resampling such a short file could fill the memory."""
+    """Refuse (`UserError`) a rate that speech does not have; resampling such a short file could fill the memory."""
     if not isinstance(rate, (int, np.integer)) or not LOWEST_RATE <= rate <= HIGHEST_RATE:
         raise UserError(
             f"{name}: a sampling rate of {rate!r} Hz; {LOWEST_RATE} to {HIGHEST_RATE} are read, give the audio's own"

@@ -220,7 +220,7 @@ def mask_features(features_TF: np.ndarray, config: TrainConfig, random: np.rando
 
 
 def read_dumped(example: Example, feats_type: str) -> np.ndarray:
-    """What the dump holds of an example: int16 samples (S,), features (T, F) or stored frames (T, C)."""
+    """Int16 samples (S,), features (T, F) or stored frames (T, C); `UserError` where they are not as when dumped."""
     values = read_entry(example.entry, example.utterance, feats_type)
     if len(values) != example.length or (example.checksum and checksum(values) != example.checksum):
         raise UserError(

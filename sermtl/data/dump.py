@@ -123,7 +123,7 @@ class Dump:
         return head + "it and rerun stage 1 with --skip_broken true:\n" + "\n".join(broken)
 
     def merge(self) -> None:
-        """Join the parts' tables; check that every utterance is there once, and no part is older than its audio."""
+        """Join the parts' tables; `UserError` where an utterance is not there once, or a part is outdated."""
         tables: dict[str, dict[str, str]] = {suffix: {} for suffix in TABLES}
         for job in range(1, self.nj + 1):
             stem = self.out / "parts" / f"{job}"

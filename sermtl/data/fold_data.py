@@ -126,7 +126,7 @@ def random_dev(utterances: list[str], share: float, seed: int) -> tuple[list[str
 
 
 def read_dump(dump: Path, feats_type: str) -> dict[str, Example]:
-    """Entries, lengths and checksums of a dump directory, by utterance, without speakers and targets."""
+    """A dump directory's examples without speakers and targets; `UserError` where its tables lack or differ."""
     scp_name, lengths_name = DUMP_TABLES[feats_type]
     if not (dump / scp_name).is_file():
         others = sorted(p.name for p in dump.parent.glob("*/feats.scp")) if feats_type == "stored" else []
@@ -155,7 +155,7 @@ def _refuse_unknown(where: Path, utterances: list[str], table: Mapping[str, obje
 
 
 def refuse_cut_arks(examples: Iterable[Example]) -> None:
-    """Stop where an ark of these examples is not of the size that stage 2 wrote; one without a stamp is not checked.
+    """Refuse (`UserError`) arks of another size than stage 2 wrote; one without a stamp is not checked.
 
     Its content is compared when it is read, an utterance at a time: a large dump would take minutes here.
     """

@@ -52,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def own_folds(args: argparse.Namespace) -> list[FoldPaths]:
-    """The paths of the job's own folds: one, or each ``--jobs``-th."""
+    """The paths of the job's own folds: one, or each ``--jobs``-th; `UserError` where there is no such job."""
     jobs = args.jobs or len(args.folds)
     if not 1 <= args.job <= jobs:
         raise UserError(f"--job {args.job}: there are {jobs} jobs")
@@ -79,7 +79,7 @@ def set_up(args: argparse.Namespace) -> torch.device:
 
 
 def check_gpus(wanted: int) -> None:
-    """Refuse to begin without the GPUs that were asked for."""
+    """Refuse to begin (`UserError`) without the GPUs that were asked for."""
     seen = torch.cuda.device_count() if wanted else 0
     if seen < wanted:
         raise UserError(

@@ -50,7 +50,7 @@ def stored_entry(config: TrainConfig) -> str | int:
 
 
 def dump_name(config: TrainConfig) -> str:
-    """The dump directory's name under ``dump/<corpus>/``."""
+    """The dump directory's name under ``dump/<corpus>/``; `UserError` where the upstream cannot be found."""
     if config.feats_type != "stored":
         return config.feats_type
     digest = upstream_digest(config.upstream) or hub_snapshot(config.upstream).name
@@ -99,7 +99,7 @@ def _last_state(upstream: str) -> str:
 
 @cache
 def hub_snapshot(name: str) -> Path:
-    """The folder of a hub id's model in the hub's cache, named by its commit."""
+    """The folder of a hub id's model in the hub's cache, named by its commit; `UserError` where it cannot be loaded."""
     from huggingface_hub import hf_hub_download  # a second of imports
 
     try:

@@ -34,7 +34,7 @@ GPU_BATCH = 16
 
 
 class StoredFeatures:
-    """The frozen part of the upstream that a training with these settings begins with."""
+    """The frozen part of the upstream of a training with these settings; `UserError` where it reads no waveforms."""
 
     def __init__(self, config: TrainConfig, device: torch.device):
         torch.manual_seed(derive_seed(config.seed, "weights"))  # an upstream without pretrained weights is the seed's
@@ -50,7 +50,7 @@ class StoredFeatures:
 
     @torch.inference_mode()
     def __call__(self, wavs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Float32 frames (T, D), or pooled vectors (n, P), for utterances of int16 samples (S,)."""
+        """Float32 frames (T, D), or pooled vectors (n, P), of int16 samples (S,); `UserError` without memory."""
         lengths = [len(samples_S) for samples_S in wavs.values()]
         wavs_BS = np.zeros((len(wavs), max(*lengths, self.upstream.geometry.receptive_field)), np.float32)
         for row, (length, samples_S) in enumerate(zip(lengths, wavs.values(), strict=True)):
@@ -119,7 +119,7 @@ def stored_features(config: TrainConfig, ngpu: int, data: Path, out: Path, speed
 
 
 def check_space(out: Path, needed: int) -> None:
-    """Refuse to begin a dump that the disk cannot hold, counting what is there of it already."""
+    """Refuse to begin (`UserError`) a dump that the disk cannot hold, counting what is there of it already."""
     out.mkdir(parents=True, exist_ok=True)
     there = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
     free = shutil.disk_usage(out).free

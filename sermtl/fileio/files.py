@@ -95,7 +95,7 @@ def replaced_directory(path: Path) -> Iterator[Path]:
 
 
 def check_writable(path: Path) -> None:
-    """Find out before the work whether `atomic_write` could make ``path``; makes its directory."""
+    """Make the directory of ``path``; `UserError` where `atomic_write` could not make the file."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path.parent):

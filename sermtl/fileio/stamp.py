@@ -65,7 +65,7 @@ class Stamp:
             json.dump({"begun": self.digests}, file)
 
     def take_begun(self) -> None:
-        """Take the digests of when `begin` was called, perhaps by another process; inputs beside the stamp are new."""
+        """Take the digests of when `begin` was called, perhaps by another process, but of inputs beside the stamp."""
         try:
             begun = load_json(self.path).get("begun", {}) if self.path.exists() else {}
             folder = self.path.parent
@@ -123,7 +123,7 @@ def damaged_outputs(path: Path, stamp: Mapping[str, Any], contents: bool = True)
 def refuse_damaged(path: Path, remedy: str, contents: bool = True) -> None:
     """Stop where the outputs of a stamp are not as they were made; a directory without a stamp is not checked.
 
-    The ``remedy`` is for the message; ``contents`` are compared, or only sizes.
+    The `UserError` ends with the ``remedy``; ``contents`` are compared, or only sizes.
     """
     stamp = read_stamp(path)
     if stamp is None:

@@ -26,7 +26,7 @@ BOM_FOUND = "begins with a byte order mark (BOM): save it as UTF-8 without one"
 
 
 def raw_lines(path: str | Path) -> Iterator[tuple[int, bytes]]:
-    """Give a file's lines: the number of each, from 1, and its bytes without the line feed."""
+    """A file's lines: numbers from 1, and bytes without the line feed; `UserError` where it cannot be read."""
     try:
         with open(path, "rb") as file:
             for number, raw in enumerate(file, 1):
@@ -73,7 +73,7 @@ def read_table(path: str | Path) -> dict[str, str]:
 
 
 def write_table(path: str | Path, table: Mapping[str, object]) -> None:
-    """Write a table in byte order of its keys, whole or not at all; values lose trailing spaces."""
+    """Write a table in byte order of its keys, without trailing spaces; `UserError` where one is no line of UTF-8."""
     with atomic_write(path) as file:
         for key in sorted(table):
             line = f"{key} {table[key]}".rstrip(" ")
@@ -97,7 +97,7 @@ def read_list(path: str | Path) -> list[str]:
 
 
 def read_ids(path: str | Path) -> list[str]:
-    """Read a list from another source: the first word of each line that has one, in any order, repeated or not."""
+    """The first words of another source's lines, in any order, repeated or not; `UserError` where it is not UTF-8."""
     ids: list[str] = []
     for number, raw in raw_lines(path):
         try:

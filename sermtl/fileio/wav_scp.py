@@ -60,7 +60,7 @@ def file_and_offset(entry: str) -> tuple[str, int | None]:
 
 
 def stat_of(entry: str) -> tuple[int, int] | None:
-    """Size and time (ns) of the file that a wav.scp value means, its archive's for a part of one; None for commands."""
+    """Size and time (ns) of the file or archive that a wav.scp value means; None for commands, `OSError` for none."""
     if is_pipe(entry):
         return None
     stat = os.stat(file_and_offset(entry)[0])
@@ -84,7 +84,7 @@ def read_segments(path: Path) -> dict[str, tuple[str, str]]:
 
 
 def read_channels(path: Path) -> dict[str, int]:
-    """Read ``reco2file_and_channel`` into recording -> channel, from 1; nothing where there is no such file."""
+    """``reco2file_and_channel`` as recording -> channel, from 1; empty without a file, `UserError` for other lines."""
     channels: dict[str, int] = {}
     for number, (recording, value) in enumerate(read_table(path).items() if path.exists() else (), 1):
         if (channel := channel_number(value.split()[-1] if value else "?")) is None:

@@ -35,7 +35,7 @@ class Tokenizer:
 
 
 class CharTokenizer(Tokenizer):
-    """Characters with ``|`` between words."""
+    """Characters with ``|`` between words; `UserError` where the tokens are no such list."""
 
     def __init__(self, tokens: Sequence[str]) -> None:
         self.tokens = list(tokens)
@@ -53,7 +53,7 @@ class CharTokenizer(Tokenizer):
 
 
 class BpeTokenizer(Tokenizer):
-    """Subwords of a serialised sentencepiece model whose ids 0 to 3 are the specials."""
+    """Subwords of a serialised sentencepiece model whose ids 0 to 3 are the specials; `UserError` for other bytes."""
 
     boundary = "\u2581"
 
@@ -82,7 +82,7 @@ def char_tokens(texts: Iterable[str], lang: str) -> list[str]:
 
 
 def train_bpe(texts: Iterable[str], nbpe: int, where: Path) -> bytes:
-    """Train a sentencepiece BPE model of ``nbpe`` pieces whose ids 0 to 3 are the specials."""
+    """Train a sentencepiece model of ``nbpe`` pieces, ids 0 to 3 the specials; `UserError` for too little text."""
     import sentencepiece
 
     model, pieces = io.BytesIO(), dict[str, Any]()
@@ -111,7 +111,7 @@ def train_bpe(texts: Iterable[str], nbpe: int, where: Path) -> bytes:
 
 
 def load_tokenizer(path: str | Path) -> Tokenizer:
-    """Load the tokenizer of a fold from its directory or its ``tokens.txt``, and the ``bpe.model`` beside it."""
+    """The tokenizer of a fold's directory or ``tokens.txt``; `UserError` for none, or where ``bpe.model`` differs."""
     path = Path(path)
     file = path / "tokens.txt" if path.is_dir() else path
     try:
