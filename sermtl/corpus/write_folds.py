@@ -14,7 +14,7 @@ from sermtl.corpus.protocols import find_protocol
 from sermtl.errors import UserError
 from sermtl.fileio.files import replaced_directory, write_json, write_text
 from sermtl.fileio.stamp import NAME, Stamp
-from sermtl.fileio.tables import write_list
+from sermtl.fileio.tables import PARTS, write_list
 from sermtl.fileio.text_table import aligned, plural
 
 COLUMNS = {
@@ -65,7 +65,7 @@ def write_folds(
             training = len(fold.train) + len(fold.dev)
             if copies == "drop" and audio.codes is not None:
                 fold = without_copies(fold, audio.codes)
-            lists = fold.lists(corpus)
+            lists = {part: [corpus.utts[row] for row in getattr(fold, part)] for part in PARTS}
             audit = audit_fold(
                 corpus, audio, lists, protocol=protocol, fold=fold.name,
                 disjoint_speakers=row.disjoint_speakers, disjoint_transcripts=row.disjoint_transcripts,

@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -18,8 +17,7 @@ from sermtl.text.tokenizer import Tokenizer
 from sermtl.train.processes import Ranks
 
 
-@dataclass(frozen=True)
-class Guesses:
+class Guesses(NamedTuple):
     """What the heads find most probable."""
 
     emotions_B: Tensor
@@ -35,7 +33,7 @@ class Guesses:
 
     def on_cpu(self) -> Guesses:
         """Copies, which are made while a GPU computes on."""
-        return Guesses(*(to_cpu(getattr(self, field.name)) for field in fields(self)))
+        return Guesses(*map(to_cpu, self))
 
 
 def to_cpu(values: Any) -> Any:

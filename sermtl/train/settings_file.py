@@ -90,14 +90,11 @@ def config_is_damaged(exp: Path) -> bool:
 
 
 def write_config_once(exp: Path, settings: dict[str, Any]) -> None:
-    """Write ``config.yaml``, or check that it says the same where something was trained with it.
-
-    Raises:
-        UserError: The directory was trained with other settings; the message lists them.
-    """
+    """Write ``config.yaml``; `UserError` with what differs where something was trained with other settings."""
     path = exp / CONFIG
     text = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
-    finished_with_these = f"{zlib.crc32(text.encode()):08x}" == finished_config(exp)
+    finished = finished_config(exp)
+    finished_with_these = f"{zlib.crc32(text.encode()):08x}" == finished
     if config_is_damaged(exp) and not finished_with_these:
         raise UserError(
             f"{path} is missing or damaged, and these are not the settings that it had: run with those to have it "
@@ -105,18 +102,17 @@ def write_config_once(exp: Path, settings: dict[str, Any]) -> None:
         )
     if was_trained(exp) and not finished_with_these:
         old = as_dict(TrainConfig()) | read_yaml(path)  # a setting that is newer had its default
+        unlike = {key: value for key, value in settings.items() if old.get(key) != value}
         differences = [
-            f"  {key}: {old.get(key)!r} there, {value!r} now"
-            for key, value in settings.items()
-            if old.get(key) != value and not (key in RESUMABLE and (key != "epochs" or old.get(key, 0) <= value))
-        ]
+            f"  {key}: {old.get(key)!r} there, {value!r} now" for key, value in unlike.items()
+            if key not in RESUMABLE or (key == "epochs" and old.get(key, 0) > value)
+        ]  # fmt: skip
         if differences:
             raise UserError(
                 f"{exp} was trained with other settings; remove it to train again, or give another --tag:\n"
                 + "\n".join(differences)
             )
-        unlike = {key for key, value in settings.items() if old.get(key) != value}
-        if not unlike or (finished_config(exp) and unlike <= set(HARMLESS)):
+        if not unlike or (finished and unlike.keys() <= set(HARMLESS)):
             return
     if not path.is_file() or path.read_bytes() != text.encode():
         if not finished_with_these:

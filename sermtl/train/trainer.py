@@ -114,9 +114,7 @@ class Trainer:
     def run(self) -> None:
         """Train the epochs that are left, and write the model that is to be scored.
 
-        Raises:
-            Interrupted: `stop_soon` was called; the checkpoint is written.
-            UserError: Too many updates were not finite.
+        `Interrupted` after `stop_soon`, when the checkpoint is written; `UserError` for too many non-finite updates.
         """
         tensorboard = history.tensorboard(self.exp / "tensorboard", self.history) if self.ranks.first else None
         while self.epoch < self.config.epochs:
@@ -211,11 +209,8 @@ class Trainer:
     def update(self, update: int, parts: list[Batch]) -> None:
         """One step of the optimiser over ``parts``, which are this process's; skipped where it is not finite.
 
-        What is read of the device is the update before, so that a GPU does not wait for the next one.
-
-        Args:
-            update: Its number in the training, from 0.
-            parts: Batches; there may be none for one of several processes.
+        What is read of the device is the update before, so that a GPU does not wait for the next one. Updates are
+        numbered from 0; there may be no parts for one of several processes.
         """
         config = self.config
         for group in self.optimizer.param_groups:
@@ -261,11 +256,7 @@ class Trainer:
                 self.epoch_sums.add_update(*computed.sums.tolist())
 
     def report_nonfinite(self, utterances: list[str]) -> None:
-        """Count a skipped update; stop where they pass the configured share of an epoch.
-
-        Raises:
-            UserError: Too many, with the utterances of the last one.
-        """
+        """Count a skipped update; `UserError` where they pass the configured share of an epoch."""
         if self.ranks.first:
             self.epoch_sums.sums["nonfinite"] += 1
         names = " ".join(utterance for own in self.ranks.gather(utterances) for utterance in own)
