@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 from sermtl.config import TrainConfig, load_config
@@ -49,14 +48,14 @@ def main() -> int:
     return failed
 
 
-def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
-    """The command line, or given words in its place."""
+def parse() -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--config", type=Path, required=True, help="training settings (YAML)")
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="settings to override")
     parser.add_argument("--num_nodes", type=int, default=1, help="nodes of this job")
     fold_job.add_arguments(parser)
-    return parser.parse_args(words)
+    return parser.parse_args()
 
 
 if __name__ == "__main__":

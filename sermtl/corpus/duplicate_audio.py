@@ -49,7 +49,7 @@ def group_bytes(sources: dict[str, Source]) -> dict[str, Hashable]:
     groups: dict[str, Hashable] = {entry: source.size for entry, source in sources.items()}
     readers: list[Callable[[Source], bytes]] = [
         lambda source: source.read(max(0, source.size // 2 - PROBE_BYTES // 2), PROBE_BYTES),
-        lambda source: source.read(),
+        Source.read,
     ]
     for reader in readers:
         members: dict[Hashable, list[str]] = defaultdict(list)

@@ -1,13 +1,10 @@
-"""What the values of wav.scp and segments mean: files, parts of archives, shell commands, spans."""
+"""What the values of wav.scp mean: files, parts of archives, shell commands."""
 
 from __future__ import annotations
 
 import os
 from dataclasses import dataclass
 from pathlib import Path
-
-from sermtl.errors import UserError
-from sermtl.fileio.tables import read_table
 
 SAMPLE_RATE = 16000
 """Of all audio that was read, in memory and in dumps (Hz)."""
@@ -68,32 +65,5 @@ def stat_of(entry: str) -> tuple[int, int] | None:
 
 
 def is_pipe(entry: str) -> bool:
-    """Tell whether a wav.scp value is a shell command."""
+    """Whether a wav.scp value is a shell command."""
     return entry.rstrip().endswith("|") or entry.lstrip().startswith("|")
-
-
-def read_segments(path: Path) -> dict[str, tuple[str, str]]:
-    """Read ``segments`` into utterance -> (recording, "start end"); nothing where there is no such file."""
-    spans: dict[str, tuple[str, str]] = {}
-    for number, (utt, value) in enumerate(read_table(path).items() if path.exists() else (), 1):
-        words = value.split()
-        if len(words) != 3:
-            raise UserError(f"{path}:{number}: expected `utterance recording start end`")
-        spans[utt] = (words[0], f"{words[1]} {words[2]}")
-    return spans
-
-
-def read_channels(path: Path) -> dict[str, int]:
-    """``reco2file_and_channel`` as recording -> channel, from 1; empty without a file, `UserError` for other lines."""
-    channels: dict[str, int] = {}
-    for number, (recording, value) in enumerate(read_table(path).items() if path.exists() else (), 1):
-        if (channel := channel_number(value.split()[-1] if value else "?")) is None:
-            raise UserError(f"{path}:{number}: expected `recording file channel`, the channel A, B, or a number from 1")
-        channels[recording] = channel
-    return channels
-
-
-def channel_number(word: str) -> int | None:
-    """The channel, from 1, that A, B or a number means; 0 for ``mean`` and an empty word, None for any other."""
-    known = {"": 0, "mean": 0, "a": 1, "b": 2}
-    return int(word) if word.isdecimal() and int(word) else known.get(word.lower())
