@@ -6,6 +6,7 @@ import io
 import os
 import shutil
 import subprocess
+from contextlib import nullcontext
 from pathlib import Path
 from typing import BinaryIO
 
@@ -22,13 +23,10 @@ def open_sound(file: str | BinaryIO, name: str) -> soundfile.SoundFile:
     try:
         return soundfile.SoundFile(os.fsencode(file) if isinstance(file, str) else file)
     except soundfile.LibsndfileError as error:
-        if isinstance(file, str):
-            with open(file, "rb") as opened:
-                head = opened.read(1024)
-        else:
-            file.seek(0)
-            head = file.read(1024)
-        if other := other_content(head):
+        with open(file, "rb") if isinstance(file, str) else nullcontext(file) as opened:
+            opened.seek(0)
+            other = other_content(opened.read(1024))
+        if other:
             raise UserError(f"{name}: {other}") from error
         if isinstance(file, str) and Path(file).suffix.lower() in FFMPEG_SUFFIXES | {".opus"}:
             return soundfile.SoundFile(decoded_by_ffmpeg(file))

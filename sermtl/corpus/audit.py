@@ -183,8 +183,7 @@ def broken_promises(audit: Audit) -> list[str]:
     """Say which promises a fold breaks; every fold promises parts that are disjoint, known and usable."""
     broken = []
     if audit["promises_disjoint_speakers"] and audit["test_utterances_speaker_seen"]:
-        names = " ".join(audit["shared_speaker_names"])
-        broken.append(f"speakers of the test part are in train or dev: {names}")
+        broken.append(f"speakers of the test part are in train or dev: {' '.join(audit['shared_speaker_names'])}")
     if audit["promises_disjoint_transcripts"] and (n := audit["test_utterances_transcript_seen"]):
         broken.append(f"the transcripts of {plural(n, 'test utterance')} are in train or dev")
     for a, b in PAIRS:
@@ -195,12 +194,8 @@ def broken_promises(audit: Audit) -> list[str]:
     if n := audit["ids_repeated"]:
         broken.append(f"{plural(n, 'id')} listed more than once in a part")
     if n := audit["ids_unknown"]:
-        names = " ".join(audit["unknown_ids"])
-        broken.append(f"{plural(n, 'id')} that the data directory does not have: {names}")
-    for part in ("train", "test"):
-        if not audit[f"utterances_{part}"]:
-            broken.append(f"no utterance in {part}")
-    return broken
+        broken.append(f"{plural(n, 'id')} that the data directory does not have: {' '.join(audit['unknown_ids'])}")
+    return broken + [f"no utterance in {part}" for part in ("train", "test") if not audit[f"utterances_{part}"]]
 
 
 def copies(audit: Audit) -> str:
@@ -219,16 +214,14 @@ def warnings(audit: Audit) -> list[str]:
     for part in ("train", "test"):
         if absent := audit[f"classes_absent_{part}"]:
             found.append(f"no utterance of {' '.join(absent)} in {part}")
-    if n := audit["unlabelled_test"]:
-        found.append(f"{plural(n, 'test utterance')} without an emotion: decoded, not scored")
-    if n := audit["utterances_speaker_unknown"]:
-        found.append(f"{plural(n, 'utterance')} of unknown speakers, who may be in train and in test")
-    if n := audit["speakers_with_one_utterance"]:
-        found.append(f"{plural(n, 'training speaker')} with a single utterance")
-    if 0 < audit["utterances_test"] - audit["unlabelled_test"] < TINY_TEST:
-        found.append(f"fewer than {TINY_TEST} test utterances: one of them is worth over {100 // TINY_TEST} points")
-    if n := audit["corpus_audio_not_compared"]:
-        found.append(f"the audio of {plural(n, 'utterance')} could not be compared (a pipe or unreadable)")
-    if n := audit["corpus_duplicate_audio"]:
-        found.append(f"{plural(n, 'utterance')} of the corpus share their audio with another")
-    return found
+    lost = audit["corpus_audio_not_compared"]
+    few = 0 < audit["utterances_test"] - audit["unlabelled_test"] < TINY_TEST
+    counted = (
+        (audit["unlabelled_test"], "test utterance", "{} without an emotion: decoded, not scored"),
+        (audit["utterances_speaker_unknown"], "utterance", "{} of unknown speakers, who may be in train and in test"),
+        (audit["speakers_with_one_utterance"], "training speaker", "{} with a single utterance"),
+        (few, "", f"fewer than {TINY_TEST} test utterances: one of them is worth over {100 // TINY_TEST} points"),
+        (lost, "utterance", "the audio of {} could not be compared (a pipe or unreadable)"),
+        (audit["corpus_duplicate_audio"], "utterance", "{} of the corpus share their audio with another"),
+    )
+    return found + [form.format(plural(n, noun)) for n, noun, form in counted if n]

@@ -106,9 +106,7 @@ class DevPicker:
         if not self.ratio:
             return np.array([], np.int64)
         emotion, speaker = self.corpus.emotion.codes, self.corpus.speaker.codes
-        inside = np.zeros(len(emotion), bool)
-        inside[train] = True
-        rows = self.order[inside[self.order] & self.corpus.labelled[self.order]]
+        rows = self.order[np.isin(self.order, train) & self.corpus.labelled[self.order]]
         left_speaker = Counter(speaker[train].tolist())
         picked: list[int] = []
         due = 0.0

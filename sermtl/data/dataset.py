@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain, pairwise
 from statistics import median
@@ -58,41 +58,31 @@ class Example:
         return len(self.tokens) + sum(a == b for a, b in pairwise(self.tokens))
 
 
+@dataclass(eq=False, repr=False)
 class FoldDataset(Dataset):
-    """The examples of a list; ``set_epoch`` before each training epoch, never for evaluation.
+    """The examples of a list; ``set_epoch`` before each training epoch, never for evaluation."""
 
-    Args:
-        examples: What to read.
-        front_end: How to read it.
-        config: Augmentation settings, or None for evaluation.
-        masking: The upstream's SpecAugment.
-        perturbed: Speed -> utterance -> its perturbed copy.
-        speaker_stats: Speaker -> mean (F,) and standard deviation (F,) for ``cmvn: speaker``.
-    """
+    examples: Sequence[Example]
+    front_end: FrontEnd
+    config: TrainConfig | None = None
+    """Augmentation settings, or None for evaluation."""
+    masking: SpanMasking | None = None
+    """The upstream's SpecAugment."""
+    perturbed: Mapping[float, Mapping[str, Example]] = field(default_factory=dict)
+    """Speed -> utterance -> its perturbed copy."""
+    speaker_stats: Mapping[str, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
+    """Speaker -> mean (F,) and standard deviation (F,) for ``cmvn: speaker``."""
 
-    def __init__(
-        self,
-        examples: Sequence[Example],
-        front_end: FrontEnd,
-        config: TrainConfig | None = None,
-        masking: SpanMasking | None = None,
-        perturbed: Mapping[float, Mapping[str, Example]] | None = None,
-        speaker_stats: Mapping[str, tuple[np.ndarray, np.ndarray]] | None = None,
-    ):
-        self.examples = list(examples)
-        self.front_end = front_end
-        self.config = config
-        self.masking = masking
-        self.perturbed = perturbed or {}
-        self.speaker_stats = speaker_stats or {}
-        self.epoch = 0
+    def __post_init__(self) -> None:
+        """Read what is kept in memory."""
+        self.epoch, config = 0, self.config
         self._kept: dict[str, np.ndarray] = {}
         # Pooled vectors are small, and an epoch over them takes less time than reading them again.
         pooled = config is not None and config.feats_type == "stored" and stored_form(config).startswith("pooled")
         if config is not None and (config.in_memory or pooled):
             copies = [self.perturbed[speed].values() for speed in config.speed_perturb if speed != 1.0]
             everything = chain(self.examples, *copies)
-            self._kept = {example.entry: read_dumped(example, front_end.feats_type) for example in everything}
+            self._kept = {example.entry: read_dumped(example, self.front_end.feats_type) for example in everything}
 
     def __len__(self) -> int:
         return len(self.examples)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -47,27 +48,26 @@ class Interrupted(Exception):
     """Training was asked to stop, and has saved its state."""
 
 
+@dataclass(eq=False, repr=False)
 class Trainer:
     """Trains a model to its last epoch, from the newest checkpoint in ``exp`` where there is one."""
 
-    def __init__(
-        self,
-        trained: TrainedModel,
-        config: TrainConfig,
-        sets: Sets,
-        exp: Path,
-        device: torch.device,
-        ranks: Ranks | None = None,
-    ):
-        self.trained, self.config, self.sets, self.exp, self.device = trained, config, sets, exp, device
-        self.ranks = ranks or Ranks()
-        self.model = trained.model.to(device)
+    trained: TrainedModel
+    config: TrainConfig
+    sets: Sets
+    exp: Path
+    device: torch.device
+    ranks: Ranks = field(default_factory=Ranks)
+
+    def __post_init__(self) -> None:
+        """Begin, or go on."""
+        self.model = self.trained.model.to(self.device)
         self.parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-        self.optimizer: Any = make_optimizer(self.model, config)
-        self.epoch_updates = config.updates or -(-len(sets.train) // config.batch_size)
-        self.total_updates = self.epoch_updates * config.epochs
+        self.optimizer: Any = make_optimizer(self.model, self.config)
+        self.epoch_updates = self.config.updates or -(-len(self.sets.train) // self.config.batch_size)
+        self.total_updates = self.epoch_updates * self.config.epochs
         self.epoch = self.batch = 0
-        self.epoch_sums = EpochSums(len(trained.labels))
+        self.epoch_sums = EpochSums(len(self.trained.labels))
         self.history: list[dict[str, Any]] = []
         self.best_rate, self.best_digest = -1.0, ""
         self.nonfinite: list[str] = []
@@ -79,7 +79,7 @@ class Trainer:
         with self.ranks.first_alone():
             self.resume()
         if len(set(self.ranks.gather((self.epoch, self.batch)))) > 1:
-            raise UserError(f"the hosts of this job see different checkpoints in {exp}; is that folder shared?")
+            raise UserError(f"the hosts of this job see different checkpoints in {self.exp}; is that folder shared?")
         self.ranks.copy_from_first(self.model)
 
     def resume(self) -> None:

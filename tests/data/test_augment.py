@@ -64,7 +64,9 @@ def test_feature_masks_are_bands_and_frames_of_documented_width(frames, freq, fr
 
 def test_widths_are_uniform_from_none_to_the_largest():
     features = np.ones((100, 80), dtype=np.float32)
-    bands = [int((mask_features(features, 1, 4, 0, 1, generator(n)) == 0).all(0).sum()) for n in range(1000)]
+    config = TrainConfig(freq_masks=1, freq_mask_width=4)
+    bands = [int((mask_features(features, config, generator(n)) == 0).all(0).sum()) for n in range(1000)]
     assert np.bincount(bands, minlength=5).min() > 140 and max(bands) == 4
-    frames = [int((mask_features(features, 0, 1, 1, 50, generator(n)) == 0).all(1).sum()) for n in range(1000)]
+    config = TrainConfig(time_masks=1, time_mask_width=50)
+    frames = [int((mask_features(features, config, generator(n)) == 0).all(1).sum()) for n in range(1000)]
     assert max(frames) == 20 and min(frames) == 0
