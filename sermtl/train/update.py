@@ -44,18 +44,16 @@ class Computed:
 
 def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
     """AdamW over the trainable parameters; weight decay on matrices only, not on biases and norms."""
-    groups: list[dict[str, Any]] = []
-    for upstream in (True, False):
-        parameters = [
-            parameter
-            for name, parameter in model.named_parameters()
-            if parameter.requires_grad and name.startswith("upstream.") == upstream
-        ]
-        peak = config.learning_rate if upstream or not config.head_learning_rate else config.head_learning_rate
-        for matrices, decay in ((True, config.weight_decay), (False, 0.0)):
-            chosen = [parameter for parameter in parameters if (parameter.ndim > 1) == matrices]
-            if chosen:
-                groups.append({"params": chosen, "weight_decay": decay, "peak": peak})
+    kinds: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            kinds.setdefault((name.startswith("upstream."), parameter.ndim > 1), []).append(parameter)
+    heads_peak = config.head_learning_rate or config.learning_rate
+    groups: list[dict[str, Any]] = [
+        {"params": parameters, "weight_decay": config.weight_decay if matrices else 0.0,
+         "peak": config.learning_rate if upstream else heads_peak}
+        for (upstream, matrices), parameters in sorted(kinds.items(), key=lambda item: item[0], reverse=True)
+    ]  # fmt: skip
     betas = (config.adam_betas[0], config.adam_betas[1])
     return torch.optim.AdamW(groups, lr=config.learning_rate, betas=betas, eps=config.adam_eps, fused=True)
 
