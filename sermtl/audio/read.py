@@ -28,14 +28,9 @@ LOWEST_RATE, HIGHEST_RATE = 1000, 768_000
 def read_audio(path: str | Path, channel: int = 0) -> np.ndarray:
     """Samples (S,) at 16 kHz of a file in any rate and channel count, in a format of libsndfile or ffmpeg.
 
-    16-bit mono at 16 kHz comes through exactly; other rates are resampled; `quantise` says what is int16.
-
-    Args:
-        path: The file.
-        channel: Of a file with several, the one to read, from 1; 0 averages them.
-
-    Raises:
-        UserError: The file is missing, empty, truncated, no audio, lacks the channel, or `Judge` refuses its samples.
+    16-bit mono at 16 kHz comes through exactly; other rates are resampled; `quantise` says what is int16. Channels are
+    from 1; 0 averages all. `UserError` where the file is missing, empty, truncated, no audio, lacks the channel, or
+    `Judge` refuses its samples.
     """
     return _decode(str(path), str(path), channel)
 

@@ -19,16 +19,10 @@ PROBE_BYTES = 4096
 
 
 def same_audio(data: str | Path, utts: list[str], decode: bool = False) -> np.ndarray:
-    """Group utterances by their audio.
+    """Group N utterances by their audio: (N,) int32 numbers; -1 where none could be compared (pipes, unreadable files).
 
-    Args:
-        data: A data directory with ``wav.scp``, and perhaps ``segments``.
-        utts: The N utterances, in order.
-        decode: Compare decoded samples, which finds copies with other headers or formats, and reads
-            everything; otherwise bytes, where files of different lengths are not read at all.
-
-    Returns:
-        (N,) int32 group numbers; -1 where nothing could be compared (pipes, unreadable files).
+    To ``decode`` finds copies with other headers or formats, and reads everything; of bytes, files of different lengths
+    are not read at all.
     """
     spans = {span.name: span for span in audio_spans(Path(data))}
     sources: dict[str, Source] = {}

@@ -45,19 +45,10 @@ def audit_options(description: str | None) -> argparse.ArgumentParser:
 def write_folds(
     corpus: Corpus, audio: Audio, folds: Iterable[Fold], made: Stamp, *, protocol: str, dev_ratio: float, copies: str
 ) -> None:
-    """Write folds into the folder of the stamp ``made``, finish it, and print what the audits found.
+    """Write what `make_folds` gave into the folder of the stamp ``made``, finish it, and print what the audits found.
 
-    Args:
-        corpus: The data directory.
-        audio: Its groups of equal audio.
-        folds: What `make_folds` gives for ``protocol`` and ``dev_ratio``.
-        made: The stamp.
-        protocol: The protocol's name.
-        dev_ratio: The share of training that became dev.
-        copies: What to do with audio of the test part that is also in train or dev: stop, drop (it there) or keep.
-
-    Raises:
-        BrokenPromise: A fold breaks one; the folder stays as it was.
+    ``copies`` says what to do with audio of the test part that is also in train or dev: stop, drop (it there) or keep.
+    `BrokenPromise` where a fold breaks one; the folder stays as it was.
     """
     out, audits, row = made.path.parent, [], find_protocol(protocol)[0]
     with replaced_directory(out) as staging:

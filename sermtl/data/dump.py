@@ -69,14 +69,9 @@ class Dump:
     def write_part(self, job: int, allow_pipes: bool, load: Callable[[], tuple[Features, int]]) -> None:
         """Write ``parts/<job>.{ark,scp,lengths,samples,digests}`` and their stamp.
 
-        Args:
-            job: The part.
-            allow_pipes: Run the commands of wav.scp.
-            load: Gives what makes features, and of how many utterances at once; not called for a part that is there.
-
-        Raises:
-            UserError: Audio files cannot be read (the first ten are named, all of them on stdout), or the ark does
-                not give back what was written.
+        ``load`` gives what makes features, and of how many utterances at once; not called for a part that is there.
+        `UserError` where audio files cannot be read (the first ten are named, all of them on stdout), or the ark does
+        not give back what was written.
         """
         part, made, stem = self.part(job), self.part_stamp(job), self.out / "parts" / f"{job}"
         if not made.changed():

@@ -44,15 +44,10 @@ def write_json(path: str | Path, value: Any, sort_keys: bool = False) -> None:
 
 @contextlib.contextmanager
 def atomic_write(path: str | Path, mode: str = "w", sync: bool = True) -> Iterator[IO[Any]]:
-    """Open a temporary file beside ``path`` and rename it onto ``path`` when the block ends well.
+    """Open a temporary file beside ``path`` and rename it onto ``path`` when the block ends well; makes its directory.
 
-    Args:
-        path: The file to make or replace; its directory is made where it is missing.
-        mode: ``"w"`` (UTF-8 text, newlines as written) or ``"wb"``.
-        sync: Wait until it is on the disk; without, a crash of the machine may leave it empty.
-
-    Raises:
-        UserError: The file cannot be written (full disk, no permission); ``path`` is left as it was.
+    Modes are ``"w"`` (UTF-8 text, newlines as written) and ``"wb"``. Without ``sync``, a crash of the machine may leave
+    an empty file. `UserError` where it cannot be written (full disk, no permission); ``path`` is left as it was.
     """
     path = Path(path)
     temporary = temporary_path(path)

@@ -77,14 +77,11 @@ def rate_share(update: int, total: int, config: TrainConfig) -> float:
 def accumulate_gradients(
     model: MultiTaskModel, parts: Iterable[Batch], targets: Tensor, speaker_gradient: float, alpha: float
 ) -> tuple[Tensor, list[Guesses]]:
-    """Add the gradients of an update's parts up in the parameters.
+    """Add the gradients of an update's parts, on the model's device, up in the parameters.
 
-    Args:
-        model: The model in training mode.
-        parts: Batches on the model's device; together they are the update's utterances, or one process's share.
-        targets: (tasks,) on the CPU: `count_targets` of the whole update, over all parts and processes.
-        speaker_gradient: Factor of the speaker head's gradient at the encoder.
-        alpha: Weight of the CTC loss.
+    The parts are the update's utterances, or one process's share; ``targets`` (tasks,), on the CPU, are `count_targets`
+    of the whole update, over all parts and processes; ``speaker_gradient`` is the factor of the speaker head's gradient
+    at the encoder.
 
     Returns:
         (2, tasks) float64: the losses summed over utterances, and the squared norms of each task's gradient at the
