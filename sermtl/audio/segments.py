@@ -12,7 +12,7 @@ import numpy as np
 from sermtl.audio import read
 from sermtl.errors import UserError
 from sermtl.fileio.tables import read_table
-from sermtl.fileio.wav_scp import CHANNELS
+from sermtl.fileio.wav_scp import CHANNELS, channel_number
 
 
 class AudioSpan(NamedTuple):
@@ -50,9 +50,7 @@ def read_channels(path: Path) -> dict[str, int]:
     """``reco2file_and_channel`` as recording -> channel, from 1 (0: all); empty without a file."""
     channels: dict[str, int] = {}
     for number, (recording, value) in enumerate(read_table(path).items() if path.exists() else (), 1):
-        word = value.lower().split()[-1] if value else "?"
-        channel = int(word) if word.isdecimal() and int(word) else {"mean": 0, "a": 1, "b": 2}.get(word)
-        if channel is None:
+        if (channel := channel_number(value.split()[-1] if value else "?")) is None:
             raise UserError(f"{path}:{number}: expected `recording file channel`, the channel A, B, or a number from 1")
         channels[recording] = channel
     return channels

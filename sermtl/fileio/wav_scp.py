@@ -67,3 +67,9 @@ def stat_of(entry: str) -> tuple[int, int] | None:
 def is_pipe(entry: str) -> bool:
     """Whether a wav.scp value is a shell command."""
     return entry.rstrip().endswith("|") or entry.lstrip().startswith("|")
+
+
+def channel_number(word: str) -> int | None:
+    """The channel, from 1, that A, B or a number means; 0 for ``mean`` and an empty word, None for any other."""
+    known = {"": 0, "mean": 0, "a": 1, "b": 2}
+    return int(word) if word.isdecimal() and int(word) else known.get(word.lower())
