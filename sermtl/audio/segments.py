@@ -12,7 +12,7 @@ import numpy as np
 from sermtl.audio import read
 from sermtl.errors import UserError
 from sermtl.fileio.tables import read_table
-from sermtl.fileio.wav_scp import CHANNELS, channel_number
+from sermtl.fileio.wav_scp import CHANNELS, read_channels
 
 
 class AudioSpan(NamedTuple):
@@ -44,16 +44,6 @@ def audio_spans(data: Path) -> list[AudioSpan]:
             raise UserError(f"{path}: {name}: {' '.join(times)!r} are not two times in seconds") from None
         spans.append(AudioSpan(name, wav_scp[recording], start, end, channels.get(recording, 0)))
     return spans
-
-
-def read_channels(path: Path) -> dict[str, int]:
-    """``reco2file_and_channel`` as recording -> channel, from 1 (0: all); empty without a file."""
-    channels: dict[str, int] = {}
-    for number, (recording, value) in enumerate(read_table(path).items() if path.exists() else (), 1):
-        if (channel := channel_number(value.split()[-1] if value else "?")) is None:
-            raise UserError(f"{path}:{number}: expected `recording file channel`, the channel A, B, or a number from 1")
-        channels[recording] = channel
-    return channels
 
 
 def read_all(part: Iterable[AudioSpan], allow_pipes: bool) -> Iterator[tuple[str, np.ndarray | UserError]]:

@@ -6,6 +6,9 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from sermtl.errors import UserError
+from sermtl.fileio.tables import read_table
+
 SAMPLE_RATE = 16000
 """Of all audio that was read, in memory and in dumps (Hz)."""
 
@@ -67,6 +70,16 @@ def stat_of(entry: str) -> tuple[int, int] | None:
 def is_pipe(entry: str) -> bool:
     """Whether a wav.scp value is a shell command."""
     return entry.rstrip().endswith("|") or entry.lstrip().startswith("|")
+
+
+def read_channels(path: Path) -> dict[str, int]:
+    """``reco2file_and_channel`` as recording -> channel, from 1 (0: all); empty without a file."""
+    channels: dict[str, int] = {}
+    for number, (recording, value) in enumerate(read_table(path).items() if path.exists() else (), 1):
+        if (channel := channel_number(value.split()[-1] if value else "?")) is None:
+            raise UserError(f"{path}:{number}: expected `recording file channel`, the channel A, B, or a number from 1")
+        channels[recording] = channel
+    return channels
 
 
 def channel_number(word: str) -> int | None:
