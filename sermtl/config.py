@@ -199,9 +199,7 @@ class DecodeConfig:
 def load_config(cls: type[T], path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> T:
     """Read ``cls`` from a YAML file, then apply ``key=value`` overrides (values are YAML too).
 
-    Raises:
-        UserError: The file is missing or not a mapping; a key is unknown; a value has the wrong type
-            or range. The message names the file and the key.
+    `UserError` with file and key for an unknown key, or a value of another type or out of range.
     """
     values = read_yaml(path)
     typed = {key: _typed(cls, key, value, str(path)) for key, value in values.items()}
@@ -218,11 +216,7 @@ def load_config(cls: type[T], path: str | Path, overrides: list[str] | tuple[str
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
-    """A YAML file's mapping of strings (an empty file is an empty one).
-
-    Raises:
-        UserError: The file is missing, no YAML, or no mapping.
-    """
+    """A YAML file's mapping of strings (an empty file is an empty one); `UserError` where it has none."""
     try:
         text = Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

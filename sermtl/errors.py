@@ -21,8 +21,7 @@ class UserError(Exception):
 def command(main: Callable[[], int | None]) -> Callable[[], int]:
     """Turn a program's ``main`` into one that prints a `UserError`, or an error of the system, as one message.
 
-    Returns:
-        The wrapped function: exit status of ``main`` (None counts as 0), or that of a `UserError`, or 2.
+    It gives the exit status of ``main`` (None counts as 0), or that of a `UserError`, or 2.
     """
 
     @functools.wraps(main)

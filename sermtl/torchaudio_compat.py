@@ -18,18 +18,11 @@ def _no_extension(*_args: Any, **_kwargs: Any) -> None:
     raise RuntimeError("this part of torchaudio needs its compiled library, which does not fit this torch")
 
 
-def make_importable() -> bool:
-    """Import torchaudio, with a stand-in for its extension where that does not load.
-
-    Returns:
-        Whether the compiled extension is there.
-    """
-    try:
-        extension = importlib.import_module("torchaudio")._extension
-        return bool(extension._IS_TORCHAUDIO_EXT_AVAILABLE)
-    except OSError:
-        for name in [name for name in sys.modules if name.partition(".")[0] == "torchaudio"]:
-            del sys.modules[name]
+try:
+    importlib.import_module("torchaudio")
+except OSError:
+    for name in [name for name in sys.modules if name.partition(".")[0] == "torchaudio"]:
+        del sys.modules[name]
     stand_in = types.ModuleType("torchaudio._extension")
     vars(stand_in).update(
         _IS_TORCHAUDIO_EXT_AVAILABLE=False,
@@ -40,7 +33,3 @@ def make_importable() -> bool:
     )
     sys.modules["torchaudio._extension"] = stand_in
     importlib.import_module("torchaudio")
-    return False
-
-
-make_importable()

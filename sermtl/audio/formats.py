@@ -6,6 +6,7 @@ import io
 import os
 import shutil
 import subprocess
+from contextlib import nullcontext
 from pathlib import Path
 from typing import BinaryIO
 
@@ -18,22 +19,14 @@ FFMPEG_SUFFIXES = frozenset({".3gp", ".aac", ".amr", ".m4a", ".mka", ".mkv", ".m
 
 
 def open_sound(file: str | BinaryIO, name: str) -> soundfile.SoundFile:
-    """Open a path or a file in memory; the message of an error begins with ``name``.
-
-    Raises:
-        UserError: It holds no audio, or ffmpeg is needed and not installed.
-        OSError: It cannot be read.
-    """
+    """Open a path or a file in memory; `UserError` about ``name`` where it holds no audio, or ffmpeg is not there."""
     try:
         return soundfile.SoundFile(os.fsencode(file) if isinstance(file, str) else file)
     except soundfile.LibsndfileError as error:
-        if isinstance(file, str):
-            with open(file, "rb") as opened:
-                head = opened.read(1024)
-        else:
-            file.seek(0)
-            head = file.read(1024)
-        if other := other_content(head):
+        with open(file, "rb") if isinstance(file, str) else nullcontext(file) as opened:
+            opened.seek(0)
+            other = other_content(opened.read(1024))
+        if other:
             raise UserError(f"{name}: {other}") from error
         if isinstance(file, str) and Path(file).suffix.lower() in FFMPEG_SUFFIXES | {".opus"}:
             return soundfile.SoundFile(decoded_by_ffmpeg(file))
@@ -51,11 +44,7 @@ def other_content(head: bytes) -> str:
 
 
 def decoded_by_ffmpeg(path: str) -> BinaryIO:
-    """The first audio stream of a file as AU, float32, at its own rate and channels.
-
-    Raises:
-        UserError: ffmpeg is not installed, or cannot read the file.
-    """
+    """The first audio stream of a file as AU, float32, at its rate and channels; `UserError` where ffmpeg has none."""
     if not shutil.which("ffmpeg"):
         raise UserError(f"{path}: this format is read by ffmpeg, which is not installed; install it, or convert to WAV")
     # No protocol but files: a playlist inside must not make ffmpeg load from the network.

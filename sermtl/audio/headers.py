@@ -8,7 +8,6 @@ import os
 import struct
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from functools import partial
 from multiprocessing import get_context
 from typing import BinaryIO, TypeVar
 
@@ -34,17 +33,6 @@ Item = TypeVar("Item")
 Answer = TypeVar("Answer")
 
 
-def check_all(tasks: list[Task], allow_pipes: bool, nj: int) -> Iterator[str]:
-    """Give a message for each recording with something wrong, in order.
-
-    Args:
-        tasks: The recordings.
-        allow_pipes: Shell commands are passed over (and never run) instead of refused.
-        nj: Processes.
-    """
-    return filter(None, map_recordings(partial(check_recording, allow_pipes=allow_pipes), tasks, nj))
-
-
 def map_recordings(function: Callable[[Item], Answer], items: Sequence[Item], nj: int) -> Iterator[Answer]:
     """Apply a function to each recording, in order; in ``nj`` processes where there are many."""
     if nj < 2 or len(items) < POOL_FROM:
@@ -55,7 +43,10 @@ def map_recordings(function: Callable[[Item], Answer], items: Sequence[Item], nj
 
 
 def check_recording(task: Task, allow_pipes: bool = False) -> str | None:
-    """The error of a recording; None where its header can be read and agrees with the tables."""
+    """The error of a recording; None where its header can be read and agrees with the tables.
+
+    With ``allow_pipes``, shell commands are passed over (and never run) instead of refused.
+    """
     key, entry, duration, end = task
     if not entry:
         return f"{key}: no path"
@@ -85,12 +76,7 @@ def seconds_or_fault(entry: str) -> float | str:
 
 
 def header_seconds(entry: str) -> float:
-    """Duration of a recording by its header.
-
-    Raises:
-        UserError, OSError, RuntimeError, ValueError, TypeError, OverflowError: No such file, no audio, empty, or
-            truncated.
-    """
+    """Duration of a recording (s) by its header; raises what `seconds_or_fault` catches."""
     source = locate(entry)
     if not source.size:
         raise ValueError("the file is empty")

@@ -22,11 +22,7 @@ MOST_CANCELLED, MUCH_CANCELLED = 0.9, 0.6
 
 
 class Judge:
-    """Judges the samples of one recording, block by block; for stage 2 and for prediction.
-
-    Args:
-        name: What messages begin with.
-    """
+    """Judges the samples of one recording, block by block; the messages of its `UserError` begin with ``name``."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -39,8 +35,7 @@ class Judge:
     def add(self, samples: np.ndarray) -> np.ndarray:
         """Add a block, (S,) or (S, channels), int16, or floats whose full scale is 1; gives the channels' average (S,).
 
-        Raises:
-            UserError: NaN or infinite samples.
+        NaN and infinite samples are refused.
         """
         full = 32768 if samples.dtype == np.int16 else 1
         low, high = float(samples.min()) / full, float(samples.max()) / full
@@ -60,22 +55,14 @@ class Judge:
         return samples
 
     def refuse_scale(self) -> None:
-        """Refuse floats that are on another scale.
-
-        Raises:
-            UserError: The message has the peak.
-        """
+        """Refuse floats that are on another scale."""
         if self.peak > LOUDEST:
             raise UserError(
                 f"{self.name}: floats up to {self.peak:g}, where full scale is 1: divide by 32768, or give int16"
             )
 
     def finish(self) -> None:
-        """Judge all that was added; logs a warning where channels cancel in part.
-
-        Raises:
-            UserError: The samples are on another scale, cancel each other, hold nothing, or are mostly clipped.
-        """
+        """Refuse samples on another scale, that cancel each other (a warning where in part), hold nothing, or clip."""
         self.refuse_scale()
         removed = 1 - self.averaged_energy / self.energy if self.energy else 0.0
         if removed > MUCH_CANCELLED:

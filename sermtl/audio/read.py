@@ -7,6 +7,7 @@ import logging
 import os
 import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import BinaryIO
 
@@ -27,40 +28,17 @@ LOWEST_RATE, HIGHEST_RATE = 1000, 768_000
 def read_audio(path: str | Path, channel: int = 0) -> np.ndarray:
     """Samples (S,) at 16 kHz of a file in any rate and channel count, in a format of libsndfile or ffmpeg.
 
-    16-bit mono at 16 kHz comes through exactly; other rates are resampled; `quantise` says what is int16.
-
-    Args:
-        path: The file.
-        channel: Of a file with several, the one to read, from 1; 0 averages them.
-
-    Raises:
-        UserError: The file is missing, empty, truncated, no audio, lacks the channel, or `Judge` refuses its samples.
+    16-bit mono at 16 kHz comes through exactly; other rates are resampled; `quantise` says what is int16. Channels are
+    from 1; 0 averages all. `UserError` where the file is missing, empty, truncated, no audio, lacks the channel, or
+    `Judge` refuses its samples.
     """
-    refuse_no_file(path)
-    try:
-        with open(path, "rb") as file:
-            refuse_wrong_length(file, str(path))
-        return _decode(str(path), str(path), channel)
-    except OSError as error:
-        reason = "no such file" if not Path(path).exists() else error.strerror or str(error)
-        raise UserError(f"{path}: {reason}") from error
-
-
-def refuse_no_file(path: str | Path) -> None:
-    """Refuse what is there and no file.
-
-    Raises:
-        UserError: It is a folder or, whose opening would wait for ever, a named pipe.
-    """
-    if Path(path).exists() and not Path(path).is_file():
-        raise UserError(f"{path}: a folder, a named pipe or the like, no file")
+    return _decode(str(path), str(path), channel)
 
 
 def read_recording(entry: str, allow_pipes: bool = False, channel: int = 0) -> np.ndarray:
     """Samples (S,) as `read_audio` gives them of a ``wav.scp`` value: a file, ``file.ark:offset``, or a shell command.
 
-    Raises:
-        UserError: As `read_audio`; or the command fails, or is not allowed.
+    `UserError` also where the command fails, or is not allowed.
     """
     if not is_pipe(entry):
         try:
@@ -84,8 +62,7 @@ def read_recording(entry: str, allow_pipes: bool = False, channel: int = 0) -> n
 def cut(samples_S: np.ndarray, start: float, end: float, name: str) -> np.ndarray:
     """The samples from ``start`` to ``end`` seconds of a recording; an ``end`` of -1 is the recording's, as for Kaldi.
 
-    Raises:
-        UserError: The span is empty or begins after the recording's end, or `Judge` refuses its samples.
+    `UserError` where the span is empty or begins after the recording's end, or `Judge` refuses its samples.
     """
     first, last = round(start * SAMPLE_RATE), len(samples_S) if end == -1 else round(end * SAMPLE_RATE)
     if not 0 <= first < min(last, len(samples_S)):
@@ -98,13 +75,8 @@ def cut(samples_S: np.ndarray, start: float, end: float, name: str) -> np.ndarra
 
 
 def _decode(file: str | BinaryIO, name: str, channel: int) -> np.ndarray:
-    if not isinstance(file, str):
-        refuse_wrong_length(file, name)
-    try:
-        with open_sound(file, name) as sound:
-            samples_S, rate = np.concatenate([*mono_blocks(sound, name, channel)]), sound.samplerate
-    except RuntimeError as error:
-        raise UserError(f"{name}: not readable as audio ({error})") from error
+    with open_recording(file, name) as sound:
+        samples_S, rate = np.concatenate([*mono_blocks(sound, name, channel)]), sound.samplerate
     if samples_S.dtype == np.int16:
         return samples_S
     samples_S = quantise(resample(samples_S, rate, SAMPLE_RATE))
@@ -113,15 +85,32 @@ def _decode(file: str | BinaryIO, name: str, channel: int) -> np.ndarray:
     return samples_S
 
 
+@contextmanager
+def open_recording(file: str | BinaryIO, name: str) -> Iterator[soundfile.SoundFile]:
+    """Open a path or a file in memory; errors of that and of the block become a `UserError` about ``name``."""
+    try:
+        # The opening of a named pipe would wait for ever.
+        if isinstance(file, str) and Path(file).exists() and not Path(file).is_file():
+            raise UserError(f"{name}: a folder, a named pipe or the like, no file")
+        with open(file, "rb") if isinstance(file, str) else nullcontext(file) as raw:
+            size = raw.seek(0, os.SEEK_END)
+            raw.seek(0)
+            if flaw := length_flaw(raw, size):
+                raise UserError(f"{name}: {flaw}")
+        with open_sound(file, name) as sound:
+            yield sound
+    except RuntimeError as error:
+        raise UserError(f"{name}: not readable as audio ({error})") from error
+    except OSError as error:
+        reason = "no such file" if not Path(name).exists() else error.strerror or str(error)
+        raise UserError(f"{name}: {reason}") from error
+
+
 def mono_blocks(sound: soundfile.SoundFile, name: str, channel: int = 0, size: int = -1) -> Iterator[np.ndarray]:
     """A file's samples in blocks of ``size`` (-1: in one), at its rate: one channel (from 1), or the average (0).
 
-    Yields:
-        int16 (S,) of 16-bit at 16 kHz that is not averaged, float32 (S,) of all else.
-
-    Raises:
-        UserError: The file is empty, truncated, lacks the channel, or `Judge` refuses its samples, those of all blocks
-            at the end; the message begins with ``name``.
+    Blocks are int16 (S,) of 16-bit at 16 kHz that is not averaged, float32 (S,) of all else. `UserError` where the file
+    is empty, truncated, lacks the channel, or, at the end, `Judge` refuses the samples of all blocks.
     """
     check_rate(sound.samplerate, name)
     several = sound.channels > 1
@@ -139,24 +128,8 @@ def mono_blocks(sound: soundfile.SoundFile, name: str, channel: int = 0, size: i
     judge.finish()
 
 
-def refuse_wrong_length(file: BinaryIO, name: str) -> None:
-    """Refuse a recording that is shorter or longer than its own header says, by `sermtl.audio.headers.length_flaw`.
-
-    Raises:
-        UserError: The message begins with ``name``.
-    """
-    size = file.seek(0, os.SEEK_END)
-    file.seek(0)
-    if flaw := length_flaw(file, size):
-        raise UserError(f"{name}: {flaw}")
-
-
 def check_rate(rate: int, name: str) -> None:
-    """Refuse a sampling rate that speech does not have; resampling such a short file could fill the memory.
-
-    Raises:
-        UserError: The message begins with ``name``.
-    """
+    """Refuse (`UserError`) a rate that speech does not have; resampling such a short file could fill the memory."""
     if not isinstance(rate, (int, np.integer)) or not LOWEST_RATE <= rate <= HIGHEST_RATE:
         raise UserError(
             f"{name}: a sampling rate of {rate!r} Hz; {LOWEST_RATE} to {HIGHEST_RATE} are read, give the audio's own"

@@ -12,7 +12,7 @@ import numpy as np
 from sermtl.audio import read
 from sermtl.errors import UserError
 from sermtl.fileio.tables import read_table
-from sermtl.fileio.wav_scp import CHANNELS, read_channels, read_segments
+from sermtl.fileio.wav_scp import CHANNELS, read_channels
 
 
 class AudioSpan(NamedTuple):
@@ -27,18 +27,21 @@ class AudioSpan(NamedTuple):
 
 def audio_spans(data: Path) -> list[AudioSpan]:
     """What a data directory holds, by ``wav.scp`` and, where they are there, ``segments`` and the table of channels."""
-    wav_scp, segments = read_table(data / "wav.scp"), read_segments(data / "segments")
-    channels = read_channels(data / CHANNELS)
+    wav_scp, channels, path = read_table(data / "wav.scp"), read_channels(data / CHANNELS), data / "segments"
+    segments = read_table(path) if path.exists() else {}
     if not segments:
         return [AudioSpan(name, entry, channel=channels.get(name, 0)) for name, entry in wav_scp.items()]
     spans = []
-    for name, (recording, times) in segments.items():
+    for number, (name, value) in enumerate(segments.items(), 1):
+        recording, *times = value.split() or [""]
+        if len(times) != 2:
+            raise UserError(f"{path}:{number}: expected `utterance recording start end`")
         if recording not in wav_scp:
-            raise UserError(f"{data}/segments: {name}: recording {recording} is not in {data}/wav.scp")
+            raise UserError(f"{path}: {name}: recording {recording} is not in {data}/wav.scp")
         try:
-            start, end = map(float, times.split())
+            start, end = map(float, times)
         except ValueError:
-            raise UserError(f"{data}/segments: {name}: {times!r} are not two times in seconds") from None
+            raise UserError(f"{path}: {name}: {' '.join(times)!r} are not two times in seconds") from None
         spans.append(AudioSpan(name, wav_scp[recording], start, end, channels.get(recording, 0)))
     return spans
 

@@ -10,34 +10,24 @@ from typing import Any
 
 import numpy as np
 
-from sermtl.audio.formats import open_sound
 from sermtl.audio.judge import Judge
-from sermtl.audio.read import check_rate, mono_blocks, read_recording, refuse_no_file, refuse_wrong_length
+from sermtl.audio.read import check_rate, mono_blocks, open_recording, read_recording
 from sermtl.audio.resample import RESAMPLING_ROLLOFF, RESAMPLING_ZEROS, SAMPLE_RATE, as_floats, quantise, resample
 from sermtl.errors import UserError
 from sermtl.fileio.wav_scp import is_pipe
 
 
 def read_item(path: str, channel: int = 0) -> np.ndarray:
-    """Samples (S,) at 16 kHz of an `Item`'s path.
-
-    Raises:
-        UserError: As `sermtl.audio.read.read_audio`; or the path is a shell command, which is never run.
-    """
+    """Samples (S,) at 16 kHz of an `Item`'s path; a shell command is never run, but a `UserError`."""
     if is_pipe(path):
         raise UserError(f"{path}: a shell command; give a file")
     return read_recording(path, channel=channel)
 
 
-def _is_ark_entry(path: str) -> bool:
-    return bool(re.search(r"\.ark:\d+$", path)) and not Path(path).exists()
-
-
 def as_samples(waveform: Any, sampling_rate: int, name: str) -> np.ndarray:
     """A waveform of any accepted kind as samples (S,) at 16 kHz: int16, or quiet floats as they are.
 
-    Raises:
-        UserError: It is empty, not finite, or of another shape, type or range; the message begins with ``name``.
+    `UserError` where it is empty, not finite, or of another shape, type or range.
     """
     import torch  # here: listing files needs none
 
@@ -68,35 +58,22 @@ def as_samples(waveform: Any, sampling_rate: int, name: str) -> np.ndarray:
 def audio_blocks(path: str, channel: int = 0, seconds: float = 10.0) -> Iterator[np.ndarray]:
     """The samples of `read_item` in blocks of about ``seconds``, so that a day of audio fits into memory.
 
-    Not quantised: all blocks are int16 where the file is 16-bit at 16 kHz, else all are float32.
-
-    Raises:
-        UserError: As `read_item`, when the broken place is reached.
+    Not quantised: all blocks are int16 where the file is 16-bit at 16 kHz, else all are float32. `UserError` as
+    `read_item`, when the broken place is reached.
     """
-    if is_pipe(path) or _is_ark_entry(path):
+    if is_pipe(path) or (re.search(r"\.ark:\d+$", path) and not Path(path).exists()):
         yield read_item(path, channel)
         return
-    refuse_no_file(path)
-    try:
-        with open(path, "rb") as raw:
-            refuse_wrong_length(raw, path)
-        with open_sound(path, path) as file:
-            stream = Resampler(file.samplerate)
-            for samples_S in mono_blocks(file, path, channel, max(1, round(seconds * file.samplerate))):
-                yield samples_S if samples_S.dtype == np.int16 else stream.push(samples_S)
-            if len(rest_S := stream.finish()):
-                yield rest_S
-    except (OSError, RuntimeError) as error:
-        reason = "no such file" if not Path(path).exists() else f"not readable as audio ({error})"
-        raise UserError(f"{path}: {reason}") from error
+    with open_recording(path, path) as file:
+        stream = Resampler(file.samplerate)
+        for samples_S in mono_blocks(file, path, channel, max(1, round(seconds * file.samplerate))):
+            yield samples_S if samples_S.dtype == np.int16 else stream.push(samples_S)
+        if len(rest_S := stream.finish()):
+            yield rest_S
 
 
 class Resampler:
-    """Resampling to 16 kHz of a signal that comes in pieces; the same samples as in one piece.
-
-    Args:
-        rate: Sampling rate of the input.
-    """
+    """Resampling to 16 kHz of a signal that comes in pieces, at ``rate`` Hz; the same samples as in one piece."""
 
     def __init__(self, rate: int) -> None:
         divisor = math.gcd(rate, SAMPLE_RATE)
@@ -115,17 +92,12 @@ class Resampler:
         if ready <= 0:
             return np.zeros(0, dtype=np.float32)
         end = self.context + ready
-        given_S = self._resampled(self.pending_S[: end + self.margin])[: end * self.step_out // self.step_in]
-        given_S = given_S[self.context * self.step_out // self.step_in :]
+        given_S = resample(self.pending_S[: end + self.margin], self.rate, SAMPLE_RATE)
+        given_S = given_S[self.context * self.step_out // self.step_in : end * self.step_out // self.step_in]
         kept = min(end, self.margin)
         self.pending_S, self.context = self.pending_S[end - kept :], kept
         return given_S
 
     def finish(self) -> np.ndarray:
         """The samples that are left when the signal has ended."""
-        if len(self.pending_S) == self.context:
-            return np.zeros(0, dtype=np.float32)
-        return self._resampled(self.pending_S)[self.context * self.step_out // self.step_in :]
-
-    def _resampled(self, samples_S: np.ndarray) -> np.ndarray:
-        return resample(samples_S, self.rate, SAMPLE_RATE)
+        return resample(self.pending_S, self.rate, SAMPLE_RATE)[self.context * self.step_out // self.step_in :]

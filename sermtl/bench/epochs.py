@@ -12,15 +12,14 @@ import torch
 from sermtl.bench.material import CHARACTERS, EMOTIONS, SPEAKERS, draw_seconds
 from sermtl.bench.measure import rest, say, status_mb
 from sermtl.config import TrainConfig
-from sermtl.data.dataset import FoldDataset
+from sermtl.data.dataset import FoldDataset, Sets
 from sermtl.data.fold_data import load_fold
 from sermtl.fileio.ark import checksum, write_ark
 from sermtl.fileio.files import write_text
 from sermtl.fileio.tables import write_list, write_table
 from sermtl.model.upstreams.load import build_upstream, config_from
 from sermtl.text.tokenizer import char_tokens
-from sermtl.train.loader import Sets
-from sermtl.train.setup import build
+from sermtl.train.fold import build
 from sermtl.train.trainer import Trainer
 
 NARROW = {

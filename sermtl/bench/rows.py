@@ -16,7 +16,7 @@ from sermtl.bench import published
 from sermtl.bench.material import BASE, EMOTIONS, SPEAKERS, make_material
 from sermtl.bench.measure import Row, print_table, run_rounds, summarise, timed
 from sermtl.config import TrainConfig, load_config
-from sermtl.data.dataset import FoldDataset
+from sermtl.data.dataset import FoldDataset, Sets
 from sermtl.errors import UserError
 from sermtl.inference.decode import decode
 from sermtl.model import packed
@@ -27,7 +27,6 @@ from sermtl.model.precision import has_bf16
 from sermtl.model.trained_model import TrainedModel
 from sermtl.model.upstreams.load import build_upstream, config_from
 from sermtl.text.tokenizer import CharTokenizer, char_tokens
-from sermtl.train.loader import Sets
 from sermtl.train.trainer import Trainer
 
 SHIPPED = Path(__file__).parents[2] / "conf" / "train.yaml"

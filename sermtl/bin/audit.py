@@ -15,10 +15,10 @@ from collections import Counter
 from pathlib import Path
 
 from sermtl.corpus.audit import Audio, audit_fold
-from sermtl.corpus.audit_table import audit_options, audit_table, print_audits
 from sermtl.corpus.corpus import load_corpus
 from sermtl.corpus.lists import read_fold, read_folds, rows_of
 from sermtl.corpus.protocols import find_protocol
+from sermtl.corpus.write_folds import audit_options, audit_table, print_audits
 from sermtl.errors import UserError, command
 from sermtl.fileio.files import write_json, write_text
 

@@ -8,17 +8,16 @@ import sys
 from pathlib import Path
 
 from sermtl.corpus.fix import fix
-from sermtl.corpus.validate import Options, validate
+from sermtl.corpus.validate import validate
 from sermtl.errors import command
 
 
 def run_validate(args: argparse.Namespace) -> int:
     """Check a directory; 1 where something is wrong."""
-    options = Options(
-        text=not args.no_text, wav=not args.no_wav, spk_sort=not args.no_spk_sort,
+    faults, utt2spk = validate(
+        args.data, text=not args.no_text, wav=not args.no_wav, spk_sort=not args.no_spk_sort,
         allow_pipes=args.allow_pipes == "true", nj=args.nj,
     )  # fmt: skip
-    faults, utt2spk = validate(args.data, options)
     if faults:
         print(*faults, sep="\n", file=sys.stderr)
         print(f"validate_data_dir.sh: {args.data} is not as it should be; utils/fix_data_dir.sh sorts "

@@ -20,7 +20,7 @@ from sermtl.data import fold_data, fold_job
 from sermtl.data.fold_data import load_fold, refuse_cut_arks
 from sermtl.data.names import stored_entry
 from sermtl.errors import UserError, command
-from sermtl.fileio import lock
+from sermtl.fileio.files import hold
 from sermtl.fileio.stamp import NAME, refuse_damaged
 from sermtl.fileio.tables import PARTS
 from sermtl.inference.decode import CONDITIONS, decode, decode_stamp, enrolled, training_config, write_decoded
@@ -76,7 +76,7 @@ def decode_fold(paths: fold_job.FoldPaths, decode_config: DecodeConfig, device: 
         if not made.changed():
             log.info("nothing changed: %s", directory)
             continue
-        lock.hold(paths.exp)
+        hold(paths.exp)
         started = time.monotonic()
         refuse_cut_arks(fold.examples[part])
         front_end = trained.front_end

@@ -19,8 +19,8 @@ import numpy as np
 from sermtl.audio.features import fbank
 from sermtl.config import TrainConfig, load_config
 from sermtl.data.dump import Dump, Features
-from sermtl.data.names import check_dump_name
-from sermtl.errors import command
+from sermtl.data.names import dump_name
+from sermtl.errors import UserError, command
 
 
 @command
@@ -47,7 +47,9 @@ def main() -> int:
         return 0
     config = load_config(TrainConfig, args.config, args.set) if args.feats_type == "stored" else None
     if config:
-        check_dump_name(args.out, config, args.speed)
+        wanted = Path(dump_name(config) if args.speed == 1.0 else f"{dump_name(config)}_sp{args.speed:g}").name
+        if args.out.name != wanted:
+            raise UserError(f"{args.out}: this upstream's outputs belong in {args.out.parent / wanted}")
     dump.write_part(args.job, args.allow_pipes == "true", functools.partial(features, config, args))
     return 0
 

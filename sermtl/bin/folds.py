@@ -10,11 +10,10 @@ import sys
 from pathlib import Path
 
 from sermtl.corpus.audit import Audio
-from sermtl.corpus.audit_table import audit_options
 from sermtl.corpus.corpus import load_corpus
 from sermtl.corpus.folds import make_folds
 from sermtl.corpus.protocols import PROTOCOLS
-from sermtl.corpus.write_folds import write_folds
+from sermtl.corpus.write_folds import audit_options, write_folds
 from sermtl.errors import command
 from sermtl.fileio.stamp import NAME, Stamp, inputs, package_digest
 
@@ -56,10 +55,10 @@ def main() -> int:
         print(f"nothing changed: {out}")
         return 0
     audio = Audio.of(corpus, decode=args.audio == "true")
-    write_folds(
-        corpus, audio, folds, made,
-        protocol=args.protocol, dev_ratio=args.dev_ratio, copies=args.copies, notes=division.notes,
-    )  # fmt: skip
+    chosen = {"protocol": args.protocol, "dev_ratio": args.dev_ratio, "copies": args.copies}
+    write_folds(corpus, audio, folds, made, **chosen)
+    for note in division.notes:
+        print(f"{args.protocol}: {note}")
     return 0
 
 

@@ -17,11 +17,7 @@ INPUTS = ("data:text", "data:lang", "fold:train")
 
 
 def write_tokens(out: Path, text: dict[str, str], train: Path, token_type: str, nbpe: int, lang: str) -> list[str]:
-    """Write one fold's ``tokens.txt``, with ``bpe.model`` beside it for subwords; returns the tokens.
-
-    Raises:
-        UserError: The list is missing, or names an utterance without a line in ``text``.
-    """
+    """Write one fold's ``tokens.txt``, with ``bpe.model`` beside it for subwords; returns the tokens."""
     listed = read_list(train)
     for utt in listed:
         if utt not in text:
@@ -40,11 +36,7 @@ def write_tokens(out: Path, text: dict[str, str], train: Path, token_type: str, 
 
 
 def read_lang(data: Path) -> str:
-    """Language code of a data directory.
-
-    Raises:
-        UserError: The file ``lang`` is missing or empty.
-    """
+    """Language code of a data directory; `UserError` where there is none."""
     try:
         lang = (data / "lang").read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:

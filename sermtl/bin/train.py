@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 from sermtl.config import TrainConfig, load_config
@@ -20,8 +19,7 @@ from sermtl.data.fold_job import from_torchrun
 from sermtl.errors import UserError, command
 from sermtl.train.fold import train_fold
 from sermtl.train.launch import launch
-from sermtl.train.processes import Ranks, exit_with
-from sermtl.train.settings_file import STOPPED
+from sermtl.train.processes import STOPPED, Ranks, exit_with
 
 
 @command
@@ -31,7 +29,7 @@ def main() -> int:
     processes = max(1, args.ngpu)
     if processes * args.num_nodes > 1 and not from_torchrun("WORLD_SIZE", 0):
         fold_job.check_gpus(args.ngpu)
-        return launch("sermtl.bin.train", sys.argv[1:], processes, args.num_nodes, STOPPED)
+        return launch("sermtl.bin.train", sys.argv[1:], processes, args.num_nodes)
     device = fold_job.set_up(args)
     ranks = Ranks.join(device)
     config = load_config(TrainConfig, args.config, args.set)
@@ -50,14 +48,14 @@ def main() -> int:
     return failed
 
 
-def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
-    """The command line, or given words in its place."""
+def parse() -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--config", type=Path, required=True, help="training settings (YAML)")
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="settings to override")
     parser.add_argument("--num_nodes", type=int, default=1, help="nodes of this job")
     fold_job.add_arguments(parser)
-    return parser.parse_args(words)
+    return parser.parse_args()
 
 
 if __name__ == "__main__":

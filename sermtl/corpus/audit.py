@@ -1,44 +1,6 @@
 """What a fold's train, dev and test lists share, and whether that breaks what its protocol promises.
 
-`audit_fold` returns one flat dictionary, written as ``audit.json``; ``PART`` is train, dev or test, and
-a figure is null where the data directory lacks the table (or the audio) that it needs:
-
-===================================  ================================================================
-protocol, fold                       names
-promises_disjoint_speakers,          the protocol says that no test speaker (transcript) is in train or
-promises_disjoint_transcripts        dev
-allows_copies                        audio that test shares with train or dev is no broken promise
-speaker_dependent                    a test speaker IS in train or dev, or may be, or the protocol is marked
-                                     as speaker-dependent whatever is found
-utterances_speaker_unknown           utterances of train, dev and test whose speaker is unknown
-ok, broken, warnings                 every promise is kept; the broken ones; what to know before use
-utterances_PART, unlabelled_PART     utterances; those of them without emotion
-utterances_train_digest              of the ids of the training list: equal where the lists are
-speakers_PART, sessions_PART,        how many different ones
-transcripts_PART
-utterances_shared_A_B, and so for    how many different ones stand in both A and B, for A_B in
-speakers, sessions, transcripts,     train_test, dev_test, train_dev
-audio
-test_utterances_speaker_seen, and    test utterances whose speaker (session, transcript, audio) is also in
-so for session, transcript, audio    train or dev; with ``_share`` appended, over utterances_test
-test_transcript_seen_by_style        utt2style value -> [test utterances with a seen transcript, all]
-shared_speaker_names,                the first few test speakers, and test utterances of seen audio
-shared_audio_utterances
-classes                              all classes of the corpus, sorted
-class_counts_PART                    class -> utterances
-classes_absent_train, _test          classes without an utterance there
-majority_share_test                  share of the test part's largest class in its labelled utterances
-speaker_utterances_min, _max         utterances of the training speaker who has fewest, most
-speakers_with_one_utterance          training speakers who have a single one
-ids_repeated                         ids listed twice within a part
-ids_unknown, unknown_ids             ids that the corpus lacks; the first few
-ids_unlisted,                        corpus utterances in none of the parts; those of them that have an
-ids_unlisted_labelled                emotion
-corpus_utterances, corpus_speakers   size of the corpus
-corpus_duplicate_audio               utterances whose audio another utterance of the corpus has too
-corpus_audio_compared                ``bytes``, ``samples`` or ``no``
-corpus_audio_not_compared            utterances left out of that (pipes, unreadable files)
-===================================  ================================================================
+`audit_fold` returns one flat dictionary, written as ``audit.json``, whose keys docs/data.md describes.
 """
 
 from __future__ import annotations
@@ -91,24 +53,15 @@ def audit_fold(
     marked: bool = False,
     allow_copies: bool = False,
 ) -> Audit:
-    """Audit one fold.
+    """Audit one fold's lists, which hold ids in any order, repeated or unknown ones included.
 
-    Args:
-        corpus: The data directory that the lists belong to.
-        audio: Its groups of equal audio.
-        lists: train, dev and test ids as listed, in any order, repeated or unknown ones included.
-        protocol: Name for the record.
-        fold: Name for the record.
-        disjoint_speakers: The protocol promises that no test speaker is in train or dev.
-        disjoint_transcripts: It promises the same of transcripts.
-        marked: The fold is speaker-dependent, whatever is found.
-        allow_copies: Audio of the test part that is also in train or dev gives a warning only.
+    The protocol may promise that no test speaker (transcript) is in train or dev; a ``marked`` one is speaker-dependent
+    whatever is found. With ``allow_copies``, audio of the test part that is also in train or dev gives a warning only.
     """
     known = {p: [corpus.index[utt] for utt in lists[p] if utt in corpus.index] for p in PARTS}
     rows = {part: np.array(sorted(set(indices)), np.int64) for part, indices in known.items()}
-    audit: Audit = {"protocol": protocol, "fold": fold}
+    audit: Audit = {"protocol": protocol, "fold": fold, "allows_copies": allow_copies}
     audit |= {"promises_disjoint_speakers": disjoint_speakers, "promises_disjoint_transcripts": disjoint_transcripts}
-    audit["allows_copies"] = allow_copies
     columns: dict[str, np.ndarray | None] = {
         "utterance": np.arange(len(corpus.utts)),
         "speaker": corpus.speaker.codes,
@@ -122,18 +75,13 @@ def audit_fold(
     unknown = sum(int((corpus.speaker.codes[r] < 0).sum()) for r in rows.values())
     audit["utterances_speaker_unknown"] = unknown
     audit["speaker_dependent"] = marked or unknown > 0 or audit["test_utterances_speaker_seen"] > 0
-    audit |= id_figures(corpus, lists, rows)
-    audit |= class_figures(corpus, rows)
-    audit |= speaker_figures(corpus, rows)
-    audit |= style_figures(corpus, rows)
-    audit |= audio_figures(corpus, audio, rows)
+    audit |= id_figures(corpus, lists, rows) | class_figures(corpus, rows) | speaker_figures(corpus, rows)
+    audit |= style_figures(corpus, rows) | audio_figures(corpus, audio, rows)
     train = "\n".join(corpus.utts[row] for row in rows["train"])
     audit["utterances_train_digest"] = hashlib.sha256(train.encode()).hexdigest()[:16]
     audit |= {"corpus_utterances": len(corpus.utts), "corpus_speakers": len(corpus.speaker.names)}
-    audit["broken"] = broken_promises(audit)
-    audit["warnings"] = warnings(audit)
-    audit["ok"] = not audit["broken"]
-    return audit
+    audit |= {"broken": broken_promises(audit), "warnings": warnings(audit)}
+    return audit | {"ok": not audit["broken"]}
 
 
 def seen(codes: np.ndarray, rows: dict[str, np.ndarray]) -> np.ndarray:
@@ -235,8 +183,7 @@ def broken_promises(audit: Audit) -> list[str]:
     """Say which promises a fold breaks; every fold promises parts that are disjoint, known and usable."""
     broken = []
     if audit["promises_disjoint_speakers"] and audit["test_utterances_speaker_seen"]:
-        names = " ".join(audit["shared_speaker_names"])
-        broken.append(f"speakers of the test part are in train or dev: {names}")
+        broken.append(f"speakers of the test part are in train or dev: {' '.join(audit['shared_speaker_names'])}")
     if audit["promises_disjoint_transcripts"] and (n := audit["test_utterances_transcript_seen"]):
         broken.append(f"the transcripts of {plural(n, 'test utterance')} are in train or dev")
     for a, b in PAIRS:
@@ -247,12 +194,8 @@ def broken_promises(audit: Audit) -> list[str]:
     if n := audit["ids_repeated"]:
         broken.append(f"{plural(n, 'id')} listed more than once in a part")
     if n := audit["ids_unknown"]:
-        names = " ".join(audit["unknown_ids"])
-        broken.append(f"{plural(n, 'id')} that the data directory does not have: {names}")
-    for part in ("train", "test"):
-        if not audit[f"utterances_{part}"]:
-            broken.append(f"no utterance in {part}")
-    return broken
+        broken.append(f"{plural(n, 'id')} that the data directory does not have: {' '.join(audit['unknown_ids'])}")
+    return broken + [f"no utterance in {part}" for part in ("train", "test") if not audit[f"utterances_{part}"]]
 
 
 def copies(audit: Audit) -> str:
@@ -271,16 +214,14 @@ def warnings(audit: Audit) -> list[str]:
     for part in ("train", "test"):
         if absent := audit[f"classes_absent_{part}"]:
             found.append(f"no utterance of {' '.join(absent)} in {part}")
-    if n := audit["unlabelled_test"]:
-        found.append(f"{plural(n, 'test utterance')} without an emotion: decoded, not scored")
-    if n := audit["utterances_speaker_unknown"]:
-        found.append(f"{plural(n, 'utterance')} of unknown speakers, who may be in train and in test")
-    if n := audit["speakers_with_one_utterance"]:
-        found.append(f"{plural(n, 'training speaker')} with a single utterance")
-    if 0 < audit["utterances_test"] - audit["unlabelled_test"] < TINY_TEST:
-        found.append(f"fewer than {TINY_TEST} test utterances: one of them is worth over {100 // TINY_TEST} points")
-    if n := audit["corpus_audio_not_compared"]:
-        found.append(f"the audio of {plural(n, 'utterance')} could not be compared (a pipe or unreadable)")
-    if n := audit["corpus_duplicate_audio"]:
-        found.append(f"{plural(n, 'utterance')} of the corpus share their audio with another")
-    return found
+    lost = audit["corpus_audio_not_compared"]
+    few = 0 < audit["utterances_test"] - audit["unlabelled_test"] < TINY_TEST
+    counted = (
+        (audit["unlabelled_test"], "test utterance", "{} without an emotion: decoded, not scored"),
+        (audit["utterances_speaker_unknown"], "utterance", "{} of unknown speakers, who may be in train and in test"),
+        (audit["speakers_with_one_utterance"], "training speaker", "{} with a single utterance"),
+        (few, "", f"fewer than {TINY_TEST} test utterances: one of them is worth over {100 // TINY_TEST} points"),
+        (lost, "utterance", "the audio of {} could not be compared (a pipe or unreadable)"),
+        (audit["corpus_duplicate_audio"], "utterance", "{} of the corpus share their audio with another"),
+    )
+    return found + [form.format(plural(n, noun)) for n, noun, form in counted if n]

@@ -19,15 +19,12 @@ ASCII_WORD = re.compile(r"[a-z0-9]+")
 
 @dataclass(frozen=True)
 class Column:
-    """One value an utterance, coded.
-
-    Attributes:
-        names: The distinct values that are not empty, in byte order.
-        codes: (N,) int32, index into ``names``; -1 where the value is empty.
-    """
+    """One value an utterance, coded."""
 
     names: list[str]
+    """The distinct values that are not empty, in byte order."""
     codes: np.ndarray
+    """(N,) int32, index into ``names``; -1 where the value is empty."""
 
     @classmethod
     def of(cls, values: Iterable[str]) -> Column:
@@ -62,11 +59,7 @@ class Corpus:
 
 
 def load_corpus(data: str | Path) -> Corpus:
-    """Read the tables of a data directory.
-
-    Raises:
-        UserError: ``utt2spk`` or ``utt2emo`` is missing, a table is broken, or keys differ.
-    """
+    """Read the tables of a data directory; `UserError` where one is missing or broken, or keys differ."""
     data = Path(data)
     if not data.is_dir():
         raise UserError(f"no data directory {data}: stage 1 makes it")
@@ -92,14 +85,10 @@ def load_corpus(data: str | Path) -> Corpus:
 def table_values(path: Path, utts: Mapping[str, object]) -> list[str]:
     """Read a table's values in the order of ``utts``; the keys must be the same."""
     table = read_table(path)
-    for utt in utts:
-        if utt not in table:
-            raise UserError(
-                f"{path}: no line for {utt}, which utt2spk has; run utils/validate_data_dir.sh {path.parent}"
-            )
-    if len(table) != len(utts):
-        extra = next(key for key in table if key not in utts)
-        raise UserError(f"{path}: {extra} is not in utt2spk; run utils/validate_data_dir.sh {path.parent}")
+    wrong = [f"no line for {utt}, which utt2spk has" for utt in utts if utt not in table]
+    wrong += [f"{utt} is not in utt2spk" for utt in table if utt not in utts]
+    if wrong:
+        raise UserError(f"{path}: {wrong[0]}; run utils/validate_data_dir.sh {path.parent}")
     return list(table.values())
 
 

@@ -6,46 +6,35 @@ import hashlib
 import io
 from collections import defaultdict
 from collections.abc import Callable, Hashable
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 
-from sermtl.fileio.tables import read_table
-from sermtl.fileio.wav_scp import CHANNELS, Source, is_pipe, locate, read_channels, read_segments
+from sermtl.audio.segments import audio_spans
+from sermtl.fileio.wav_scp import Source, is_pipe, locate
 
 PROBE_BYTES = 4096
 """Read from the middle of files of one length before any of them is read whole."""
 
 
 def same_audio(data: str | Path, utts: list[str], decode: bool = False) -> np.ndarray:
-    """Group utterances by their audio.
+    """Group N utterances by their audio: (N,) int32 numbers; -1 where none could be compared (pipes, unreadable files).
 
-    Args:
-        data: A data directory with ``wav.scp``, and perhaps ``segments``.
-        utts: The N utterances, in order.
-        decode: Compare decoded samples, which finds copies with other headers or formats, and reads
-            everything; otherwise bytes, where files of different lengths are not read at all.
-
-    Returns:
-        (N,) int32 group numbers; -1 where nothing could be compared (pipes, unreadable files).
+    To ``decode`` finds copies with other headers or formats, and reads everything; of bytes, files of different lengths
+    are not read at all.
     """
-    scp = read_table(Path(data) / "wav.scp")
-    segments, channels = read_segments(Path(data) / "segments"), read_channels(Path(data) / CHANNELS)
+    spans = {span.name: span for span in audio_spans(Path(data))}
     sources: dict[str, Source] = {}
-    for entry in set(scp.values()):
-        if not is_pipe(entry):
-            try:
-                sources[entry] = locate(entry)
-            except (OSError, ValueError, OverflowError):
-                continue
+    for entry in {span.recording for span in spans.values() if not is_pipe(span.recording)}:
+        with suppress(OSError, ValueError, OverflowError):
+            sources[entry] = locate(entry)
     groups = group_samples(sources) if decode else group_bytes(sources)
     numbers: dict[Hashable, int] = {}
     codes = np.full(len(utts), -1, np.int32)
     for i, utt in enumerate(utts):
-        recording, span = segments.get(utt, (utt, ""))
-        group = groups.get(scp.get(recording, ""))
-        if group is not None:
-            codes[i] = numbers.setdefault((group, span, channels.get(recording, 0)), len(numbers))
+        if utt in spans and (group := groups.get(spans[utt].recording)) is not None:
+            codes[i] = numbers.setdefault((group, *spans[utt][2:]), len(numbers))
     return codes
 
 
@@ -54,7 +43,7 @@ def group_bytes(sources: dict[str, Source]) -> dict[str, Hashable]:
     groups: dict[str, Hashable] = {entry: source.size for entry, source in sources.items()}
     readers: list[Callable[[Source], bytes]] = [
         lambda source: source.read(max(0, source.size // 2 - PROBE_BYTES // 2), PROBE_BYTES),
-        lambda source: source.read(),
+        Source.read,
     ]
     for reader in readers:
         members: dict[Hashable, list[str]] = defaultdict(list)

@@ -38,7 +38,7 @@ def read_leniently(path: Path, notes: list[str]) -> Table:
 def keep(tables: Tables, utts: set[str]) -> Tables:
     """Cut all tables down to some utterances, their speakers and their recordings."""
     utt2spk = tables["utterance"][MAIN_TABLE]
-    speakers = {utt2spk[utt] for utt in utts if utt in utt2spk}
+    speakers = {utt2spk[utt] for utt in utts}
     recordings = {v.split()[0] for u, v in tables["utterance"].get("segments", {}).items() if u in utts and v}
     keys = {"utterance": utts, "speaker": speakers, "recording": recordings}
     return {
@@ -61,7 +61,7 @@ def complete(tables: Tables, notes: list[str], data: Path) -> set[str]:
         left -= lost
     segments = tables["utterance"].get("segments", {})
     for name, table in tables["recording"].items():
-        lost = {utt for utt in left if segments[utt].split()[:1] == [] or segments[utt].split()[0] not in table}
+        lost = {utt for utt in left if not set(segments[utt].split()[:1]) & table.keys()}
         note_lost(notes, f"{data / name} lacks the recording of", lost)
         left -= lost
     return left
@@ -76,11 +76,8 @@ def note_lost(notes: list[str], what: str, utts: set[str]) -> None:
 def fix(data: Path) -> tuple[int, int, list[str]]:
     """Sort the tables, cut them to the utterances that all have, remake spk2utt; originals go to .backup/.
 
-    Returns:
-        Utterances kept, utterances before, and what was dropped and why.
-
-    Raises:
-        UserError: There is no utt2spk, or nothing would be left (the directory stays as it was).
+    Gives the numbers of utterances kept and before, and what was dropped, why; `UserError` where there is no utt2spk,
+    or nothing would be left (the directory stays as it was).
     """
     if not (data / MAIN_TABLE).is_file():
         raise UserError(f"no {data / MAIN_TABLE}: {data} is no data directory")

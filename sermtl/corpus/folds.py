@@ -28,19 +28,9 @@ class Fold:
     dev: np.ndarray
     test: np.ndarray
 
-    def lists(self, corpus: Corpus) -> dict[str, list[str]]:
-        """The parts as lists of ids."""
-        parts = {"train": self.train, "dev": self.dev, "test": self.test}
-        return {part: [corpus.utts[i] for i in rows] for part, rows in parts.items()}
-
 
 def without_copies(fold: Fold, audio: np.ndarray) -> Fold:
-    """Leave out what train and dev hold of the test part's audio.
-
-    Args:
-        fold: The fold.
-        audio: (N,) codes of equal audio of all utterances, -1 where unknown.
-    """
+    """Leave out what train and dev hold of the test part's audio, by its (N,) codes, -1 where unknown."""
     tested = audio[fold.test]
     tested = tested[tested >= 0]
     train, dev = (rows[~np.isin(audio[rows], tested)] for rows in (fold.train, fold.dev))
@@ -58,18 +48,9 @@ def make_folds(
     """Make a protocol's folds, one at a time, in the order of the division's names.
 
     Utterances without emotion train the other heads, and are decoded where they are in test; they are never in dev.
-
-    Args:
-        corpus: The utterances and their columns.
-        protocol: A name of `PROTOCOLS`, with a number for K.
-        dev_ratio: Share of the training part's labelled utterances that becomes dev, in [0, 0.5], where the protocol
-            has no dev of its own.
-        seed: Decides, with the ids, which ones.
-        lists: The lists of protocol ``lists``.
-        dev_speakers: Number of the training part's speakers who become dev, instead of a share of each speaker.
-
-    Raises:
-        UserError: Unknown protocol, ratio or number out of range, or a corpus that the protocol cannot divide.
+    Where the protocol has no dev of its own, ``dev_ratio`` of the training part's labelled utterances becomes dev, or
+    all those of ``dev_speakers`` of its speakers, by ``seed`` and ids. `UserError` where a number is out of range, or the
+    protocol is unknown or cannot divide the corpus.
     """
     if not 0 <= dev_ratio <= 0.5:
         raise UserError(f"--dev_ratio {dev_ratio:g} is outside 0 to 0.5, the share of training that becomes dev")
@@ -159,9 +140,7 @@ class DevPicker:
         if not self.ratio:
             return np.array([], np.int64)
         emotion, speaker = self.corpus.emotion.codes, self.corpus.speaker.codes
-        inside = np.zeros(len(emotion), bool)
-        inside[train] = True
-        rows = self.order[inside[self.order] & self.corpus.labelled[self.order]]
+        rows = self.order[np.isin(self.order, train) & self.corpus.labelled[self.order]]
         left_speaker = Counter(speaker[train].tolist())
         picked: list[int] = []
         due = 0.0

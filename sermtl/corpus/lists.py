@@ -25,6 +25,8 @@ PART_OF = {name: part for part, names in NAMES.items() for name in names}
 JSON_LINES = re.compile(rf"({'|'.join(PART_OF)})(?:_fold_(\w+))?\.jsonl")
 
 Lists = dict[str, list[str]]
+Parts = tuple[np.ndarray, "np.ndarray | None", np.ndarray]
+"""Sorted indices of train, dev (None: there is none but a share of train) and test."""
 
 
 def read_fold(fold: Path) -> Lists | None:
@@ -56,11 +58,7 @@ def read_json_lines(root: Path) -> dict[str, Lists]:
 
 
 def read_folds(root: Path) -> dict[str, Lists]:
-    """Read all folds of a directory, by name in byte order: folders of lists, lists of one fold, or JSON lines.
-
-    Raises:
-        UserError: There is no such directory, or no fold in it.
-    """
+    """All folds of a directory, by name in byte order: folders of lists, a fold's lists, JSON lines; or `UserError`."""
     if not root.is_dir():
         raise UserError(f"no directory {root}")
     if (lists := read_fold(root)) is not None:
@@ -75,21 +73,11 @@ def read_folds(root: Path) -> dict[str, Lists]:
     return folds
 
 
-def read_split(
-    corpus: Corpus, root: Path | None
-) -> tuple[dict[str, tuple[np.ndarray, np.ndarray | None, np.ndarray]], list[str]]:
-    """The folds of the user's lists, as sorted indices of train, dev (None: there is none) and test.
+def read_split(corpus: Corpus, root: Path | None) -> tuple[dict[str, Parts], list[str]]:
+    """The folds of the user's lists (None: of the table ``utt2split``) by name, and what was left out, in sentences.
 
-    Args:
-        corpus: The data directory.
-        root: The lists; None: its table ``utt2split``.
-
-    Returns:
-        The folds by name, and what was left out, in sentences.
-
-    Raises:
-        UserError: There are no lists, none of their entries is in the corpus, an entry fits several utterances, or an
-            utterance is tested in two folds.
+    `UserError` where there are no lists, none of their entries is in the corpus, an entry fits several utterances, or
+    an utterance is tested in two folds.
     """
     source = root or corpus.path / "utt2split"
     if root:
@@ -133,8 +121,7 @@ def split_folds(utts: Sequence[str], values: Iterable[str]) -> dict[str, Lists]:
 def rows_of(entries: Iterable[str], corpus: Corpus, source: Path) -> dict[str, int]:
     """The utterances that entries of others' lists name: by id, by what stands behind the speaker in it, or as a file.
 
-    Raises:
-        UserError: One names several.
+    `UserError` where one names several.
     """
     known: dict[str, list[int]] = {utt: [row] for utt, row in corpus.index.items()}
     for row, (utt, code) in enumerate(zip(corpus.utts, corpus.speaker.codes, strict=True)):

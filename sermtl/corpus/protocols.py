@@ -12,13 +12,11 @@ from pathlib import Path
 import numpy as np
 
 from sermtl.corpus.corpus import Corpus, table_values
-from sermtl.corpus.lists import read_split
+from sermtl.corpus.lists import Parts, read_split
 from sermtl.errors import UserError
 from sermtl.fileio.tables import read_table
 from sermtl.fileio.text_table import plural
 
-Parts = tuple[np.ndarray, "np.ndarray | None", np.ndarray]
-"""Sorted indices of train, dev (None: the protocol has no dev of its own) and test."""
 SENTENCE_GROUPS = 10
 """Of protocol ``disjoint``, at most."""
 
@@ -191,11 +189,7 @@ PROTOCOLS = {
 
 
 def find_protocol(name: str) -> tuple[Protocol, int]:
-    """A protocol by its name, and the number of folds in it (0: none).
-
-    Raises:
-        UserError: There is no such protocol; names the nearest.
-    """
+    """A protocol by its name, and the number of folds in it (0: none); `UserError` with the nearest for no protocol."""
     stem, number = re.fullmatch(r"(.*?)(0|[1-9][0-9]*)?", name, re.DOTALL).groups()  # type: ignore[union-attr]
     protocol = PROTOCOLS.get(stem)
     if protocol is None or protocol.numbered != bool(number):

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
-from sermtl.audio.headers import Task, check_all
+from sermtl.audio.headers import Task, check_recording, map_recordings
 from sermtl.fileio.tables import BOM, BOM_FOUND, DERIVED_TABLE, MAIN_TABLE, raw_lines, spk2utt_of, split_line, tables_of
 
 SHOWN = 5
@@ -16,77 +17,58 @@ SHOWN_AUDIO = 1000
 """Broken recordings shown: all of them, unless the corpus has moved."""
 
 
-@dataclass(frozen=True)
-class Options:
-    """What to check: ``text`` and ``wav`` are needed, speakers sort as utterances do, pipes are tolerated."""
-
-    text: bool = True
-    wav: bool = True
-    spk_sort: bool = True
-    allow_pipes: bool = False
-    nj: int = 1
+Faults = defaultdict[str, list[str]]
+"""Faults in order of their finding: what each kind is, and the lines that show it."""
 
 
-@dataclass
-class Faults:
-    """Faults in order of their finding, those of one kind together."""
-
-    kinds: dict[str, list[str]] = field(default_factory=dict)
-
-    def add(self, what: str, where: str = "") -> None:
-        """Add a fault: what it is, and the line that shows it."""
-        self.kinds.setdefault(what, []).append(where)
-
-    def lines(self) -> list[str]:
-        """Each kind once, with its number and first lines."""
-        lines = []
-        for what, places in self.kinds.items():
-            shown = [place for place in places[: SHOWN_AUDIO if what.endswith("audio") else SHOWN] if place]
-            number = f" ({len(places)} lines)" if len(places) > 1 else ""
-            lines.append(what + number + (":" if shown else ""))
-            lines += [f"    {place}" for place in shown]
-            if len(shown) < len(places) and shown:
-                lines.append(f"    ... and {len(places) - len(shown)} more")
-        return lines
+def lines_of(faults: Faults) -> list[str]:
+    """Each kind once, with its number and first lines."""
+    lines = []
+    for what, places in faults.items():
+        shown = [place for place in places[: SHOWN_AUDIO if what.endswith("audio") else SHOWN] if place]
+        number = f" ({len(places)} lines)" if len(places) > 1 else ""
+        lines.append(what + number + (":" if shown else ""))
+        lines += [f"    {place}" for place in shown]
+        if len(shown) < len(places) and shown:
+            lines.append(f"    ... and {len(places) - len(shown)} more")
+    return lines
 
 
-def validate(data: Path, options: Options | None = None) -> tuple[list[str], dict[str, str]]:
-    """Check a data directory.
-
-    Args:
-        data: The directory.
-        options: What to check.
+def validate(
+    data: Path, *, text: bool = True, wav: bool = True, spk_sort: bool = True, allow_pipes: bool = False, nj: int = 1
+) -> tuple[list[str], dict[str, str]]:
+    """Check a data directory: ``text`` and ``wav`` are needed, speakers sort as utterances do, pipes are tolerated.
 
     Returns:
         Lines that say what is wrong, none where all is right; utt2spk as far as it could be read.
     """
-    options = options or Options()
     if not data.is_dir():
         return [f"{data}: no such directory"], {}
-    faults = Faults()
-    needed = [MAIN_TABLE, DERIVED_TABLE] + ["text"] * options.text
-    needed += ["wav.scp"] * (options.wav and not (data / "feats.scp").is_file())
+    faults: Faults = defaultdict(list)
+    needed = [MAIN_TABLE, DERIVED_TABLE] + ["text"] * text
+    needed += ["wav.scp"] * (wav and not (data / "feats.scp").is_file())
     for name in needed:
         if not (data / name).is_file():
-            faults.add(f"{data / name}: no such file")
+            faults[f"{data / name}: no such file"].append("")
     if not (data / MAIN_TABLE).is_file():
-        return faults.lines(), {}
+        return lines_of(faults), {}
     tables = tables_of(data)
     utt2spk = read(data / MAIN_TABLE, faults)
     if not utt2spk:
-        faults.add(f"{data / MAIN_TABLE} has no utterance")
+        faults[f"{data / MAIN_TABLE} has no utterance"].append("")
     found = read_all(data, tables["utterance"][1:], MAIN_TABLE, utt2spk, faults)
     durations, segments = found.get("utt2dur", {}), found.get("segments", {})
-    check_speakers(data, tables["speaker"], utt2spk, options, faults)
+    check_speakers(data, tables["speaker"], utt2spk, spk_sort, faults)
     if segments:
         used = sorted({value.split()[0] for value in segments.values() if value})
         found |= read_all(data, tables["recording"], "segments", used, faults)
     scp = found.get("wav.scp", {})
-    if options.wav and scp:
+    if wav and scp:
         tasks = audio_tasks(scp, {} if segments else durations, segments)
-        for message in check_all(tasks, options.allow_pipes, options.nj):
-            faults.add(f"{data / 'wav.scp'}: audio", message)
-    return faults.lines(), utt2spk
+        check = partial(check_recording, allow_pipes=allow_pipes)
+        for message in filter(None, map_recordings(check, tasks, nj)):
+            faults[f"{data / 'wav.scp'}: audio"].append(message)
+    return lines_of(faults), utt2spk
 
 
 def read_all(
@@ -98,11 +80,11 @@ def read_all(
         tables[name] = read(data / name, faults)
         for key in keys:
             if key not in tables[name]:
-                faults.add(f"{data / name} lacks what {keys_of} has", key)
+                faults[f"{data / name} lacks what {keys_of} has"].append(key)
         known = set(keys)
         for key in tables[name]:
             if key not in known:
-                faults.add(f"{data / keys_of} lacks what {name} has", key)
+                faults[f"{data / keys_of} lacks what {name} has"].append(key)
     return tables
 
 
@@ -115,20 +97,20 @@ def read(path: Path, faults: Faults) -> dict[str, str]:
         try:
             line = raw.decode("utf-8")
         except UnicodeDecodeError:
-            faults.add(f"{path}: not UTF-8", f"{number}: {raw[:200]!r}")
+            faults[f"{path}: not UTF-8"].append(f"{number}: {raw[:200]!r}")
             continue
         key, value = split_line(line)
         if fault := line_fault(line, key):
-            faults.add(f"{path}: {fault}", f"{number}: {line[:200]!r}")
+            faults[f"{path}: {fault}"].append(f"{number}: {line[:200]!r}")
         if not key:
             continue
         if key in table:
-            faults.add(f"{path}: repeated key", f"{number}: {line[:200]}")
+            faults[f"{path}: repeated key"].append(f"{number}: {line[:200]}")
             continue
         if key < previous:
-            faults.add(f"{path}: out of byte order", f"{number}: {key} after {previous}")
+            faults[f"{path}: out of byte order"].append(f"{number}: {key} after {previous}")
         elif not is_right(value):
-            faults.add(f"{path}: {expected}", f"{number}: {line[:200]!r}")
+            faults[f"{path}: {expected}"].append(f"{number}: {line[:200]!r}")
         previous = key
         table[key] = value
     return table
@@ -179,7 +161,7 @@ VALUES: dict[str, tuple[str, Callable[[str], bool]]] = {
 """What a table's values should be, in words and as a test."""
 
 
-def check_speakers(data: Path, names: list[str], utt2spk: dict[str, str], options: Options, faults: Faults) -> None:
+def check_speakers(data: Path, names: list[str], utt2spk: dict[str, str], spk_sort: bool, faults: Faults) -> None:
     """Check speakers' tables, the round trip of spk2utt, and that speakers begin their utterances' ids."""
     spk2utt = spk2utt_of(utt2spk)
     read_all(data, names, MAIN_TABLE, sorted(spk2utt), faults)
@@ -188,15 +170,17 @@ def check_speakers(data: Path, names: list[str], utt2spk: dict[str, str], option
         for speaker in sorted(spk2utt.keys() | stored.keys()):
             if stored.get(speaker) != spk2utt.get(speaker):
                 what = " (no line)" if speaker not in stored else "" if speaker in spk2utt else " (not in utt2spk)"
-                faults.add(f"{data / DERIVED_TABLE} is not what {MAIN_TABLE} gives", f"{speaker}{what}")
-    if not options.spk_sort:
+                faults[f"{data / DERIVED_TABLE} is not what {MAIN_TABLE} gives"].append(f"{speaker}{what}")
+    if not spk_sort:
         return
     previous = ""
     for utt, speaker in utt2spk.items():
         if not utt.startswith(speaker):
-            faults.add(f"{data / MAIN_TABLE}: speaker id is no prefix of the utterance id", f"{utt} {speaker}")
+            faults[f"{data / MAIN_TABLE}: speaker id is no prefix of the utterance id"].append(f"{utt} {speaker}")
         elif speaker < previous:
-            faults.add(f"{data / MAIN_TABLE}: sorted by utterance, not by speaker", f"{utt} {speaker} after {previous}")
+            faults[f"{data / MAIN_TABLE}: sorted by utterance, not by speaker"].append(
+                f"{utt} {speaker} after {previous}"
+            )
         previous = speaker
 
 

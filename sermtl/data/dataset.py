@@ -5,18 +5,18 @@ What an epoch draws for an utterance is a function of (seed, epoch, utterance) a
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain, pairwise
 from statistics import median
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 
 from sermtl.config import TrainConfig
-from sermtl.data.augment import mask_features, span_mask
 from sermtl.data.names import stored_form
 from sermtl.errors import UserError
 from sermtl.fileio.ark import checksum, read_entry
@@ -24,6 +24,9 @@ from sermtl.model.batch import Batch
 from sermtl.model.front_end import FrontEnd
 from sermtl.model.geometry import SpanMasking
 from sermtl.seeding import generator
+
+WORKER_GRACE = 120
+"""Seconds after which a loader process that got SIGTERM ends."""
 
 
 @dataclass(frozen=True)
@@ -55,41 +58,31 @@ class Example:
         return len(self.tokens) + sum(a == b for a, b in pairwise(self.tokens))
 
 
+@dataclass(eq=False, repr=False)
 class FoldDataset(Dataset):
-    """The examples of a list; ``set_epoch`` before each training epoch, never for evaluation.
+    """The examples of a list; ``set_epoch`` before each training epoch, never for evaluation."""
 
-    Args:
-        examples: What to read.
-        front_end: How to read it.
-        config: Augmentation settings, or None for evaluation.
-        masking: The upstream's SpecAugment.
-        perturbed: Speed -> utterance -> its perturbed copy.
-        speaker_stats: Speaker -> mean (F,) and standard deviation (F,) for ``cmvn: speaker``.
-    """
+    examples: Sequence[Example]
+    front_end: FrontEnd
+    config: TrainConfig | None = None
+    """Augmentation settings, or None for evaluation."""
+    masking: SpanMasking | None = None
+    """The upstream's SpecAugment."""
+    perturbed: Mapping[float, Mapping[str, Example]] = field(default_factory=dict)
+    """Speed -> utterance -> its perturbed copy."""
+    speaker_stats: Mapping[str, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
+    """Speaker -> mean (F,) and standard deviation (F,) for ``cmvn: speaker``."""
 
-    def __init__(
-        self,
-        examples: Sequence[Example],
-        front_end: FrontEnd,
-        config: TrainConfig | None = None,
-        masking: SpanMasking | None = None,
-        perturbed: Mapping[float, Mapping[str, Example]] | None = None,
-        speaker_stats: Mapping[str, tuple[np.ndarray, np.ndarray]] | None = None,
-    ):
-        self.examples = list(examples)
-        self.front_end = front_end
-        self.config = config
-        self.masking = masking
-        self.perturbed = perturbed or {}
-        self.speaker_stats = speaker_stats or {}
-        self.epoch = 0
+    def __post_init__(self) -> None:
+        """Read what is kept in memory."""
+        self.epoch, config = 0, self.config
         self._kept: dict[str, np.ndarray] = {}
         # Pooled vectors are small, and an epoch over them takes less time than reading them again.
         pooled = config is not None and config.feats_type == "stored" and stored_form(config).startswith("pooled")
         if config is not None and (config.in_memory or pooled):
             copies = [self.perturbed[speed].values() for speed in config.speed_perturb if speed != 1.0]
             everything = chain(self.examples, *copies)
-            self._kept = {example.entry: read_dumped(example, front_end.feats_type) for example in everything}
+            self._kept = {example.entry: read_dumped(example, self.front_end.feats_type) for example in everything}
 
     def __len__(self) -> int:
         return len(self.examples)
@@ -118,9 +111,11 @@ class FoldDataset(Dataset):
         if c is None or not (c.speed_perturb or masks_bands or masks_frames):
             return example, self._read(example, stats), None, None
         random = generator(c.seed, "augment", self.epoch, example.utterance)
-        features = self._read(self._draw_speed(example, random), stats)
+        speed = float(random.choice(np.array(c.speed_perturb))) if c.speed_perturb else 1.0
+        read = example if speed == 1.0 else self.perturbed[speed][example.utterance]
+        features = self._read(read, stats)
         if masks_bands:
-            features = mask_features(features, c.freq_masks, c.freq_mask_width, c.time_masks, c.time_mask_width, random)
+            features = mask_features(features, c, random)
         if m is None or not masks_frames:
             return example, features, None, None
         frames = self.front_end.geometry.frames(len(features))
@@ -132,11 +127,12 @@ class FoldDataset(Dataset):
         dumped = self._kept[example.entry] if self._kept else read_dumped(example, self.front_end.feats_type)
         return self.front_end.prepare(dumped, stats)
 
-    def _draw_speed(self, example: Example, random: np.random.Generator) -> Example:
-        if self.config is None or not self.config.speed_perturb:
-            return example
-        speed = float(random.choice(np.array(self.config.speed_perturb)))
-        return example if speed == 1.0 else self.perturbed[speed][example.utterance]
+    def loader(self, batches: list[list[int]], num_workers: int = 0, pin_memory: bool = False) -> DataLoader:
+        """Batches of given indices; its processes go on after SIGTERM until the training is saved."""
+        return DataLoader(
+            self, batch_sampler=batches, collate_fn=self.collate, num_workers=num_workers, pin_memory=pin_memory,
+            worker_init_fn=_outlive_a_stop,
+        )  # fmt: skip
 
     def collate(self, items: Iterable[tuple[Example, np.ndarray, np.ndarray | None, np.ndarray | None]]) -> Batch:
         """Stack examples, continued with zeros to the longest and to the receptive field.
@@ -166,12 +162,55 @@ class FoldDataset(Dataset):
         )
 
 
-def read_dumped(example: Example, feats_type: str) -> np.ndarray:
-    """What the dump holds of an example: int16 samples (S,), features (T, F) or stored frames (T, C).
+@dataclass(frozen=True)
+class Sets:
+    """What a training reads, and the sets that are scored after each epoch, by their name in the history."""
 
-    Raises:
-        UserError: It cannot be read, or is not what stage 2 wrote when the fold was joined.
+    train: FoldDataset
+    evaluated: Mapping[str, FoldDataset]
+    texts: Mapping[str, str]
+    """Utterance -> normalised transcript."""
+
+
+def _outlive_a_stop(_worker: int) -> None:
+    """Go on after SIGTERM, which queues send to all processes of a job, until the update is saved."""
+    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(WORKER_GRACE))
+
+
+def span_mask(size: int, prob: float, length: int, minimum: int, random: np.random.Generator) -> np.ndarray:
+    """Which of ``size`` positions are masked, in spans: (size,) bool.
+
+    The number of spans is ``prob * size / length``, rounded up or down at random, at least ``minimum``, and no
+    more than fit; starts are drawn without replacement, so spans may overlap (wav2vec 2.0, Baevski et al. 2020,
+    section 3.1). Where not even one span fits, nothing is masked.
     """
+    mask_T = np.zeros(size, dtype=bool)
+    if prob <= 0 or size < length:
+        return mask_T
+    spans = min(max(int(prob * size / length + random.random()), minimum), size // length)
+    for start in random.choice(size - length + 1, size=spans, replace=False):
+        mask_T[start : start + length] = True
+    return mask_T
+
+
+def mask_features(features_TF: np.ndarray, config: TrainConfig, random: np.random.Generator) -> np.ndarray:
+    """Normalised features with bands and frames set to 0, their mean (Park et al. 2019); a copy.
+
+    Widths are uniform from 0 to the largest; a time mask covers no more than a fifth of the utterance.
+    """
+    masked_TF = features_TF.copy()
+    frames, bands = features_TF.shape
+    widest = [(masked_TF.T, min(config.freq_mask_width, bands))] * config.freq_masks
+    widest += [(masked_TF, min(config.time_mask_width, frames // 5))] * config.time_masks
+    for view, most in widest:
+        width = int(random.integers(0, most + 1))
+        start = int(random.integers(0, len(view) - width + 1))
+        view[start : start + width] = 0.0
+    return masked_TF
+
+
+def read_dumped(example: Example, feats_type: str) -> np.ndarray:
+    """Int16 samples (S,), features (T, F) or stored frames (T, C); `UserError` where they are not as when dumped."""
     values = read_entry(example.entry, example.utterance, feats_type)
     if len(values) != example.length or (example.checksum and checksum(values) != example.checksum):
         raise UserError(

@@ -18,7 +18,7 @@ import numpy as np
 from sermtl.audio.resample import change_speed
 from sermtl.audio.segments import AudioSpan, audio_spans, read_all
 from sermtl.errors import UserError
-from sermtl.fileio.ark import DUMP_DIGESTS, DUMP_SAMPLES, DUMP_TABLES, ArkWriter, checksum, read_entry, write_ark
+from sermtl.fileio.ark import DUMP_DIGESTS, DUMP_SAMPLES, DUMP_TABLES, checksum, read_entry, write_ark
 from sermtl.fileio.stamp import NAME, Stamp, inputs
 from sermtl.fileio.tables import read_table, write_table
 from sermtl.fileio.wav_scp import CHANNELS, stat_of
@@ -69,39 +69,31 @@ class Dump:
     def write_part(self, job: int, allow_pipes: bool, load: Callable[[], tuple[Features, int]]) -> None:
         """Write ``parts/<job>.{ark,scp,lengths,samples,digests}`` and their stamp.
 
-        Args:
-            job: The part.
-            allow_pipes: Run the commands of wav.scp.
-            load: Gives what makes features, and of how many utterances at once; not called for a part that is there.
-
-        Raises:
-            UserError: Audio files cannot be read (the first ten are named, all of them on stdout), or the ark does
-                not give back what was written.
+        ``load`` gives what makes features, and of how many utterances at once; not called for a part that is there.
+        `UserError` where audio files cannot be read (the first ten are named, all of them on stdout), or the ark does
+        not give back what was written.
         """
         part, made, stem = self.part(job), self.part_stamp(job), self.out / "parts" / f"{job}"
         if not made.changed():
             print(f"nothing changed: {stem}.ark ({len(part)} utterances)")
             return
         features, at_once = load()
-        lengths: dict[str, int] = {}
-        sizes: dict[str, int] = {}
-        digests: dict[str, str] = {}
+        rows: dict[str, tuple[int, int, str]] = {}
         broken: list[str] = []
         with write_ark(f"{stem}.ark") as writer:
             readable = self._readable(part, allow_pipes, broken)
             while wavs := dict(islice(readable, at_once)):
                 for key, values in features(wavs).items():
-                    write_one(writer, key, values)
-                    lengths[key], sizes[key], digests[key] = len(values), len(wavs[key]), checksum(values)
+                    (writer.write_audio if values.ndim == 1 else writer.write_array)(key, values)
+                    rows[key] = len(values), len(wavs[key]), checksum(values)
             if broken:
                 raise UserError(self.unreadable(broken, len(part)))
         for key, entry in writer.scp.items():
             values = read_entry(entry, key, self.feats_type)
-            if len(values) != lengths[key] or checksum(values) != digests[key]:
+            if (len(values), checksum(values)) != (rows[key][0], rows[key][2]):
                 raise UserError(f"{entry}: {key} is not what was written there; check the disk and rerun stage 2")
-        tables: tuple[Mapping[str, object], ...] = (writer.scp, lengths, sizes, digests)
-        for suffix, table in zip(TABLES, tables, strict=True):
-            write_table(f"{stem}.{suffix}", table)
+        for column, suffix in enumerate(TABLES):
+            write_table(f"{stem}.{suffix}", {key: (entry, *rows[key])[column] for key, entry in writer.scp.items()})
         made.finish(Path(f"{stem}.{suffix}") for suffix in ("ark", *TABLES))
         print(f"part {job}: {len(part)} utterances written to {stem}.ark")
 
@@ -126,11 +118,7 @@ class Dump:
         return head + "it and rerun stage 1 with --skip_broken true:\n" + "\n".join(broken)
 
     def merge(self) -> None:
-        """Join the parts' tables; check that every utterance is there once, and no part is older than its audio.
-
-        Raises:
-            UserError: A part is missing or outdated.
-        """
+        """Join the parts' tables; `UserError` where an utterance is not there once, or a part is outdated."""
         tables: dict[str, dict[str, str]] = {suffix: {} for suffix in TABLES}
         for job in range(1, self.nj + 1):
             stem = self.out / "parts" / f"{job}"
@@ -156,16 +144,7 @@ class Dump:
         for name, suffix in zip(names, TABLES, strict=True):
             write_table(self.out / name, tables[suffix])
         for path in (self.out / "parts").iterdir():
-            # Of a run with more jobs.
-            if path.name.partition(".")[0] not in {str(job) for job in range(1, self.nj + 1)}:
+            if path.name.partition(".")[0] not in map(str, range(1, self.nj + 1)):  # of a run with more jobs
                 path.unlink()
         made.finish(self.out / name for name in names)
         print(f"{self.out}: {len(scp)} utterances")
-
-
-def write_one(writer: ArkWriter, key: str, values: np.ndarray) -> None:
-    """Add samples (S,) or features (T, F) to the ark."""
-    if values.ndim == 1:
-        writer.write_audio(key, values)
-    else:
-        writer.write_array(key, values)

@@ -34,6 +34,8 @@ class FoldData:
     tokenizer: Tokenizer
     perturbed: Mapping[float, Mapping[str, Example]]
     """Speed -> utterance -> its perturbed copy."""
+    texts: Mapping[str, str]
+    """Utterance -> normalised transcript."""
     of_speaker: Mapping[str, list[Example]]
     """Speaker -> all of its utterances, without targets."""
     digest: str
@@ -67,18 +69,25 @@ def load_fold(
     texts = read_table(data / "text")
     if fold_dir and not (fold_dir / "train").is_file():
         raise UserError(f"{fold_dir}/train is missing; run ./run.sh --stage 1 first")
-    listed = {"train": [], "dev": [], "test": list(speakers_of)}
-    lists = {part: read_list(fold_dir / part) if fold_dir else listed[part] for part in PARTS}
+    lists = {"train": [], "dev": [], "test": list(speakers_of)}
+    if fold_dir:
+        lists = {part: read_list(fold_dir / part) for part in PARTS}
     if config.random_dev:
         lists["train"], lists["dev"] = random_dev(lists["train"] + lists["dev"], config.random_dev, config.seed)
     tokenizer = load_tokenizer(tokens)
     for part, utterances in lists.items():
         _refuse_unknown(fold_dir / part if fold_dir else data / "utt2spk", utterances, dumped, dump)
         _refuse_unknown(fold_dir / part if fold_dir else data, utterances, speakers_of, data / "utt2spk")
-    if fold_dir:
-        _check_training_list(fold_dir, lists["train"], speakers_of, emotions)
-    labels = sorted(set(emotions.values()) - {""})
     known = known_speakers(speakers_of)
+    if fold_dir:
+        if not lists["train"]:
+            raise UserError(f"{fold_dir}/train is empty: this fold has no training data; choose another protocol")
+        if not any(emotions.get(utterance) for utterance in lists["train"]):
+            raise UserError(f"{fold_dir}/train: no utterance has an emotion label")
+        for speaker, count in Counter(speakers_of[utterance] for utterance in lists["train"]).items():
+            if count == 1 and speaker in known:
+                print(f"warning: {fold_dir}/train: speaker {speaker} has a single utterance", flush=True)
+    labels = sorted(set(emotions.values()) - {""})
     speakers = sorted({speakers_of[utterance] for utterance in lists["train"]} & known) or [UNKNOWN]
     label_ids = {label: number for number, label in enumerate(labels)}
     speaker_ids = {speaker: number for number, speaker in enumerate(speakers) if speaker in known}
@@ -106,7 +115,7 @@ def load_fold(
         if utterance in dumped:
             by_speaker.setdefault(speaker, []).append(dumped[utterance])
     digest = _digest(examples, labels, speakers, tokenizer.tokens)
-    return FoldData(examples, labels, speakers, tokenizer, perturbed, by_speaker, digest, dump)
+    return FoldData(examples, labels, speakers, tokenizer, perturbed, texts, by_speaker, digest, dump)
 
 
 def random_dev(utterances: list[str], share: float, seed: int) -> tuple[list[str], list[str]]:
@@ -117,23 +126,16 @@ def random_dev(utterances: list[str], share: float, seed: int) -> tuple[list[str
 
 
 def read_dump(dump: Path, feats_type: str) -> dict[str, Example]:
-    """Entries, lengths and checksums of a dump directory, by utterance, without speakers and targets.
-
-    Raises:
-        UserError: A table is missing (naming the stage that makes it) or damaged, or they differ in their
-            utterances.
-    """
+    """A dump directory's examples without speakers and targets; `UserError` where its tables lack or differ."""
     scp_name, lengths_name = DUMP_TABLES[feats_type]
     if not (dump / scp_name).is_file():
         others = sorted(p.name for p in dump.parent.glob("*/feats.scp")) if feats_type == "stored" else []
         there = f" ({len(others)} of other upstreams or forms are there)" if others else ""
         raise UserError(f"{dump / scp_name} is missing{there}; run ./run.sh --stage 2 first")
-    entries = read_table(dump / scp_name)
-    values = read_table(dump / lengths_name)
+    entries, values, checksums = (read_table(dump / name) for name in (scp_name, lengths_name, DUMP_DIGESTS))
     for utterance, value in values.items():
         if not value.isdecimal():
             raise UserError(f"{dump / lengths_name}: {utterance} has no length, but {value!r}; rerun stage 2")
-    checksums = read_table(dump / DUMP_DIGESTS)
     for name, table in ((lengths_name, values), (DUMP_DIGESTS, checksums)):
         if entries.keys() != table.keys():
             raise UserError(f"{dump}: {scp_name} and {name} name different utterances; rerun stage 2")
@@ -152,26 +154,10 @@ def _refuse_unknown(where: Path, utterances: list[str], table: Mapping[str, obje
         )
 
 
-def _check_training_list(
-    fold_dir: Path, train: list[str], speakers_of: Mapping[str, str], emotions: Mapping[str, str]
-) -> None:
-    if not train:
-        raise UserError(f"{fold_dir}/train is empty: this fold has no training data; choose another protocol")
-    if not any(emotions.get(utterance) for utterance in train):
-        raise UserError(f"{fold_dir}/train: no utterance has an emotion label")
-    known = known_speakers(speakers_of)
-    for speaker, count in Counter(speakers_of[utterance] for utterance in train).items():
-        if count == 1 and speaker in known:
-            print(f"warning: {fold_dir}/train: speaker {speaker} has a single utterance", flush=True)
-
-
 def refuse_cut_arks(examples: Iterable[Example]) -> None:
-    """Stop where an ark of these examples is not of the size that stage 2 wrote; one without a stamp is not checked.
+    """Refuse (`UserError`) arks of another size than stage 2 wrote; one without a stamp is not checked.
 
     Its content is compared when it is read, an utterance at a time: a large dump would take minutes here.
-
-    Raises:
-        UserError: It is missing or has another size.
     """
     for ark in sorted({example.entry.rpartition(":")[0] for example in examples}):
         refuse_damaged(Path(ark).with_suffix(".json"), "rerun ./run.sh --stage 2", contents=False)

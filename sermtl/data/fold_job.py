@@ -52,11 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def own_folds(args: argparse.Namespace) -> list[FoldPaths]:
-    """The paths of the job's own folds: one, or each ``--jobs``-th.
-
-    Raises:
-        UserError: There is no job of that number.
-    """
+    """The paths of the job's own folds: one, or each ``--jobs``-th; `UserError` where there is no such job."""
     jobs = args.jobs or len(args.folds)
     if not 1 <= args.job <= jobs:
         raise UserError(f"--job {args.job}: there are {jobs} jobs")
@@ -70,9 +66,6 @@ def set_up(args: argparse.Namespace) -> torch.device:
     """Start the log, set the threads, and choose the device.
 
     Of several processes that torchrun has started, the first logs, and each has a GPU and its part of the threads.
-
-    Raises:
-        UserError: GPUs were asked for that are not usable.
     """
     level = logging.ERROR if from_torchrun("RANK", 0) else logging.INFO
     logging.basicConfig(stream=sys.stdout, level=level, format=LOG_FORMAT, datefmt=LOG_DATE)
@@ -86,7 +79,7 @@ def set_up(args: argparse.Namespace) -> torch.device:
 
 
 def check_gpus(wanted: int) -> None:
-    """Refuse to begin without the GPUs that were asked for."""
+    """Refuse to begin (`UserError`) without the GPUs that were asked for."""
     seen = torch.cuda.device_count() if wanted else 0
     if seen < wanted:
         raise UserError(
@@ -98,10 +91,7 @@ def check_gpus(wanted: int) -> None:
 @contextlib.contextmanager
 def also_logged_to(path: Path, wanted: bool = True) -> Iterator[None]:
     """Add what is logged meanwhile to a file too: a fold's ``train.log`` over all of its runs."""
-    if not wanted:
-        yield
-        return
-    handler = logging.FileHandler(path, encoding="utf-8")
+    handler = logging.FileHandler(path, encoding="utf-8") if wanted else logging.NullHandler()
     handler.setFormatter(logging.Formatter(LOG_FORMAT, LOG_DATE))
     logging.getLogger().addHandler(handler)
     try:

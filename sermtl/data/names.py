@@ -16,6 +16,7 @@ import hashlib
 import json
 import os
 import re
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -49,11 +50,7 @@ def stored_entry(config: TrainConfig) -> str | int:
 
 
 def dump_name(config: TrainConfig) -> str:
-    """The dump directory's name under ``dump/<corpus>/``.
-
-    Raises:
-        UserError: The upstream cannot be found.
-    """
+    """The dump directory's name under ``dump/<corpus>/``; `UserError` where the upstream cannot be found."""
     if config.feats_type != "stored":
         return config.feats_type
     digest = upstream_digest(config.upstream) or hub_snapshot(config.upstream).name
@@ -62,17 +59,6 @@ def dump_name(config: TrainConfig) -> str:
         form = " ".join(sorted({_last_state(config.upstream) if word == "last" else word for word in form.split()}))
     what = f"{digest} {scratch} {form} {CODE_VERSION}"
     return f"stored/{hashlib.sha256(what.encode()).hexdigest()[:16]}"
-
-
-def check_dump_name(out: Path, config: TrainConfig, speed: float) -> None:
-    """Refuse a directory that is named by other settings than these.
-
-    Raises:
-        UserError: It is, with the right name.
-    """
-    wanted = Path(dump_name(config) if speed == 1.0 else f"{dump_name(config)}_sp{speed:g}").name
-    if out.name != wanted:
-        raise UserError(f"{out}: this upstream's outputs belong in {out.parent / wanted}")
 
 
 @cache
@@ -98,29 +84,22 @@ def _digest_of(file: Path) -> str:
         known = {}
     if key not in known:
         known[key] = sha256(file)
-        try:
-            with atomic_write(remembered) as out:
-                json.dump(known, out)
-        except OSError:
-            pass  # a home that cannot be written: the digest is computed each time
+        # Where the home cannot be written, the digest is computed each time.
+        with suppress(UserError), atomic_write(remembered) as out:
+            json.dump(known, out)
     return known[key]
 
 
 def _last_state(upstream: str) -> str:
     """The number of the last hidden state; ``last`` where the upstream's file leaves it to transformers."""
     folder = Path(upstream) if Path(upstream).is_dir() else None
-    path = find_geometry(upstream) or (folder or hub_snapshot(upstream)) / "config.json"
-    values = read_yaml(path)  # JSON is YAML
+    values = read_yaml(find_geometry(upstream) or (folder or hub_snapshot(upstream)) / "config.json")  # JSON is YAML
     return str(values.get("encoder_layers") or values.get("num_hidden_layers") or "last")
 
 
 @cache
 def hub_snapshot(name: str) -> Path:
-    """The folder of a hub id's model in the hub's cache, named by its commit.
-
-    Raises:
-        UserError: The hub cannot be reached and the model is not in its cache.
-    """
+    """The folder of a hub id's model in the hub's cache, named by its commit; `UserError` where it cannot be loaded."""
     from huggingface_hub import hf_hub_download  # a second of imports
 
     try:
@@ -136,12 +115,7 @@ def hub_snapshot(name: str) -> Path:
 def experiment_tag(corpus: str, protocol: str, config_name: str, config: TrainConfig, extra: list[str]) -> str:
     """The name of an experiment's directory; each combination of settings has its own.
 
-    Args:
-        corpus: Name of the data directory.
-        protocol: Name of the fold protocol.
-        config_name: Stem of the training configuration's file.
-        config: The resolved settings.
-        extra: Further ``key=value`` settings from the command line.
+    ``config_name`` is the stem of the training configuration's file, ``extra`` the ``key=value`` of the command line.
     """
     in_name = {"upstream", "alpha", "beta", "grl", "seed"}
     upstream = re.sub(r"\.ya?ml$", "", Path(config.upstream).name) or config.upstream

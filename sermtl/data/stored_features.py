@@ -19,7 +19,7 @@ import torch
 from sermtl.audio.resample import SAMPLE_RATE
 from sermtl.config import TrainConfig
 from sermtl.data.fold_job import check_gpus
-from sermtl.data.names import stored_form
+from sermtl.data.names import stored_entry
 from sermtl.errors import UserError
 from sermtl.fileio.tables import read_table
 from sermtl.model.batch import is_exhausted
@@ -34,36 +34,23 @@ GPU_BATCH = 16
 
 
 class StoredFeatures:
-    """The frozen part of the upstream that a training with these settings begins with.
-
-    Raises:
-        UserError: The upstream cannot be loaded, reads no waveforms, or lacks a state.
-    """
+    """The frozen part of the upstream of a training with these settings; `UserError` where it reads no waveforms."""
 
     def __init__(self, config: TrainConfig, device: torch.device):
         torch.manual_seed(derive_seed(config.seed, "weights"))  # an upstream without pretrained weights is the seed's
         self.upstream = load_upstream(config.upstream)
         if self.upstream.input_bands:
             raise UserError(f"upstream {config.upstream} reads log-mel features, no waveforms; use --feats_type fbank")
-        self.form, self.pooling = stored_form(config), config.pooling
-        settings = head_settings(config, self.upstream.total_layers)
-        if self.form.startswith("pooled"):
-            self.upstream.read(tuple(range(self.upstream.total_layers + 1)))
-        elif self.form.startswith("states"):
-            self.upstream.read(settings.states)
-        else:
-            self.upstream.read((0,) if self.form == "front" else (int(self.form),))
-        self.device = device
+        self.form, self.pooling, self.device = stored_entry(config), config.pooling, device
+        layers, states = self.upstream.total_layers, head_settings(config, self.upstream.total_layers).states
+        known = {"pooled": tuple(range(layers + 1)), "states": states, "front": (0,)}
+        self.upstream.read((self.form,) if isinstance(self.form, int) else known[self.form])
         self.upstream.to(device).eval()
         self._waveform = FrontEnd("raw", self.upstream.normalize, "", self.upstream.geometry).waveform
 
     @torch.inference_mode()
     def __call__(self, wavs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Float32 frames (T, D), or pooled vectors (n, P), for utterances of int16 samples (S,).
-
-        Raises:
-            UserError: One of them does not fit the memory.
-        """
+        """Float32 frames (T, D), or pooled vectors (n, P), of int16 samples (S,); `UserError` without memory."""
         lengths = [len(samples_S) for samples_S in wavs.values()]
         wavs_BS = np.zeros((len(wavs), max(*lengths, self.upstream.geometry.receptive_field)), np.float32)
         for row, (length, samples_S) in enumerate(zip(lengths, wavs.values(), strict=True)):
@@ -88,7 +75,7 @@ class StoredFeatures:
             states = [front_BTC]
         else:
             states, frames_B = self.upstream(wavs_BS, lengths_B)
-        if self.form.startswith("pooled"):
+        if self.form == "pooled":
             return list(torch.stack([pool(state, frames_B, self.pooling) for state in states], 1))
         joined_BTD = torch.cat(states, 2)
         return [frames_TD[:frames] for frames_TD, frames in zip(joined_BTD, frames_B.tolist(), strict=True)]
@@ -96,7 +83,7 @@ class StoredFeatures:
     @property
     def described(self) -> str:
         """The form in words."""
-        if self.form.startswith("pooled"):
+        if self.form == "pooled":
             what = "means" if self.pooling == "mean" else "means and deviations"
             return f"{what} of {len(self.upstream.reads)} hidden states, one vector each an utterance"
         if self.form == "front":
@@ -108,19 +95,14 @@ class StoredFeatures:
     def bytes_of(self, samples: Sequence[int]) -> int:
         """Size of a whole dump, of utterances of so many samples."""
         upstream = self.upstream
-        values = len(upstream.reads) * upstream.hidden_size
-        if self.form.startswith("pooled"):
+        values = upstream.front_size if self.form == "front" else len(upstream.reads) * upstream.hidden_size
+        if self.form == "pooled":
             return len(samples) * (64 + 4 * values * (1 if self.pooling == "mean" else 2))
-        values = upstream.front_size if self.form == "front" else values
         return sum(64 + 4 * values * upstream.geometry.frames(length) for length in samples)
 
 
 def stored_features(config: TrainConfig, ngpu: int, data: Path, out: Path, speed: float) -> tuple[StoredFeatures, int]:
-    """The frozen part of the upstream, and of how many utterances at once; prints the size of what is stored.
-
-    Raises:
-        UserError: The disk of ``out`` is too small, or PyTorch sees no GPU and one is asked for.
-    """
+    """The frozen part of the upstream, and of how many utterances at once; prints the size of what is stored."""
     check_gpus(ngpu)
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")  # read at its first use; it grows with each length
     use_whole_float32()
@@ -137,11 +119,7 @@ def stored_features(config: TrainConfig, ngpu: int, data: Path, out: Path, speed
 
 
 def check_space(out: Path, needed: int) -> None:
-    """Refuse to begin a dump that the disk cannot hold, counting what is there of it already.
-
-    Raises:
-        UserError: It cannot, with the figures.
-    """
+    """Refuse to begin (`UserError`) a dump that the disk cannot hold, counting what is there of it already."""
     out.mkdir(parents=True, exist_ok=True)
     there = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
     free = shutil.disk_usage(out).free

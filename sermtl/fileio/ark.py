@@ -69,11 +69,7 @@ def write_ark(path: str | Path) -> Iterator[ArkWriter]:
 
 
 def read_audio_entry(specifier: str, key: str = "") -> np.ndarray:
-    """Samples (S,), int16 or, of a quiet file, float32, of an entry ``file.ark:offset``.
-
-    Raises:
-        UserError: The entry cannot be read, or is no 16 kHz mono audio of these types.
-    """
+    """Samples (S,), int16 or, of a quiet file, float32, of ``file.ark:offset``; `UserError` where it holds none."""
     value = _read(specifier, key)
     if not (isinstance(value, tuple) and value[0] == SAMPLE_RATE):
         raise UserError(f"{specifier} ({key}): not {SAMPLE_RATE} Hz audio; rerun stage 2")
@@ -84,11 +80,7 @@ def read_audio_entry(specifier: str, key: str = "") -> np.ndarray:
 
 
 def read_matrix(specifier: str, key: str = "") -> np.ndarray:
-    """Float matrix (or vector) of an entry ``file.ark:offset``; the array is read-only.
-
-    Raises:
-        UserError: The entry cannot be read, or is audio.
-    """
+    """Float matrix (or vector) of ``file.ark:offset``, a read-only array; `UserError` where it holds none."""
     value = _read(specifier, key)
     if not isinstance(value, np.ndarray):
         raise UserError(f"{specifier} ({key}): audio where features were expected; rerun stage 2")
@@ -96,11 +88,7 @@ def read_matrix(specifier: str, key: str = "") -> np.ndarray:
 
 
 def read_entry(specifier: str, key: str, feats_type: str) -> np.ndarray:
-    """What a dump of ``feats_type`` holds there: samples (S,), features (T, F) or stored frames (T, C).
-
-    Raises:
-        UserError: The entry cannot be read, or is of another kind.
-    """
+    """Samples (S,), features (T, F) or stored frames (T, C) of a dump's entry; `UserError` for another kind."""
     return read_audio_entry(specifier, key) if feats_type == "raw" else read_matrix(specifier, key)
 
 

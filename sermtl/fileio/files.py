@@ -1,10 +1,12 @@
-"""Files that are either whole or absent: written to a temporary name, synced, renamed."""
+"""Files that are either whole or absent: written to a temporary name, synced, renamed; and a lock on a directory."""
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import json
+import logging
 import os
 import platform
 import shutil
@@ -17,14 +19,12 @@ from typing import IO, Any
 
 from sermtl.errors import UserError
 
+log = logging.getLogger(__name__)
+_held: dict[Path, IO[str]] = {}
+
 
 def load_json(path: Path) -> Any:
-    """The value of a JSON file from an untrusted source.
-
-    Raises:
-        OSError: It cannot be read.
-        ValueError: It is no JSON in UTF-8, or its values are nested deeper than Python goes.
-    """
+    """The value of a JSON file from an untrusted source; `OSError` or `ValueError` where it has none."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except RecursionError as error:
@@ -44,15 +44,10 @@ def write_json(path: str | Path, value: Any, sort_keys: bool = False) -> None:
 
 @contextlib.contextmanager
 def atomic_write(path: str | Path, mode: str = "w", sync: bool = True) -> Iterator[IO[Any]]:
-    """Open a temporary file beside ``path`` and rename it onto ``path`` when the block ends well.
+    """Open a temporary file beside ``path`` and rename it onto ``path`` when the block ends well; makes its directory.
 
-    Args:
-        path: The file to make or replace; its directory is made where it is missing.
-        mode: ``"w"`` (UTF-8 text, newlines as written) or ``"wb"``.
-        sync: Wait until it is on the disk; without, a crash of the machine may leave it empty.
-
-    Raises:
-        UserError: The file cannot be written (full disk, no permission); ``path`` is left as it was.
+    Modes are ``"w"`` (UTF-8 text, newlines as written) and ``"wb"``. Without ``sync``, a crash of the machine may leave
+    an empty file. `UserError` where it cannot be written (full disk, no permission); ``path`` is left as it was.
     """
     path = Path(path)
     temporary = temporary_path(path)
@@ -95,11 +90,7 @@ def replaced_directory(path: Path) -> Iterator[Path]:
 
 
 def check_writable(path: Path) -> None:
-    """Find out before the work whether `atomic_write` could make ``path``; makes its directory.
-
-    Raises:
-        UserError: It could not.
-    """
+    """Make the directory of ``path``; `UserError` where `atomic_write` could not make the file."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path.parent):
@@ -159,3 +150,27 @@ def sha256(path: str | Path) -> str:
         while chunk := file.read(1 << 20):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def hold(exp: Path) -> None:
+    """Keep other processes from training or decoding this fold until this one ends; `UserError` if another has it.
+
+    A job can outlive the run.sh that started it, and the next run.sh starts another. The lock ends with its process; on
+    a file system without locks there is a warning, and no lock.
+    """
+    if exp in _held:
+        return
+    exp.mkdir(parents=True, exist_ok=True)
+    file = open(exp / ".owner", "a+", encoding="utf-8")
+    file.seek(0)
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError) as error:
+        raise UserError(f"another process works on {exp} ({file.read().strip()}): wait for it, or end it") from error
+    except OSError as error:
+        log.warning("%s: no locks on this file system (%s)", exp, error)
+        return
+    file.truncate(0)
+    file.write(f"host {platform.node()}, process {os.getpid()}, since {time.strftime('%Y-%m-%dT%H:%M:%S')}\n")
+    file.flush()
+    _held[exp] = file

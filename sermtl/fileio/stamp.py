@@ -14,7 +14,7 @@ import functools
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,22 +41,16 @@ class Stamp:
     def changed(self, contents: bool = True) -> str:
         """Why the directory has to be made again; empty where nothing changed.
 
-        Args:
-            contents: Compare the outputs' contents; else only their sizes.
+        The outputs' ``contents`` are compared, or only their sizes.
         """
         old = read_stamp(self.path)
         if not old:
             return "not made yet" if old is None else "its making was cut off"
         if old["code"] != self.code:
             return "made by another version of the program"
-        settings = plain(self.settings)
-        if differing := [
-            key for key in {**old["settings"], **settings} if old["settings"].get(key) != settings.get(key)
-        ]:
-            return f"other settings: {' '.join(differing)}"
-        now = self.digests
-        if differing := [name for name in {**old["inputs"], **now} if old["inputs"].get(name) != now.get(name)]:
-            return f"other inputs: {' '.join(differing)}"
+        for what, now in (("settings", plain(self.settings)), ("inputs", self.digests)):
+            if differing := [name for name in {**old[what], **now} if old[what].get(name) != now.get(name)]:
+                return f"other {what}: {' '.join(differing)}"
         damaged = damaged_outputs(self.path, old, contents)
         return f"missing or damaged: {' '.join(damaged)}" if damaged else ""
 
@@ -71,11 +65,7 @@ class Stamp:
             json.dump({"begun": self.digests}, file)
 
     def take_begun(self) -> None:
-        """Take the digests of when `begin` was called, perhaps by another process; inputs beside the stamp are new.
-
-        Raises:
-            UserError: The stamp cannot be read.
-        """
+        """Take the digests of when `begin` was called, perhaps by another process, but of inputs beside the stamp."""
         try:
             begun = load_json(self.path).get("begun", {}) if self.path.exists() else {}
             folder = self.path.parent
@@ -86,11 +76,9 @@ class Stamp:
             ) from error
 
     def finish(self, outputs: Iterable[Path], at: Path | None = None) -> None:
-        """Write the stamp: every output is there, as it is now.
+        """Write the stamp of the files that were made, as they are now.
 
-        Args:
-            outputs: The files that were made.
-            at: Where the stamp is written, and its outputs are, until the directory takes its place.
+        It is written to ``at``, and its outputs are there, where the directory has yet to take its place.
         """
         folder = (at or self.path).parent
         content = {
@@ -125,24 +113,17 @@ def read_stamp(path: Path) -> dict[str, Any] | None:
 
 def damaged_outputs(path: Path, stamp: Mapping[str, Any], contents: bool = True) -> list[str]:
     """Names of a stamp's outputs that are not as they were made."""
-    bad = []
-    for name, (size, checksum) in stamp["outputs"].items():
-        file = path.parent / name
-        if not file.is_file() or file.stat().st_size != size or (contents and crc32(file) != checksum):
-            bad.append(name)
-    return bad
+    files = {name: (path.parent / name, *made) for name, made in stamp["outputs"].items()}
+    return [
+        name for name, (file, size, checksum) in files.items()
+        if not file.is_file() or file.stat().st_size != size or (contents and crc32(file) != checksum)
+    ]  # fmt: skip
 
 
 def refuse_damaged(path: Path, remedy: str, contents: bool = True) -> None:
     """Stop where the outputs of a stamp are not as they were made; a directory without a stamp is not checked.
 
-    Args:
-        path: The stamp.
-        remedy: What to run, for the message.
-        contents: Compare their contents; else only their sizes.
-
-    Raises:
-        UserError: They are not.
+    The `UserError` ends with the ``remedy``; ``contents`` are compared, or only sizes.
     """
     stamp = read_stamp(path)
     if stamp is None:
@@ -154,11 +135,9 @@ def refuse_damaged(path: Path, remedy: str, contents: bool = True) -> None:
 
 
 def outdated(path: Path, roots: Mapping[str, Path]) -> list[str]:
-    """Inputs of a stamp that have changed; inputs that no longer exist are not compared.
+    """Inputs of a stamp that have changed, in sentences; none where it is missing, or for inputs that are gone.
 
-    Args:
-        path: The stamp. One that is missing says nothing.
-        roots: Where the inputs ``root:name`` are now; other names are paths.
+    ``roots`` are the places of the inputs ``root:name`` now; other names are paths.
     """
     stamp = read_stamp(path)
     if stamp is None:
@@ -188,38 +167,38 @@ def inputs(roots: Mapping[str, Path], *names: str) -> dict[str, Path]:
 def digest(path: Path) -> str | None:
     """Digest of a file, a folder, or (``wav.scp*``) a table and what it names; None where something is missing."""
     if path.name.endswith("*"):
-        lines = hashlib.sha256()
         try:
-            for key, entry in read_table(path.with_name(path.name[:-1])).items():
-                lines.update(f"{key} {entry} {stat_of(entry)}\n".encode())
+            table = read_table(path.with_name(path.name[:-1]))
+            return _digest_of(f"{key} {entry} {stat_of(entry)}\n" for key, entry in table.items())
         except (OSError, UserError):
             return None
-        return lines.hexdigest()
     if path.is_dir():
-        return _digest_of_folder(path)
+        return _digest_of(_lines_of_folder(path))
     return sha256(path) if path.is_file() else None
 
 
-def _digest_of_folder(folder: Path) -> str:
-    lines = hashlib.sha256()
+def _digest_of(lines: Iterable[str]) -> str:
+    digest = hashlib.sha256()
+    for line in lines:
+        digest.update(line.encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()
+
+
+def _lines_of_folder(folder: Path) -> Iterator[str]:
     for parent, folders, names in os.walk(folder):
         folders.sort()
         for name in sorted(names):
             path = os.path.join(parent, name)
             stat = os.stat(path) if os.path.exists(path) else os.lstat(path)
-            line = f"{os.path.relpath(path, folder)} {stat.st_size} {stat.st_mtime_ns}\n"
-            lines.update(line.encode("utf-8", "surrogateescape"))
-    return lines.hexdigest()
+            yield f"{os.path.relpath(path, folder)} {stat.st_size} {stat.st_mtime_ns}\n"
 
 
 @functools.cache
 def package_digest() -> str:
     """Digest of all files of sermtl: the code version of stages that are quickly done again."""
-    package, lines = Path(__file__).parents[1], hashlib.sha256()
-    for path in sorted(package.rglob("*")):
-        if path.is_file() and path.suffix != ".pyc":
-            lines.update(f"{path.relative_to(package)} {sha256(path)}\n".encode())
-    return lines.hexdigest()[:16]
+    package = Path(__file__).parents[1]
+    files = sorted(path for path in package.rglob("*") if path.is_file() and path.suffix != ".pyc")
+    return _digest_of(f"{path.relative_to(package)} {sha256(path)}\n" for path in files)[:16]
 
 
 def plain(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,8 +12,11 @@ from sermtl.fileio.files import atomic_write
 
 PARTS = ("train", "dev", "test")
 """The lists of a fold."""
-UTTERANCE_TABLES = ("text", "feats.scp", "vad.scp")
-SPEAKER_TABLES = ("cmvn.scp",)
+KINDS = {
+    "utterance": r"text|feats\.scp|vad\.scp|segments|utt2.*", "speaker": r"cmvn\.scp|spk2(?!utt$).*",
+    "recording": r"wav\.scp|reco2.*",
+}  # fmt: skip
+"""Names of tables by what their keys are; without ``segments``, those of recordings are keyed by utterances."""
 MAIN_TABLE = "utt2spk"
 DERIVED_TABLE = "spk2utt"
 
@@ -21,16 +24,9 @@ BLANKS = re.compile("[ \t]+")
 BOM = "\ufeff"
 BOM_FOUND = "begins with a byte order mark (BOM): save it as UTF-8 without one"
 
-Line = tuple[int, bytes]
-"""A line's number, from 1, and its bytes without the line feed."""
 
-
-def raw_lines(path: str | Path) -> Iterator[Line]:
-    """Give a file's lines as they are.
-
-    Raises:
-        UserError: The file cannot be read.
-    """
+def raw_lines(path: str | Path) -> Iterator[tuple[int, bytes]]:
+    """A file's lines: numbers from 1, and bytes without the line feed; `UserError` where it cannot be read."""
     try:
         with open(path, "rb") as file:
             for number, raw in enumerate(file, 1):
@@ -77,11 +73,7 @@ def read_table(path: str | Path) -> dict[str, str]:
 
 
 def write_table(path: str | Path, table: Mapping[str, object]) -> None:
-    """Write a table in byte order of its keys, whole or not at all; values lose trailing spaces.
-
-    Raises:
-        UserError: A key or value cannot stand on one line of UTF-8, or the file cannot be written.
-    """
+    """Write a table in byte order of its keys, without trailing spaces; `UserError` where one is no line of UTF-8."""
     with atomic_write(path) as file:
         for key in sorted(table):
             line = f"{key} {table[key]}".rstrip(" ")
@@ -105,11 +97,7 @@ def read_list(path: str | Path) -> list[str]:
 
 
 def read_ids(path: str | Path) -> list[str]:
-    """Read a list from another source: the first word of each line that has one, in any order, repeated or not.
-
-    Raises:
-        UserError: The file is missing or not UTF-8.
-    """
+    """The first words of another source's lines, in any order, repeated or not; `UserError` where it is not UTF-8."""
     ids: list[str] = []
     for number, raw in raw_lines(path):
         try:
@@ -146,24 +134,13 @@ def known_speakers(utt2spk: Mapping[str, str]) -> set[str]:
 
 
 def tables_of(data: Path) -> dict[str, list[str]]:
-    """Name the tables that a data directory holds, by what their keys are.
+    """Names of the tables that a data directory holds, by their kind in `KINDS`: sorted, ``utt2spk`` first.
 
-    ``wav.scp`` is keyed by recordings where there is ``segments``, else by utterances. ``spk2utt`` is made
-    from ``utt2spk`` and is not among them.
-
-    Returns:
-        "utterance", "speaker", "recording" -> file names, sorted, ``utt2spk`` first.
+    ``spk2utt`` is made from ``utt2spk`` and is not among them.
     """
-    found: dict[str, list[str]] = {"utterance": [], "speaker": [], "recording": []}
-    segmented = (data / "segments").exists()
-    for name in sorted(path.name for path in data.iterdir() if path.is_file()):
-        if name == "wav.scp":
-            found["recording" if segmented else "utterance"].append(name)
-        elif name in UTTERANCE_TABLES or name == "segments" or name.startswith("utt2"):
-            found["utterance"].append(name)
-        elif name in SPEAKER_TABLES or (name.startswith("spk2") and name != DERIVED_TABLE):
-            found["speaker"].append(name)
-        elif name.startswith("reco2"):
-            found["recording" if segmented else "utterance"].append(name)
+    names = sorted(path.name for path in data.iterdir() if path.is_file())
+    found = {kind: [name for name in names if re.fullmatch(form, name, re.DOTALL)] for kind, form in KINDS.items()}
+    if "segments" not in names:
+        found |= {"utterance": sorted(found["utterance"] + found["recording"]), "recording": []}
     found["utterance"].sort(key=lambda name: name != MAIN_TABLE)
     return found

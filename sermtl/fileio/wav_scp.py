@@ -1,4 +1,4 @@
-"""What the values of wav.scp and segments mean: files, parts of archives, shell commands, spans."""
+"""What the values of wav.scp mean: files, parts of archives, shell commands."""
 
 from __future__ import annotations
 
@@ -37,61 +37,43 @@ def locate(entry: str) -> Source:
     """Find the bytes that a wav.scp value means: a path, or ``archive:offset`` at a WAV file or a file of kaldiio's.
 
     Before FLAC and other files, ESPnet and kaldiio put ``AUDIO``, the number of bytes of the size, and the size.
-
-    Raises:
-        OSError: The file cannot be read, or no audio starts at the offset.
+    `OSError` where the file cannot be read, or no audio starts at the offset.
     """
-    path, colon, offset = entry.rpartition(":")
-    if not (colon and offset.isdigit() and not Path(entry).exists()):
+    path, offset = file_and_offset(entry)
+    if offset is None:
         return Source(entry, 0, Path(entry).stat().st_size)
     with open(path, "rb") as file:
-        file.seek(int(offset))
+        file.seek(offset)
         head = file.read(16)
     if head[:5] == b"AUDIO" and len(head) > 5:
         start = 6 + head[5]
-        return Source(path, int(offset) + start, int.from_bytes(head[6:start], "little"))
+        return Source(path, offset + start, int.from_bytes(head[6:start], "little"))
     if head[:4] == b"RIFF":
-        return Source(path, int(offset), int.from_bytes(head[4:8], "little") + 8)
+        return Source(path, offset, int.from_bytes(head[4:8], "little") + 8)
     raise OSError(f"no WAV file and no audio of kaldiio at this offset: {entry}")
 
 
-def stat_of(entry: str) -> tuple[int, int] | None:
-    """Size and time (ns) of the file that a wav.scp value means, its archive's for a part of one; None for commands.
+def file_and_offset(entry: str) -> tuple[str, int | None]:
+    """The file that a wav.scp value means, and the offset in it where it is an archive."""
+    path, colon, offset = entry.rpartition(":")
+    return (path, int(offset)) if colon and offset.isdigit() and not os.path.exists(entry) else (entry, None)
 
-    Raises:
-        OSError: There is none.
-    """
+
+def stat_of(entry: str) -> tuple[int, int] | None:
+    """Size and time (ns) of the file or archive that a wav.scp value means; None for commands, `OSError` for none."""
     if is_pipe(entry):
         return None
-    path, colon, offset = entry.rpartition(":")
-    stat = os.stat(path if colon and offset.isdigit() and not os.path.exists(entry) else entry)
+    stat = os.stat(file_and_offset(entry)[0])
     return stat.st_size, stat.st_mtime_ns
 
 
 def is_pipe(entry: str) -> bool:
-    """Tell whether a wav.scp value is a shell command."""
+    """Whether a wav.scp value is a shell command."""
     return entry.rstrip().endswith("|") or entry.lstrip().startswith("|")
 
 
-def read_segments(path: Path) -> dict[str, tuple[str, str]]:
-    """Read ``segments`` into utterance -> (recording, "start end"); nothing where there is no such file."""
-    if not path.exists():
-        return {}
-    spans: dict[str, tuple[str, str]] = {}
-    for number, (utt, value) in enumerate(read_table(path).items(), 1):
-        words = value.split()
-        if len(words) != 3:
-            raise UserError(f"{path}:{number}: expected `utterance recording start end`")
-        spans[utt] = (words[0], f"{words[1]} {words[2]}")
-    return spans
-
-
 def read_channels(path: Path) -> dict[str, int]:
-    """Read ``reco2file_and_channel`` into recording -> channel, from 1; nothing where there is no such file.
-
-    Raises:
-        UserError: A line does not end in a channel; names the line.
-    """
+    """``reco2file_and_channel`` as recording -> channel, from 1 (0: all); empty without a file."""
     channels: dict[str, int] = {}
     for number, (recording, value) in enumerate(read_table(path).items() if path.exists() else (), 1):
         if (channel := channel_number(value.split()[-1] if value else "?")) is None:

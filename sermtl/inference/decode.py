@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader
 
 from sermtl.config import TrainConfig, read_yaml
 from sermtl.data.dataset import Example, FoldDataset
@@ -53,8 +52,7 @@ class Decoded:
 def decode(trained: TrainedModel, dataset: FoldDataset, batch_size: int, device: torch.device) -> Iterator[Decoded]:
     """Decode a set in float32, longest utterances first; an utterance's outputs do not depend on its batch."""
     model = trained.model.eval()
-    loader = DataLoader(dataset, batch_sampler=decode_batches(dataset.lengths, batch_size), collate_fn=dataset.collate)
-    for host_batch in loader:
+    for host_batch in dataset.loader(decode_batches(dataset.lengths, batch_size)):
         for batch, output in in_parts(host_batch.to(device), model):
             posteriors_BC = output.emotion_BC.double().softmax(-1).cpu().numpy()
             speakers = (trained.speakers[number] for number in output.speaker_BS.argmax(-1).tolist())

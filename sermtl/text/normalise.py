@@ -127,14 +127,7 @@ def normalise(text: str, lang: str = "en") -> str:
     In this order: fractions such as ½ in words (English), NFKC, curly quotes straight, tags dropped, digits and ``&``
     spelled out, dashes and signs between digits that stayed to spaces, upper case (ß becomes SS), accents dropped
     (English), everything deleted but letters, apostrophe and space, lone apostrophes dropped, spaces collapsed and
-    stripped.
-
-    Args:
-        text: The transcript as the corpus has it.
-        lang: ``en`` leaves A to Z; any other code leaves letters of every script.
-
-    Returns:
-        Words with one space between them; may be empty.
+    stripped; what is left may be empty. ``en`` leaves A to Z, any other ``lang`` letters of every script.
     """
     text = _FRACTION.sub(_english_fraction if lang == "en" else r"\1 \2", text)
     text = unicodedata.normalize("NFKC", text).translate(_QUOTES)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from sermtl.errors import UserError
 
@@ -17,24 +17,25 @@ ENGLISH_TOKENS = (*SPECIALS, BOUNDARY, *"ETAONIHSRDLUMWCFGYPBVK'XJQZ")
 BPE_MODEL = "bpe.model"
 
 
-class Tokenizer(Protocol):
+class Tokenizer:
     """What the CTC head needs of a token list."""
 
     tokens: list[str]
+    boundary = BOUNDARY
+    """Stands between words."""
 
     def encode(self, text: str) -> list[int]:
         """Ids of a normalised transcript, without blanks."""
+        raise NotImplementedError
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Words of ids from which CTC's repeats are already collapsed; blanks may be left."""
+        """Words of ids from which CTC's repeats are already collapsed; the specials (blanks) are left out."""
+        tokens = "".join(self.tokens[number] for number in ids if number >= len(SPECIALS))
+        return " ".join(tokens.replace(self.boundary, " ").split())
 
 
-class CharTokenizer:
-    """Characters with ``|`` between words.
-
-    Raises:
-        UserError: The tokens do not begin with the four specials and ``|``, or one stands twice.
-    """
+class CharTokenizer(Tokenizer):
+    """Characters with ``|`` between words; `UserError` where the tokens are no such list."""
 
     def __init__(self, tokens: Sequence[str]) -> None:
         self.tokens = list(tokens)
@@ -50,21 +51,11 @@ class CharTokenizer:
         unknown = self._ids["<unk>"]
         return [self._ids.get(char, unknown) for char in BOUNDARY.join(text.split())]
 
-    def decode(self, ids: Sequence[int]) -> str:
-        """Words of collapsed ids; the specials are left out."""
-        chars = (self.tokens[number] for number in ids if number >= len(SPECIALS))
-        return " ".join("".join(chars).replace(BOUNDARY, " ").split())
 
+class BpeTokenizer(Tokenizer):
+    """Subwords of a serialised sentencepiece model whose ids 0 to 3 are the specials; `UserError` for other bytes."""
 
-class BpeTokenizer:
-    """Subwords of a sentencepiece model whose ids 0 to 3 are the specials.
-
-    Args:
-        model: The serialised sentencepiece model.
-
-    Raises:
-        UserError: The bytes are no such model.
-    """
+    boundary = "\u2581"
 
     def __init__(self, model: bytes) -> None:
         import sentencepiece
@@ -82,30 +73,21 @@ class BpeTokenizer:
         """Ids of a normalised transcript."""
         return list(self._pieces.EncodeAsIds(text))
 
-    def decode(self, ids: Sequence[int]) -> str:
-        """Words of collapsed ids; the specials are left out."""
-        pieces = "".join(self.tokens[number] for number in ids if number >= len(SPECIALS))
-        return " ".join(pieces.replace("\u2581", " ").split())
-
 
 def char_tokens(texts: Iterable[str], lang: str) -> list[str]:
     """Token list for normalised texts: the fixed 32 for English, else specials, ``|``, sorted characters."""
     if lang == "en":
         return list(ENGLISH_TOKENS)
-    characters = {char for text in texts for char in text} - {" "}
-    return [*SPECIALS, BOUNDARY, *sorted(characters)]
+    return [*SPECIALS, BOUNDARY, *sorted(set().union(*texts) - {" "})]
 
 
 def train_bpe(texts: Iterable[str], nbpe: int, where: Path) -> bytes:
-    """Train a sentencepiece BPE model of ``nbpe`` pieces whose ids 0 to 3 are the specials.
-
-    Raises:
-        UserError: There is no text, or too little of it for this size.
-    """
+    """Train a sentencepiece model of ``nbpe`` pieces, ids 0 to 3 the specials; `UserError` for too little text."""
     import sentencepiece
 
-    model = io.BytesIO()
-    pad, begin, end, unknown = SPECIALS
+    model, pieces = io.BytesIO(), dict[str, Any]()
+    for number, (name, piece) in enumerate(zip(("pad", "bos", "eos", "unk"), SPECIALS, strict=True)):
+        pieces |= {f"{name}_id": number, f"{name}_piece": piece}
     sentences = [text for text in texts if text]
     if not sentences:
         raise UserError(f"{where}: no transcript to train subwords on; use --token_type char with alpha 0")
@@ -118,14 +100,7 @@ def train_bpe(texts: Iterable[str], nbpe: int, where: Path) -> bytes:
             character_coverage=1.0,
             # The text is normalised already; sentencepiece's own rules would change it again.
             normalization_rule_name="identity",
-            pad_id=0,
-            bos_id=1,
-            eos_id=2,
-            unk_id=3,
-            pad_piece=pad,
-            bos_piece=begin,
-            eos_piece=end,
-            unk_piece=unknown,
+            **pieces,
             num_threads=1,
             minloglevel=2,
         )
@@ -136,11 +111,7 @@ def train_bpe(texts: Iterable[str], nbpe: int, where: Path) -> bytes:
 
 
 def load_tokenizer(path: str | Path) -> Tokenizer:
-    """Load the tokenizer of a fold from its directory or its ``tokens.txt``.
-
-    Raises:
-        UserError: ``tokens.txt`` is missing or no token list, or disagrees with the ``bpe.model`` beside it.
-    """
+    """The tokenizer of a fold's directory or ``tokens.txt``; `UserError` for none, or where ``bpe.model`` differs."""
     path = Path(path)
     file = path / "tokens.txt" if path.is_dir() else path
     try:

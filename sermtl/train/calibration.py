@@ -15,12 +15,11 @@ import torch
 from scipy.special import log_softmax
 
 from sermtl.config import TrainConfig
-from sermtl.data.dataset import FoldDataset
+from sermtl.data.dataset import FoldDataset, Sets
 from sermtl.data.sampler import decode_batches
 from sermtl.model.batch import in_parts
 from sermtl.model.multitask import MultiTaskModel
 from sermtl.model.trained_model import save_weights
-from sermtl.train.loader import Sets, batch_loader
 from sermtl.train.pooled_statistics import BATCH
 
 log = logging.getLogger(__name__)
@@ -54,7 +53,7 @@ def calibrate(model: MultiTaskModel, dev: FoldDataset, device: torch.device) -> 
     """Divide the emotion head's weights and biases, and so its logits, by the temperature that fits ``dev``."""
     model.eval()
     logits, emotions = [], []
-    for host_batch in batch_loader(dev, decode_batches(dev.lengths, BATCH), 0, False):
+    for host_batch in dev.loader(decode_batches(dev.lengths, BATCH)):
         for batch, output in in_parts(host_batch.to(device), model):
             logits.append(output.emotion_BC.double().cpu())
             emotions.append(batch.emotions_B.cpu())

@@ -39,10 +39,8 @@ def save_checkpoint(directory: Path, state: dict[str, Any]) -> None:
 def load_checkpoint(directory: Path) -> dict[str, Any] | None:
     """The newest whole state, on the CPU; None where there is no checkpoint.
 
-    A damaged newest one is passed over with a message.
-
-    Raises:
-        UserError: Checkpoints are there and none is whole, or one holds more than tensors and plain values.
+    A damaged newest one is passed over with a message. `UserError` where checkpoints are there and none is whole, or
+    one holds more than tensors and plain values.
     """
     damaged: list[Path] = []
     for path in (directory / NAME, directory / PREVIOUS):

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -16,8 +16,7 @@ from sermtl.text.tokenizer import Tokenizer
 from sermtl.train.processes import Ranks
 
 
-@dataclass(frozen=True)
-class Guesses:
+class Guesses(NamedTuple):
     """What the heads find most probable."""
 
     emotions_B: Tensor
@@ -33,7 +32,7 @@ class Guesses:
 
     def on_cpu(self) -> Guesses:
         """Copies, which are made while a GPU computes on."""
-        return Guesses(*(to_cpu(getattr(self, field.name)) for field in fields(self)))
+        return Guesses(*map(to_cpu, self))
 
 
 def to_cpu(values: Any) -> Any:
@@ -46,46 +45,38 @@ class EpochSums:
 
     def __init__(self, labels: int, state: dict[str, float] | None = None):
         self.labels = labels
-        self.sums: dict[str, float] = dict(state or {})
-
-    def add(self, name: str, value: float) -> None:
-        """Add to one sum."""
-        self.sums[name] = self.sums.get(name, 0.0) + value
+        self.sums = defaultdict(float, state or {})
 
     def add_update(self, losses: Sequence[float], squared_norms: Sequence[float]) -> None:
         """Add an update's losses (sums over its utterances) and gradient norms, in the order of the tasks."""
-        self.add("updates", 1)
+        self.sums["updates"] += 1
         for task, loss, square in zip(TASKS, losses, squared_norms, strict=True):
-            self.add(f"loss_{task}", loss)
-            self.add(f"grad_{task}", math.sqrt(square))
+            self.sums[f"loss_{task}"] += loss
+            self.sums[f"grad_{task}"] += math.sqrt(square)
 
     def add_guesses(self, guesses: Guesses, batch: Batch, texts: Mapping[str, str], tokenizer: Tokenizer) -> None:
         """Count targets, hits of the emotion and speaker heads, and word errors of the greedy transcripts.
 
-        Args:
-            guesses: On the CPU.
-            batch: What they are of, on the CPU.
-            texts: Utterance -> normalised transcript, where there is one.
-            tokenizer: Of the transcripts.
+        All is on the CPU; ``texts`` has the normalised transcript of each utterance that has one.
         """
         for task, count in zip(TASKS, count_targets([batch]).tolist(), strict=True):
             # Where no states are read for characters, they have no loss, whatever the transcripts.
-            self.add(f"targets_{task}", count if task != "asr" or guesses.tokens_BT is not None else 0)
-        self.add("no_ctc", int((batch.token_lengths_B == 0).sum()))
+            self.sums[f"targets_{task}"] += count if task != "asr" or guesses.tokens_BT is not None else 0
+        self.sums["no_ctc"] += int((batch.token_lengths_B == 0).sum())
         for truth, guess in zip(batch.emotions_B.tolist(), guesses.emotions_B.tolist(), strict=True):
             if truth >= 0:
-                self.add(f"class{truth}", 1)
-                self.add(f"hit{truth}", truth == guess)
-        known_B = batch.speakers_B >= 0
-        self.add("speaker_hits", int(((guesses.speakers_B == batch.speakers_B) & known_B).sum()))
+                self.sums[f"class{truth}"] += 1
+                self.sums[f"hit{truth}"] += truth == guess
+        # An unknown speaker is -1, which no guess is.
+        self.sums["speaker_hits"] += int((guesses.speakers_B == batch.speakers_B).sum())
         if guesses.tokens_BT is None:
             return
         hypotheses = texts_of(guesses.tokens_BT, guesses.frames_B, tokenizer)
         for utterance, hypothesis in zip(batch.utterances, hypotheses, strict=True):
             if text := texts.get(utterance):
                 edits = count_edits(text, hypothesis)
-                self.add("words", edits["words"])
-                self.add("word_errors", edits["errors"])
+                self.sums["words"] += edits["words"]
+                self.sums["word_errors"] += edits["errors"]
 
     def rates(self) -> dict[str, float | None]:
         """WA, UA, WER and speaker accuracy, None where nothing could be counted."""
@@ -117,7 +108,7 @@ def total_over_processes(own: EpochSums, ranks: Ranks) -> EpochSums:
     total = EpochSums(own.labels)
     for part in ranks.gather(own):
         for name, value in part.sums.items():
-            total.add(name, value)
+            total.sums[name] += value
     return total
 
 

@@ -24,41 +24,35 @@ def write_history(path: Path, records: list[dict[str, Any]]) -> None:
     write_text(path, "".join(f"{json.dumps(record, allow_nan=False)}\n" for record in records))
 
 
-class TensorBoard:
-    """Numbers of the epochs as TensorBoard scalars, written again from the given records so that none appears twice."""
+def tensorboard(directory: Path, records: list[dict[str, Any]]) -> Any:
+    """A writer of TensorBoard scalars, begun again with the given records so that none appears twice."""
+    from torch.utils.tensorboard import SummaryWriter
 
-    def __init__(self, directory: Path, records: list[dict[str, Any]]):
-        from torch.utils.tensorboard import SummaryWriter
+    for old in directory.glob("events.out.tfevents.*"):
+        old.unlink()
+    writer = SummaryWriter(str(directory))
+    for record in records:
+        add_scalars(writer, record)
+    return writer
 
-        for old in directory.glob("events.out.tfevents.*"):
-            old.unlink()
-        self._writer = SummaryWriter(str(directory))
-        for record in records:
-            self.add(record)
 
-    def add(self, record: dict[str, Any]) -> None:
-        """Add one epoch."""
-        for part, values in record.items():
-            for name, value in values.items() if isinstance(values, dict) else ():
-                if isinstance(value, (int, float)):
-                    self._writer.add_scalar(f"{name}/{part}", value, record["epoch"])
-        self._writer.add_scalar("learning_rate", record["lr"], record["epoch"])
-        self._writer.flush()
-
-    def close(self) -> None:
-        """Finish the file."""
-        self._writer.close()
+def add_scalars(writer: Any, record: dict[str, Any]) -> None:
+    """Add one epoch."""
+    for part, values in record.items():
+        for name, value in values.items() if isinstance(values, dict) else ():
+            if isinstance(value, (int, float)):
+                writer.add_scalar(f"{name}/{part}", value, record["epoch"])
+    writer.add_scalar("learning_rate", record["lr"], record["epoch"])
+    writer.flush()
 
 
 def summary(record: dict[str, Any]) -> str:
     """An epoch in one line for the log."""
     parts = []
     for part in ("train", "dev", "monitor_test"):
-        if part in record:
-            shown = ("loss", "loss_ser", "loss_asr", "loss_sid", "wa", "ua", "wer", "acc_sid")
-            values = record[part]
-            numbers = [f"{name} {values[name]:.3f}" for name in shown if values.get(name) is not None]
-            parts.append(f"{part}: {' '.join(numbers)}")
+        shown = ("loss", "loss_ser", "loss_asr", "loss_sid", "wa", "ua", "wer", "acc_sid")
+        numbers = [f"{name} {record[part][name]:.3f}" for name in shown if record.get(part, {}).get(name) is not None]
+        parts += [f"{part}: {' '.join(numbers)}"] if numbers else []
     return "; ".join(parts)
 
 

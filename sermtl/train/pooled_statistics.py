@@ -11,11 +11,10 @@ import torch
 import torch.nn.functional as F
 
 from sermtl.config import TrainConfig
-from sermtl.data.dataset import FoldDataset
+from sermtl.data.dataset import FoldDataset, Sets
 from sermtl.data.sampler import decode_batches
 from sermtl.model.multitask import MultiTaskModel
 from sermtl.model.trained_model import TrainedModel
-from sermtl.train.loader import Sets, batch_loader
 
 log = logging.getLogger(__name__)
 BATCH = 16
@@ -85,10 +84,9 @@ def _pooled(trained: TrainedModel, sets: Sets, device: torch.device) -> tuple[to
     listed = FoldDataset(sets.train.examples, trained.front_end, speaker_stats=sets.train.speaker_stats)
     # A loader gives batches by length; statistics and heads need the list's order.
     batches = decode_batches(listed.lengths, BATCH)
-    loader = batch_loader(listed, batches, 0, False)
     model = trained.model.to(device).eval()
     with torch.no_grad():
-        found_UnP = torch.cat([model(batch.to(device)).pooled_BnP for batch in loader]).double()
+        found_UnP = torch.cat([model(batch.to(device)).pooled_BnP for batch in listed.loader(batches)]).double()
     order_U = torch.tensor([index for batch in batches for index in batch], device=device).argsort()
     speakers_U = torch.tensor([example.speaker for example in listed.examples], device=device)
     return found_UnP[order_U], speakers_U

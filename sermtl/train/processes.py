@@ -24,6 +24,8 @@ from torch import Tensor, nn
 from sermtl.errors import UserError
 
 T = TypeVar("T")
+STOPPED = 75
+"""Exit status after a saved stop (EX_TEMPFAIL): a queue may start the job again."""
 PATIENCE = timedelta(minutes=30)
 """How long one process may keep the others waiting before they give up."""
 
@@ -42,17 +44,13 @@ class Ranks:
 
     @classmethod
     def join(cls, device: torch.device) -> Ranks:
-        """Join the processes that torchrun has started; without torchrun there is one.
-
-        Tensors on a GPU are exchanged by nccl, those on the CPU by gloo.
-        """
+        """Join the processes that torchrun has started; without torchrun there is one."""
         ranks = cls()
         if not dist.is_torchelastic_launched():
             return ranks
         with contextlib.suppress(OSError, AttributeError):
-            # The kernel sends SIGTERM when the launcher dies, so that no process trains on alone (Linux only).
-            pr_set_pdeathsig = 1
-            ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
+            # The kernel sends SIGTERM when the launcher dies (PR_SET_PDEATHSIG, Linux): no process trains on alone.
+            ctypes.CDLL(None).prctl(1, signal.SIGTERM)
         with _peers():
             backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
             dist.init_process_group(backend, timeout=PATIENCE)

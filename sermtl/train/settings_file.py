@@ -11,12 +11,11 @@ import torch
 import yaml
 
 from sermtl.config import TrainConfig, as_dict, read_yaml
-from sermtl.data import fold_job
 from sermtl.data.fold_data import FoldData
+from sermtl.data.fold_job import FoldPaths
 from sermtl.data.names import dump_name, hub_snapshot, upstream_digest
 from sermtl.errors import UserError
-from sermtl.fileio import lock
-from sermtl.fileio.files import crc32, write_text
+from sermtl.fileio.files import crc32, hold, write_text
 from sermtl.fileio.stamp import NAME, read_stamp
 from sermtl.model.geometry import find_geometry
 from sermtl.model.precision import has_bf16
@@ -31,8 +30,6 @@ FILES = (
     CONFIG, "history.jsonl", "warnings.txt", "layer_weights.json", "model.json", "model.safetensors",
     "tokens/tokens.txt", "tokens/bpe.model", f"../{LABELS}",
 )  # fmt: skip
-STOPPED = 75
-"""Exit status after a saved stop (EX_TEMPFAIL): a queue may start the job again."""
 HARMLESS = ("save_minutes", "num_workers", "in_memory")
 RESUMABLE = ("epochs", *HARMLESS)
 """Settings that a resumed training may change: more epochs (whose learning rates are those of the new total), and what
@@ -58,7 +55,7 @@ def choose_precision(config: TrainConfig, exp: Path, device: torch.device) -> st
     return here
 
 
-def resolved_settings(paths: fold_job.FoldPaths, config: TrainConfig, fold: FoldData) -> dict[str, Any]:
+def resolved_settings(paths: FoldPaths, config: TrainConfig, fold: FoldData) -> dict[str, Any]:
     """Everything that decides what the training computes, and where it read."""
     digest = upstream_digest(config.upstream)
     return {
@@ -93,14 +90,11 @@ def config_is_damaged(exp: Path) -> bool:
 
 
 def write_config_once(exp: Path, settings: dict[str, Any]) -> None:
-    """Write ``config.yaml``, or check that it says the same where something was trained with it.
-
-    Raises:
-        UserError: The directory was trained with other settings; the message lists them.
-    """
+    """Write ``config.yaml``; `UserError` with what differs where something was trained with other settings."""
     path = exp / CONFIG
     text = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
-    finished_with_these = f"{zlib.crc32(text.encode()):08x}" == finished_config(exp)
+    finished = finished_config(exp)
+    finished_with_these = f"{zlib.crc32(text.encode()):08x}" == finished
     if config_is_damaged(exp) and not finished_with_these:
         raise UserError(
             f"{path} is missing or damaged, and these are not the settings that it had: run with those to have it "
@@ -108,21 +102,20 @@ def write_config_once(exp: Path, settings: dict[str, Any]) -> None:
         )
     if was_trained(exp) and not finished_with_these:
         old = as_dict(TrainConfig()) | read_yaml(path)  # a setting that is newer had its default
+        unlike = {key: value for key, value in settings.items() if old.get(key) != value}
         differences = [
-            f"  {key}: {old.get(key)!r} there, {value!r} now"
-            for key, value in settings.items()
-            if old.get(key) != value and not (key in RESUMABLE and (key != "epochs" or old.get(key, 0) <= value))
-        ]
+            f"  {key}: {old.get(key)!r} there, {value!r} now" for key, value in unlike.items()
+            if key not in RESUMABLE or (key == "epochs" and old.get(key, 0) > value)
+        ]  # fmt: skip
         if differences:
             raise UserError(
                 f"{exp} was trained with other settings; remove it to train again, or give another --tag:\n"
                 + "\n".join(differences)
             )
-        unlike = {key for key, value in settings.items() if old.get(key) != value}
-        if not unlike or (finished_config(exp) and unlike <= set(HARMLESS)):
+        if not unlike or (finished and unlike.keys() <= set(HARMLESS)):
             return
     if not path.is_file() or path.read_bytes() != text.encode():
         if not finished_with_these:
-            lock.hold(exp)  # whoever trains it now does so with what is written there
+            hold(exp)  # whoever trains it now does so with what is written there
             (exp / NAME).unlink(missing_ok=True)  # more epochs: it is not finished any more
         write_text(path, text)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from sermtl.config import TrainConfig
-from sermtl.data.dataset import FoldDataset
+from sermtl.data.dataset import FoldDataset, Sets
 from sermtl.data.sampler import batches_of_epoch, decode_batches, parts_by_size
 from sermtl.errors import UserError
 from sermtl.fileio.files import sha256, write_json
@@ -27,11 +28,16 @@ from sermtl.train import history
 from sermtl.train.calibration import save_model
 from sermtl.train.checkpoint import load_checkpoint, save_checkpoint
 from sermtl.train.epoch_sums import EpochSums, Guesses, plain, total_over_processes
-from sermtl.train.loader import Sets, batch_loader
-from sermtl.train.optimizer import make_optimizer, rate_share
 from sermtl.train.pooled_statistics import BATCH, fit_after, fit_epoch
 from sermtl.train.processes import Ranks
-from sermtl.train.update import Computed, accumulate_gradients, clip_gradients, nonfinite_utterances
+from sermtl.train.update import (
+    Computed,
+    accumulate_gradients,
+    clip_gradients,
+    make_optimizer,
+    nonfinite_utterances,
+    rate_share,
+)
 
 log = logging.getLogger(__name__)
 STATE = ("epoch", "batch", "history", "best_rate", "best_digest", "nonfinite")
@@ -42,27 +48,26 @@ class Interrupted(Exception):
     """Training was asked to stop, and has saved its state."""
 
 
+@dataclass(eq=False, repr=False)
 class Trainer:
     """Trains a model to its last epoch, from the newest checkpoint in ``exp`` where there is one."""
 
-    def __init__(
-        self,
-        trained: TrainedModel,
-        config: TrainConfig,
-        sets: Sets,
-        exp: Path,
-        device: torch.device,
-        ranks: Ranks | None = None,
-    ):
-        self.trained, self.config, self.sets, self.exp, self.device = trained, config, sets, exp, device
-        self.ranks = ranks or Ranks()
-        self.model = trained.model.to(device)
+    trained: TrainedModel
+    config: TrainConfig
+    sets: Sets
+    exp: Path
+    device: torch.device
+    ranks: Ranks = field(default_factory=Ranks)
+
+    def __post_init__(self) -> None:
+        """Begin, or go on."""
+        self.model = self.trained.model.to(self.device)
         self.parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-        self.optimizer: Any = make_optimizer(self.model, config)
-        self.epoch_updates = config.updates or -(-len(sets.train) // config.batch_size)
-        self.total_updates = self.epoch_updates * config.epochs
+        self.optimizer: Any = make_optimizer(self.model, self.config)
+        self.epoch_updates = self.config.updates or -(-len(self.sets.train) // self.config.batch_size)
+        self.total_updates = self.epoch_updates * self.config.epochs
         self.epoch = self.batch = 0
-        self.epoch_sums = EpochSums(len(trained.labels))
+        self.epoch_sums = EpochSums(len(self.trained.labels))
         self.history: list[dict[str, Any]] = []
         self.best_rate, self.best_digest = -1.0, ""
         self.nonfinite: list[str] = []
@@ -74,7 +79,7 @@ class Trainer:
         with self.ranks.first_alone():
             self.resume()
         if len(set(self.ranks.gather((self.epoch, self.batch)))) > 1:
-            raise UserError(f"the hosts of this job see different checkpoints in {exp}; is that folder shared?")
+            raise UserError(f"the hosts of this job see different checkpoints in {self.exp}; is that folder shared?")
         self.ranks.copy_from_first(self.model)
 
     def resume(self) -> None:
@@ -95,7 +100,7 @@ class Trainer:
         epoch_sums = self.counted()
         with self.ranks.first_alone():
             if self.ranks.first:
-                state = {name: getattr(self, name) for name in STATE} | {"tally": epoch_sums.sums}
+                state = {name: getattr(self, name) for name in STATE} | {"tally": dict(epoch_sums.sums)}
                 frozen = {name for name, value in self.model.named_parameters() if not value.requires_grad}
                 learned = {name: value for name, value in self.model.state_dict().items() if name not in frozen}
                 state |= {"model": learned, "optimizer": self.optimizer.state_dict()}
@@ -109,11 +114,9 @@ class Trainer:
     def run(self) -> None:
         """Train the epochs that are left, and write the model that is to be scored.
 
-        Raises:
-            Interrupted: `stop_soon` was called; the checkpoint is written.
-            UserError: Too many updates were not finite.
+        `Interrupted` after `stop_soon`, when the checkpoint is written; `UserError` for too many non-finite updates.
         """
-        tensorboard = history.TensorBoard(self.exp / "tensorboard", self.history) if self.ranks.first else None
+        tensorboard = history.tensorboard(self.exp / "tensorboard", self.history) if self.ranks.first else None
         while self.epoch < self.config.epochs:
             started = time.monotonic()
             record: dict[str, Any] = {"epoch": self.epoch + 1, "train": self.train_epoch()}
@@ -124,7 +127,7 @@ class Trainer:
             record["seconds"] = time.monotonic() - started
             self.finish_epoch(plain(record))
             if tensorboard:
-                tensorboard.add(self.history[-1])
+                history.add_scalars(tensorboard, self.history[-1])
         if tensorboard:
             tensorboard.close()
         if self.ranks.first:
@@ -206,11 +209,8 @@ class Trainer:
     def update(self, update: int, parts: list[Batch]) -> None:
         """One step of the optimiser over ``parts``, which are this process's; skipped where it is not finite.
 
-        What is read of the device is the update before, so that a GPU does not wait for the next one.
-
-        Args:
-            update: Its number in the training, from 0.
-            parts: Batches; there may be none for one of several processes.
+        What is read of the device is the update before, so that a GPU does not wait for the next one. Updates are
+        numbered from 0; there may be no parts for one of several processes.
         """
         config = self.config
         for group in self.optimizer.param_groups:
@@ -256,13 +256,9 @@ class Trainer:
                 self.epoch_sums.add_update(*computed.sums.tolist())
 
     def report_nonfinite(self, utterances: list[str]) -> None:
-        """Count a skipped update; stop where they pass the configured share of an epoch.
-
-        Raises:
-            UserError: Too many, with the utterances of the last one.
-        """
+        """Count a skipped update; `UserError` where they pass the configured share of an epoch."""
         if self.ranks.first:
-            self.epoch_sums.add("nonfinite", 1)
+            self.epoch_sums.sums["nonfinite"] += 1
         names = " ".join(utterance for own in self.ranks.gather(utterances) for utterance in own)
         log.warning("non-finite loss or gradient: update skipped; utterances: %s", names)
         self.nonfinite += names.split()
@@ -290,11 +286,11 @@ class Trainer:
                 guesses, on_cpu = Guesses.of(output).on_cpu(), batch.to(torch.device("cpu"))
                 values = torch.stack([loss.float() for loss in losses.values()]).tolist()  # waits for all copies
                 for task, loss in zip(losses, values, strict=True):
-                    epoch_sums.add(f"loss_{task}", loss)
+                    epoch_sums.sums[f"loss_{task}"] += loss
                 epoch_sums.add_guesses(guesses, on_cpu, self.sets.texts, self.trained.tokenizer)
         return total_over_processes(epoch_sums, self.ranks).averages(self.config.alpha)
 
     def load(self, dataset: FoldDataset, batches: list[list[int]]) -> DataLoader:
         """A loader of given batches."""
         workers = self.config.num_workers * (self.model.upstream.entry != "pooled")  # whose vectors are in memory
-        return batch_loader(dataset, batches, workers, self.device.type == "cuda")
+        return dataset.loader(batches, workers, self.device.type == "cuda")

@@ -1,14 +1,16 @@
-"""The parts of one update: accumulated gradients, clipping, and the utterances whose loss is not finite."""
+"""The parts of one update: AdamW, accumulated gradients, clipping, and the utterances whose loss is not finite."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from sermtl.config import TrainConfig
 from sermtl.model.batch import Batch
 from sermtl.model.multitask import TASKS, MultiTaskModel, task_losses, total_loss
 from sermtl.train.epoch_sums import Guesses, to_cpu
@@ -40,17 +42,46 @@ class Computed:
             self.copied.synchronize()
 
 
+def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
+    """AdamW over the trainable parameters; weight decay on matrices only, not on biases and norms."""
+    kinds: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            kinds.setdefault((name.startswith("upstream."), parameter.ndim > 1), []).append(parameter)
+    heads_peak = config.head_learning_rate or config.learning_rate
+    groups: list[dict[str, Any]] = [
+        {"params": parameters, "weight_decay": config.weight_decay if matrices else 0.0,
+         "peak": config.learning_rate if upstream else heads_peak}
+        for (upstream, matrices), parameters in sorted(kinds.items(), key=lambda item: item[0], reverse=True)
+    ]  # fmt: skip
+    betas = (config.adam_betas[0], config.adam_betas[1])
+    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=betas, eps=config.adam_eps, fused=True)
+
+
+def rate_share(update: int, total: int, config: TrainConfig) -> float:
+    """Share of the peak at update ``update`` (from 0) of ``total``: linear warm-up to 1, then as the schedule says.
+
+    Update ``total``, which would follow the last, has 0.
+    """
+    warmup = round(config.warmup_ratio * total)
+    if update < warmup:
+        return (update + 1) / warmup
+    if config.lr_schedule == "constant":
+        return 1.0
+    remaining = (total - update) / max(1, total - warmup)
+    if config.lr_schedule == "cosine":
+        remaining = 0.5 * (1.0 + math.cos(math.pi * (1.0 - remaining)))
+    return remaining
+
+
 def accumulate_gradients(
     model: MultiTaskModel, parts: Iterable[Batch], targets: Tensor, speaker_gradient: float, alpha: float
 ) -> tuple[Tensor, list[Guesses]]:
-    """Add the gradients of an update's parts up in the parameters.
+    """Add the gradients of an update's parts, on the model's device, up in the parameters.
 
-    Args:
-        model: The model in training mode.
-        parts: Batches on the model's device; together they are the update's utterances, or one process's share.
-        targets: (tasks,) on the CPU: `count_targets` of the whole update, over all parts and processes.
-        speaker_gradient: Factor of the speaker head's gradient at the encoder.
-        alpha: Weight of the CTC loss.
+    The parts are the update's utterances, or one process's share; ``targets`` (tasks,), on the CPU, are `count_targets`
+    of the whole update, over all parts and processes; ``speaker_gradient`` is the factor of the speaker head's gradient
+    at the encoder.
 
     Returns:
         (2, tasks) float64: the losses summed over utterances, and the squared norms of each task's gradient at the

@@ -42,7 +42,7 @@ from sermtl.bench.material import BASE, EMOTIONS, SPEAKERS, make_material
 from sermtl.bench.measure import Row, print_table, run_rounds
 from sermtl.bench.rows import SHIPPED
 from sermtl.config import TrainConfig, load_config
-from sermtl.data.dataset import FoldDataset
+from sermtl.data.dataset import FoldDataset, Sets
 from sermtl.data.names import dump_name
 from sermtl.fileio.tables import read_table, write_table
 from sermtl.model.front_end import FrontEnd
@@ -53,7 +53,6 @@ from sermtl.model.trained_model import TrainedModel
 from sermtl.model.upstreams.base import Upstream
 from sermtl.model.upstreams.load import build_upstream, config_from, load_upstream
 from sermtl.text.tokenizer import CharTokenizer, char_tokens
-from sermtl.train.loader import Sets
 from sermtl.train.trainer import Trainer
 
 CPU = torch.device("cpu")

@@ -20,7 +20,7 @@ import torch
 
 from sermtl.config import TrainConfig
 from sermtl.data import sampler
-from sermtl.data.dataset import Example, FoldDataset
+from sermtl.data.dataset import Example, FoldDataset, Sets
 from sermtl.fileio.ark import write_ark
 from sermtl.model.front_end import FrontEnd
 from sermtl.model.heads import head_settings
@@ -28,7 +28,6 @@ from sermtl.model.multitask import MultiTaskModel
 from sermtl.model.trained_model import TrainedModel
 from sermtl.model.upstreams.load import load_upstream
 from sermtl.text.tokenizer import ENGLISH_TOKENS, CharTokenizer
-from sermtl.train.loader import Sets
 from sermtl.train.trainer import Trainer
 
 LABELS, SPEAKERS = ["ang", "hap", "neu", "sad"], ["a", "b"]

@@ -12,12 +12,11 @@ from hypothesis import strategies as st
 from sermtl.audio.headers import check_recording
 from sermtl.corpus.corpus import load_corpus
 from sermtl.corpus.fix import fix
-from sermtl.corpus.validate import Options, validate
+from sermtl.corpus.validate import validate
 from sermtl.errors import UserError
 from sermtl.fileio.tables import read_list, read_table, write_list, write_table
 
 ROOT = Path(__file__).parents[2]
-NO_WAV = Options(wav=False)
 fuzzing = settings(max_examples=40)
 # Lines of the kinds that real tables hold, whole and damaged.
 damaged_line = st.one_of(
@@ -38,7 +37,7 @@ def tool(name, *words, cwd=ROOT, **options):
 
 
 def faults(data, **options):
-    return "\n".join(validate(data, Options(**options))[0])
+    return "\n".join(validate(data, **options)[0])
 
 
 @given(st.dictionaries(key, value, max_size=8))
@@ -236,7 +235,7 @@ def test_fix_leaves_what_validate_accepts(tmp_path_factory, extra_text, extra_em
         (data / name).write_bytes(b"\n".join(extra + lines[::-1]) + b"\n")
     kept, before, _ = fix(data)
     assert (kept, before) == (7, 7)
-    left = "\n".join(line for line in validate(data, NO_WAV)[0] if not line.startswith("    "))
+    left = "\n".join(line for line in validate(data, wav=False)[0] if not line.startswith("    "))
     assert "order" not in left and "lacks" not in left and "key" not in left and "UTF-8" not in left
     assert fix(data) == (7, 7, [])
 

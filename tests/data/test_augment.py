@@ -3,7 +3,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sermtl.data.augment import mask_features, span_mask
+from sermtl.config import TrainConfig
+from sermtl.data.dataset import mask_features, span_mask
 from sermtl.seeding import generator
 
 
@@ -50,7 +51,8 @@ def test_spans_start_anywhere():
 @given(st.integers(1, 120), st.integers(0, 3), st.integers(1, 100), st.integers(0, 3), st.integers(1, 60))
 def test_feature_masks_are_bands_and_frames_of_documented_width(frames, freq, freq_width, time, time_width):
     features = np.ones((frames, 8), dtype=np.float32)
-    masked = mask_features(features, freq, freq_width, time, time_width, generator(frames, freq, time))
+    sizes = {"freq_masks": freq, "freq_mask_width": freq_width, "time_masks": time, "time_mask_width": time_width}
+    masked = mask_features(features, TrainConfig(**sizes), generator(frames, freq, time))
     assert (features == 1).all() and masked.shape == features.shape and masked.dtype == np.float32
     silent_bands, silent_frames = (masked == 0).all(0), (masked == 0).all(1)
     # Whatever is masked is a whole band or a whole frame.
@@ -62,7 +64,9 @@ def test_feature_masks_are_bands_and_frames_of_documented_width(frames, freq, fr
 
 def test_widths_are_uniform_from_none_to_the_largest():
     features = np.ones((100, 80), dtype=np.float32)
-    bands = [int((mask_features(features, 1, 4, 0, 1, generator(n)) == 0).all(0).sum()) for n in range(1000)]
+    config = TrainConfig(freq_masks=1, freq_mask_width=4)
+    bands = [int((mask_features(features, config, generator(n)) == 0).all(0).sum()) for n in range(1000)]
     assert np.bincount(bands, minlength=5).min() > 140 and max(bands) == 4
-    frames = [int((mask_features(features, 0, 1, 1, 50, generator(n)) == 0).all(1).sum()) for n in range(1000)]
+    config = TrainConfig(time_masks=1, time_mask_width=50)
+    frames = [int((mask_features(features, config, generator(n)) == 0).all(1).sum()) for n in range(1000)]
     assert max(frames) == 20 and min(frames) == 0

@@ -10,8 +10,7 @@ from small_corpus import run_program
 
 from sermtl.audio import features, read, resample
 from sermtl.bin import dump as program
-from sermtl.data import dump as parts
-from sermtl.fileio.ark import read_audio_entry
+from sermtl.fileio.ark import ArkWriter, read_audio_entry
 from sermtl.fileio.tables import read_table, write_table
 
 
@@ -133,12 +132,12 @@ def test_a_damaged_part_is_refused_and_made_again(data, tmp_path, capsys, damage
 
 @pytest.mark.parametrize("damage", [lambda values: values + 1, lambda values: values[:-1]])
 def test_what_was_written_is_read_back(data, tmp_path, monkeypatch, capsys, damage):
-    write = parts.write_one
+    write = ArkWriter.write_audio
 
     def faulty(writer, key, values):
         write(writer, key, damage(values) if key == "s0-03" else values)
 
-    monkeypatch.setattr(parts, "write_one", faulty)
+    monkeypatch.setattr(ArkWriter, "write_audio", faulty)
     assert dump(data, tmp_path / "dump", nj=1) == [2, 2]
     assert "s0-03 is not what was written there" in capsys.readouterr().err
     monkeypatch.undo()

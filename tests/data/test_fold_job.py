@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from sermtl.errors import UserError
-from sermtl.fileio import lock
+from sermtl.fileio.files import hold
 
 HOLDER = """
 import fcntl, sys
@@ -26,7 +26,7 @@ def test_a_fold_that_another_process_works_on_is_refused_until_that_ends(tmp_pat
     with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout is not None and other.stdout.readline() == "held\n"
         with pytest.raises(UserError, match=r"another process works on .* \(host elsewhere, process 7, since then\)"):
-            lock.hold(tmp_path)
+            hold(tmp_path)
         other.kill()
-    lock.hold(tmp_path)
+    hold(tmp_path)
     assert "process" in (tmp_path / ".owner").read_text()

@@ -73,14 +73,14 @@ def test_every_change_is_reported(made):
     ]
 
 
-@pytest.mark.parametrize("stage", ["train.setup", "inference.decode"])
+@pytest.mark.parametrize("stage", ["train.fold", "inference.decode"])
 def test_a_trained_or_decoded_fold_is_stale_under_another_code_version(tmp_path, monkeypatch, stage):
     made_by = importlib.import_module(f"sermtl.{stage}")
     paths = FoldPaths(*[tmp_path] * 5)
     fold = SimpleNamespace(dump=tmp_path / "raw")
 
     def stamp():
-        if stage == "train.setup":
+        if stage == "train.fold":
             return made_by.train_stamp(paths, fold)
         return made_by.decode_stamp(paths, "test", "raw", ("train", "test"))
 

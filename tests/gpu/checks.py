@@ -32,7 +32,7 @@ from sermtl.bench.measure import PAPER_UPDATES, machine, rates_of  # noqa: E402
 from sermtl.bench.rows import FAST, SHIPPED, Rows, build_model, choose_rows, updates_and_decoding  # noqa: E402
 from sermtl.bin import train as train_program  # noqa: E402
 from sermtl.config import TrainConfig, load_config  # noqa: E402
-from sermtl.data.dataset import FoldDataset  # noqa: E402
+from sermtl.data.dataset import FoldDataset, Sets  # noqa: E402
 from sermtl.data.fold_data import load_fold  # noqa: E402
 from sermtl.fileio.ark import checksum, write_ark  # noqa: E402
 from sermtl.fileio.files import sha256, write_json  # noqa: E402
@@ -42,8 +42,7 @@ from sermtl.model.heads import HeadSettings  # noqa: E402
 from sermtl.model.multitask import MultiTaskModel, task_losses, total_loss  # noqa: E402
 from sermtl.model.precision import has_bf16, use_whole_float32  # noqa: E402
 from sermtl.model.upstreams.load import build_upstream, config_from  # noqa: E402
-from sermtl.train import setup  # noqa: E402
-from sermtl.train.loader import Sets  # noqa: E402
+from sermtl.train.fold import build  # noqa: E402
 from sermtl.train.trainer import Trainer  # noqa: E402
 
 QUIET = {name: 0.0 for name in ("hidden_dropout", "attention_dropout", "activation_dropout", "feat_proj_dropout")}
@@ -309,7 +308,7 @@ def _fold_trainer(run: Run, utterances: int) -> Trainer:
     config = load_config(TrainConfig, SHIPPED, [*FAST, f"num_workers={workers}"])
     data, lists, dump, tokens = (directory / name for name in ("data", "fold", "dump", "tokens"))
     fold = load_fold(data, lists, dump, tokens, config, "stored/bench")
-    trained = setup.build(config, fold, upstream)
+    trained = build(config, fold, upstream)
     trained.model.bf16 = has_bf16(run.device)
     trained.model.upstream.lay_out("auto", run.device)
     train = FoldDataset(fold.examples["train"], trained.front_end, config, upstream.masking)

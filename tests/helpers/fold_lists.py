@@ -5,6 +5,7 @@ import sys
 from sermtl.bin import folds as program
 from sermtl.corpus.corpus import load_corpus
 from sermtl.corpus.folds import make_folds
+from sermtl.fileio.tables import PARTS
 
 
 def run(monkeypatch, *words):
@@ -14,7 +15,10 @@ def run(monkeypatch, *words):
 
 def fold_lists(data, protocol, **options):
     corpus = load_corpus(data)
-    return {fold.name: fold.lists(corpus) for fold in make_folds(corpus, protocol, **options)[1]}
+    return {
+        fold.name: {part: [corpus.utts[row] for row in getattr(fold, part)] for part in PARTS}
+        for fold in make_folds(corpus, protocol, **options)[1]
+    }
 
 
 def speaker_of(utt):

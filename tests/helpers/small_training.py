@@ -13,7 +13,7 @@ from sermtl.bin import train as program
 from sermtl.config import TrainConfig, load_config
 from sermtl.data.fold_data import load_fold
 from sermtl.model.upstreams.load import load_upstream
-from sermtl.train import setup
+from sermtl.train.fold import build, make_sets
 from sermtl.train.trainer import Trainer
 
 CPU = torch.device("cpu")
@@ -39,9 +39,9 @@ def make_trainer(corpus, exp, feats_type="raw", **settings):
     config = load_config(TrainConfig, corpus.config(feats_type, **settings))
     fold = load_fold(corpus.data, corpus.folds_dir / "s0", corpus.dump, corpus.tokens / "s0", config)
     torch.manual_seed(config.seed)
-    trained = setup.build(config, fold, load_upstream(config.upstream))
+    trained = build(config, fold, load_upstream(config.upstream))
     exp.mkdir(exist_ok=True)
-    return Trainer(trained, config, setup.make_sets(corpus.data, config, fold, trained), exp, CPU)
+    return Trainer(trained, config, make_sets(config, fold, trained), exp, CPU)
 
 
 def weights(exp, fold="s0"):

@@ -13,9 +13,7 @@ import pytest
 from runner import gone
 
 pytestmark = pytest.mark.slow
-LAUNCH = (
-    "import sys; from sermtl.train.launch import launch; sys.exit(launch('rank_program', sys.argv[1:], {}, {}, 75))"
-)
+LAUNCH = "import sys; from sermtl.train.launch import launch; sys.exit(launch('rank_program', sys.argv[1:], {}, {}))"
 
 
 def start(recipe: Path, folder: Path, what: str, processes: int = 2, nodes: int = 1) -> subprocess.Popen[str]:

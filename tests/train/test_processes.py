@@ -15,7 +15,7 @@ from small_corpus import SmallCorpus, run_program
 
 from sermtl.bin import train as program
 from sermtl.data.dataset import FoldDataset
-from sermtl.train import settings_file
+from sermtl.train.processes import STOPPED
 from sermtl.train.trainer import Trainer
 
 
@@ -80,7 +80,7 @@ def test_sigterm_saves_and_another_number_goes_on(
 ) -> None:
     given = words(corpus, tmp_path, monitor_test=True, save_minutes=0.0)
     stop = functools.partial(signal_in, method, call, signal.SIGTERM, first - 1)
-    assert statuses(train_together(first, given, stop)) == [settings_file.STOPPED] * first
+    assert statuses(train_together(first, given, stop)) == [STOPPED] * first
     assert not (tmp_path / "s0" / "model.safetensors").exists()
     assert statuses(train_together(then, given)) == [0] * then
     check_same(tmp_path, alone)

@@ -29,8 +29,8 @@ from sermtl.config import TrainConfig
 from sermtl.data.dataset import FoldDataset
 from sermtl.fileio.ark import read_entry
 from sermtl.fileio.tables import read_table
-from sermtl.train import settings_file
 from sermtl.train.checkpoint import load_checkpoint
+from sermtl.train.processes import STOPPED
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +73,7 @@ def test_an_interrupted_training_ends_with_the_same_bits(
 ):
     if how == "sigterm":
         kill_in(monkeypatch, method, call, how)
-        assert train(corpus, tmp_path, **EVERYTHING_RANDOM, **settings) == settings_file.STOPPED
+        assert train(corpus, tmp_path, **EVERYTHING_RANDOM, **settings) == STOPPED
         monkeypatch.undo()
     else:
         train_killed(corpus, tmp_path, method, call, how, **EVERYTHING_RANDOM, **settings)
@@ -116,7 +116,7 @@ def test_sigterm_to_every_process_of_a_training_saves_it(corpus, straight, tmp_p
             time.sleep(0.01)
         os.killpg(process.pid, signal.SIGTERM)
         status = process.wait(100)
-    assert status == settings_file.STOPPED, log.read_text()
+    assert status == STOPPED, log.read_text()
     assert "stopped by SIGTERM after saving" in log.read_text()
     assert train(corpus, tmp_path, **settings) == 0
     assert same(weights(tmp_path), weights(straight))

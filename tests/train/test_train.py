@@ -20,15 +20,15 @@ from sermtl.config import TrainConfig, as_dict
 from sermtl.data import names
 from sermtl.data.names import experiment_tag
 from sermtl.errors import UserError
-from sermtl.fileio import lock
+from sermtl.fileio import files
 from sermtl.fileio.ark import DUMP_TABLES
 from sermtl.fileio.tables import read_table
 from sermtl.model.upstreams.load import load_upstream
 from sermtl.seeding import derive_seed
 from sermtl.train import fold as train_fold_module
-from sermtl.train import settings_file, setup
-from sermtl.train.optimizer import rate_share
+from sermtl.train import settings_file
 from sermtl.train.trainer import Trainer
+from sermtl.train.update import rate_share
 
 
 @pytest.fixture(scope="module")
@@ -175,13 +175,13 @@ def test_jobs_of_several_folds_each_train_their_own(corpus, tmp_path):
 
 def test_a_job_trains_its_folds_one_after_the_other_as_jobs_of_one_fold_do(corpus, tmp_path, monkeypatch):
     """SIGTERM ends the program between two of them: what is trained is safe."""
-    handlers, real = [], setup.load_checked
+    handlers, real = [], train_fold_module.load_fold
 
-    def load_checked(*args):
+    def load_fold(*args):
         handlers.append(signal.getsignal(signal.SIGTERM))
         return real(*args)
 
-    monkeypatch.setattr(setup, "load_checked", load_checked)
+    monkeypatch.setattr(train_fold_module, "load_fold", load_fold)
     words = ["--config", corpus.config(epochs=1), *corpus.arguments(tmp_path, "s0", "s1", "s2"), "--jobs", 2]
     assert run_program(program.main, *words, "--job", 1) == 0
     assert sorted(path.name for path in Path(tmp_path).iterdir() if path.is_dir()) == ["s0", "s2"]
@@ -243,7 +243,7 @@ def test_other_settings_are_not_written_while_a_fold_is_trained(corpus, tmp_path
     train_killed(corpus, tmp_path, "update", 3, "before", epochs=2, save_minutes=0.0)
     holder = "import fcntl, sys; file = open(sys.argv[1], 'a'); fcntl.lockf(file, fcntl.LOCK_EX); print(); input()"
     words = [sys.executable, "-c", holder, tmp_path / "s0" / ".owner"]
-    lock._held.pop(tmp_path / "s0").close()
+    files._held.pop(tmp_path / "s0").close()
     with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         process.stdout.readline()
         before = (tmp_path / "s0" / "config.yaml").read_bytes()

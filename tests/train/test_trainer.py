@@ -20,8 +20,7 @@ from sermtl.model.batch import Batch
 from sermtl.model.multitask import Output, texts_of
 from sermtl.text.tokenizer import ENGLISH_TOKENS, CharTokenizer
 from sermtl.train.epoch_sums import EpochSums, Guesses
-from sermtl.train.optimizer import make_optimizer, rate_share
-from sermtl.train.update import nonfinite_utterances
+from sermtl.train.update import make_optimizer, nonfinite_utterances, rate_share
 
 
 @pytest.fixture(scope="module")

@@ -154,9 +154,7 @@ def test_one_fold_on_two_nodes(two_nodes: Engine, tmp_path: Path) -> None:
 
 def test_a_process_killed_on_one_node_ends_the_job_on_both(two_nodes: Engine) -> None:
     two_nodes.env["PYTHONPATH"] = f"{two_nodes.recipe}:{two_nodes.recipe}/tests/helpers"
-    launch = (
-        "import sys; from sermtl.train.launch import launch; sys.exit(launch('rank_program', sys.argv[1:], 1, 2, 75))"
-    )
+    launch = "import sys; from sermtl.train.launch import launch; sys.exit(launch('rank_program', sys.argv[1:], 1, 2))"
     words = ["-p", "pair", "--num_nodes", "2", "o/x.log", sys.executable, "-c", launch]
     process = two_nodes.start(*words, "wait", "o")
     pids = two_nodes.contents("o/pid.0", "o/pid.1")
