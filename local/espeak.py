@@ -42,16 +42,11 @@ class Synthesizer:
         return 0
 
     def speak(self, ssml: str, voice: str, seed: int, **parameters: int) -> np.ndarray:
-        """Synthesize one utterance.
+        """Synthesize one utterance: int16 samples at 22,050 Hz, shape (S,).
 
-        Args:
-            ssml: The text with prosody tags, without the outer ``<speak>``.
-            voice: Language and variant, such as ``en-us+f2``.
-            seed: Of the noise in breath and flutter.
-            parameters: ``rate`` in words a minute, ``pitch`` and ``range`` from 0 to 100.
-
-        Returns:
-            int16 samples at 22,050 Hz, shape (S,).
+        The text has prosody tags, but no outer ``<speak>``; a voice is a language and a variant, such as ``en-us+f2``;
+        the seed is that of the noise in breath and flutter. Parameters: ``rate`` in words a minute, ``pitch`` and
+        ``range`` from 0 to 100.
 
         Raises:
             RuntimeError: There is no such voice, or nothing was spoken.
