@@ -10,9 +10,7 @@ mark=.venv/installed
 lock=.venv/installing
 log=.venv/install.log
 
-say() {
-    printf 'path.sh: %s\n' "$*" >&2
-}
+say() { printf 'path.sh: %s\n' "$*" >&2; }
 
 fail() {
     say "$@"
@@ -32,9 +30,7 @@ in_place() {
     [[ ${home} -ef . && ${python} == "$(readlink -f .venv/bin/python)" ]]
 }
 
-up_to_date() {
-    in_place && [[ $(tail -n +2 "${mark}") == "$(inputs)" ]]
-}
+up_to_date() { in_place && [[ $(tail -n +2 "${mark}") == "$(inputs)" ]]; }
 
 # In the background, so that an interrupt is handled at once. A pip that outlives this script keeps the lock.
 logged() {

@@ -85,9 +85,7 @@ select_folds() {
 }
 
 # skipped N: whether --skip_stages names stage N.
-skipped() {
-    [[ " ${skip_stages} " == *[[:space:]]"$1"[[:space:]]* ]]
-}
+skipped() { [[ " ${skip_stages} " == *[[:space:]]"$1"[[:space:]]* ]]; }
 
 # require_file FILE N: stops where FILE is missing, before anything starts; stage N makes it.
 require_file() {
@@ -129,10 +127,9 @@ run() {
 submit() {
     local words word job logs=$2 jobs=${1##*JOB=1:}
     read -ra words <<<"$1"
-    log "log: ${logs}"
     words+=("${logs}")
-    shift 2
-    for word in "$@"; do words+=("$(job_word "${word}")"); done
+    log "log: ${logs}"
+    for word in "${@:3}"; do words+=("$(job_word "${word}")"); done
     if ${dry_run}; then
         run "${words[@]}"
         return
@@ -158,17 +155,13 @@ run_in_background() {
 lock_dirs() {
     local directory
     for directory in "$@"; do
-        _lock "${directory}" die 2 "wait, or use another --tag or --expdir: another run.sh works on ${directory}"
+        lock_dir "${directory}" die 2 "wait, or use another --tag or --expdir: another run.sh works on ${directory}"
     done
 }
 
-# wait_for_dir DIRECTORY: keeps other run.sh out of it, waiting for one that works there.
-wait_for_dir() {
-    _lock "$1" log "waiting for another run.sh"
-}
-
-# _lock DIRECTORY COMMAND WORD...: also removes what killed programs have left there.
-_lock() {
+# lock_dir DIRECTORY COMMAND WORD...: runs the command where another run.sh works there, then waits for it; also removes
+# what killed programs have left there.
+lock_dir() {
     if ${dry_run}; then return; fi
     mkdir -p "$1"
     take_lock "$1/.lock" "${@:2}" || exit 2
