@@ -38,11 +38,7 @@ def audio_seconds(path: str) -> float | str:
 
 
 def check_audio(scan: Scan) -> None:
-    """Read all audio headers and set the durations; report what is broken, drop what is too short or too long.
-
-    Raises:
-        UserError: A file is missing, empty, truncated or no audio, unless broken ones are skipped; lists all of them.
-    """
+    """Read all audio headers and set the durations; report what is broken, drop what is too short or too long."""
     found = map_recordings(audio_seconds, [u.path for u in scan.utterances], scan.args.nj)
 
     def problem(u: Utterance) -> str | None:
@@ -58,11 +54,7 @@ def check_audio(scan: Scan) -> None:
 
 
 def report_broken(scan: Scan) -> None:
-    """List all that is broken in one message; the whole list is also ``broken.txt`` beside the tables.
-
-    Raises:
-        UserError: Something is broken and --skip_broken is false.
-    """
+    """List all that is broken, also in ``broken.txt``: as a warning with --skip_broken, else as a UserError."""
     file = scan.args.out / "broken.txt"
     if not scan.broken:
         file.unlink(missing_ok=True)
@@ -136,11 +128,7 @@ def keep_classes(scan: Scan, default: Iterable[str] = (), known: Iterable[str] =
 
 
 def check_labels(scan: Scan) -> None:
-    """Warn of labels that differ in their spelling only; refuse labels that are no classes.
-
-    Raises:
-        UserError: Labels are numbers or combinations, or too many.
-    """
+    """Warn of labels that differ in their spelling only; UserError for numbers, combinations, or too many labels."""
     counts, source, most = Counter(u.emotion for u in scan.utterances if u.emotion), scan.source, scan.args.max_classes
     for names in spelling_variants(counts):
         usual = max(names, key=lambda name: (counts[name], name.islower()))
@@ -196,10 +184,8 @@ def name_problem(name: str) -> str | None:
 def leave_out_lone_speakers(scan: Scan) -> None:
     """Drop the utterances whose speaker has no other, unless speakers need not be known.
 
-    Neither the speaker head nor a fold that holds speakers out can use them; later stages call them unknown.
-
-    Raises:
-        UserError: There are some, and neither --speakers nor --skip_broken says what to do; lists them.
+    Neither the speaker head nor a fold that holds speakers out can use them; later stages call them unknown. They are
+    a UserError where neither --speakers nor --skip_broken says what to do.
     """
     numbers = Counter(u.speaker for u in scan.utterances)
     lines = [f"{u.speaker}: {u.utt} ({u.where})" for u in scan.utterances if numbers[u.speaker] == 1]

@@ -21,11 +21,7 @@ from sermtl.fileio.wav_scp import CHANNELS
 
 
 def read_source(folder: Path, new_names: Mapping[str, str], scan: Scan) -> list[Utterance]:
-    """The utterances of a corpus, its name in front of all ids; they, its recordings and segments join the scan.
-
-    Raises:
-        UserError: A table is missing or broken.
-    """
+    """The utterances of a corpus, its name in front of all ids; they, its recordings and segments join the scan."""
     utterances, own, front = read_utterances(folder), optional(folder / "segments"), f"{folder.name}-"
     map_labels(utterances, new_names)
     seconds, channels = read_table(folder / "utt2dur"), optional(folder / CHANNELS)
@@ -45,11 +41,7 @@ def read_source(folder: Path, new_names: Mapping[str, str], scan: Scan) -> list[
 
 
 def check_together(sources: Mapping[str, Sequence[Utterance]]) -> None:
-    """Warn of labels that one corpus alone has.
-
-    Raises:
-        UserError: A corpus has no label in common with the others, or two have a speaker in common.
-    """
+    """Refuse a corpus without a label of the others, or with a speaker of another; warn of labels it alone has."""
     owner: dict[str, str] = {}
     for corpus, own in sources.items():
         labels = {u.emotion for u in own} - {""}

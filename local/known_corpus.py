@@ -76,11 +76,7 @@ def read_name(corpus: Corpus, utterance: Utterance) -> str | None:
 
 
 def scan_names(corpus: Corpus, args: argparse.Namespace) -> Scan:
-    """Scan a corpus whose files' names say all.
-
-    Raises:
-        UserError: The folder is missing, empty or not laid out as distributed.
-    """
+    """Scan a corpus whose files' names say all; UserError where the folder is not laid out as distributed."""
     root = args.corpus_dir
     hint = f"give --corpus_dir the folder of {corpus.name} as it is distributed, which holds {corpus.example}"
     if not root.is_dir():
@@ -99,11 +95,7 @@ def scan_names(corpus: Corpus, args: argparse.Namespace) -> Scan:
 
 
 def write_corpus(corpus: Corpus, scan: Scan) -> None:
-    """Choose the classes, check the audio, write the data directory, and print how the copy differs.
-
-    Raises:
-        UserError: A class is unknown or absent, audio or labels are broken, or no utterance is left.
-    """
+    """Choose the classes, check the audio, write the data directory, and print how the copy differs."""
     args, compared = scan.args, scan.args.known_counts and not scan.args.label_map
     args.label_map = {**corpus.merged, **args.label_map}
     if scan.missing:

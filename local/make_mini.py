@@ -206,13 +206,6 @@ def label_block(turn: Turn, start: float, end: float) -> str:
     return "\n".join([head, *names, *numbers]) + "\n\n"
 
 
-def transcript_line(turn: Turn, number: int, start: float, end: float) -> bytes:
-    """A transcript line as the real files have it: some without times, some not UTF-8."""
-    times = "" if number % 7 == 5 else f" [{start:08.4f}-{end:08.4f}]"
-    line = f"{turn.name}{times}: {turn.text}\n"
-    return line.replace("'", "\u2019").encode("cp1252") if number % 3 == 0 else line.encode()
-
-
 def write_dialog(root: Path, name: str, turns: list[Turn], espeak: Synthesizer) -> None:
     """Write a dialog's wavs, labels and transcript, with the litter that is found among them."""
     session = root / f"Session{int(name[3:5])}"
@@ -229,7 +222,10 @@ def write_dialog(root: Path, name: str, turns: list[Turn], espeak: Synthesizer) 
             suffix = ".WAV" if (name, place) == ("Ses01M_impro02", 3) else ".wav"
             wavfile.write(wavs / f"{turn.name}{suffix}", RATE, samples)
             labels += label_block(turn, clock, end)
-        transcript += transcript_line(turn, place, clock, end)
+        # As in the real files, some lines are without times, some are not UTF-8.
+        times = "" if place % 7 == 5 else f" [{clock:08.4f}-{end:08.4f}]"
+        line = f"{turn.name}{times}: {turn.text}\n"
+        transcript += line.replace("'", "\u2019").encode("cp1252") if place % 3 == 0 else line.encode()
         clock = end + 0.35
     for file, data in (
         (f"dialog/EmoEvaluation/{name}.txt", labels.encode()),
@@ -245,11 +241,7 @@ def write_dialog(root: Path, name: str, turns: list[Turn], espeak: Synthesizer) 
 
 
 def make(out: Path) -> bool:
-    """Make the corpus at ``out``, whole or not at all; False if these programs have made it already.
-
-    Raises:
-        UserError: Something else is at ``out``.
-    """
+    """Make the corpus, whole or not at all; False if it is there already, UserError if something else is there."""
     sources = (Path(__file__).with_name(name) for name in ("make_mini.py", "espeak.py"))
     version = hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()
     marker = out / MARKER

@@ -1,4 +1,7 @@
-"""What all prepare scripts share: the records of utterances, the options, folders, names."""
+"""What all prepare scripts share: the records of utterances, the options, folders, names.
+
+Where a corpus, an option or the audio is wrong, each of their steps ends the program by a `UserError`.
+"""
 
 from __future__ import annotations
 
@@ -80,14 +83,14 @@ class Scan:
 
 
 def boolean(value: str) -> bool:
-    """Read an option's ``true`` or ``false``; anything else is refused by argparse."""
+    """Read an option's ``true`` or ``false``."""
     if value not in ("true", "false"):
         raise argparse.ArgumentTypeError(f"{value!r} is neither true nor false")
     return value == "true"
 
 
 def channel(word: str) -> str:
-    """Read --channel; what is none is refused by argparse."""
+    """Read --channel."""
     if not word or channel_number(word) is None:
         raise argparse.ArgumentTypeError(f"{word!r} is neither mean nor a number from 1")
     return word
@@ -100,10 +103,7 @@ def words_of(given: str) -> list[str]:
 
 
 def label_map(given: str) -> dict[str, str]:
-    """Read --label_map: ``old=new`` pairs, or a file with two columns (between tabs where labels hold blanks).
-
-    An error is refused by argparse.
-    """
+    """Read --label_map: ``old=new`` pairs, or a file with two columns (between tabs where labels hold blanks)."""
     if given and Path(given).is_file():
         lines = Path(given).read_text(encoding="utf-8-sig").splitlines()
         pairs = [line.split("\t") if "\t" in line else line.split() for line in lines if line.strip()]

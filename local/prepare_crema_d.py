@@ -53,11 +53,7 @@ def column(path: Path, key: str, value: str) -> dict[str, str]:
 
 
 def scan_tables(corpus: Corpus, args: argparse.Namespace) -> Scan:
-    """Scan the files' names, and the tables of actors and of clips.
-
-    Raises:
-        UserError: The folder is no such corpus.
-    """
+    """Scan the files' names, and the tables of actors and of clips."""
     scan = scan_names(corpus, args)
     genders = column(args.corpus_dir / "VideoDemographics.csv", "ActorID", "Sex")
     for u in scan.utterances:

@@ -9,7 +9,6 @@ import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
 
 from known_corpus import AUDIO, Corpus, corpus_options, write_corpus
 from prepare_common import Dropped, Scan, Utterance, boolean, entries
@@ -58,14 +57,8 @@ OF_CODES = {
 CORPUS = Corpus(name="IEMOCAP", codes={"emotion": {code: code for code in CODES}}, classes=CLASSES, counts=OF_CODES)
 
 
-class Dialog(NamedTuple):
-    """What a tree holds of one dialog; a part that is missing is None."""
-
-    labels: Path | None
-    transcript: Path | None
-    wavs: Path | None
-
-
+Dialog = tuple[Path | None, ...]
+"""What a tree holds of one dialog, in the order of `PARTS`; a part that is missing is None."""
 Line = tuple[str, str, str]
 """A turn, its label or text, and why the line cannot be used, or ""."""
 
@@ -94,9 +87,6 @@ def read_lines(
     """Read a file of UTF-8 or, by the line, the Windows code page: turn to (label or text, ``file:line``).
 
     Also returns the lines that cannot be used; ``again`` is the reason of a turn's second line.
-
-    Raises:
-        UserError: The file cannot be read.
     """
     values: dict[str, tuple[str, str]] = {}
     dropped = []
@@ -116,11 +106,7 @@ def read_lines(
 
 
 def sessions(root: Path) -> dict[int, Path]:
-    """Find the session folders.
-
-    Raises:
-        UserError: There are none; the message names where they might be.
-    """
+    """Find the session folders; where there are none, a UserError names where they might be."""
     if not root.is_dir():
         raise UserError(f"no corpus folder {root}: give --corpus_dir .../IEMOCAP_full_release")
     folders = entries(root)
@@ -138,11 +124,7 @@ def sessions(root: Path) -> dict[int, Path]:
 
 
 def read_tree(scan: Scan) -> list[Dialog]:
-    """List the dialogs of all sessions in order; paths of the full release that are missing are noted in the scan.
-
-    Raises:
-        UserError: There is no session, or no label file at all.
-    """
+    """List the dialogs of all sessions in order; paths of the full release that are missing are noted in the scan."""
     root, dialogs, missing = scan.source, [], scan.missing
     found = sessions(root)
     missing += [f"{root / f'Session{number}'}" for number in SESSIONS if number not in found]
@@ -151,11 +133,11 @@ def read_tree(scan: Scan) -> list[Dialog]:
         missing += [f"{session / folder}" for folder, content in parts.items() if not content]
         labels, _, wavs = parts.values()
         for name in sorted(name for name in labels.keys() | wavs.keys() if name.startswith("Ses")):
-            dialogs.append(Dialog(*(content.get(name) for content in parts.values())))
+            dialogs.append(tuple(content.get(name) for content in parts.values()))
             for folder, content in parts.items():
                 if content and name not in content:
                     missing.append(f"{session / folder / name}{''.join(PARTS[folder])}")
-    if not any(dialog.labels for dialog in dialogs):
+    if not any(labels for labels, *_ in dialogs):
         raise UserError(f"{root}: no label file Session*/dialog/EmoEvaluation/Ses*.txt; is the copy complete?")
     return dialogs
 
@@ -166,15 +148,16 @@ def scan_dialog(dialog: Dialog, scan: Scan) -> None:
     The speaker is the session and the letter of the last part, not the file name's prefix: Ses01F_impro01_M000 is
     spoken by Ses01M.
     """
-    labels, bad_labels = read_lines(dialog.labels, parse_label, "labelled again, the first label counts")
-    texts, bad_lines = read_lines(dialog.transcript, parse_transcript, "transcribed again, the first transcript counts")
-    wavs = entries(dialog.wavs, *AUDIO) if dialog.wavs else {}
+    label_file, transcript, folder = dialog
+    labels, bad_labels = read_lines(label_file, parse_label, "labelled again, the first label counts")
+    texts, bad_lines = read_lines(transcript, parse_transcript, "transcribed again, the first transcript counts")
+    wavs = entries(folder, *AUDIO) if folder else {}
     scan.dropped += bad_labels + bad_lines
     for turn, (code, where) in labels.items():
-        if turn not in wavs and (dialog.wavs is None or "XX" in turn):
+        if turn not in wavs and (folder is None or "XX" in turn):
             scan.dropped.append(Dropped(turn, "no audio", where))
             continue
-        path, speaker = wavs.get(turn, f"{dialog.wavs}/{turn}.wav"), turn[:5] + turn.rpartition("_")[2][0]
+        path, speaker = wavs.get(turn, f"{folder}/{turn}.wav"), turn[:5] + turn.rpartition("_")[2][0]
         u = Utterance(f"{speaker}-{turn}", str(path), speaker, code, texts.get(turn, ("", ""))[0], where=where)
         u.session, u.gender, u.fold, u.paper = speaker[:5], speaker[5].lower(), speaker[3:], turn[3:6]
         u.style = "scripted" if "_script" in turn else "improvised"
@@ -183,10 +166,10 @@ def scan_dialog(dialog: Dialog, scan: Scan) -> None:
     for turn, path in wavs.items():
         if turn in named:
             continue
-        if dialog.labels is None or "XX" in turn or not TURN.fullmatch(turn):
+        if label_file is None or "XX" in turn or not TURN.fullmatch(turn):
             scan.dropped.append(Dropped(turn, "no label", str(path)))
         else:
-            scan.broken.append(Dropped(turn, f"no label in {dialog.labels} for the audio", str(path)))
+            scan.broken.append(Dropped(turn, f"no label in {label_file} for the audio", str(path)))
     for turn, (_, where) in texts.items():
         if turn not in named and turn not in wavs:
             scan.dropped.append(Dropped(turn, "transcript line without label and audio", where))

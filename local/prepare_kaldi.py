@@ -27,11 +27,7 @@ def optional(path: Path) -> dict[str, str]:
 
 
 def read_utterances(folder: Path) -> list[Utterance]:
-    """Read all tables but wav.scp and segments into records.
-
-    Raises:
-        UserError: ``utt2spk`` or ``utt2emo`` is missing, or a table is broken.
-    """
+    """Read all tables but wav.scp and segments into records; ``utt2spk`` and ``utt2emo`` must be there."""
     if not folder.is_dir():
         raise UserError(f"no data directory {folder}: give --corpus_dir data/train or the like")
     if not (folder / "utt2emo").is_file():
@@ -56,11 +52,7 @@ def read_utterances(folder: Path) -> list[Utterance]:
 
 
 def recordings(folder: Path, allow_pipes: bool) -> dict[str, str]:
-    """Read wav.scp.
-
-    Raises:
-        UserError: It is missing, or names shell commands without consent.
-    """
+    """Read wav.scp; shell commands in it without consent are a UserError."""
     wav_scp = read_table(folder / "wav.scp")
     pipes = [f"{key} {entry}" for key, entry in wav_scp.items() if is_pipe(entry)]
     if pipes and not allow_pipes:
@@ -145,11 +137,7 @@ def check(scan: Scan, folder: Path, seconds: dict[str, float | str]) -> None:
 
 
 def refuse_overlaps(folder: Path, scan: Scan, segments: dict[str, str], wav_scp: dict[str, str]) -> None:
-    """Refuse segments of two recordings that are one file and one channel, where both hold the same stretch.
-
-    Raises:
-        UserError: There are some; the message names the first ones.
-    """
+    """Refuse segments of two recordings that are one file and one channel, where both hold the same stretch."""
     shared = {entry for entry, count in Counter(wav_scp.values()).items() if count > 1}
     several = {entry for entry in shared if is_pipe(entry) or channels_of(entry) > 1}
     spans = defaultdict(list)

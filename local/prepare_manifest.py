@@ -1,7 +1,6 @@
-"""Prepare any corpus from a TSV: `utt path speaker emotion text`, header first, optional
-`session gender split channel`.
+"""Prepare any corpus from a TSV with a header: `utt path speaker emotion text`, and `session gender split channel`.
 
-Paths are relative to the TSV. Emotion and text may be empty for single utterances. Nothing is quoted.
+The last four are optional. Paths are relative to the TSV. Emotion and text may be empty. Nothing is quoted.
 """
 
 from __future__ import annotations
@@ -25,11 +24,7 @@ UNKNOWN = ("", "u", "?", "unknown", "o", "other")
 
 
 def rows(manifest: Path) -> Iterator[tuple[str, dict[str, str] | str]]:
-    """Yield ``file:line`` and the known fields of each line that is not blank, or what is wrong with the line.
-
-    Raises:
-        UserError: The file is empty, or its header is wrong.
-    """
+    """Yield ``file:line`` and the known fields of each line that is not blank, or what is wrong with the line."""
     columns: dict[str, int] = {}
     for number, raw in raw_lines(manifest):
         where, problem, fields = f"{manifest}:{number}", "", [""]
@@ -53,11 +48,7 @@ def rows(manifest: Path) -> Iterator[tuple[str, dict[str, str] | str]]:
 
 
 def read_header(where: str, names: list[str], problem: str) -> dict[str, int]:
-    """Map the known columns to their places.
-
-    Raises:
-        UserError: One is missing or occurs twice.
-    """
+    """Map the known columns to their places; UserError where one is missing or occurs twice."""
     if missing := [name for name in REQUIRED if name not in names]:
         raise UserError(
             f"{where}: the header lacks {' '.join(missing)}; needed are, between tabs and in any order, "
@@ -91,11 +82,7 @@ def row_problems(row: dict[str, str]) -> Iterator[str]:
 
 
 def read_manifest(scan: Scan) -> None:
-    """Read all lines: utterances with their text unchanged; the lines that cannot be used are broken.
-
-    Raises:
-        UserError: The file is empty, or its header is wrong.
-    """
+    """Read all lines: utterances with their text unchanged; the lines that cannot be used are broken."""
     seen: dict[str, str] = {}
     genders: dict[str, str] = {}
     for where, row in rows(scan.source):

@@ -1,7 +1,6 @@
 """Prepare a release of MSP-Podcast: `Labels/labels_consensus.csv`, `Audios/` and `Transcripts/`.
 
-Its partitions become the table utt2split: `--protocol lists` trains on Train, and tests on Test1, Test2, ... in a fold
-each.
+Its partitions become utt2split: `--protocol lists` trains on Train, and tests on Test1, Test2, ... in a fold each.
 """
 
 from __future__ import annotations
@@ -31,11 +30,7 @@ CORPUS = Corpus(
 
 
 def scan_labels(args: argparse.Namespace) -> tuple[Scan, Counter[str]]:
-    """Read labels, speakers, partitions and transcripts; also counts the lines of each partition.
-
-    Raises:
-        UserError: The table of labels is missing, or lacks a column.
-    """
+    """Read labels, speakers, partitions and transcripts; also counts the lines of each partition."""
     root, parts = args.corpus_dir, Counter[str]()
     table, scan = root / "Labels/labels_consensus.csv", Scan(args, root)
     if not table.is_file():

@@ -37,11 +37,7 @@ def path_problem(path: str) -> str | None:
 
 
 def check_ids(utterances: Sequence[Utterance]) -> None:
-    """Check that the ids of utterances, which are sorted, are unique, begin with their speaker's, and sort as those do.
-
-    Raises:
-        UserError: They do not; lists all that are repeated or begin otherwise.
-    """
+    """Check that the ids of utterances, which are sorted, are unique, begin with their speaker's, and sort as those."""
     pairs = list(pairwise(utterances))
     if repeated := [f"{a.utt}: {a.where} and {b.where}" for a, b in pairs if a.utt == b.utt]:
         raise UserError(f"{len(repeated)} utterance ids occur twice:{listed(repeated)}")
@@ -67,9 +63,6 @@ def normalise_texts(scan: Scan, given: str) -> str:
     """Normalise all transcripts in place; returns the code of the language that is given or found.
 
     It is ``en`` where all words are of A to Z, but for a few (`FEW_FOREIGN` of all) of another script; else ``und``.
-
-    Raises:
-        UserError: The code given is no code.
     """
     utterances = scan.utterances
     if given and not re.fullmatch(r"[a-z]{2,3}", given):
@@ -92,11 +85,7 @@ def normalise_texts(scan: Scan, given: str) -> str:
 
 
 def write_data(scan: Scan, lang: str) -> None:
-    """Normalise the transcripts (``lang`` as for `normalise_texts`), write all tables, and print what is in them.
-
-    Raises:
-        UserError: No utterance is left, an id or path does not fit into a table, or nothing can be written.
-    """
+    """Normalise the transcripts (``lang`` as for `normalise_texts`), write all tables, and print what is in them."""
     leave_out_lone_speakers(scan)
     write_tables(scan, normalise_texts(scan, lang))
 

@@ -46,10 +46,8 @@ set_job_options() {
     fi
     dump_nj=${dump_nj:-${nj}}
     dump_cmd=${train_cmd} fold_cmd=${train_cmd} infer_cmd=${decode_cmd} fold_ngpu=${ngpu}
-    if ((ngpu && jobs_per_gpu > 1)); then
-        if [[ ${cmd_backend} != local ]]; then die 2 "--jobs_per_gpu ${jobs_per_gpu}: only with --cmd_backend local"; fi
-        shared=" --jobs_per_gpu ${jobs_per_gpu}"
-    fi
+    if ((ngpu && jobs_per_gpu > 1)); then shared=" --jobs_per_gpu ${jobs_per_gpu}"; fi
+    if [[ -n ${shared} && ${cmd_backend} != local ]]; then die 2 "${shared# }: only with --cmd_backend local"; fi
     if ((ngpu)) && [[ ${feats_type} == stored ]]; then dump_cmd="${cuda_cmd} --gpu 1${shared}"; fi
     # Heads on pooled vectors are so small that a GPU would only wait.
     if ${short_folds}; then fold_ngpu=0; fi

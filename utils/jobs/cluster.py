@@ -19,7 +19,7 @@ from subprocess import DEVNULL, PIPE, STDOUT
 from jobs.engines import GridEngine, Slurm, ask, job_id
 from jobs.report import describe, picked_tasks, read_text, report, say, status_in
 from jobs.request import JobError, Request, clear_path
-from jobs.script import Config, Script, folder_of, read_config, stem_of
+from jobs.script import Config, Script, folder_of, stem_of
 from jobs.signals import Signals
 
 ASK_EVERY = float(os.environ.get("SERMTL_ASK_EVERY", "10"))  # seconds between questions to the engine
@@ -33,13 +33,9 @@ TERMINATED = 143
 
 
 def run(request: Request) -> int:
-    """Run the request's tasks on the cluster; exit status as `report` gives it, 2 where interrupted.
-
-    Raises:
-        JobError: the configuration or an option is wrong, or the scheduler takes no job.
-    """
+    """Run the request's tasks on the cluster; exit status as `report` gives it, 2 where interrupted."""
     engine = GridEngine() if request.program == "queue.pl" else Slurm()
-    config = read_config(request.options.get("config", engine.config))
+    config = Config(request.options.get("config", engine.config))
     request = replace(request, options={**config.defaults, **request.options})
     signals = Signals()
     if request.options.get("check") == "true":

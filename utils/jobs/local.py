@@ -28,11 +28,7 @@ class Task(NamedTuple):
 
 
 class Runner:
-    """Runs a request's tasks.
-
-    Raises:
-        JobError: for an option's value that does not fit this machine, or a log that cannot be written.
-    """
+    """Runs a request's tasks; JobError for an option's value that does not fit this machine."""
 
     def __init__(self, request: Request) -> None:
         self.request = request

@@ -52,11 +52,7 @@ class Request:
 
 
 def parse(program: str, words: list[str]) -> Request:
-    """Read a runner's command line.
-
-    Raises:
-        JobError: an unknown option, a range or option that cannot be read, an array without JOB in its log's name.
-    """
+    """Read a runner's command line; JobError for an option, range or log's name that is wrong."""
     rest = list(words)
     request = Request(program, list(words), "", "")
     while rest and (rest[0].startswith("-") or LIKE_A_RANGE.match(rest[0])):
@@ -131,11 +127,7 @@ def _check_job_name(request: Request, words: list[str]) -> None:
 
 
 def clear_path(path: str) -> None:
-    """Make the folder of a file, and remove an earlier file of that name.
-
-    Raises:
-        JobError: where that is not possible.
-    """
+    """Make the folder of a file, and remove an earlier file of that name; JobError where that is not possible."""
     task = f"make the folder of {path}"
     try:
         os.makedirs(os.path.dirname(path) or ".", exist_ok=True)

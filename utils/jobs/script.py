@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import shlex
-from dataclasses import dataclass, field
 
 from jobs.engines import ALONE, GridEngine, Slurm
 from jobs.request import JobError, Request
@@ -15,22 +14,44 @@ RUNNER_OPTIONS = ("config", "pick", "check")  # never passed on to the scheduler
 LINE = re.compile(r"command\s+(\S.*)|option\s+([\w-]+)=(\S+)(?:\s+(.*))?$|default\s+([\w-]+)=(\S+)$")
 
 
-@dataclass
 class Config:
     """A configuration file: the submit command, and for each option and value (or `*`) the words it becomes."""
 
-    path: str
-    command: list[str] = field(default_factory=list)
-    options: dict[str, dict[str, list[str]]] = field(default_factory=dict)
-    defaults: dict[str, str] = field(default_factory=dict)
+    def __init__(self, path: str) -> None:
+        self.path, self.command = path, []
+        self.options: dict[str, dict[str, list[str]]] = {}
+        self.defaults: dict[str, str] = {}
+        try:
+            with open(path, encoding="utf-8") as file:
+                lines = file.read().splitlines()
+        except OSError as error:
+            raise JobError(f"cannot read {path}: {error.strerror}") from None
+        for number, line in enumerate(lines, 1):
+            text = re.sub(r"(^|\s)#.*", "", line).strip()
+            match = LINE.match(text)
+            if text and not match:
+                raise JobError(
+                    f"{path}:{number}: cannot read '{line.strip()}'; a line is `command WORDS`, `option name=value "
+                    "WORDS`, `option name=* WORDS with $0`, or `default name=value`"
+                )
+            command, option, value, words, default, default_value = match.groups() if match else [None] * 6
+            try:
+                words = shlex.split(command or words or "")
+            except ValueError as error:
+                raise JobError(f"{path}:{number}: cannot read '{text}': {error}") from None
+            if command:
+                self.command = words
+            elif option:
+                self.options.setdefault(option.replace("-", "_"), {})[value] = words
+            elif default:
+                self.defaults[default.replace("-", "_")] = default_value
+        if not self.command:
+            raise JobError(f"{path}: no line gives the submit command: `command qsub ...` or `command sbatch ...`")
 
     def words_of(self, request: Request, example: str) -> list[str]:
         """Words for the submit command that the request's options stand for.
 
-        ``example`` shows, in the message about an option not described, how the engine would take option NAME.
-
-        Raises:
-            JobError: an option, or its value, that the file does not describe.
+        Where one is not described, ``example`` shows in the JobError how the engine would take option NAME.
         """
         words: list[str] = []
         for name, value in request.options.items():
@@ -42,44 +63,6 @@ class Config:
                 raise JobError(f"{self.path} has no line for --{name} {value}: add one, for example `{line}`")
             words += [word.replace("$0", value) for word in known.get(value, known.get("*", []))]
         return words + request.engine_words
-
-
-def read_config(path: str) -> Config:
-    """Read a configuration file.
-
-    Raises:
-        JobError: it cannot be read, a line is neither command, option nor default, or there is no command.
-    """
-    try:
-        with open(path, encoding="utf-8") as file:
-            lines = file.read().splitlines()
-    except OSError as error:
-        raise JobError(f"cannot read {path}: {error.strerror}") from None
-    config = Config(path)
-    for number, line in enumerate(lines, 1):
-        text = re.sub(r"(^|\s)#.*", "", line).strip()
-        if not text:
-            continue
-        match = LINE.match(text)
-        if not match:
-            raise JobError(
-                f"{path}:{number}: cannot read '{line.strip()}'; a line is `command WORDS`, `option name=value WORDS`, "
-                "`option name=* WORDS with $0`, or `default name=value`"
-            )
-        command, option, value, words, default, default_value = match.groups()
-        try:
-            words = shlex.split(command or words or "")
-        except ValueError as error:
-            raise JobError(f"{path}:{number}: cannot read '{text}': {error}") from None
-        if command:
-            config.command = words
-        elif option:
-            config.options.setdefault(option.replace("-", "_"), {})[value] = words
-        else:
-            config.defaults[default.replace("-", "_")] = default_value
-    if not config.command:
-        raise JobError(f"{path}: no line gives the submit command: `command qsub ...` or `command sbatch ...`")
-    return config
 
 
 class Script:
@@ -95,9 +78,8 @@ class Script:
         self.path, self.output = base + ".sh", base + ".out"
         self.marks = f"{base}.{os.uname().nodename}.{os.getpid()}"
         # Grid Engine takes ranges only, so selected tasks are renumbered.
-        self.renumbered = len(tasks) != request.last - request.first + 1
-        numbers = range(1, len(tasks) + 1) if self.renumbered else tasks
-        self.index = {task: numbers[i] if request.job else ALONE for i, task in enumerate(tasks)}
+        first = 1 if len(tasks) <= request.last - request.first else request.first
+        self.index = {task: number if request.job else ALONE for number, task in enumerate(tasks, first)}
 
     def submit_words(self) -> list[str]:
         """Words of the submit command that name the job, its output and its range."""
@@ -130,7 +112,7 @@ class Script:
         lines += [f"export {name}={shlex.quote(value)}\n" for name, value in passed]
         shown = f"${{!{self.engine.environment}@}}" if self.engine.environment else ""
         task = f"${{{index}}}" if request.job else str(ALONE)
-        if request.job and self.renumbered:
+        if any(task != number for task, number in self.index.items()):
             task = f'$(set -- {" ".join(map(str, self.index))}; echo "${{!{index}}}")'
         lines.append(f"job_shown=({shown})\njob_task={task}\n\n")
         with open(BODY, encoding="utf-8") as file:
