@@ -103,11 +103,7 @@ def keep_classes(scan: Scan, default: Iterable[str] = (), known: Iterable[str] =
     """Rename labels by --label_map, then keep --classes and the utterances without emotion.
 
     Where the user names no class, ``default`` (as named before the map) are kept, else all that occur; ``known`` are
-    all labels of the corpus, where they are known.
-
-    Raises:
-        UserError: A class is unknown, is named twice or does not occur, no utterance has an emotion, or labels are no
-            classes.
+    all labels of the corpus, where they are known. A class that is not known, named twice or absent is a UserError.
     """
     args, source = scan.args, scan.source
     map_labels(scan.utterances, args.label_map)

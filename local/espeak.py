@@ -18,10 +18,7 @@ class Synthesizer:
     """One espeak-ng per process: the library keeps its state in globals.
 
     The last bits of an utterance depend on those spoken before it; the same utterances in the same order
-    from a process's start give the same samples.
-
-    Raises:
-        RuntimeError: The library refuses its data directory.
+    from a process's start give the same samples. What the library refuses is a RuntimeError.
     """
 
     def __init__(self) -> None:
@@ -46,10 +43,7 @@ class Synthesizer:
 
         The text has prosody tags, but no outer ``<speak>``; a voice is a language and a variant, such as ``en-us+f2``;
         the seed is that of the noise in breath and flutter. Parameters: ``rate`` in words a minute, ``pitch`` and
-        ``range`` from 0 to 100.
-
-        Raises:
-            RuntimeError: There is no such voice, or nothing was spoken.
+        ``range`` from 0 to 100. RuntimeError where there is no such voice, or nothing was spoken.
         """
         self._chunks.clear()
         if self._library.espeak_SetVoiceByName(voice.encode()) != 0:

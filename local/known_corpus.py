@@ -17,8 +17,6 @@ from write_data import write_data
 from sermtl.errors import UserError, command
 
 AUDIO = (".wav", ".flac")
-KEYS = {"class": "", "speaker": "fold", "prefix": "paper"}
-"""Kinds of published counts, and the field of `Utterance` by which each counts."""
 
 
 @dataclass(frozen=True)
@@ -107,9 +105,9 @@ def write_corpus(corpus: Corpus, scan: Scan) -> None:
     write_data(scan, corpus.lang)
     if compared:
         found = Counter(
-            f"{kind} {getattr(u, by)} {u.emotion}" if by else f"{kind} {u.emotion}"
+            key
             for u in scan.utterances
-            for kind, by in KEYS.items()
+            for key in (f"class {u.emotion}", f"speaker {u.fold} {u.emotion}", f"prefix {u.paper} {u.emotion}")
         )
         # Of the classes, and of the speakers and prefixes, that the copy holds.
         parts = {part for key in found for part in (key.split()[-1], key.rpartition(" ")[0])}

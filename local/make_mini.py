@@ -197,15 +197,6 @@ def synthesize(espeak: Synthesizer, turn: Turn) -> np.ndarray:
     return np.clip(np.round(wav), -32768, 32767).astype("<i2")
 
 
-def label_block(turn: Turn, start: float, end: float) -> str:
-    """The label line of a turn and the lines of its annotators."""
-    values = VALUES.get(SOUNDS_LIKE.get(turn.label, turn.label), "2.0000, 2.0000, 2.0000")
-    names = [f"C-{who}:\t{CATEGORY.get(turn.label, 'Other')};\t()" for who in ("E2", "E3", "E4")]
-    numbers = [f"A-{who}:\tval 3; act 2; dom  2;\t()" for who in ("E3", "E4")]
-    head = f"[{start:.4f} - {end:.4f}]\t{turn.name}\t{turn.label}\t[{values}]"
-    return "\n".join([head, *names, *numbers]) + "\n\n"
-
-
 def write_dialog(root: Path, name: str, turns: list[Turn], espeak: Synthesizer) -> None:
     """Write a dialog's wavs, labels and transcript, with the litter that is found among them."""
     session = root / f"Session{int(name[3:5])}"
@@ -221,7 +212,10 @@ def write_dialog(root: Path, name: str, turns: list[Turn], espeak: Synthesizer) 
             end = clock + len(samples) / RATE
             suffix = ".WAV" if (name, place) == ("Ses01M_impro02", 3) else ".wav"
             wavfile.write(wavs / f"{turn.name}{suffix}", RATE, samples)
-            labels += label_block(turn, clock, end)
+            values = VALUES.get(SOUNDS_LIKE.get(turn.label, turn.label), "2.0000, 2.0000, 2.0000")
+            labels += f"[{clock:.4f} - {end:.4f}]\t{turn.name}\t{turn.label}\t[{values}]\n"
+            labels += "".join(f"C-{who}:\t{CATEGORY.get(turn.label, 'Other')};\t()\n" for who in ("E2", "E3", "E4"))
+            labels += "".join(f"A-{who}:\tval 3; act 2; dom  2;\t()\n" for who in ("E3", "E4")) + "\n"
         # As in the real files, some lines are without times, some are not UTF-8.
         times = "" if place % 7 == 5 else f" [{clock:08.4f}-{end:08.4f}]"
         line = f"{turn.name}{times}: {turn.text}\n"

@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from sermtl.errors import UserError
 from sermtl.fileio.wav_scp import channel_number
 
 # Tables of utterances, and of speakers: the field of `Utterance` that each holds.
@@ -156,8 +155,6 @@ def entries(folder: Path, *suffixes: str) -> dict[str, Path]:
         found = [path for path in sorted(folder.iterdir()) if not path.name.startswith(".")]
     except (FileNotFoundError, NotADirectoryError):
         return {}
-    except OSError as error:
-        raise UserError(f"cannot read {folder}: {error.strerror}") from error
     if suffixes:
         return {path.stem: path for path in found if path.suffix.lower() in suffixes}
     return {path.name: path for path in found if path.is_dir()}

@@ -17,7 +17,6 @@ from sermtl.errors import UserError, command
 from sermtl.fileio.tables import raw_lines
 
 CODES = ("ang", "hap", "exc", "neu", "sad", "fru", "fea", "sur", "dis", "oth", "xxx")
-SESSIONS = (1, 2, 3, 4, 5)
 # Folder of a session: the suffix of a dialog's file in it, none where the dialog is a folder.
 PARTS = {"dialog/EmoEvaluation": (".txt",), "dialog/transcriptions": (".txt",), "sentences/wav": ()}
 # Session, actor with the markers, dialog, real speaker, turn.
@@ -48,11 +47,8 @@ OF_FOUR = {
 } | {"class hap": 1636}
 # Of 10,039 utterances. Five classes add fru to the four (7,380); six have hap and exc apart besides (7,380).
 OF_CODES = {
-    f"class {code}": count
-    for code, count in {
-        "neu": 1708, "hap": 595, "exc": 1041, "ang": 1103, "sad": 1084, "fru": 1849, "fea": 40, "sur": 107,
-        "dis": 2, "oth": 3, "xxx": 2507,
-    }.items()
+    "class neu": 1708, "class hap": 595, "class exc": 1041, "class ang": 1103, "class sad": 1084, "class fru": 1849,
+    "class fea": 40, "class sur": 107, "class dis": 2, "class oth": 3, "class xxx": 2507,
 }  # fmt: skip
 CORPUS = Corpus(name="IEMOCAP", codes={"emotion": {code: code for code in CODES}}, classes=CLASSES, counts=OF_CODES)
 
@@ -127,7 +123,7 @@ def read_tree(scan: Scan) -> list[Dialog]:
     """List the dialogs of all sessions in order; paths of the full release that are missing are noted in the scan."""
     root, dialogs, missing = scan.source, [], scan.missing
     found = sessions(root)
-    missing += [f"{root / f'Session{number}'}" for number in SESSIONS if number not in found]
+    missing += [f"{root / f'Session{number}'}" for number in range(1, 6) if number not in found]
     for _, session in sorted(found.items()):
         parts = {folder: entries(session / folder, *suffix) for folder, suffix in PARTS.items()}
         missing += [f"{session / folder}" for folder, content in parts.items() if not content]

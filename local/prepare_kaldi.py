@@ -173,22 +173,21 @@ def main() -> None:
     folder: Path = args.corpus_dir
     if args.out.resolve() == folder.resolve():
         raise UserError(f"{folder} would be overwritten: name another --out (run.sh: --corpus_name)")
-    scan = Scan(args, folder / "utt2emo", read_utterances(folder))
-    entry_of = recordings(folder, args.allow_pipes)
-    if (folder / "segments").exists():
-        scan.segments = read_table(folder / "segments")
+    segments = read_table(folder / "segments") if (folder / "segments").exists() else None
+    scan = Scan(args, folder / "utt2emo", read_utterances(folder), segments=segments)
     used = {u.utt for u in scan.utterances}
-    if scan.segments is not None:
-        used = {word for value in scan.segments.values() for word in value.split()[:1]}
-    wav_scp = scan.wav_scp = {key: entry for key, entry in entry_of.items() if key in used}
+    if segments is not None:
+        used = {word for value in segments.values() for word in value.split()[:1]}
+    wav_scp = {key: entry for key, entry in recordings(folder, args.allow_pipes).items() if key in used}
+    scan.wav_scp = wav_scp
     check(scan, folder, durations(folder, wav_scp, args.nj))
     report_broken(scan)
     read_channels(folder / CHANNELS)
     channels = optional(folder / CHANNELS)
     for u in scan.utterances:
         u.channel = channels.get(u.path, "")
-    if scan.segments:
-        refuse_overlaps(folder, scan, scan.segments, wav_scp)
+    if segments:
+        refuse_overlaps(folder, scan, segments, wav_scp)
     keep_durations(scan)
     keep_classes(scan)
     scan.source = folder

@@ -121,9 +121,9 @@ run() {
 }
 
 # submit "COMMAND OPTION..." LOG WORD...: a command as jobs, by run.pl, queue.pl or slurm.pl, which end their jobs, or
-# take them back from the queue, when a signal comes.
+# take them back from the queue, when a signal comes. In the background, so that it comes there at once.
 submit() {
-    local words word job logs=$2 jobs=${1##*JOB=1:}
+    local words word job status=0 logs=$2 jobs=${1##*JOB=1:}
     read -ra words <<<"$1"
     words+=("${logs}")
     log "log: ${logs}"
@@ -132,21 +132,15 @@ submit() {
         run "${words[@]}"
         return
     fi
-    run_in_background "${words[@]}" || _fail $?
+    SERMTL_CALLER=$$ without_locks "${words[@]}" &
+    _runner=$!
+    wait "${_runner}" || status=$?
+    _runner=
+    if ((status)); then _fail "${status}"; fi
     for ((job = 1; job <= jobs; job++)); do
         sed -n 's/^.*\(nothing changed: \)/\1/p' "${logs/JOB/${job}}"
         grep -m 10 '^warning: ' "${logs/JOB/${job}}" || true # the log has all of them
     done
-}
-
-# run_in_background WORD...: waits for the command, so that a signal to this script reaches it at once.
-run_in_background() {
-    local status=0
-    SERMTL_CALLER=$$ without_locks "$@" &
-    _runner=$!
-    wait "${_runner}" || status=$?
-    _runner=
-    return "${status}"
 }
 
 # lock_dirs DIRECTORY...: keeps other run.sh out of them until this one ends; stops where one works there.
@@ -204,7 +198,6 @@ _stop_at_signal() {
     _fail $((128 + $(kill -l "$1")))
 }
 
-for _signal in INT TERM HUP; do
-    # shellcheck disable=SC2064 # each trap names its own signal
-    trap "_stop_at_signal ${_signal}" "${_signal}"
-done
+trap '_stop_at_signal INT' INT
+trap '_stop_at_signal TERM' TERM
+trap '_stop_at_signal HUP' HUP

@@ -54,9 +54,8 @@ class _Job:
     def __init__(self, request: Request, engine: GridEngine | Slurm, config: Config, signals: Signals) -> None:
         self.request, self.engine, self.signals = request, engine, signals
         self.tasks = picked_tasks(request)
-        self.script = Script(request, self.tasks, engine)
-        options = config.words_of(request, engine.example)
-        self.command = [*config.command, *self.script.submit_words(), *options, self.script.path]
+        self.script = Script(request, self.tasks, engine, config)
+        self.command = self.script.submission()
         self.index = self.script.index  # task -> the engine's number for it
         self.id = ""
         self.open = set(self.tasks)
@@ -64,7 +63,6 @@ class _Job:
         self.killed: dict[int, int] = {}  # task -> status above 128, to be explained
         self.terminated: set[int] = set()
         self.missing: dict[int, float] = {}  # task -> since when it is in neither the queue nor the marks
-        self.silent_since: float | None = None
         self.said: set[str] = set()
         self.has_run = False
 
@@ -114,7 +112,7 @@ class _Job:
         raise JobError(f"{self.command[0]} took no job: {reason}\nthe command was: {shown}")
 
     def _wait(self) -> None:
-        self.begun = time.monotonic()
+        self.begun = self.answered = time.monotonic()
         question, nap = self.begun + ASK_EVERY, 0.05
         while self.open and self.signals.number is None:
             self._read_marks()
@@ -153,11 +151,10 @@ class _Job:
         queued = self.engine.queued(self.id)
         now = time.monotonic()
         if queued is None:
-            self.silent_since = self.silent_since or now
-            if now - self.silent_since >= PATIENCE:
+            if now - self.answered >= PATIENCE:
                 self._say_once(f"the scheduler does not answer; still waiting for job {self.id}")
             return
-        self.silent_since = None
+        self.answered = now
         for task in sorted(self.open):
             state = queued.get(self.index[task])
             if state == "waiting":

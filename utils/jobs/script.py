@@ -48,28 +48,12 @@ class Config:
         if not self.command:
             raise JobError(f"{path}: no line gives the submit command: `command qsub ...` or `command sbatch ...`")
 
-    def words_of(self, request: Request, example: str) -> list[str]:
-        """Words for the submit command that the request's options stand for.
-
-        Where one is not described, ``example`` shows in the JobError how the engine would take option NAME.
-        """
-        words: list[str] = []
-        for name, value in request.options.items():
-            if name in RUNNER_OPTIONS or (name == "max_jobs_run" and request.job is None):
-                continue
-            known = self.options.get(name, {})
-            if value not in known and "*" not in known:
-                line = f"option {name}={value if known else '*'} {example.replace('NAME', name)}"
-                raise JobError(f"{self.path} has no line for --{name} {value}: add one, for example `{line}`")
-            words += [word.replace("$0", value) for word in known.get(value, known.get("*", []))]
-        return words + request.engine_words
-
 
 class Script:
     """Paths under `q/` beside the logs; ``index`` maps each task to the engine's number for it."""
 
-    def __init__(self, request: Request, tasks: list[int], engine: GridEngine | Slurm) -> None:
-        self.request, self.engine = request, engine
+    def __init__(self, request: Request, tasks: list[int], engine: GridEngine | Slurm, config: Config) -> None:
+        self.request, self.engine, self.config = request, engine, config
         # As the shell names it, for the target of a link may be missing on other hosts.
         self.root = os.environ.get("PWD", "")
         if not (os.path.isdir(self.root) and os.path.samefile(self.root, ".")):
@@ -81,20 +65,28 @@ class Script:
         first = 1 if len(tasks) <= request.last - request.first else request.first
         self.index = {task: number if request.job else ALONE for number, task in enumerate(tasks, first)}
 
-    def submit_words(self) -> list[str]:
-        """Words of the submit command that name the job, its output and its range."""
-        request, engine, numbers = self.request, self.engine, self.index.values()
+    def submission(self) -> list[str]:
+        """The command that submits it; JobError where the configuration does not describe an option, or its value."""
+        request, engine, config, numbers = self.request, self.engine, self.config, self.index.values()
         # Grid Engine's names begin with a letter.
         name = request.options.get("name") or re.sub(r"^(?![A-Za-z])", "j", stem_of(request))
-        words = [word.format(name=name, output=self.output) for word in engine.job_words]
+        words = [*config.command, *(word.format(name=name, output=self.output) for word in engine.job_words)]
         if request.job and numbers:
             most = request.options.get("max_jobs_run")
             limit = f"{engine.at_once}{most}" if most and engine.at_once else ""
             words += [engine.array_word, f"{min(numbers)}-{max(numbers)}{limit}"]
-        return words
+        for option, value in request.options.items():
+            if option in RUNNER_OPTIONS or (option == "max_jobs_run" and request.job is None):
+                continue
+            known = config.options.get(option, {})
+            if value not in known and "*" not in known:
+                line = f"option {option}={value if known else '*'} {engine.example.replace('NAME', option)}"
+                raise JobError(f"{config.path} has no line for --{option} {value}: add one, for example `{line}`")
+            words += [word.replace("$0", value) for word in known.get(value, known.get("*", []))]
+        return [*words, *request.engine_words, self.path]
 
     def write(self, submission: list[str]) -> None:
-        """Write the script; ``submission``, the command that submits it, is noted in its head."""
+        """Write the script; the command that submits it is noted in its head."""
         request, index = self.request, self.engine.index
         values = {
             "root": self.root,
