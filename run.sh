@@ -188,7 +188,7 @@ fi
 if ((stage <= 6 && stop_stage >= 6)) && ! skipped 6; then
     require_current 6 "${made_from[@]}"
     start_stage 6 "report: ${expdir}/*/scores.json -> ${report}/"
-    wait_for_dir "${report}" # other run.sh write this report too
+    lock_dir "${report}" log "waiting for another run.sh" # which writes this report too
     run python3 -m sermtl.bin.report --exp "${expdir}" --data "${data}" --dump "${dump}" \
         --corpus "${corpus_name}" --out "${report}"
 fi

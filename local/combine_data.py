@@ -10,8 +10,8 @@ import argparse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from labels import label_map, map_labels
-from prepare_common import Utterance, warn
+from checks import map_labels
+from prepare_common import Scan, Utterance, label_map, warn
 from prepare_kaldi import optional, read_utterances
 from write_data import write_tables
 
@@ -20,37 +20,28 @@ from sermtl.fileio.tables import read_table
 from sermtl.fileio.wav_scp import CHANNELS
 
 
-def read_source(
-    folder: Path, new_names: Mapping[str, str], wav_scp: dict[str, str], segments: dict[str, str]
-) -> list[Utterance]:
-    """The utterances of a corpus, its name in front of all ids; its recordings and segments are added to those given.
-
-    Raises:
-        UserError: A table is missing or broken.
-    """
+def read_source(folder: Path, new_names: Mapping[str, str], scan: Scan) -> list[Utterance]:
+    """The utterances of a corpus, its name in front of all ids; they, its recordings and segments join the scan."""
     utterances, own, front = read_utterances(folder), optional(folder / "segments"), f"{folder.name}-"
     map_labels(utterances, new_names)
     seconds, channels = read_table(folder / "utt2dur"), optional(folder / CHANNELS)
     for table in filter(None, (seconds, own)):
         if lacking := [u.where for u in utterances if u.utt not in table]:
             raise UserError(f"{folder}: utt2dur or segments lacks {len(lacking)} utterances, first {lacking[0]}")
-    wav_scp |= {front + key: entry for key, entry in read_table(folder / "wav.scp").items()}
+    scan.wav_scp |= {front + key: entry for key, entry in read_table(folder / "wav.scp").items()}
     for u in utterances:
         segment = own.get(u.utt, f"{u.utt} 0 -1")
         u.path, u.channel = front + segment.split()[0], channels.get(segment.split()[0], "")
         u.seconds, u.corpus = float(seconds[u.utt]), folder.name
         u.utt, u.speaker = front + u.utt, front + u.speaker
         u.session, u.fold = u.session and front + u.session, u.fold and front + u.fold
-        segments[u.utt] = front + segment
+        scan.segments[u.utt] = front + segment
+    scan.utterances += utterances
     return utterances
 
 
 def check_together(sources: Mapping[str, Sequence[Utterance]]) -> None:
-    """Warn of labels that one corpus alone has.
-
-    Raises:
-        UserError: A corpus has no label in common with the others, or two have a speaker in common.
-    """
+    """Refuse a corpus without a label of the others, or with a speaker of another; warn of labels it alone has."""
     owner: dict[str, str] = {}
     for corpus, own in sources.items():
         labels = {u.emotion for u in own} - {""}
@@ -69,11 +60,7 @@ def check_together(sources: Mapping[str, Sequence[Utterance]]) -> None:
 
 @command
 def main() -> None:
-    """Read the sources, combine and write.
-
-    Raises:
-        UserError: A source is missing or broken, or the corpora do not fit together.
-    """
+    """Read the sources, combine and write."""
     parser = argparse.ArgumentParser(prog="local/combine_data.sh", description=__doc__)
     parser.add_argument(
         "sources", type=Path, nargs="+", help="data directories that stage 1 prepared, named as corpora"
@@ -91,15 +78,12 @@ def main() -> None:
         maps = {corpus: label_map(given) for corpus, given in args.label_map}
     except argparse.ArgumentTypeError as error:
         raise UserError(f"--label_map: {error}") from error
-    wav_scp: dict[str, str] = {}
-    segments: dict[str, str] = {}
-    sources = {name: read_source(folder, maps.get(name, {}), wav_scp, segments) for name, folder in folders.items()}
-    check_together(sources)
+    scan = Scan(args, args.out, wav_scp={}, segments={})
+    check_together({name: read_source(folder, maps.get(name, {}), scan) for name, folder in folders.items()})
+    if not any((folder / "segments").exists() for folder in args.sources):
+        scan.segments = None
     languages = {(f / "lang").read_text().strip() if (f / "lang").exists() else "und" for f in args.sources}
-    segmented = any((folder / "segments").exists() for folder in args.sources)
-    utterances = [u for source in sources.values() for u in source]
-    lang = languages.pop() if len(languages) == 1 else "und"
-    write_tables(args.out, utterances, lang, [], wav_scp, segments if segmented else None)
+    write_tables(scan, languages.pop() if len(languages) == 1 else "und")
 
 
 if __name__ == "__main__":

@@ -55,7 +55,7 @@ elif [[ -z ${!source} ]]; then
     die 2 "--corpus ${corpus} needs --${source}: ${source_of[${corpus}]}"
 fi
 
-options=("--${source}" "${!source}" --out "${out}" --nj "${nj}")
+options=()
 for name in label_map max_classes speakers skip_broken channel min_seconds max_seconds ${options_of[${corpus}]:-}; do
     options+=("--${name}" "${!name}")
 done
@@ -70,13 +70,11 @@ fi
 again=
 if ${skip_broken}; then printf -v again '%(%s)T' -1; fi
 if [[ -f ${label_map} ]]; then sources+=("${label_map}"); fi
-stamp=(--stamp "${out}/stamp.json" --settings "${corpus}" "${classes}" "${label_map}" "${max_classes}"
-    "${merge_excited}" "${lang}" "${allow_pipes}" "${speakers}" "${skip_broken}${again}" "${channel}"
-    "${min_seconds}" "${max_seconds}"
+stamp=(--stamp "${out}/stamp.json" --settings "${corpus} ${options[*]@Q}${again}"
     --inputs local/*.py "${sources[@]}" "${out}/wav.scp*")
 status=0
 python3 -m sermtl.bin.stamp current "${stamp[@]}" || status=$?
 if ((status != 1)); then exit "${status}"; fi
-python3 "local/prepare_${corpus/mini/iemocap}.py" "${options[@]}"
+python3 "local/prepare_${corpus/mini/iemocap}.py" "--${source}" "${!source}" --out "${out}" --nj "${nj}" "${options[@]}"
 utils/validate_data_dir.sh --allow_pipes "${allow_pipes}" --nj "${nj}" "${out}"
 python3 -m sermtl.bin.stamp finish "${stamp[@]}"

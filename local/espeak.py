@@ -18,10 +18,7 @@ class Synthesizer:
     """One espeak-ng per process: the library keeps its state in globals.
 
     The last bits of an utterance depend on those spoken before it; the same utterances in the same order
-    from a process's start give the same samples.
-
-    Raises:
-        RuntimeError: The library refuses its data directory.
+    from a process's start give the same samples. What the library refuses is a RuntimeError.
     """
 
     def __init__(self) -> None:
@@ -42,19 +39,11 @@ class Synthesizer:
         return 0
 
     def speak(self, ssml: str, voice: str, seed: int, **parameters: int) -> np.ndarray:
-        """Synthesize one utterance.
+        """Synthesize one utterance: int16 samples at 22,050 Hz, shape (S,).
 
-        Args:
-            ssml: The text with prosody tags, without the outer ``<speak>``.
-            voice: Language and variant, such as ``en-us+f2``.
-            seed: Of the noise in breath and flutter.
-            parameters: ``rate`` in words a minute, ``pitch`` and ``range`` from 0 to 100.
-
-        Returns:
-            int16 samples at 22,050 Hz, shape (S,).
-
-        Raises:
-            RuntimeError: There is no such voice, or nothing was spoken.
+        The text has prosody tags, but no outer ``<speak>``; a voice is a language and a variant, such as ``en-us+f2``;
+        the seed is that of the noise in breath and flutter. Parameters: ``rate`` in words a minute, ``pitch`` and
+        ``range`` from 0 to 100. RuntimeError where there is no such voice, or nothing was spoken.
         """
         self._chunks.clear()
         if self._library.espeak_SetVoiceByName(voice.encode()) != 0:

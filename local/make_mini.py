@@ -10,12 +10,12 @@ import argparse
 import hashlib
 import random
 import re
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from espeak import SAMPLE_RATE, Synthesizer
-from mini_plan import VOICES, Dialog, Turn, dialogs
 from scipy.io import wavfile
 from scipy.signal import lfilter, resample_poly
 
@@ -27,8 +27,7 @@ MARKER = ".mini-version"
 APPLE_DOUBLE = bytes.fromhex("00051607") + b"\0\2\0\0Mac OS X        " + bytes(64)
 
 
-@dataclass(frozen=True)
-class Style:
+class Style(NamedTuple):
     """How an emotion sounds, relative to the speaker's own voice (percent of rate, pitch, range).
 
     `volume` is espeak-ng's (above 200 it overdrives the voice), `level` the loudness of the file in dB below
@@ -53,19 +52,121 @@ STYLES = {
     "sad": Style(rate=68, pitch=-25, range=10, volume=70, level=31, fade=45, effort=-0.7),
 }
 SOUNDS_LIKE = {"exc": "hap", "fru": "ang", "fea": "sad", "sur": "hap", "dis": "ang"}
+# What the preparation must drop, one a dialog.
+OTHERS = ("xxx", "fru", "sur", "xxx", "fru", "fea", "xxx", "oth", "fru", "dis")
 # Valence, activation, dominance as the annotators' mean.
 VALUES = {"neu": "2.5000, 2.5000, 2.5000", "hap": "4.0000, 3.5000, 3.0000", "ang": "1.5000, 4.0000, 4.0000"}
 CATEGORY = {"neu": "Neutral", "hap": "Happiness", "ang": "Anger", "sad": "Sadness", "exc": "Excited"}
+# A speaker's voice variant, pitch and range (0 to 100), words a minute. The variants are of much the same brightness,
+# so that the spectral tilt of vocal effort carries over to new speakers.
+VOICES = {
+    "01F": ("f2", 50, 50, 198),
+    "01M": ("m3", 45, 50, 190),
+    "02F": ("Andrea", 35, 45, 204),
+    "02M": ("m1", 55, 55, 200),
+    "03F": ("f3", 55, 50, 190),
+    "03M": ("Gene2", 40, 45, 206),
+    "04F": ("belinda", 45, 55, 196),
+    "04M": ("m4", 50, 50, 194),
+    "05F": ("f1", 40, 50, 202),
+    "05M": ("m5", 60, 45, 198),
+}
+SCRIPTED = (
+    "I put the keys on the table.",
+    "It's five o'clock already.",
+    "You said that last week.",
+    "They moved to the city.",
+    "We have 2 tickets left.",
+    "The letter came today.",
+    "He is waiting outside.",
+    "I don't know her name.",
+    "That was the last train.",
+    "She called me twice.",
+)
+IMPROVISED = (
+    "Let me see your card.",
+    "I think it's over there.",
+    "We can go home now.",
+    "It took all day, you know.",
+    "My brother told me so.",
+    "There are 3 forms & a letter.",
+    "So that is your answer.",
+    "They gave it to him.",
+    "I was here before you.",
+    "Well, look at the time.",
+)
+TAGGED = {"hap": "[LAUGHTER]", "sad": "{LG}", "ang": "++BREATHING++"}
+ROUND = 3  # how often a speaker uses each emotion with each of the two kinds of dialog
+Part = tuple[str, str]
+"""An emotion and a sentence."""
 
 
-def spoken(text: str) -> str:
-    """The words to speak: tags are left out, laughter alone is spoken."""
-    return re.sub(r"\[.*?\]|\{.*?\}|\+\+.*?\+\+", "", text).strip() or "Ha, ha, ha."
+class Turn(NamedTuple):
+    """One utterance of a dialog; ``label`` is empty for a turn that has neither audio nor label."""
+
+    name: str
+    label: str
+    text: str
+    seed: int
+
+
+def parts_of(number: int, sentences: tuple[str, ...], rng: random.Random) -> tuple[list[Part], list[Part]]:
+    """What a speaker says in two dialogs of a kind: over ten speakers each pair occurs ``ROUND`` times."""
+    pairs = [
+        (emotion, sentences[(ROUND * number + ROUND * place + turn) % len(sentences)])
+        for place, emotion in enumerate(STYLES)
+        for turn in range(ROUND)
+    ]
+    rng.shuffle(pairs)
+    return pairs[: len(pairs) // 2], pairs[len(pairs) // 2 :]
+
+
+def turns_of(dialog: str, number: int, parts: dict[str, list[Part]]) -> Iterator[Turn]:
+    """Let the two speakers of a dialog alternate, then add what real dialogs hold besides."""
+    counts = {"F": 0, "M": 0}
+
+    def turn(letter: str, label: str, text: str) -> Turn:
+        name = f"{dialog}_{letter}{counts[letter]:03d}"
+        counts[letter] += 1
+        return Turn(name, label, text, seed=1000 * number + counts["F"] + counts["M"])
+
+    for place in range(len(parts["F"])):
+        for letter in ("F", "M"):
+            emotion, text = parts[letter][place]
+            # Half of the happy ones carry the label that is merged into it.
+            label = "exc" if emotion == "hap" and (place + number) % 2 else emotion
+            if (place + number) % 5 == 0 and emotion in TAGGED:
+                text = f"{TAGGED[emotion]} {text}"
+            yield turn(letter, label, text)
+    yield turn("M", OTHERS[number % len(OTHERS)], "What do you mean?")
+    yield Turn(f"{dialog}_FXX0", "", "Yeah.", seed=0)
+    if number in (0, 9):
+        yield turn("F", "hap", "[LAUGHTER]")
+
+
+def dialogs() -> dict[str, list[Turn]]:
+    """The whole corpus, 20 dialogs and their turns in order of time; a pure function."""
+    result = {}
+    for session in range(1, 6):
+        shares: dict[str, list[list[Part]]] = {"F": [], "M": []}
+        for number, letter in enumerate(shares, 2 * session - 2):
+            rng = random.Random(f"mini {session} {letter}")
+            for sentences in (IMPROVISED, SCRIPTED):
+                shares[letter] += parts_of(number, sentences, rng)
+        # Two improvised dialogs and two scripted ones; some ids are irregular.
+        impro = {3: "impro05a", 5: "impro08b"}.get(session, "impro01")
+        script = {5: "script01_1b"}.get(session, "script01_1")
+        for place, kind in enumerate((f"F_{impro}", "M_impro02", "F_script02_2", f"M_{script}")):
+            name = f"Ses{session:02d}{kind}"
+            parts = {letter: share[place] for letter, share in shares.items()}
+            result[name] = list(turns_of(name, 4 * (session - 1) + place, parts))
+    return result
 
 
 def ssml(text: str, style: Style, rng: random.Random) -> str:
-    """Mark every word up with the style's prosody, jittered by up to 8 percent."""
-    words = spoken(text).replace("&", "and").split()
+    """Mark every word up with the style's prosody, jittered by up to 8 percent; of tags, laughter alone is spoken."""
+    spoken = re.sub(r"\[.*?\]|\{.*?\}|\+\+.*?\+\+", "", text).strip() or "Ha, ha, ha."
+    words = spoken.replace("&", "and").split()
     marked = []
     for place, word in enumerate(words):
         share = place / max(1, len(words) - 1)
@@ -78,17 +179,11 @@ def ssml(text: str, style: Style, rng: random.Random) -> str:
 
 def synthesize(espeak: Synthesizer, turn: Turn) -> np.ndarray:
     """Speak one turn: int16 samples at 16 kHz, shape (S,), silence around the words kept short."""
-    speaker = turn.name[3:5] + turn.name[-4]
     style = STYLES[SOUNDS_LIKE.get(turn.label, turn.label if turn.label in STYLES else "neu")]
-    rng, voice = random.Random(f"mini {turn.name}"), VOICES[speaker]
-    samples = espeak.speak(
-        ssml(turn.text, style, rng),
-        f"en-us+{voice.variant}",
-        turn.seed,
-        rate=voice.rate,
-        pitch=voice.pitch,
-        range=voice.range,
-    )
+    rng = random.Random(f"mini {turn.name}")
+    variant, pitch, wide, rate = VOICES[turn.name[3:5] + turn.name[-4]]
+    text = ssml(turn.text, style, rng)
+    samples = espeak.speak(text, f"en-us+{variant}", turn.seed, rate=rate, pitch=pitch, range=wide)
     wav = resample_poly(samples.astype(np.float64), RATE // 50, SAMPLE_RATE // 50)
     effort = style.effort * rng.uniform(0.9, 1.1)
     # A first-order filter, high-pass above 0 and low-pass below.
@@ -102,76 +197,58 @@ def synthesize(espeak: Synthesizer, turn: Turn) -> np.ndarray:
     return np.clip(np.round(wav), -32768, 32767).astype("<i2")
 
 
-def label_block(turn: Turn, start: float, end: float) -> str:
-    """The label line of a turn and the lines of its annotators."""
-    values = VALUES.get(SOUNDS_LIKE.get(turn.label, turn.label), "2.0000, 2.0000, 2.0000")
-    names = [f"C-{who}:\t{CATEGORY.get(turn.label, 'Other')};\t()" for who in ("E2", "E3", "E4")]
-    numbers = [f"A-{who}:\tval 3; act 2; dom  2;\t()" for who in ("E3", "E4")]
-    head = f"[{start:.4f} - {end:.4f}]\t{turn.name}\t{turn.label}\t[{values}]"
-    return "\n".join([head, *names, *numbers]) + "\n\n"
-
-
-def transcript_line(turn: Turn, number: int, start: float, end: float) -> bytes:
-    """A transcript line as the real files have it: some without times, some not UTF-8."""
-    times = "" if number % 7 == 5 else f" [{start:08.4f}-{end:08.4f}]"
-    line = f"{turn.name}{times}: {turn.text}\n"
-    return line.replace("'", "\u2019").encode("cp1252") if number % 3 == 0 else line.encode()
-
-
-def write_dialog(root: Path, dialog: Dialog, espeak: Synthesizer, number: int) -> None:
+def write_dialog(root: Path, name: str, turns: list[Turn], espeak: Synthesizer) -> None:
     """Write a dialog's wavs, labels and transcript, with the litter that is found among them."""
-    session = root / f"Session{dialog.session}"
-    wavs = session / "sentences" / "wav" / dialog.name
+    session = root / f"Session{int(name[3:5])}"
+    wavs = session / "sentences" / "wav" / name
     wavs.mkdir(parents=True)
     labels = "% [START_TIME - END_TIME] TURN_NAME EMOTION [V, A, D]\n\n"
     transcript = b""
     clock = 6.2901
-    for place, turn in enumerate(dialog.turns):
+    for place, turn in enumerate(turns):
         end = clock + 1.0
         if turn.label:
             samples = synthesize(espeak, turn)
             end = clock + len(samples) / RATE
-            suffix = ".WAV" if (number, place) == (1, 3) else ".wav"
+            suffix = ".WAV" if (name, place) == ("Ses01M_impro02", 3) else ".wav"
             wavfile.write(wavs / f"{turn.name}{suffix}", RATE, samples)
-            labels += label_block(turn, clock, end)
-        transcript += transcript_line(turn, place, clock, end)
+            values = VALUES.get(SOUNDS_LIKE.get(turn.label, turn.label), "2.0000, 2.0000, 2.0000")
+            labels += f"[{clock:.4f} - {end:.4f}]\t{turn.name}\t{turn.label}\t[{values}]\n"
+            labels += "".join(f"C-{who}:\t{CATEGORY.get(turn.label, 'Other')};\t()\n" for who in ("E2", "E3", "E4"))
+            labels += "".join(f"A-{who}:\tval 3; act 2; dom  2;\t()\n" for who in ("E3", "E4")) + "\n"
+        # As in the real files, some lines are without times, some are not UTF-8.
+        times = "" if place % 7 == 5 else f" [{clock:08.4f}-{end:08.4f}]"
+        line = f"{turn.name}{times}: {turn.text}\n"
+        transcript += line.replace("'", "\u2019").encode("cp1252") if place % 3 == 0 else line.encode()
         clock = end + 0.35
-    for folder, name, data in (
-        ("dialog/EmoEvaluation", f"{dialog.name}.txt", labels.encode()),
-        ("dialog/transcriptions", f"{dialog.name}.txt", transcript + b"\n"),
-        ("sentences/wav", f"{dialog.name}/._{dialog.turns[0].name}.wav", APPLE_DOUBLE),
-        ("dialog/EmoEvaluation", f"._{dialog.name}.txt", APPLE_DOUBLE),
-        ("dialog/transcriptions", f"._{dialog.name}.txt", APPLE_DOUBLE),
-        ("dialog/EmoEvaluation/Categorical", f"{dialog.name}_e2_cat.txt", b""),
+    for file, data in (
+        (f"dialog/EmoEvaluation/{name}.txt", labels.encode()),
+        (f"dialog/transcriptions/{name}.txt", transcript + b"\n"),
+        (f"sentences/wav/{name}/._{turns[0].name}.wav", APPLE_DOUBLE),
+        (f"dialog/EmoEvaluation/._{name}.txt", APPLE_DOUBLE),
+        (f"dialog/transcriptions/._{name}.txt", APPLE_DOUBLE),
+        (f"dialog/EmoEvaluation/Categorical/{name}_e2_cat.txt", b""),
     ):
-        file = session / folder / name
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(data)
-
-
-def version() -> str:
-    """Digest of the programs that make the corpus: another version makes it again."""
-    sources = (Path(__file__).with_name(name) for name in ("make_mini.py", "mini_plan.py", "espeak.py"))
-    return hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()
+        path = session / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
 
 
 def make(out: Path) -> bool:
-    """Make the corpus at ``out``, whole or not at all; False if it exists already.
-
-    Raises:
-        UserError: Something else is at ``out``.
-    """
+    """Make the corpus, whole or not at all; False if it is there already, UserError if something else is there."""
+    sources = (Path(__file__).with_name(name) for name in ("make_mini.py", "espeak.py"))
+    version = hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()
     marker = out / MARKER
-    if marker.is_file() and marker.read_text() == version():
+    if marker.is_file() and marker.read_text() == version:
         return False
     if out.exists() and not marker.is_file():
         raise UserError(f"{out} exists and was not made by local/make_mini.py: name another --out or remove it")
     remove_leftovers(out.parent)
     with replaced_directory(out) as new:
         espeak = Synthesizer()
-        for number, dialog in enumerate(dialogs()):
-            write_dialog(new, dialog, espeak, number)
-        (new / MARKER).write_text(version())
+        for name, turns in dialogs().items():
+            write_dialog(new, name, turns, espeak)
+        (new / MARKER).write_text(version)
     return True
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
 import csv
 from pathlib import Path
 
-from known_corpus import Corpus, corpus_options, scan_names, write_corpus
-from prepare_common import warn
-
-from sermtl.errors import command
+from known_corpus import Corpus, program, scan_names
+from prepare_common import Scan, warn
 
 EMOTIONS = {"ANG": "anger", "DIS": "disgust", "FEA": "fear", "HAP": "happy", "NEU": "neutral", "SAD": "sad"}
 SENTENCES = {
@@ -53,23 +52,19 @@ def column(path: Path, key: str, value: str) -> dict[str, str]:
         return {}
 
 
-@command
-def main() -> None:
-    """Read the options, scan, check and write.
-
-    Raises:
-        UserError: The folder is no such corpus, a class is unknown, or audio is broken.
-    """
-    args = corpus_options(CORPUS, __doc__).parse_args()
-    scan = scan_names(CORPUS, args.corpus_dir)
+def scan_tables(corpus: Corpus, args: argparse.Namespace) -> Scan:
+    """Scan the files' names, and the tables of actors and of clips."""
+    scan = scan_names(corpus, args)
     genders = column(args.corpus_dir / "VideoDemographics.csv", "ActorID", "Sex")
     for u in scan.utterances:
         u.gender = genders.get(u.speaker, "")[:1].lower()
     there, table = {Path(u.path).stem for u in scan.utterances}, args.corpus_dir / "SentenceFilenames.csv"
     names = column(table, "Filename", "Stimulus_Number")
     scan.missing += [f"{name}, which {table} names" for name in names if name not in there]
-    write_corpus(CORPUS, scan, args)
+    return scan
 
+
+main = program(CORPUS, __doc__, scan_tables)
 
 if __name__ == "__main__":
     raise SystemExit(main())

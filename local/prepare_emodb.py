@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from known_corpus import Corpus, prepare_by_names
-
-from sermtl.errors import command
+from known_corpus import Corpus, program
 
 EMOTIONS = {"W": "anger", "L": "boredom", "E": "disgust", "A": "fear", "F": "happiness", "N": "neutral", "T": "sadness"}
 SENTENCES = {
@@ -37,13 +35,7 @@ CORPUS = Corpus(
     folders=("wav",),
     lang="de",
 )
-
-
-@command
-def main() -> None:
-    """Read the options, scan, check and write."""
-    prepare_by_names(CORPUS, __doc__)
-
+main = program(CORPUS, __doc__)
 
 if __name__ == "__main__":
     raise SystemExit(main())

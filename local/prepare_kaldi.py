@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections import Counter, defaultdict
-from collections.abc import Iterable
 from operator import itemgetter
 from pathlib import Path
 
-from audio_headers import audio_seconds, channels_of, keep_durations, report_broken
-from labels import keep_classes, label_options, label_problem, name_problem
-from prepare_common import FIELDS, SPEAKER_FIELDS, Dropped, Utterance, boolean, is_unknown, listed, options, warn
+from checks import audio_seconds, keep_classes, keep_durations, label_problem, name_problem, report_broken
+from prepare_common import FIELDS, SPEAKER_FIELDS, Scan, Utterance, boolean, is_unknown, listed, options, warn
 from write_data import write_data
 
+from sermtl.audio.formats import open_sound
 from sermtl.audio.headers import TOLERANCE, map_recordings
 from sermtl.audio.read import read_recording
 from sermtl.audio.resample import SAMPLE_RATE
 from sermtl.errors import UserError, command
 from sermtl.fileio.tables import read_table
-from sermtl.fileio.wav_scp import CHANNELS, channel_number, is_pipe, read_channels
+from sermtl.fileio.wav_scp import CHANNELS, channel_number, is_pipe, locate, read_channels
 
 
 def optional(path: Path) -> dict[str, str]:
@@ -27,11 +27,7 @@ def optional(path: Path) -> dict[str, str]:
 
 
 def read_utterances(folder: Path) -> list[Utterance]:
-    """Read all tables but wav.scp and segments into records.
-
-    Raises:
-        UserError: ``utt2spk`` or ``utt2emo`` is missing, or a table is broken.
-    """
+    """Read all tables but wav.scp and segments into records; ``utt2spk`` and ``utt2emo`` must be there."""
     if not folder.is_dir():
         raise UserError(f"no data directory {folder}: give --corpus_dir data/train or the like")
     if not (folder / "utt2emo").is_file():
@@ -56,11 +52,7 @@ def read_utterances(folder: Path) -> list[Utterance]:
 
 
 def recordings(folder: Path, allow_pipes: bool) -> dict[str, str]:
-    """Read wav.scp.
-
-    Raises:
-        UserError: It is missing, or names shell commands without consent.
-    """
+    """Read wav.scp; shell commands in it without consent are a UserError."""
     wav_scp = read_table(folder / "wav.scp")
     pipes = [f"{key} {entry}" for key, entry in wav_scp.items() if is_pipe(entry)]
     if pipes and not allow_pipes:
@@ -74,6 +66,18 @@ def recordings(folder: Path, allow_pipes: bool) -> dict[str, str]:
     return wav_scp
 
 
+def channels_of(entry: str) -> int:
+    """Channels of a recording whose header was read before."""
+    source = locate(entry)
+    with open_sound(io.BytesIO(source.read()) if source.path != entry else entry, entry) as sound:
+        return sound.channels
+
+
+def places(path: Path) -> dict[str, str]:
+    """The keys of a table, with ``file:line`` of each."""
+    return {key: f"{path}:{number}" for number, key in enumerate(read_table(path), 1)}
+
+
 def durations(folder: Path, wav_scp: dict[str, str], nj: int) -> dict[str, float | str]:
     """Seconds of every recording (or what is wrong with it).
 
@@ -82,80 +86,62 @@ def durations(folder: Path, wav_scp: dict[str, str], nj: int) -> dict[str, float
     files = [key for key, entry in wav_scp.items() if not is_pipe(entry)]
     found = map_recordings(audio_seconds, [wav_scp[key] for key in files], nj)
     seconds: dict[str, float | str] = dict(zip(files, found, strict=True))
-    table = folder / "wav.scp"
-    for number, key in enumerate(read_table(table), 1):
+    place, known = places(folder / "wav.scp"), optional(folder / "utt2dur") | optional(folder / "reco2dur")
+    for key, entry in wav_scp.items():
         if isinstance(fault := seconds.get(key), str):
-            seconds[key] = f"{wav_scp[key]}: {fault} ({table}:{number})"
-    known = optional(folder / "utt2dur") | optional(folder / "reco2dur")
-    for key in [key for key in wav_scp if key not in seconds]:
-        try:
-            if key in known:
-                seconds[key] = float(known[key])
-            else:
-                seconds[key] = len(read_recording(wav_scp[key], allow_pipes=True)) / SAMPLE_RATE
-        except UserError as error:
-            seconds[key] = str(error)
-        except ValueError:
-            seconds[key] = f"{known[key]!r} is no number of seconds"
+            seconds[key] = f"{entry}: {fault} ({place[key]})"
+        elif fault is None:
+            try:
+                samples = None if key in known else read_recording(entry, allow_pipes=True)
+                seconds[key] = float(known[key]) if samples is None else len(samples) / SAMPLE_RATE
+            except UserError as error:
+                seconds[key] = str(error)
+            except ValueError:
+                seconds[key] = f"{known[key]!r} is no number of seconds"
     return seconds
 
 
-def set_duration(utterance: Utterance, segment: str | None, seconds: dict[str, float | str]) -> str | None:
+def set_duration(u: Utterance, segment: str, seconds: dict[str, float | str]) -> str | None:
     """Set an utterance's duration and recording (as its path); returns what is wrong."""
-    words = segment.split() if segment is not None else [utterance.utt]
-    if len(words) != (1 if segment is None else 3):
+    words = segment.split()
+    if len(words) != 3:
         return f"segment {segment!r} is not `recording start end`"
     length = seconds.get(words[0], f"no line for {words[0]} in wav.scp")
     if isinstance(length, str):
-        return length if segment is None else f"recording {words[0]}: {length}"
-    utterance.path, utterance.seconds = words[0], length
-    if segment is None:
-        return None
+        return length if words[0] == u.utt else f"recording {words[0]}: {length}"
     try:
         start, end = float(words[1]), float(words[2])
     except ValueError:
         return f"segment {segment!r}: start and end are seconds"
     end = length if end == -1 else end
-    utterance.seconds = end - start
+    u.path, u.seconds = words[0], end - start
     if not 0 <= start < end:
         return f"segment {segment!r} has no samples"
     return f"segment {segment!r} ends after the recording's {length:.2f} s" if end > length + 0.1 else None
 
 
-def check(
-    folder: Path, utterances: Iterable[Utterance], segments: dict[str, str] | None, seconds: dict[str, float | str]
-) -> tuple[list[Utterance], list[Dropped]]:
-    """Divide utterances into those that can be used (durations set) and those that cannot."""
-    good, bad = [], []
-    table = folder / ("wav.scp" if segments is None else "segments")
-    lines = {key: number for number, key in enumerate(read_table(table), 1)}
-    for u in utterances:
-        problem: str | None = "no line in segments"
-        if segments is None or u.utt in segments:
-            problem = set_duration(u, segments[u.utt] if segments else None, seconds)
-        where = f"{table}:{lines[u.utt]}" if problem and u.utt in lines else u.where
-        problem = (
-            problem or name_problem(u.speaker or " ") or name_problem(u.session or "x") or label_problem(u.emotion)
-        )
-        if problem:
-            bad.append(Dropped(u.utt, problem, where))
-        else:
-            good.append(u)
-    return good, bad
+def check(scan: Scan, folder: Path, seconds: dict[str, float | str]) -> None:
+    """Set the durations of utterances; those that cannot be used are broken."""
+    place = places(folder / ("wav.scp" if scan.segments is None else "segments"))
+    segments = {u.utt: f"{u.utt} 0 -1" for u in scan.utterances} if scan.segments is None else scan.segments
+
+    def problem(u: Utterance) -> str | None:
+        if u.utt not in segments:
+            return "no line in segments"
+        if problem := set_duration(u, segments[u.utt], seconds):
+            u.where = place.get(u.utt, u.where)
+            return problem
+        return name_problem(u.speaker or " ") or name_problem(u.session or "x") or label_problem(u.emotion)
+
+    scan.drop(problem, scan.broken)
 
 
-def refuse_overlaps(
-    path: Path, utterances: Iterable[Utterance], segments: dict[str, str], wav_scp: dict[str, str]
-) -> None:
-    """Refuse segments of two recordings that are one file and one channel, where both hold the same stretch.
-
-    Raises:
-        UserError: There are some; the message names the first ones.
-    """
+def refuse_overlaps(folder: Path, scan: Scan, segments: dict[str, str], wav_scp: dict[str, str]) -> None:
+    """Refuse segments of two recordings that are one file and one channel, where both hold the same stretch."""
     shared = {entry for entry, count in Counter(wav_scp.values()).items() if count > 1}
     several = {entry for entry in shared if is_pipe(entry) or channels_of(entry) > 1}
     spans = defaultdict(list)
-    for u in utterances:
+    for u in scan.utterances:
         if (entry := wav_scp[u.path]) in shared:
             channel = channel_number(u.channel.rpartition(" ")[2]) if entry in several else 0
             start = float(segments[u.utt].split()[1])
@@ -170,45 +156,43 @@ def refuse_overlaps(
                 last_end, last = end, u
     if found:
         raise UserError(
-            f"{path}: segments of two recordings share the sound of one file ({len(found)}):{listed(found, 5)}\n"
-            f"give each its channel in {path.with_name(CHANNELS)}: `recording file A`, `recording file B`"
+            f"{folder / 'segments'}: segments of two recordings share the sound of one file ({len(found)}):"
+            f"{listed(found, 5)}\n"
+            f"give each its channel in {folder / CHANNELS}: `recording file A`, `recording file B`"
         )
 
 
 @command
 def main() -> None:
-    """Read the options and the tables, check and write.
-
-    Raises:
-        UserError: A table or the audio is broken, or the directory would be overwritten.
-    """
+    """Read the options and the tables, check and write."""
     parser = options(__doc__)
     parser.add_argument("--corpus_dir", type=Path, required=True, help="the data directory, with utt2emo")
-    label_options(parser)
     parser.add_argument("--lang", default="", help="en, de, ... (default: its file lang, or seen from the text)")
     parser.add_argument("--allow_pipes", type=boolean, default=False, help="let wav.scp name shell commands")
     args = parser.parse_args()
     folder: Path = args.corpus_dir
     if args.out.resolve() == folder.resolve():
         raise UserError(f"{folder} would be overwritten: name another --out (run.sh: --corpus_name)")
-    utterances = read_utterances(folder)
-    wav_scp = recordings(folder, args.allow_pipes)
     segments = read_table(folder / "segments") if (folder / "segments").exists() else None
-    used = {u.utt for u in utterances} if segments is None else {value.split()[0] for value in segments.values()}
-    wav_scp = {key: entry for key, entry in wav_scp.items() if key in used}
-    utterances, broken = check(folder, utterances, segments, durations(folder, wav_scp, args.nj))
-    report_broken(broken, args.out, args.skip_broken)
+    scan = Scan(args, folder / "utt2emo", read_utterances(folder), segments=segments)
+    used = {u.utt for u in scan.utterances}
+    if segments is not None:
+        used = {word for value in segments.values() for word in value.split()[:1]}
+    wav_scp = {key: entry for key, entry in recordings(folder, args.allow_pipes).items() if key in used}
+    scan.wav_scp = wav_scp
+    check(scan, folder, durations(folder, wav_scp, args.nj))
+    report_broken(scan)
     read_channels(folder / CHANNELS)
     channels = optional(folder / CHANNELS)
-    for u in utterances:
+    for u in scan.utterances:
         u.channel = channels.get(u.path, "")
     if segments:
-        refuse_overlaps(folder / "segments", utterances, segments, wav_scp)
-    utterances, beyond = keep_durations(utterances, args)
-    utterances, others = keep_classes(utterances, args, folder / "utt2emo")
+        refuse_overlaps(folder, scan, segments, wav_scp)
+    keep_durations(scan)
+    keep_classes(scan)
+    scan.source = folder
     lang_file = folder / "lang"
-    given = args.lang or (lang_file.read_text(encoding="utf-8").strip() if lang_file.exists() else "")
-    write_data(utterances, args, folder, given, broken + beyond + others, wav_scp, segments)
+    write_data(scan, args.lang or (lang_file.read_text(encoding="utf-8").strip() if lang_file.exists() else ""))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
-"""Prepare any corpus from a TSV: `utt path speaker emotion text`, header first, optional
-`session gender split channel`.
+"""Prepare any corpus from a TSV with a header: `utt path speaker emotion text`, and `session gender split channel`.
 
-Paths are relative to the TSV. Emotion and text may be empty for single utterances. Nothing is quoted.
+The last four are optional. Paths are relative to the TSV. Emotion and text may be empty. Nothing is quoted.
 """
 
 from __future__ import annotations
@@ -10,9 +9,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from audio_headers import check_audio
-from labels import keep_classes, label_options, label_problem, name_problem
-from prepare_common import Dropped, Utterance, clean, is_unknown, options, warn, with_speaker
+from checks import check_audio, keep_classes, label_problem, name_problem
+from prepare_common import Dropped, Scan, Utterance, clean, is_unknown, options, warn, with_speaker
 from write_data import path_problem, write_data
 
 from sermtl.errors import UserError, command
@@ -25,49 +23,44 @@ GENDERS = {"m": "m", "male": "m", "f": "f", "female": "f"}
 UNKNOWN = ("", "u", "?", "unknown", "o", "other")
 
 
-def width_problem(fields: list[str], names: int, needed: int) -> str | None:
-    """Why a line's number of fields does not fit the header, or None."""
-    if len(fields) < needed:
-        return f"{len(fields)} fields, but the header needs {needed}"
-    if any(fields[names:]):
-        return f"{len(fields)} fields, but the header names {names}: is there a tab within one?"
-    return None
-
-
-def rows(manifest: Path) -> Iterator[tuple[str, list[str] | str]]:
-    """Yield ``file:line`` and the fields of each line that is not blank, or what is wrong with the line."""
+def rows(manifest: Path) -> Iterator[tuple[str, dict[str, str] | str]]:
+    """Yield ``file:line`` and the known fields of each line that is not blank, or what is wrong with the line."""
+    columns: dict[str, int] = {}
     for number, raw in raw_lines(manifest):
-        where = f"{manifest}:{number}"
+        where, problem, fields = f"{manifest}:{number}", "", [""]
         try:
-            line = raw.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r")
+            fields = [field.strip() for field in raw.decode("utf-8-sig" if number == 1 else "utf-8").split("\t")]
         except UnicodeDecodeError as error:
-            yield where, f"not UTF-8 ({error.reason} at byte {error.start + 1})"
+            problem = f"not UTF-8 ({error.reason} at byte {error.start + 1})"
+        if not problem and not any(fields):
             continue
-        if line.strip():
-            yield where, [field.strip() for field in line.split("\t")]
+        if not columns:
+            columns, width = read_header(where, fields, problem), len(fields)
+            continue
+        needed = max(columns.values()) + 1
+        if not problem and len(fields) < needed:
+            problem = f"{len(fields)} fields, but the header needs {needed}"
+        elif any(fields[width:]):
+            problem = f"{len(fields)} fields, but the header names {width}: is there a tab within one?"
+        yield where, problem or {name: fields[place] for name, place in columns.items()}
+    if not columns:
+        raise UserError(f"{manifest} is empty: the first line names the columns {' '.join(REQUIRED)}")
 
 
-def read_header(where: str, header: list[str] | str) -> tuple[dict[str, int], int]:
-    """Map the known columns to their places; also returns the number of columns.
-
-    Raises:
-        UserError: One is missing or occurs twice.
-    """
-    names = header if isinstance(header, list) else []
-    missing = [name for name in REQUIRED if name not in names]
-    if missing:
-        first = clean(" ".join(names))[:200] or header
+def read_header(where: str, names: list[str], problem: str) -> dict[str, int]:
+    """Map the known columns to their places; UserError where one is missing or occurs twice."""
+    if missing := [name for name in REQUIRED if name not in names]:
         raise UserError(
             f"{where}: the header lacks {' '.join(missing)}; needed are, between tabs and in any order, "
-            f"{' '.join(REQUIRED)}, and optionally {' '.join(OPTIONAL_COLUMNS)}; found: {first}"
+            f"{' '.join(REQUIRED)}, and optionally {' '.join(OPTIONAL_COLUMNS)}; "
+            f"found: {problem or clean(' '.join(names))[:200]}"
         )
     known = [name for name in names if name in REQUIRED + OPTIONAL_COLUMNS]
     if len(set(known)) < len(known):
         raise UserError(f"{where}: a column occurs twice in the header: {' '.join(known)}")
-    unused = [name for name in names if name not in known]
-    if unused:
+    if unused := [name for name in names if name not in known]:
         warn(f"{where}: columns that are not used: {clean(' '.join(unused))}")
-    return {name: names.index(name) for name in known}, len(names)
+    return {name: names.index(name) for name in known}
 
 
 def row_problems(row: dict[str, str]) -> Iterator[str]:
@@ -88,78 +81,46 @@ def row_problems(row: dict[str, str]) -> Iterator[str]:
         yield f"channel {row['channel']!r} is neither a number from 1 nor mean"
 
 
-def make_utterance(row: dict[str, str], folder: Path, where: str) -> Utterance:
-    """Make the record of a line without problems."""
-    utt, speaker = with_speaker(row["utt"], row["speaker"])
-    channel = row.get("channel", "")
-    return Utterance(
-        utt=utt,
-        path=os.path.join(folder, row["path"]),
-        speaker=speaker,
-        emotion=" ".join(row["emotion"].split()),
-        text=row["text"],
-        session=row.get("session", ""),
-        split=row.get("split", ""),
-        gender=GENDERS.get(row.get("gender", "").lower(), ""),
-        channel=f"{utt} {channel}" if channel else "",
-        where=where,
-    )
-
-
-def read_manifest(manifest: Path) -> tuple[list[Utterance], list[Dropped]]:
-    """Read all lines: utterances with their text unchanged, and the lines that cannot be used.
-
-    Raises:
-        UserError: The file is missing or empty, or its header is wrong.
-    """
-    lines = rows(manifest)
-    try:
-        columns, names = read_header(*next(lines))
-    except StopIteration:
-        raise UserError(f"{manifest} is empty: the first line names the columns {' '.join(REQUIRED)}") from None
-    utterances: list[Utterance] = []
-    bad: list[Dropped] = []
+def read_manifest(scan: Scan) -> None:
+    """Read all lines: utterances with their text unchanged; the lines that cannot be used are broken."""
     seen: dict[str, str] = {}
     genders: dict[str, str] = {}
-    width = max(columns.values()) + 1
-    for where, fields in lines:
-        problem = fields if isinstance(fields, str) else width_problem(fields, names, width)
-        if problem:
-            bad.append(Dropped("-", problem, where))
+    for where, row in rows(scan.source):
+        if isinstance(row, str):
+            scan.broken.append(Dropped("-", row, where))
             continue
-        row = {name: fields[place] for name, place in columns.items()}
         problems = list(row_problems(row))
         if not problems:
-            utterance = make_utterance(row, manifest.parent, where)
-            if (first := seen.setdefault(utterance.utt, where)) != where:
+            utt, speaker = with_speaker(row["utt"], row["speaker"])
+            gender, channel = GENDERS.get(row.get("gender", "").lower(), ""), row.get("channel", "")
+            if (first := seen.setdefault(utt, where)) != where:
                 problems.append(f"the same utt and speaker as {first}")
-            if utterance.gender != genders.setdefault(utterance.speaker, utterance.gender):
-                problems.append(f"another gender of speaker {utterance.speaker} than before")
+            if gender != genders.setdefault(speaker, gender):
+                problems.append(f"another gender of speaker {speaker} than before")
         if problems:
-            bad.append(Dropped(row["utt"] or "-", "; ".join(problems), where))
-        else:
-            utterances.append(utterance)
-    return utterances, bad
+            scan.broken.append(Dropped(row["utt"] or "-", "; ".join(problems), where))
+            continue
+        utterance = Utterance(utt, os.path.join(scan.source.parent, row["path"]), speaker, gender=gender, where=where)
+        utterance.emotion, utterance.text = " ".join(row["emotion"].split()), row["text"]
+        utterance.session, utterance.split = row.get("session", ""), row.get("split", "")
+        utterance.channel = f"{utt} {channel}" if channel else ""
+        scan.utterances.append(utterance)
 
 
 @command
 def main() -> None:
-    """Read the options and the manifest, check and write.
-
-    Raises:
-        UserError: The manifest or audio that it names is broken; lists all of it.
-    """
+    """Read the options and the manifest, check and write."""
     parser = options(__doc__)
     parser.add_argument("--manifest", type=Path, required=True, help="the TSV")
-    label_options(parser)
     parser.add_argument("--lang", default="", help="en, de, ... (default: en where all letters are A to Z)")
     args = parser.parse_args()
     if not args.manifest.is_file():
         raise UserError(f"--manifest {args.manifest}: no such file; a relative path is looked for from {Path.cwd()}")
-    utterances, bad = read_manifest(args.manifest)
-    utterances, broken = check_audio(utterances, args, bad)
-    utterances, others = keep_classes(utterances, args, args.manifest)
-    write_data(utterances, args, args.manifest, args.lang, broken + others)
+    scan = Scan(args, args.manifest)
+    read_manifest(scan)
+    check_audio(scan)
+    keep_classes(scan)
+    write_data(scan, args.lang)
 
 
 if __name__ == "__main__":

@@ -1,18 +1,18 @@
 """Prepare a release of MSP-Podcast: `Labels/labels_consensus.csv`, `Audios/` and `Transcripts/`.
 
-Its partitions become the table utt2split: `--protocol lists` trains on Train, and tests on Test1, Test2, ... in a fold
-each.
+Its partitions become utt2split: `--protocol lists` trains on Train, and tests on Test1, Test2, ... in a fold each.
 """
 
 from __future__ import annotations
 
+import argparse
 import csv
 import re
 from collections import Counter
 from pathlib import Path
 
-from known_corpus import Corpus, Scan, corpus_options, report_counts, write_corpus
-from prepare_common import Dropped, Utterance, entries, with_speaker
+from known_corpus import Corpus, corpus_options, report_counts, write_corpus
+from prepare_common import Dropped, Scan, Utterance, entries, with_speaker
 
 from sermtl.errors import UserError, command
 
@@ -29,13 +29,10 @@ CORPUS = Corpus(
 )
 
 
-def scan_labels(root: Path) -> tuple[Scan, Counter[str]]:
-    """Read labels, speakers, partitions and transcripts; also counts the lines of each partition.
-
-    Raises:
-        UserError: The table of labels is missing, or lacks a column.
-    """
-    table, scan, parts = root / "Labels/labels_consensus.csv", Scan(), Counter[str]()
+def scan_labels(args: argparse.Namespace) -> tuple[Scan, Counter[str]]:
+    """Read labels, speakers, partitions and transcripts; also counts the lines of each partition."""
+    root, parts = args.corpus_dir, Counter[str]()
+    table, scan = root / "Labels/labels_consensus.csv", Scan(args, root)
     if not table.is_file():
         raise UserError(f"no {table}: give --corpus_dir the folder that holds Labels/, Audios/ and Transcripts/")
     wavs, texts = entries(root / "Audios", ".wav"), entries(root / "Transcripts", ".txt")
@@ -63,14 +60,10 @@ def scan_labels(root: Path) -> tuple[Scan, Counter[str]]:
 
 @command
 def main() -> None:
-    """Read the options, scan, check and write.
-
-    Raises:
-        UserError: The folder is no such corpus, a class is unknown, or audio is broken.
-    """
+    """Read the options, scan, check and write."""
     args = corpus_options(CORPUS, __doc__).parse_args()
-    scan, parts = scan_labels(args.corpus_dir)
-    write_corpus(CORPUS, scan, args)
+    scan, parts = scan_labels(args)
+    write_corpus(CORPUS, scan)
     readme = args.corpus_dir / "readme.txt"
     said = re.search(r"Release\s+([\d.]*\d)", readme.read_text(errors="replace")) if readme.is_file() else None
     if said and said[1] in RELEASES:

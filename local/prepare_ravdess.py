@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from known_corpus import Corpus, prepare_by_names
-
-from sermtl.errors import command
+from known_corpus import Corpus, program
 
 EMOTIONS = "neutral calm happy sad angry fearful disgust surprised".split()
 STATEMENTS = {"01": "Kids are talking by the door.", "02": "Dogs are sitting by the door."}
@@ -28,13 +26,7 @@ CORPUS = Corpus(
     example="Actor_12/03-01-06-01-02-01-12.wav",
     folders=("Actor_*", "Audio_Speech_Actors_01-24/Actor_*"),
 )
-
-
-@command
-def main() -> None:
-    """Read the options, scan, check and write."""
-    prepare_by_names(CORPUS, __doc__)
-
+main = program(CORPUS, __doc__)
 
 if __name__ == "__main__":
     raise SystemExit(main())

@@ -1,9 +1,7 @@
 # shellcheck shell=bash
 # Sourced. log MESSAGE... on stdout; die STATUS MESSAGE... on stderr, then exit.
 
-log() {
-    _log_line "$@"
-}
+log() { _log_line "$@"; }
 
 die() {
     local status=$1

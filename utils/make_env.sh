@@ -10,9 +10,7 @@ mark=.venv/installed
 lock=.venv/installing
 log=.venv/install.log
 
-say() {
-    printf 'path.sh: %s\n' "$*" >&2
-}
+say() { printf 'path.sh: %s\n' "$*" >&2; }
 
 fail() {
     say "$@"
@@ -26,15 +24,12 @@ inputs() {
 
 # A copied or moved environment does not work: its programs name the folder in which it was made.
 in_place() {
-    local home python
-    [[ -f ${mark} && -x .venv/bin/python ]] || return 1
-    { read -r home && read -r python; } <"${mark}" || return 1
-    [[ ${home} -ef . && ${python} == "$(readlink -f .venv/bin/python)" ]]
+    local home='' python=''
+    if [[ -f ${mark} ]]; then { read -r home && read -r python; } <"${mark}" || return 1; fi
+    [[ -x .venv/bin/python && ${home} -ef . && ${python} == "$(readlink -f .venv/bin/python)" ]]
 }
 
-up_to_date() {
-    in_place && [[ $(tail -n +2 "${mark}") == "$(inputs)" ]]
-}
+up_to_date() { in_place && [[ $(tail -n +2 "${mark}") == "$(inputs)" ]]; }
 
 # In the background, so that an interrupt is handled at once. A pip that outlives this script keeps the lock.
 logged() {

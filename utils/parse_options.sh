@@ -31,9 +31,7 @@ _po_list() {
     done
 }
 
-_po_is_known() {
-    [[ $1 != *[!A-Za-z0-9_]* && ${_po_known} == *" $1 "* ]]
-}
+_po_is_known() { [[ $1 != *[!A-Za-z0-9_]* && ${_po_known} == *" $1 "* ]]; }
 
 # " (did you mean --x?)"; a beginning of a name is more likely an abbreviation than a typing error.
 _po_hint() {
@@ -122,48 +120,40 @@ _po_help() {
     printf '  --%-18s %s\n' config 'FILE of name=value lines, read before the command line' help 'this text'
 }
 
-# Checks every word before it sets anything; leaves the number of words used in _po_used.
-_po_parse() {
-    local name shown i
-    local names=() values=()
-    _po_used=0
-    while (($#)); do
-        case $1 in
-            --help | -h)
-                _po_help >&2
-                exit 0
-                ;;
-            --)
-                _po_used=$((_po_used + 1))
-                break
-                ;;
-            --*=*) _po_fail "options are two words: write ${1%%=*} ${1#*=}, not $1" ;;
-            --*) shown=$1 name=${1#--} name=${name//-/_} ;;
-            *) break ;;
-        esac
-        if ! _po_is_known "${name}" && { [[ ${name} != config ]] || ${_po_passes_on}; }; then
-            _po_refuse "${name}" "${shown}"
-        fi
-        if (($# < 2)); then _po_fail "option ${shown} needs a value"; fi
-        if _po_is_known "${name}"; then
-            _po_check "${name}" "$2" "${shown}"
-            names+=("${name}") values+=("$2")
-        elif ${_po_passes_on}; then
-            other_options+=("$1" "$2")
-        else
-            _po_read_config "$2"
-        fi
-        _po_used=$((_po_used + 2))
-        shift 2
-    done
-    for i in ${names[@]+"${!names[@]}"}; do printf -v "${names[i]}" '%s' "${values[i]}"; done
-}
-
 _po_script=${BASH_SOURCE[1]:-$0}
 _po_passes_on=false
 if declare -p other_options &>/dev/null; then _po_passes_on=true; fi
 _po_list
-_po_parse "$@"
-shift "${_po_used}"
-unset _po_script _po_used _po_passes_on _po_refused _po_known _po_booleans
-unset -f _po_fail _po_list _po_is_known _po_hint _po_refuse _po_check _po_read_config _po_help _po_parse
+# Every word of the command line is checked before any value is set.
+_po_names=() _po_values=()
+while (($#)); do
+    case $1 in
+        --help | -h)
+            _po_help >&2
+            exit 0
+            ;;
+        --)
+            shift
+            break
+            ;;
+        --*=*) _po_fail "options are two words: write ${1%%=*} ${1#*=}, not $1" ;;
+        --*) _po_name=${1#--} _po_name=${_po_name//-/_} ;;
+        *) break ;;
+    esac
+    if ! _po_is_known "${_po_name}" && { [[ ${_po_name} != config ]] || ${_po_passes_on}; }; then
+        _po_refuse "${_po_name}" "$1"
+    fi
+    if (($# < 2)); then _po_fail "option $1 needs a value"; fi
+    if _po_is_known "${_po_name}"; then
+        _po_check "${_po_name}" "$2" "$1"
+        _po_names+=("${_po_name}") _po_values+=("$2")
+    elif ${_po_passes_on}; then
+        other_options+=("$1" "$2")
+    else
+        _po_read_config "$2"
+    fi
+    shift 2
+done
+for _po_i in ${_po_names[@]+"${!_po_names[@]}"}; do printf -v "${_po_names[_po_i]}" '%s' "${_po_values[_po_i]}"; done
+unset "${!_po_@}"
+unset -f _po_fail _po_list _po_is_known _po_hint _po_refuse _po_check _po_read_config _po_help

@@ -46,10 +46,8 @@ set_job_options() {
     fi
     dump_nj=${dump_nj:-${nj}}
     dump_cmd=${train_cmd} fold_cmd=${train_cmd} infer_cmd=${decode_cmd} fold_ngpu=${ngpu}
-    if ((ngpu && jobs_per_gpu > 1)); then
-        if [[ ${cmd_backend} != local ]]; then die 2 "--jobs_per_gpu ${jobs_per_gpu}: only with --cmd_backend local"; fi
-        shared=" --jobs_per_gpu ${jobs_per_gpu}"
-    fi
+    if ((ngpu && jobs_per_gpu > 1)); then shared=" --jobs_per_gpu ${jobs_per_gpu}"; fi
+    if [[ -n ${shared} && ${cmd_backend} != local ]]; then die 2 "${shared# }: only with --cmd_backend local"; fi
     if ((ngpu)) && [[ ${feats_type} == stored ]]; then dump_cmd="${cuda_cmd} --gpu 1${shared}"; fi
     # Heads on pooled vectors are so small that a GPU would only wait.
     if ${short_folds}; then fold_ngpu=0; fi
@@ -85,9 +83,7 @@ select_folds() {
 }
 
 # skipped N: whether --skip_stages names stage N.
-skipped() {
-    [[ " ${skip_stages} " == *[[:space:]]"$1"[[:space:]]* ]]
-}
+skipped() { [[ " ${skip_stages} " == *[[:space:]]"$1"[[:space:]]* ]]; }
 
 # require_file FILE N: stops where FILE is missing, before anything starts; stage N makes it.
 require_file() {
@@ -125,50 +121,39 @@ run() {
 }
 
 # submit "COMMAND OPTION..." LOG WORD...: a command as jobs, by run.pl, queue.pl or slurm.pl, which end their jobs, or
-# take them back from the queue, when a signal comes.
+# take them back from the queue, when a signal comes. In the background, so that it comes there at once.
 submit() {
-    local words word job logs=$2 jobs=${1##*JOB=1:}
+    local words word job status=0 logs=$2 jobs=${1##*JOB=1:}
     read -ra words <<<"$1"
-    log "log: ${logs}"
     words+=("${logs}")
-    shift 2
-    for word in "$@"; do words+=("$(job_word "${word}")"); done
+    log "log: ${logs}"
+    for word in "${@:3}"; do words+=("$(job_word "${word}")"); done
     if ${dry_run}; then
         run "${words[@]}"
         return
     fi
-    run_in_background "${words[@]}" || _fail $?
+    SERMTL_CALLER=$$ without_locks "${words[@]}" &
+    _runner=$!
+    wait "${_runner}" || status=$?
+    _runner=
+    if ((status)); then _fail "${status}"; fi
     for ((job = 1; job <= jobs; job++)); do
         sed -n 's/^.*\(nothing changed: \)/\1/p' "${logs/JOB/${job}}"
         grep -m 10 '^warning: ' "${logs/JOB/${job}}" || true # the log has all of them
     done
 }
 
-# run_in_background WORD...: waits for the command, so that a signal to this script reaches it at once.
-run_in_background() {
-    local status=0
-    SERMTL_CALLER=$$ without_locks "$@" &
-    _runner=$!
-    wait "${_runner}" || status=$?
-    _runner=
-    return "${status}"
-}
-
 # lock_dirs DIRECTORY...: keeps other run.sh out of them until this one ends; stops where one works there.
 lock_dirs() {
     local directory
     for directory in "$@"; do
-        _lock "${directory}" die 2 "wait, or use another --tag or --expdir: another run.sh works on ${directory}"
+        lock_dir "${directory}" die 2 "wait, or use another --tag or --expdir: another run.sh works on ${directory}"
     done
 }
 
-# wait_for_dir DIRECTORY: keeps other run.sh out of it, waiting for one that works there.
-wait_for_dir() {
-    _lock "$1" log "waiting for another run.sh"
-}
-
-# _lock DIRECTORY COMMAND WORD...: also removes what killed programs have left there.
-_lock() {
+# lock_dir DIRECTORY COMMAND WORD...: runs the command where another run.sh works there, then waits for it; also removes
+# what killed programs have left there.
+lock_dir() {
     if ${dry_run}; then return; fi
     mkdir -p "$1"
     take_lock "$1/.lock" "${@:2}" || exit 2
@@ -213,7 +198,6 @@ _stop_at_signal() {
     _fail $((128 + $(kill -l "$1")))
 }
 
-for _signal in INT TERM HUP; do
-    # shellcheck disable=SC2064 # each trap names its own signal
-    trap "_stop_at_signal ${_signal}" "${_signal}"
-done
+trap '_stop_at_signal INT' INT
+trap '_stop_at_signal TERM' TERM
+trap '_stop_at_signal HUP' HUP

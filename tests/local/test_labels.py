@@ -8,7 +8,7 @@ from pathlib import Path
 import prepare
 import pytest
 
-from labels import spelling_variants  # isort: skip
+from checks import spelling_variants  # isort: skip
 
 
 def run(folder: Path, emotions: list[str], *options: str, speakers: tuple[str, ...] = ("A",)) -> prepare.Result:

@@ -49,7 +49,7 @@ def test_another_version_is_replaced_and_a_foreign_folder_is_not(
 ) -> None:
     import make_mini
 
-    few = make_mini.dialogs()[:1]
+    few = dict([*make_mini.dialogs().items()][:1])
     monkeypatch.setattr(make_mini, "dialogs", lambda: few)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/letter.txt").write_text("Dear")

@@ -312,9 +312,7 @@ def test_an_interrupted_run_sh_ends_with_the_signals_status(
 
 def test_jobs_end_when_run_sh_is_killed_without_a_chance_to_say_so(tmp_path: Path, recipe: Path) -> None:
     """kill -9 of the script that started run.pl: its jobs must not go on beside those of the next start."""
-    caller = stage_3(
-        recipe, tmp_path, "run_in_background", "run.pl", "JOB=1:2", "JOB.log", "sleep", f"3217{os.getpid()}"
-    )
+    caller = stage_3(recipe, tmp_path, "submit", "run.pl JOB=1:2", "JOB.log", "sleep", f"3217{os.getpid()}")
     find = ["pgrep", "-f", f"^sleep 3217{os.getpid()}$"]
     deadline = time.monotonic() + 60
     while len(subprocess.run(find, capture_output=True).stdout.split()) < 2 and time.monotonic() < deadline:

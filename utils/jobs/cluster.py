@@ -14,13 +14,12 @@ import shutil
 import subprocess
 import time
 from dataclasses import replace
+from subprocess import DEVNULL, PIPE, STDOUT
 
-from jobs.config import Config, option_words, read_config
 from jobs.engines import GridEngine, Slurm, ask, job_id
-from jobs.logs import read_text, status_in
-from jobs.report import describe, report, say
+from jobs.report import describe, picked_tasks, read_text, report, say, status_in
 from jobs.request import JobError, Request, clear_path
-from jobs.script import Script, folder_of, stem_of
+from jobs.script import Config, Script, folder_of, stem_of
 from jobs.signals import Signals
 
 ASK_EVERY = float(os.environ.get("SERMTL_ASK_EVERY", "10"))  # seconds between questions to the engine
@@ -34,13 +33,9 @@ TERMINATED = 143
 
 
 def run(request: Request) -> int:
-    """Run the request's tasks on the cluster; exit status as `report` gives it, 2 where interrupted.
-
-    Raises:
-        JobError: the configuration or an option is wrong, or the scheduler takes no job.
-    """
+    """Run the request's tasks on the cluster; exit status as `report` gives it, 2 where interrupted."""
     engine = GridEngine() if request.program == "queue.pl" else Slurm()
-    config = read_config(request.options.get("config", engine.config))
+    config = Config(request.options.get("config", engine.config))
     request = replace(request, options={**config.defaults, **request.options})
     signals = Signals()
     if request.options.get("check") == "true":
@@ -58,14 +53,9 @@ class _Job:
 
     def __init__(self, request: Request, engine: GridEngine | Slurm, config: Config, signals: Signals) -> None:
         self.request, self.engine, self.signals = request, engine, signals
-        self.tasks = request.picked_tasks()
-        self.script = Script(request, self.tasks, engine)
-        self.command = [
-            *config.command,
-            *self.script.submit_words(),
-            *option_words(config, request, engine.example),
-            self.script.path,
-        ]
+        self.tasks = picked_tasks(request)
+        self.script = Script(request, self.tasks, engine, config)
+        self.command = self.script.submission()
         self.index = self.script.index  # task -> the engine's number for it
         self.id = ""
         self.open = set(self.tasks)
@@ -73,14 +63,16 @@ class _Job:
         self.killed: dict[int, int] = {}  # task -> status above 128, to be explained
         self.terminated: set[int] = set()
         self.missing: dict[int, float] = {}  # task -> since when it is in neither the queue nor the marks
-        self.silent_since: float | None = None
         self.said: set[str] = set()
         self.has_run = False
 
     def run(self) -> int:
         if not self.tasks:
             return 0
-        self._prepare()
+        logs = map(self.request.log_of, self.tasks)
+        for path in (self.script.path, self.script.output, f"{self.script.marks}/x", *logs):
+            clear_path(path)
+        self.script.write(self.command)
         try:
             self.id = self._submit()
             self.cancel = [self.engine.cancels, self.id]
@@ -93,20 +85,11 @@ class _Job:
             shutil.rmtree(self.script.marks, ignore_errors=True)
         return report(self.request, self.failures, self.script.output)
 
-    def _prepare(self) -> None:
-        logs = [self.request.log_of(task) for task in self.tasks]
-        for path in (self.script.path, self.script.output, os.path.join(self.script.marks, "x"), *logs):
-            clear_path(path)
-        self.script.write(self.command)
-
     def _submit(self) -> str:
-        null, pipe = subprocess.DEVNULL, subprocess.PIPE
+        # Out of reach of Ctrl-C: an interrupted submission may have been made, without a number to cancel it.
         for attempt in range(RETRIES + 1):
             try:
-                # Out of reach of Ctrl-C: an interrupted submission may have been made, without a number to cancel it.
-                done = subprocess.run(
-                    self.command, stdin=null, stdout=pipe, stderr=subprocess.STDOUT, start_new_session=True
-                )
+                done = subprocess.run(self.command, stdin=DEVNULL, stdout=PIPE, stderr=STDOUT, start_new_session=True)
             except OSError as error:
                 raise JobError(
                     f"cannot start {self.command[0]} ({error.strerror}): submit from a host where "
@@ -129,11 +112,10 @@ class _Job:
         raise JobError(f"{self.command[0]} took no job: {reason}\nthe command was: {shown}")
 
     def _wait(self) -> None:
-        self.begun = time.monotonic()
+        self.begun = self.answered = time.monotonic()
         question, nap = self.begun + ASK_EVERY, 0.05
         while self.open and self.signals.number is None:
-            if self._read_marks():
-                nap = 0.05
+            self._read_marks()
             if self.terminated:
                 question = min(question, time.monotonic() + 1)
             if self.open and time.monotonic() >= question:
@@ -143,9 +125,8 @@ class _Job:
                 self.signals.wait(nap)
                 nap = min(nap * 1.5, 1.0, ASK_EVERY)
 
-    def _read_marks(self) -> bool:
-        """Take the new marks; True if there are any. Listing the folder refreshes a shared file system's view."""
-        before = len(self.open), len(self.terminated)
+    def _read_marks(self) -> None:
+        """Take the new marks. Listing the folder refreshes a shared file system's view."""
         for path in glob.glob(os.path.join(glob.escape(self.script.marks), "done.*")):
             task = int(path.rpartition(".")[2])
             if task not in self.open or task in self.terminated:
@@ -165,17 +146,15 @@ class _Job:
                 self.killed[task] = status
             elif status:
                 self.failures[task] = describe(status, self.request.log_of(task))
-        return (len(self.open), len(self.terminated)) != before
 
     def _ask(self) -> None:
         queued = self.engine.queued(self.id)
         now = time.monotonic()
         if queued is None:
-            self.silent_since = self.silent_since or now
-            if now - self.silent_since >= PATIENCE:
+            if now - self.answered >= PATIENCE:
                 self._say_once(f"the scheduler does not answer; still waiting for job {self.id}")
             return
-        self.silent_since = None
+        self.answered = now
         for task in sorted(self.open):
             state = queued.get(self.index[task])
             if state == "waiting":

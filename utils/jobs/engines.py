@@ -8,8 +8,6 @@ import re
 import subprocess
 from typing import Any
 
-from jobs.request import Request
-
 ALONE = 1  # index of the only task of a job that is no array
 
 
@@ -21,10 +19,7 @@ class GridEngine:
     index = "SGE_TASK_ID"
     environment = ""
     example = "-l NAME=$0"
-
-    def submit_words(self, name: str, output: str, request: Request, array: str) -> list[str]:
-        """-N, -o and, where ``array`` is "first-last" and not "", -t."""
-        return ["-N", name, "-o", output, *(["-t", array] if array else [])]
+    job_words, array_word, at_once = ["-N", "{name}", "-o", "{output}"], "-t", ""
 
     def queued(self, job: str) -> dict[int, str] | None:
         """Tasks that are "waiting", "running", or why one will never run, by `qstat -g d`: a line for each task."""
@@ -37,14 +32,13 @@ class GridEngine:
             if words and words[0] == job:
                 last = [word for word in words[7:] if word.isdigit()]
                 tasks[int(last[1]) if len(last) > 1 else ALONE] = words[4]
-        return {task: self._state(job, task, state) for task, state in tasks.items()}
-
-    def _state(self, job: str, task: int, state: str) -> str:
-        if "E" not in state:
-            return "running" if re.search("[rt]", state) else "waiting"
-        _, out, _ = ask(["qstat", "-j", job])
-        reason = re.search(rf"^error reason\s+{task}:\s+(.*)", out, re.M)
-        return f"Grid Engine could not start it: {reason[1] if reason else 'no reason given'}"
+        _, why, _ = ask(["qstat", "-j", job]) if "E" in "".join(tasks.values()) else ("", "", "")
+        for task, state in tasks.items():
+            tasks[task] = "running" if re.search("[rt]", state) else "waiting"
+            if "E" in state:
+                reason = re.search(rf"^error reason\s+{task}:\s+(.*)", why, re.M)
+                tasks[task] = f"Grid Engine could not start it: {reason[1] if reason else 'no reason given'}"
+        return tasks
 
     def ended(self, job: str) -> dict[int, str]:
         """Why tasks left the queue badly, by `qacct`, which some sites switch off, and which lags by some seconds."""
@@ -53,17 +47,16 @@ class GridEngine:
         for record in re.split(r"^=+$", out, flags=re.M):
             fields = dict(re.findall(r"^(\w+) +(.*?) *$", record, re.M))
             failed, task = fields.get("failed", "0"), fields.get("taskid", "undefined")
-            if not failed.startswith("0"):
-                ended[int(task) if task.isdigit() else ALONE] = self._reason(failed, fields.get("exit_status", ""))
+            status, text = fields.get("exit_status", ""), failed.partition(":")[2].strip()
+            if failed.startswith("0"):
+                continue
+            reason = f"Grid Engine reports: {text}, exit status {status}"
+            if failed.startswith("100") and status.startswith("137"):
+                reason = "killed by signal 9 from outside: deleted (qdel), or for memory (--mem)"
+            if failed.startswith("37"):
+                reason = f"over its time or memory limit ({text})"
+            ended[int(task) if task.isdigit() else ALONE] = reason
         return ended
-
-    def _reason(self, failed: str, status: str) -> str:
-        text = failed.partition(":")[2].strip()
-        if failed.startswith("100") and status.startswith("137"):
-            return "killed by signal 9 from outside: deleted (qdel), or for memory (--mem)"
-        if failed.startswith("37"):
-            return f"over its time or memory limit ({text})"
-        return f"Grid Engine reports: {text}, exit status {status}"
 
     def why_waiting(self, job: str) -> str:
         """By `qalter -w v`, which verifies against an empty cluster: what cannot run there never will."""
@@ -80,6 +73,8 @@ class Slurm:
     index = "SLURM_ARRAY_TASK_ID"
     environment = "SLURM_"
     example = "--NAME $0"
+    job_words = ["--job-name", "{name}", "--output", "{output}", "--open-mode", "append"]
+    array_word, at_once = "--array", "%"
 
     # Reasons that only mean that it is not this job's turn.
     turn = "None Priority Resources JobArrayTaskLimit BeginTime Cleaning Prolog ReqNodeNotAvail Licenses".split()
@@ -94,14 +89,6 @@ class Slurm:
         "REVOKED": "revoked",
     }
 
-    def submit_words(self, name: str, output: str, request: Request, array: str) -> list[str]:
-        """--job-name, --output and --array first-last%most."""
-        words = ["--job-name", name, "--output", output, "--open-mode", "append"]
-        if array:
-            most = request.options.get("max_jobs_run")
-            words += ["--array", array + (f"%{most}" if most else "")]
-        return words
-
     def queued(self, job: str) -> dict[int, str] | None:
         """By `squeue -r`, which has a line for each task."""
         status, out, err = ask(["squeue", "-h", "-r", "-j", job, "-o", "%K|%T|%r"])
@@ -110,10 +97,9 @@ class Slurm:
         tasks = {}
         for line in out.splitlines():
             task, state, reason = line.split("|", 2)
+            state = "waiting" if state == "PENDING" else "running"
             if "launch failed" in reason:
                 state = f"Slurm could not start it: {reason}"
-            else:
-                state = "waiting" if state == "PENDING" else "running"
             tasks[int(task) if task.isdigit() else ALONE] = state
         return tasks
 
@@ -159,11 +145,12 @@ def expand(tasks: str) -> list[int]:
     return numbers or [ALONE]
 
 
-def ask(words: list[str], seconds: float = 20) -> tuple[int, str, str]:
-    """Exit status, output and messages of a scheduler's command; status 127 where it does not answer."""
+def ask(words: list[str]) -> tuple[int, str, str]:
+    """Exit status, output and messages of a scheduler's command; status 127 where it does not answer in 20 s."""
+    env = {**os.environ, "LC_ALL": "C"}
+    options: dict[str, Any] = {"stdin": subprocess.DEVNULL, "capture_output": True, "start_new_session": True}
     try:
-        options: dict[str, Any] = {"stdin": subprocess.DEVNULL, "capture_output": True, "start_new_session": True}
-        done = subprocess.run(words, timeout=seconds, env={**os.environ, "LC_ALL": "C"}, **options)
+        done = subprocess.run(words, timeout=20, env=env, encoding="utf-8", errors="replace", **options)
     except (OSError, subprocess.TimeoutExpired) as error:
         return 127, "", str(error)
-    return done.returncode, done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace")
+    return done.returncode, done.stdout, done.stderr

@@ -9,19 +9,17 @@ import platform
 import signal
 import subprocess
 import time
-from dataclasses import dataclass
 from importlib import metadata
+from typing import NamedTuple
 
-from jobs.logs import commented, date, read_text
-from jobs.report import describe, report, say
+from jobs.report import commented, date, describe, picked_tasks, read_text, report, say
 from jobs.request import JobError, Request, clear_path
 from jobs.signals import Signals
 
 GRACE = 10.0  # seconds between SIGTERM and SIGKILL
 
 
-@dataclass
-class Task:
+class Task(NamedTuple):
     """A running task: its shell leads a new session and process group."""
 
     number: int
@@ -30,11 +28,7 @@ class Task:
 
 
 class Runner:
-    """Runs a request's tasks.
-
-    Raises:
-        JobError: for an option's value that does not fit this machine, or a log that cannot be written.
-    """
+    """Runs a request's tasks; JobError for an option's value that does not fit this machine."""
 
     def __init__(self, request: Request) -> None:
         self.request = request
@@ -42,14 +36,19 @@ class Runner:
         if request.number("num_nodes", 1, 1) > 1:
             raise JobError("--num_nodes: this runner has one machine; choose another cmd_backend in conf/cmd.sh")
         self.slots = slots(request)
-        self.versions = versions()
+        try:
+            torch = metadata.version("torch")
+        except metadata.PackageNotFoundError:
+            torch = "none"
+        # Of the environment that tasks are started in, the one that runs this program.
+        self.versions = f"Python {platform.python_version()}, torch {torch}"
         self.running: dict[int, Task] = {}
         self.failures: dict[int, str] = {}
         self.signals = Signals()
 
     def run(self) -> int:
         """Run the tasks; exit status as `report` gives it, 2 where interrupted."""
-        waiting = self.request.picked_tasks()
+        waiting = picked_tasks(self.request)
         for number in waiting:
             clear_path(self.request.log_of(number))
         while (waiting or self.running) and self.signals.number is None:
@@ -63,7 +62,7 @@ class Runner:
 
     def _start(self, number: int) -> None:
         slot = min(set(range(len(self.slots))) - set(self.running))
-        command = self.request.command_of(number)
+        command = self.request.numbered(self.request.command, number)
         env = dict(os.environ, CUDA_VISIBLE_DEVICES=self.slots[slot])
         if "num_threads" in self.request.options:
             env["OMP_NUM_THREADS"] = str(self.threads)
@@ -145,15 +144,6 @@ def visible_gpus() -> list[str]:
         return []
     count = sum(line.startswith(b"GPU ") for line in listed.stdout.splitlines())
     return [str(i) for i in range(count)] if listed.returncode == 0 else []
-
-
-def versions() -> str:
-    """Python and torch of the environment that tasks are started in, the one that runs this program."""
-    try:
-        torch = metadata.version("torch")
-    except metadata.PackageNotFoundError:
-        torch = "none"
-    return f"Python {platform.python_version()}, torch {torch}"
 
 
 def descendants(pids: set[int]) -> dict[int, int]:

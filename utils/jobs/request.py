@@ -11,8 +11,6 @@ import re
 import shlex
 from dataclasses import dataclass, field
 
-from jobs.logs import commented, read_text, status_in
-
 LOCAL_OPTIONS = "gpu mem num_threads time name max_jobs_run config pick jobs_per_gpu num_nodes check".split()
 NO_VALUE = {"-V", "-cwd", "-notify", "-H", "-h", "-k", "-s", "-O", "-Q", "-W"}  # of qsub and sbatch
 RANGE = re.compile(r"([A-Za-z_]\w*)=(\d+)(?::(\d+))?$")
@@ -37,18 +35,13 @@ class Request:
     first: int = 1
     last: int = 1
 
-    def picked_tasks(self) -> list[int]:
-        """Tasks to run: all, or with `--pick failed` those whose log does not end in success."""
-        tasks = range(self.first, self.last + 1)
-        return [task for task in tasks if self.options.get("pick", "all") == "all" or not self._is_done(task)]
-
     def log_of(self, task: int) -> str:
         """Path of a task's log."""
-        return self._numbered(self.log, task)
+        return self.numbered(self.log, task)
 
-    def command_of(self, task: int) -> str:
-        """Text for the task's shell."""
-        return self._numbered(self.command, task)
+    def numbered(self, text: str, task: int) -> str:
+        """Text with the task's number in the place of JOB."""
+        return text if self.job is None else re.sub(rf"\b{self.job}\b", str(task), text)
 
     def number(self, option: str, default: int, least: int = 0) -> int:
         """Value of an option that is a whole number."""
@@ -57,21 +50,9 @@ class Request:
             raise JobError(f"--{option} is a whole number from {least} on, not '{value}'")
         return int(value)
 
-    def _numbered(self, text: str, task: int) -> str:
-        return text if self.job is None else re.sub(rf"\b{self.job}\b", str(task), text)
-
-    def _is_done(self, task: int) -> bool:
-        # The log of another command proves nothing about this one.
-        log, command = self.log_of(task), commented(self.command_of(task))
-        return f"\n{command}\n" in f"\n{read_text(log)}" and status_in(log) == 0
-
 
 def parse(program: str, words: list[str]) -> Request:
-    """Read a runner's command line.
-
-    Raises:
-        JobError: an unknown option, a range or option that cannot be read, an array without JOB in its log's name.
-    """
+    """Read a runner's command line; JobError for an option, range or log's name that is wrong."""
     rest = list(words)
     request = Request(program, list(words), "", "")
     while rest and (rest[0].startswith("-") or LIKE_A_RANGE.match(rest[0])):
@@ -81,7 +62,9 @@ def parse(program: str, words: list[str]) -> Request:
             _take_range(request, rest.pop(0))
     if len(rest) < 2:
         raise JobError(f"usage: {program} [--option value]... [JOB=1:n] LOG COMMAND...")
-    request.log, request.command = rest[0], shell_text(rest[1:])
+    # Words with blanks are quoted for the job's shell; others stay as they are, so that `|` and `>` work.
+    words = [shlex.quote(word) if not word or re.search(r"\s", word) else word for word in rest[1:]]
+    request.log, request.command = rest[0], " ".join(words)
     if request.options.get("pick", "all") not in ("all", "failed"):
         raise JobError(f"--pick is 'all' or 'failed', not '{request.options['pick']}'")
     if request.options.get("check", "false") not in ("true", "false"):
@@ -102,21 +85,22 @@ def _take_option(request: Request, rest: list[str]) -> None:
     values = 2 if word == "-pe" else 1
     if len(rest) < values or rest[0].startswith("--"):
         raise JobError(f"option {word} needs a value")
-    if not word.startswith("--"):
-        request.engine_words += [word, *rest[:values]]
-        if word == "-tc" and request.program == "run.pl":
-            request.options["max_jobs_run"] = rest[0]
-    else:
-        name = word[2:].replace("-", "_")
-        if request.program == "run.pl" and name not in LOCAL_OPTIONS:
-            near = difflib.get_close_matches(name, LOCAL_OPTIONS, 1, 0)[0]
-            raise JobError(f"unknown option {word} (did you mean --{near}?)")
-        before = request.options.get(name, rest[0])
-        request.options[name] = rest[0]
-        if name == "max_jobs_run":
-            # A stage may lower the site's limit, not raise it.
-            request.options[name] = str(min(request.number(name, 1, 1), int(before)))
+    value, taken = rest[0], rest[:values]
     del rest[:values]
+    if not word.startswith("--"):
+        request.engine_words += [word, *taken]
+        if word == "-tc" and request.program == "run.pl":
+            request.options["max_jobs_run"] = value
+        return
+    name = word[2:].replace("-", "_")
+    if request.program == "run.pl" and name not in LOCAL_OPTIONS:
+        near = difflib.get_close_matches(name, LOCAL_OPTIONS, 1, 0)[0]
+        raise JobError(f"unknown option {word} (did you mean --{near}?)")
+    before = request.options.get(name, value)
+    request.options[name] = value
+    if name == "max_jobs_run":
+        # A stage may lower the site's limit, not raise it.
+        request.options[name] = str(min(request.number(name, 1, 1), int(before)))
 
 
 def _take_range(request: Request, word: str) -> None:
@@ -142,24 +126,13 @@ def _check_job_name(request: Request, words: list[str]) -> None:
         raise JobError(f"{tasks} tasks cannot share the log {request.log}: put {job} in its name")
 
 
-def shell_text(words: list[str]) -> str:
-    """Join words for the job's shell: those with blanks quoted, others as they are, so that `|` and `>` work."""
-    return " ".join(shlex.quote(word) if not word or re.search(r"\s", word) else word for word in words)
-
-
 def clear_path(path: str) -> None:
-    """Make the folder of a file, and remove an earlier file of that name.
-
-    Raises:
-        JobError: where that is not possible.
-    """
+    """Make the folder of a file, and remove an earlier file of that name; JobError where that is not possible."""
+    task = f"make the folder of {path}"
     try:
         os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+        task = f"write {path}"
+        if os.path.lexists(path):
+            os.remove(path)
     except OSError as error:
-        raise JobError(f"cannot make the folder of {path}: {error.strerror}") from None
-    try:
-        os.remove(path)
-    except FileNotFoundError:
-        pass
-    except OSError as error:
-        raise JobError(f"cannot write {path}: {error.strerror}") from None
+        raise JobError(f"cannot {task}: {error.strerror}") from None
