@@ -49,8 +49,8 @@ def make_folds(
 
     Utterances without emotion train the other heads, and are decoded where they are in test; they are never in dev.
     Where the protocol has no dev of its own, ``dev_ratio`` of the training part's labelled utterances becomes dev, or
-    all those of ``dev_speakers`` of its speakers, by ``seed`` and ids. `UserError` where a number is out of range, or the
-    protocol is unknown or cannot divide the corpus.
+    all those of ``dev_speakers`` of its speakers, by ``seed`` and ids. `UserError` where a number is out of range, or
+    the protocol is unknown or cannot divide the corpus.
     """
     if not 0 <= dev_ratio <= 0.5:
         raise UserError(f"--dev_ratio {dev_ratio:g} is outside 0 to 0.5, the share of training that becomes dev")

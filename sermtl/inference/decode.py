@@ -26,7 +26,7 @@ from sermtl.fileio.tables import write_table
 from sermtl.model.batch import in_parts
 from sermtl.model.multitask import texts_of
 from sermtl.model.trained_model import TrainedModel
-from sermtl.seeding import derive_seed, generator
+from sermtl.seeding import generator, halves
 
 CODE_VERSION = 2
 """Raised when the same model would give other files."""
@@ -75,9 +75,8 @@ def enrolment(example: Example, others: Sequence[Example], condition: str) -> li
         others = [other for other in others if other.emotion == emotion]
     names = sorted(other.utterance for other in others)
     if count == "half":
-        ordered = sorted([*names, example.utterance], key=lambda name: derive_seed("half", name))
-        halves = ordered[: len(ordered) // 2], ordered[len(ordered) // 2 :]
-        return halves[example.utterance in halves[0]]
+        first, second = halves([*names, example.utterance])
+        return second if example.utterance in first else first
     return names if count == "all" else [names[k] for k in random.permutation(len(names))[: int(count)]]
 
 

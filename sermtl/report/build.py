@@ -10,13 +10,13 @@ import numpy as np
 from matplotlib.figure import Figure as Drawing
 
 from sermtl.errors import UserError
-from sermtl.report import figures, runs, speaker, tables, words
+from sermtl.report import figures, methods, runs, speaker, tables, words
 from sermtl.report.compare import Setting
 from sermtl.report.document import Document, Figure, Section
 from sermtl.report.families import Family, group
 from sermtl.report.load import Loaded
 from sermtl.report.speaker import Knowledge
-from sermtl.score.plain_models import layers_of, words_alone
+from sermtl.score.plain_models import Erase, layers_of, words_alone
 from sermtl.score.result_files import environment
 
 MOST_CURVES = 12
@@ -34,6 +34,7 @@ class Sources:
     """Parent of the corpus's dumps."""
     read_vector: Callable[[str], np.ndarray]
     """Gives the embedding at a location of ``emb.scp``."""
+    erase: Erase
 
     def draw(self, drawing: Drawing, family: Family, name: str, caption: str) -> Figure:
         """Save a picture; the caption's first sentence is its alternative text."""
@@ -48,8 +49,10 @@ def build(loaded: Loaded, corpus: str, sources: Sources) -> Document:
     findings: list[str] = []
     damaged: list[str] = []
     sections: list[Section] = []
+    known_of: dict[str, dict[Setting, Knowledge]] = {}
     for family in families:
         known = {setting: speaker.knowledge(setting) for setting in family.settings}
+        known_of[family.title] = known
         damaged += [path for row in known.values() for path in row.damaged]
         findings += words.findings(family, known)
         sections += [
@@ -60,6 +63,8 @@ def build(loaded: Loaded, corpus: str, sources: Sources) -> Document:
             speaker_section(family, known, sources),
             *layer_section(family, sources),
         ]
+    for protocol in dict.fromkeys(family.protocol for family in families):
+        sections += methods.section([f for f in families if f.protocol == protocol], known_of, sources)
     last = Section("Runs and settings", items=[runs.counted(family) for family in families])
     last.items += [runs.settings(families), runs.experiments(families), *runs.unfinished(loaded)]
     for family in {family.protocol: family for family in families}.values():
@@ -204,7 +209,11 @@ def speaker_section(family: Family, known: Mapping[Setting, Knowledge], sources:
             "speakers), and with shuffled speakers, which is chance (thin: lowest to highest)."
         )
         section.items.append(sources.draw(drawn, family, "probe", caption))
-    section.items += speaker.tables(family, known)
+    section.items += [
+        *speaker.tables(family, known),
+        *methods.enrolment(family, sources),
+        *methods.erasing(family, sources),
+    ]
     shown = speaker.picture(family, sources.data, sources.read_vector)
     if isinstance(shown, str):
         section.items.append(f"No picture of the embeddings: {shown}.")

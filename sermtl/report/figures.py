@@ -124,9 +124,11 @@ def confusions(matrices: Mapping[str, np.ndarray], labels: Sequence[str]) -> Fig
     return figure
 
 
-def by_fold(values: Mapping[str, Sequence[float | None]], folds: Sequence[str], ylabel: str) -> Figure:
-    """One column a fold, one marker a setting."""
-    with _plot((5.8, 3.6), "fold", ylabel, entries=len(values)) as (figure, axes):
+def by_fold(
+    values: Mapping[str, Sequence[float | None]], folds: Sequence[str], ylabel: str, xlabel: str = "fold"
+) -> Figure:
+    """One column a fold, or what else is on the x axis, one marker a setting."""
+    with _plot((5.8, 3.6), xlabel, ylabel, entries=len(values)) as (figure, axes):
         width = 0.7 / max(len(values), 1)
         for index, (name, row) in enumerate(values.items()):
             x = np.arange(len(folds)) - 0.35 + (index + 0.5) * width
@@ -134,6 +136,19 @@ def by_fold(values: Mapping[str, Sequence[float | None]], folds: Sequence[str], 
             axes.plot(x, [np.nan if value is None else value for value in row], label=name, markersize=5, **style)
         axes.set_xticks(range(len(folds)), folds, rotation=0 if len(folds) <= 12 else 90)
         axes.grid(axis="x", visible=False)
+    return figure
+
+
+def points(places: Mapping[str, tuple[Estimate, Estimate]], xlabel: str, ylabel: str, line: float | None) -> Figure:
+    """A point a name at its two estimates, with both intervals, and a vertical line."""
+    with _plot((5.8, 4.2), xlabel, ylabel, entries=len(places)) as (figure, axes):
+        for index, (name, pair) in enumerate(places.items()):
+            x, y = ([np.nan if end is None else end for end in (e.value, e.low, e.high)] for e in pair)
+            axes.plot(x[:1], y[:1], label=name, markersize=6, **look(index) | {"linestyle": "none"})
+            for line_x, line_y in ((x[1:], [y[0]] * 2), ([x[0]] * 2, y[1:])):
+                axes.plot(line_x, line_y, color=look(index)["color"], linewidth=0.8)
+        if line is not None:
+            axes.axvline(line, color="#000000", linewidth=0.8, linestyle=":")
     return figure
 
 

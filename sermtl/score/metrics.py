@@ -209,3 +209,14 @@ def first(names: Sequence[str], most: int = 5) -> str:
     'a, b, ...'
     """
     return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
+
+
+def enrolled_seconds(condition: str, of_speaker: Sequence[float]) -> float:
+    """How much audio enrols a test speaker, from the durations of all of the speaker's utterances in the list.
+
+    >>> enrolled_seconds("5", [2.0] * 4), enrolled_seconds("half", [2.0] * 4)
+    (6.0, 4.0)
+    """
+    word, others = condition.partition("_")[0], len(of_speaker) - 1
+    count = {"half": len(of_speaker) / 2, "all": others}.get(word)
+    return float(np.mean(of_speaker)) * (min(int(word), others) if count is None else count)

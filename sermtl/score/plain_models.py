@@ -18,11 +18,15 @@ from sklearn.svm import LinearSVC
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from sermtl.fileio.files import load_json, sha256, write_json
+from sermtl.fileio.stamp import NAME
 from sermtl.fileio.tables import PARTS, read_list, read_table
 from sermtl.score.metrics import separated
+from sermtl.score.speaker_probe import embeddings, recognised
 
 VERSION = 1
 """Raised when the same lists would give the words another accuracy."""
+ERASING = (1, 2, 5, 10, 20)
+"""Utterances of each speaker that fit an eraser."""
 SPLITS = 5
 """Into which utterances are split to find speakers."""
 
@@ -84,6 +88,47 @@ def layer_probe(vectors_UnP: np.ndarray, classes: Sequence[str], folds: Iterable
             model.fit(vectors_UP[train], names[train])
             hits_n[state] += (model.predict(vectors_UP[test]) == names[test]).sum()
     return (hits_n / tested).tolist()
+
+
+Erase = Callable[[np.ndarray, list[str], np.ndarray], np.ndarray]
+"""Gives (M, D) vectors without what a linear map, fitted to (N, D) vectors of N speakers, finds of these."""
+
+
+@threadpool_limits.wrap(limits=1)
+def erasing_curve(
+    exp: Path, data: Path, folds: Mapping[str, Path], read: Callable[[str], np.ndarray], erase: Erase
+) -> Mapping[str, float]:
+    """Accuracy of linear speaker probes on dev, by how many utterances of each training speaker fitted an eraser.
+
+    It is measured on the embeddings of an experiment ``exp`` that erases nothing, and kept in its
+    ``erasing_curve.json``. ``folds`` are the folds with their lists, whose train and dev parts must be decoded.
+    """
+    speakers = read_table(data / "utt2spk")
+    stamps = "".join(sha256(exp / fold / f"decode_{part}" / NAME) for fold in folds for part in ("train", "dev"))
+
+    def compute() -> dict[str, Any]:
+        right: dict[str, list[str]] = {}
+        for fold, lists in folds.items():
+            parts = [read_list(lists / part) for part in ("train", "dev")]
+            train_ND, dev_MD = (
+                embeddings(exp / fold / f"decode_{part}", utts, read)
+                for part, utts in zip(("train", "dev"), parts, strict=True)
+            )
+            names, tested = ([speakers[utt] for utt in utts] for utts in parts)
+            order, seen = np.random.default_rng(0).permutation(len(names)), Counter[str]()
+            place = np.zeros(len(names), int)  # of an utterance among its speaker's, in this order
+            for row in order:
+                place[row] = seen[names[row]]
+                seen[names[row]] += 1
+            for most in (0, *ERASING, len(names)):
+                rows = np.flatnonzero(place < most)
+                vectors_MD = erase(train_ND[rows], [names[row] for row in rows], dev_MD) if most else dev_MD
+                key = "all" if most == len(names) else str(most)
+                right.setdefault(key, []).append(recognised(vectors_MD, tested, 0, True, ("linear",))["linear"])
+        digits = {most: "".join(found).replace("-", "") for most, found in right.items()}
+        return {"accuracy": {most: found.count("1") / len(found) for most, found in digits.items() if found}}
+
+    return kept(exp / "erasing_curve.json", hashlib.sha256(stamps.encode()).hexdigest(), compute)["accuracy"]
 
 
 def layers_of(dump: Path, data: Path, protocol: str, read: Callable[[str], np.ndarray]) -> Mapping[str, Any]:

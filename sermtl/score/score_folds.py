@@ -58,6 +58,9 @@ def score_fold(name: str, data: Path, fold_dir: Path, exp: Path) -> dict[str, An
     edits = {utt: metrics.count_edits(ref["text"][utt], hyp["text"][utt]) for utt in scored}
     posteriors = score_files.read_posteriors(decode / "emo_post", labels)
     enrolled = {path.name: read_table(path) for path in sorted((decode / "enrol").glob("*"))}
+    seconds_of: dict[str, list[float]] = {}
+    for utt, seconds in _lookup(data / "utt2dur", test).items() if enrolled else ():
+        seconds_of.setdefault(spk[utt], []).append(float(seconds))
     rows = [
         Utterance(
             utt, spk[utt], ref["utt2emo"][utt], hyp["utt2emo"][utt],
@@ -86,7 +89,11 @@ def score_fold(name: str, data: Path, fold_dir: Path, exp: Path) -> dict[str, An
         "spk": metrics.speaker_scores([row.spk for row in of_known], [row.spk_hyp for row in of_known], train),
         "audit": audit,
         "enrol": {
-            condition: [sum(guesses.get(row.utt) == row.ref for row in rows), len(rows)]
+            condition: [
+                sum(guesses.get(row.utt) == row.ref for row in rows),
+                len(rows),
+                sum(metrics.enrolled_seconds(condition, seconds_of[row.spk]) for row in rows),
+            ]
             for condition, guesses in enrolled.items()
         },
     }

@@ -27,6 +27,7 @@ from sermtl.config import read_yaml
 from sermtl.errors import UserError
 from sermtl.fileio.tables import PARTS, known_speakers, read_list, read_own_scp, read_table
 from sermtl.score import metrics
+from sermtl.seeding import halves
 
 SPLITS = 3
 """Splits of the utterances into `GROUPS` parts; each part is tested by probes that were fitted to the others."""
@@ -78,18 +79,21 @@ def speaker_probe(
     return {"utts": list(utts), "speakers": names, "hits": hits_of, "chance": chance}
 
 
-def recognised(embeddings: np.ndarray, speakers: Sequence[str], seed: int, chance: bool = False) -> dict[str, str]:
+def recognised(
+    embeddings: np.ndarray, speakers: Sequence[str], seed: int, chance: bool = False, kinds: Sequence[str] = ()
+) -> dict[str, str]:
     """Of each kind of probe its hits in a split by ``seed``: N digits, as `speaker_probe` returns."""
     counts = Counter(filter(None, speakers))
     rows = np.flatnonzero([counts[name] > 1 for name in speakers])
     names, values = np.asarray(speakers)[rows], embeddings[rows]
-    found = {kind: np.full(len(speakers), "-") for kind in KINDS}
+    found = {kind: np.full(len(speakers), "-") for kind in kinds or KINDS}
     if len(set(names)) > 1:
         splits = StratifiedKFold(min(GROUPS, max(counts.values())), shuffle=True, random_state=seed)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "The least populated class")
             for train, test in splits.split(values, names):
-                right = hits(probes(seed, chance), values[train], names[train], values[test], names[test])
+                models = {kind: model for kind, model in probes(seed, chance).items() if kind in found}
+                right = hits(models, values[train], names[train], values[test], names[test])
                 for kind, digits in right.items():
                     found[kind][rows[test]] = digits.astype(int)
     return {kind: "".join(digits) for kind, digits in found.items()}
@@ -171,6 +175,7 @@ def principal_plane(embeddings: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 NO_HELD_OUT = "no held-out utterances of training speakers: make folds with --dev_ratio 0.1, train and decode again"
+ENROLLED = "unseen speakers are standardised by the utterances of the probe: give --enrol half, and decode again"
 ONE_UNSEEN = "a fold tests fewer than two unseen speakers"
 NO_REFIT = "no classifier is fitted to the training list, which is not decoded (decode_train in conf/decode.yaml)"
 ERASED = "no classifier is fitted to the training list, which fitted the eraser: it would find nothing by construction"
@@ -182,7 +187,8 @@ def probe_fold(exp: Path, data: Path, fold_dir: Path, read: Callable[[str], np.n
 
     Utterances of unknown speakers are left out. The probes take the dev utterances, or, where there are none, the test
     utterances whose speakers are in the training list, and again the test utterances of other speakers. Verification
-    takes the latter, and where they have one speaker, the dev utterances for its impostors. ``data`` has the real
+    takes the latter, and where they have one speaker, the dev utterances for its impostors. Where test speakers are
+    standardised, it is the first half of the utterances of each, which the other half enrolled. ``data`` has the real
     speakers and perhaps emotions; ``read`` gives the vector at a location of ``emb.scp``.
 
     Returns:
@@ -190,6 +196,9 @@ def probe_fold(exp: Path, data: Path, fold_dir: Path, read: Callable[[str], np.n
         ``refit``, a logistic regression fitted to the training list, or the ``reason`` why not), and ``verification``
         (see `verification_eer`).
     """
+    trained_with = read_yaml(exp / "config.yaml")
+    method, enrol = str(trained_with.get("spk_norm")), trained_with.get("enrol")
+    standardised = "standardise" in method
     utt2spk = read_table(data / "utt2spk")
     known = known_speakers(utt2spk)
     speakers = {utt: speaker for utt, speaker in utt2spk.items() if speaker in known}
@@ -210,7 +219,7 @@ def probe_fold(exp: Path, data: Path, fold_dir: Path, read: Callable[[str], np.n
         found = {"head": np.array([hypotheses.get(utt) for utt in held_out]) == names}
         if not (exp / "decode_train" / "emb.scp").exists():
             probed.setdefault("reason", NO_REFIT)
-        elif "erase" in str(read_yaml(exp / "config.yaml").get("spk_norm")):
+        elif "erase" in method:
             probed.setdefault("reason", ERASED)
         else:
             fitted = embeddings(exp / "decode_train", lists["train"], read)
@@ -218,6 +227,14 @@ def probe_fold(exp: Path, data: Path, fold_dir: Path, read: Callable[[str], np.n
             found |= hits({"refit": probes(0)["linear"]}, fitted, classes, vectors, np.array(names))
         if "hits" in probed:
             probed["hits"] |= {kind: ["".join(map(str, right.astype(int)))] for kind, right in found.items()}
+    if standardised and enrol != "half":
+        result["unseen"], result["verification"] = {"reason": ENROLLED}, {"eer": None, "reason": ENROLLED}
+        unseen = {}
+    elif standardised:
+        by_speaker: dict[str, list[str]] = {}
+        for utt, name in unseen.items():
+            by_speaker.setdefault(name, []).append(utt)
+        unseen = {utt: name for name, utts in by_speaker.items() for utt in sorted(halves(utts)[0])}
     if unseen:
         vectors, utts, names = embeddings(exp / "decode_test", list(unseen), read), list(unseen), list(unseen.values())
         if len(set(names)) > 1:

@@ -132,6 +132,9 @@ def make_embeddings(
     emo = dict(line.split() for line in (data / "utt2emo").open())
     centre = {name: np.random.default_rng([7, *name.encode()]).normal(size=16) for name in sorted(set(spk.values()))}
     random = np.random.default_rng([seed, *fold.name.encode()])
+    fold.mkdir(parents=True, exist_ok=True)
+    if not (fold / "config.yaml").exists():
+        (fold / "config.yaml").write_text("spk_norm: grl\n")
     for part in parts:
         utts = [line.strip() for line in (data / "folds/speaker" / fold.name / part).open()]
         decoded = fold / f"decode_{part}"

@@ -205,7 +205,7 @@ def test_figures_csv_and_markdown_hold_the_same(made):
     text = (out / "RESULTS.md").read_text()
     assert text.startswith("# RESULTS: ") and "- torch version" in text and "- Git hash" in text
     pictures = re.findall(r"!\[[^\]]+\]\(images/([^)]+)\)", text)
-    assert len(pictures) == 9 and all((out / "images" / name).stat().st_size > 1000 for name in pictures)
+    assert len(pictures) == 10 and all((out / "images" / name).stat().st_size > 1000 for name in pictures)
     assert {path.stem for path in (out / "images").glob("*.svg")} == {Path(name).stem for name in pictures}
     page = Tables(page_of(made)).found
     assert {path.stem for path in (out / "tables").glob("*.csv")} == set(page)

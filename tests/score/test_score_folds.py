@@ -260,6 +260,7 @@ def test_pooling_sums_counts(score):
 
 def test_enrolled_utterances_are_counted_and_pooled_where_every_fold_has_the_condition(score):
     emotions, parts = read_table(score.data / "utt2emo"), []
+    write_table(score.data / "utt2dur", dict.fromkeys(emotions, "2.0"))
     for fold in ("01F", "01M"):
         decoded = score.exp / fold / "decode_test"
         hyp = read_table(decoded / "utt2emo")
@@ -269,8 +270,8 @@ def test_enrolled_utterances_are_counted_and_pooled_where_every_fold_has_the_con
         score.fold(fold)
         parts.append(score.json(f"{fold}/score_test/scores.json"))
     correct = [part["ser"]["correct"] for part in parts]
-    assert parts[0]["enrol"] == {"0": [correct[0], 6], "all": [6, 6]} and 0 < correct[0] < 6
-    assert score.pool()[0] == 0 and score.json()["enrol"] == {"0": [sum(correct), 12]}
+    assert parts[0]["enrol"] == {"0": [correct[0], 6, 0.0], "all": [6, 6, 6 * 5 * 2.0]} and 0 < correct[0] < 6
+    assert score.pool()[0] == 0 and score.json()["enrol"] == {"0": [sum(correct), 12, 0.0]}
     assert "## Other utterances of the test speaker" in (score.exp / "RESULTS.md").read_text()
 
 

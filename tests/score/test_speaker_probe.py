@@ -10,9 +10,11 @@ from make_scores import make_data, make_embeddings
 from sklearn.metrics.pairwise import cosine_similarity
 from sklearn.neighbors import KNeighborsClassifier
 
+from sermtl.data.dataset import Example
 from sermtl.errors import UserError
 from sermtl.fileio.ark import read_matrix
 from sermtl.fileio.tables import read_list, read_table, write_list, write_table
+from sermtl.inference.decode import enrolment
 from sermtl.score import speaker_probe
 from sermtl.score.speaker_probe import probe_fold
 
@@ -135,6 +137,7 @@ def test_chance_is_as_wide_as_folds_that_test_the_same_utterances_make_it(tmp_pa
             utts = read_list(data / "folds/speaker" / fold / part)
             write_table(tmp_path / "exp" / fold / f"decode_{part}/emb.scp", {utt: f"a.ark:{utt}" for utt in utts})
             write_table(tmp_path / "exp" / fold / f"decode_{part}/utt2spk", dict.fromkeys(utts, "01F"))
+        (tmp_path / "exp" / fold / "config.yaml").write_text("spk_norm: grl\n")
         read = lambda location: vector[location.partition(":")[2]]  # noqa: E731
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(speaker_probe, "SHUFFLES", 20)
@@ -257,6 +260,20 @@ def test_test_utterances_are_held_out_or_of_unseen_speakers(tmp_path):
     assert found["verification"]["against"] == "unseen"
     # With each fold's own speakers shuffled, nothing is left out of the test list.
     assert all(n == 40 for _, n in found["unseen"]["chance"]["linear"])
+
+    # Utterances that enrolled their speaker are not the probe's.
+    (exp / "config.yaml").write_text("spk_norm: standardise\nenrol: half\n")
+    unseen = probe_fold(exp, data, lists, read_matrix)["unseen"]
+    for name in ("02F", "02M"):
+        examples = {utt: Example(utt, "", 0, name, emotion=0) for utt in own[name]}
+        probed = [utt for utt in unseen["utts"] if utt in examples]
+        assert len(probed) == 10
+        for utt in probed:
+            others = [example for other, example in examples.items() if other != utt]
+            assert set(enrolment(examples[utt], others, "half")) == set(own[name]) - set(probed)
+    (exp / "config.yaml").write_text("spk_norm: standardise\nenrol: all\n")
+    found = probe_fold(exp, data, lists, read_matrix)
+    assert "give --enrol half" in found["unseen"]["reason"] and found["verification"]["eer"] is None
 
 
 def test_a_missing_embedding_is_named(tmp_path):

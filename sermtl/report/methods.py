@@ -1,0 +1,95 @@
+"""What the methods of speaker normalisation do: to speaker and emotion, with little audio, with few utterances."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from sermtl.errors import UserError
+from sermtl.report import figures, speaker
+from sermtl.report.compare import Setting
+from sermtl.report.document import Figure, Section
+from sermtl.report.families import Family
+from sermtl.report.speaker import Knowledge
+from sermtl.score.plain_models import erasing_curve
+
+if TYPE_CHECKING:
+    from sermtl.report.build import Sources
+
+
+def enrolment(family: Family, sources: Sources) -> list[Figure]:
+    """WA by what enrols a test speaker, where speakers are standardised."""
+    found = {
+        setting.name: {name: np.sum([e.scores["enrol"][name] for e in setting.experiments], 0) for name in enrolled}
+        for setting in family.settings
+        if (enrolled := set.intersection(*(set(e.scores.get("enrol") or {}) for e in setting.experiments)))
+    }
+    names = sorted(
+        {name for row in found.values() for name in row}, key=lambda name: (not name.isdecimal(), len(name), name)
+    )
+    if not names:
+        return []
+    seconds = [next(row[name][2] / row[name][1] for row in found.values() if name in row) for name in names]
+    ticks = [
+        f"{name.replace('_of_', ' of').replace('_', chr(10))}\n{s:.0f} s"
+        for name, s in zip(names, seconds, strict=True)
+    ]
+    values = {name: [row[one][0] / row[one][1] if one in row else None for one in names] for name, row in found.items()}
+    caption = (
+        "WA by how many other utterances of a test speaker, without labels, give the speaker's statistics, and how "
+        "much audio that is on average. Five of one emotion are the case that can do harm."
+    )
+    drawn = figures.by_fold(values, ticks, "WA", "other utterances of the test speaker")
+    return [sources.draw(drawn, family, "enrolment", caption)]
+
+
+def erasing(family: Family, sources: Sources) -> list[Figure | str]:
+    """What a linear probe finds of speakers by how many utterances fitted an eraser, if train and dev are decoded."""
+    base = family.find(0.0)
+    if base is None or base.method != "none":
+        return []
+    made = base.first
+    lists = {fold: sources.data / "folds" / family.protocol / fold for fold in made.folds}
+    if not all(
+        (made.path / fold / f"decode_{part}" / "emb.scp").exists() for fold in lists for part in ("train", "dev")
+    ):
+        return []
+    try:
+        curve = erasing_curve(made.path, sources.data, lists, sources.read_vector, sources.erase)
+    except (OSError, KeyError, ValueError, UserError) as error:
+        return [f"No eraser is fitted to parts of the training list: {error}."]
+    caption = (
+        "Accuracy of logistic regressions (C = 1) of the speaker on held-out utterances of training speakers, by how "
+        f"many utterances of each speaker fitted an eraser (seed {made.seed}, {base.name})."
+    )
+    drawn = figures.by_fold(
+        {base.name: list(curve.values())}, list(curve), "speaker accuracy", "utterances of a speaker"
+    )
+    return [sources.draw(drawn, family, "erasing", caption)]
+
+
+def section(
+    families: Sequence[Family], known_of: Mapping[str, Mapping[Setting, Knowledge]], sources: Sources
+) -> list[Section]:
+    """Speaker accuracy against emotion accuracy, a point a setting of all families of a protocol."""
+    found = Section(f"Speaker and emotion, protocol {families[0].protocol}", 3)
+    for part, who in (("held_out", "held-out utterances of training speakers"), ("unseen", "unseen speakers")):
+        places, chances = {}, []
+        for family in families:
+            for setting, row in known_of[family.title].items():
+                if (outcome := row.outcomes[part, "linear"]).hits:
+                    name = ", ".join([setting.name, *family.title.split(", ")[1:]])
+                    places[name] = (speaker.over_speakers(outcome.hits), setting.estimates["wa"])
+                    chances.append(outcome.chance.value)
+        if len(places) < 2:
+            continue
+        known = [chance for chance in chances if chance is not None]
+        caption = (
+            f"Speaker accuracy of a linear probe on {who}, against WA, with 95 % intervals. Dotted: chance. Less "
+            "speaker is to the left, more emotion is up."
+        )
+        drawn = figures.points(places, "speaker accuracy", "WA", float(np.mean(known)) if known else None)
+        found.items.append(sources.draw(drawn, families[0], f"methods-{part.replace('_', '-')}", caption))
+    return [found] if found.items else []

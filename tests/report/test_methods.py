@@ -1,0 +1,85 @@
+"""Methods of speaker normalisation in the report: compared with none, and drawn against speaker and audio."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from make_scores import LABELS, make_data, make_embeddings, make_rows, make_scored
+from report_page import run_report
+
+from sermtl.fileio.ark import read_matrix
+from sermtl.fileio.files import write_json
+from sermtl.report import figures
+from sermtl.score.speaker_probe import probe_fold
+
+METHODS = {"none": 3.0, "erase": 1.0, "standardise": 0.5}
+"""Their embeddings' speakers are so far apart."""
+FOLDS = [f"{number // 2 + 1:02d}{'FM'[number % 2]}" for number in range(6)]
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory):
+    """An experiment a method, as stages 3 to 5 leave it, in one report; gives its folder, and what was drawn."""
+    root, drawn = tmp_path_factory.mktemp("methods"), {}
+    data = make_data(root, 6, 180, dev=5)
+    for number, (method, spread) in enumerate(METHODS.items()):
+        exp = root / "exp" / f"toy_{method}"
+        values = {"alpha": 0, "beta": 0, "grl": "reverse", "seed": 0, "spk_norm": method, "enrol": "all"}
+        make_scored(data, exp, values, FOLDS, make_rows(data, number, 0.6 + 0.1 * number))
+        for fold in FOLDS:
+            make_embeddings(data, exp / fold, spread, 0, ("train", "dev", "test"))
+            (exp / fold / "config.yaml").write_text(f"spk_norm: {method}\nenrol: all\n")
+            for part in ("train", "dev"):
+                write_json(exp / fold / f"decode_{part}/stamp.json", {})
+            found = probe_fold(exp / fold, data, data / "folds/speaker" / fold, read_matrix)
+            write_json(exp / fold / "score_test/probe.json", found)
+        if method == "standardise":
+            scores = json.loads((exp / "scores.json").read_text())
+            scores["enrol"] = {"0": [100, 180, 0.0], "5": [120, 180, 1800.0], "5_of_one_emotion": [90, 180, 1800.0]}
+            write_json(exp / "scores.json", scores)
+
+    def keep(figure, folder, name):
+        drawn[name] = figure.axes[0]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(figures, "save", keep)
+        assert run_report(root) == 0
+    return root / "out", drawn
+
+
+def test_methods_are_compared_with_none_and_say_whose_audio_they_read(report):
+    tables = json.loads((report[0] / "results.json").read_text())["tables"]
+    compared = {row[0] for row in tables["speaker-comparisons"]["rows"]}
+    assert compared == {"erase − none", "standardise (enrol all) − none"}
+    assert [row[0] for row in tables["speaker-settings"]["rows"]] == ["none", "erase", "standardise (enrol all)"]
+    assert "speaker-table-2" not in tables  # no gradient was reversed
+    page = (report[0] / "RESULTS.md").read_text()
+    assert "erase minus none: logistic regression -" in page.replace("−", "-")
+
+
+def test_a_point_is_the_probes_accuracy_and_the_wa(report):
+    out, drawn = report
+    tables = json.loads((out / "results.json").read_text())["tables"]
+    points = {line.get_label(): line.get_xydata()[0] for line in drawn["speaker-methods-held-out"].lines[::3]}
+    assert list(points) == ["none", "erase", "standardise (enrol all)"]
+    for row in tables["speaker-speakers"]["rows"]:
+        if row[1:3] == ["training", "logistic regression"]:
+            assert points[row[0]][0] == pytest.approx(row[3]["value"])
+    wa = {row[0]: row[1]["value"] for row in tables["speaker-settings"]["rows"]}
+    assert {name: point[1] for name, point in points.items()} == pytest.approx(wa)
+
+
+def test_enrolment_is_drawn_in_order_with_its_audio(report):
+    axes = report[1]["speaker-enrolment"]
+    assert [tick.get_text() for tick in axes.get_xticklabels()] == ["0\n0 s", "5\n10 s", "5 of\none\nemotion\n10 s"]
+    assert axes.lines[0].get_ydata().tolist() == pytest.approx([100 / 180, 120 / 180, 90 / 180])
+
+
+def test_the_more_utterances_fit_an_eraser_the_less_a_probe_finds(report):
+    axes = report[1]["speaker-erasing"]
+    assert [tick.get_text() for tick in axes.get_xticklabels()] == ["0", "1", "2", "5", "10", "20", "all"]
+    found = axes.lines[0].get_ydata()
+    assert found[0] > 0.9 and found[-1] < 0.6 and len(LABELS) == 4
+    kept = json.loads(next(report[0].parent.glob("exp/toy_none/erasing_curve.json")).read_text())
+    assert list(kept["accuracy"].values()) == found.tolist()
