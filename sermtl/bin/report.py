@@ -6,7 +6,6 @@ import argparse
 from pathlib import Path
 
 from sermtl.errors import UserError, command
-from sermtl.fileio.ark import read_matrix
 from sermtl.fileio.stamp import NAME, Stamp, inputs, package_digest
 from sermtl.report.build import Sources, build
 from sermtl.report.load import load_experiments
@@ -14,8 +13,7 @@ from sermtl.report.render import write_report
 
 READ = (
     "*/scores.json", "*/*/config.yaml", "*/*/history.jsonl", "*/*/warnings.txt", "*/*/layer_weights.json",
-    "*/*/decode_*/stamp.json",
-    "*/*/score_test/*.json", "*/*/score_test/per_utt.tsv",
+    "*/*/decode_*/stamp.json", "*/*/score_test/*.json", "*/*/score_test/per_utt.tsv",
 )  # fmt: skip
 """What it reads of the experiments."""
 
@@ -41,7 +39,7 @@ def main() -> None:
         return
     made.begin()
     loaded = load_experiments(args.exp, args.data, args.corpus)
-    document = build(loaded, args.corpus, Sources(args.data, args.out / "images", args.dump, read_matrix))
+    document = build(loaded, args.corpus, Sources(args.data, args.out / "images", args.dump))
     write_report(document, loaded.experiments, args.out)
     files = (path for path in args.out.rglob("*") if path.is_file() and path != made.path)
     made.finish(sorted(path for path in files if not path.relative_to(args.out).parts[0].startswith(".")))

@@ -17,6 +17,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import LinearSVC
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
+from sermtl.fileio.ark import read_matrix
 from sermtl.fileio.files import load_json, sha256, write_json
 from sermtl.fileio.tables import PARTS, read_list, read_table
 from sermtl.score.metrics import separated
@@ -72,10 +73,7 @@ def words_alone(data: Path, protocol: str, kept_in: Path) -> float | None:
 
 @threadpool_limits.wrap(limits=1)
 def layer_probe(vectors_UnP: np.ndarray, classes: Sequence[str], folds: Iterable[Sequence[np.ndarray]]) -> list[float]:
-    """Accuracy at each of n states of a linear support vector machine (C .01) on standardised vectors.
-
-    ``classes`` are U names to find, ``folds`` the numbers of the utterances that train and of those that test.
-    """
+    """Accuracy at each of n states of a linear SVM (C .01) of U ``classes``; ``folds``: rows that train, that test."""
     names, hits_n, tested = np.asarray(classes), np.zeros(vectors_UnP.shape[1]), 0
     for train, test in folds:
         tested += len(test)
@@ -86,7 +84,7 @@ def layer_probe(vectors_UnP: np.ndarray, classes: Sequence[str], folds: Iterable
     return (hits_n / tested).tolist()
 
 
-def layers_of(dump: Path, data: Path, protocol: str, read: Callable[[str], np.ndarray]) -> Mapping[str, Any]:
+def layers_of(dump: Path, data: Path, protocol: str) -> Mapping[str, Any]:
     """``layers_<protocol>.json`` of a dump of pooled states, computed where it is not there.
 
     Returns:
@@ -99,7 +97,7 @@ def layers_of(dump: Path, data: Path, protocol: str, read: Callable[[str], np.nd
     lists = [(sorted(train + dev), test) for train, dev, test in fold_lists(data, protocol)]
 
     def compute() -> dict[str, Any]:
-        vectors = {utt: read(entry) for utt, entry in scp.items()}
+        vectors = {utt: read_matrix(entry) for utt, entry in scp.items()}
         labelled = [utt for utt in scp if emotions.get(utt)]
         row = {utt: number for number, utt in enumerate(labelled)}
         rows = [[np.array([row[utt] for utt in part if utt in row], int) for part in fold] for fold in lists]
