@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 
 from sermtl.errors import UserError, command
-from sermtl.fileio.ark import read_matrix
 from sermtl.fileio.stamp import NAME, Stamp, inputs, package_digest
 from sermtl.report.build import Sources, build
 from sermtl.report.load import load_experiments
@@ -16,8 +15,7 @@ from sermtl.report.render import write_report
 
 READ = (
     "*/scores.json", "*/*/config.yaml", "*/*/history.jsonl", "*/*/warnings.txt", "*/*/layer_weights.json",
-    "*/*/decode_*/stamp.json",
-    "*/*/score_test/*.json", "*/*/score_test/per_utt.tsv",
+    "*/*/decode_*/stamp.json", "*/*/score_test/*.json", "*/*/score_test/per_utt.tsv",
 )  # fmt: skip
 """What it reads of the experiments."""
 
@@ -43,7 +41,7 @@ def main() -> None:
         return
     made.begin()
     loaded = load_experiments(args.exp, args.data, args.corpus)
-    document = build(loaded, args.corpus, Sources(args.data, args.out / "images", args.dump, read_matrix, erase))
+    document = build(loaded, args.corpus, Sources(args.data, args.out / "images", args.dump, erase))
     write_report(document, loaded.experiments, args.out)
     files = (path for path in args.out.rglob("*") if path.is_file() and path != made.path)
     made.finish(sorted(path for path in files if not path.relative_to(args.out).parts[0].startswith(".")))

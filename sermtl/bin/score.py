@@ -6,7 +6,6 @@ import argparse
 from pathlib import Path
 
 from sermtl.errors import UserError, command
-from sermtl.fileio.ark import read_matrix
 from sermtl.fileio.files import write_json, write_text
 from sermtl.fileio.stamp import NAME, Stamp, fold_roots, inputs, package_digest
 from sermtl.fileio.tables import read_list
@@ -47,7 +46,7 @@ def score_one(trained: Path, data: Path, fold_dir: Path) -> None:
     if (trained / "decode_test" / "emb.scp").exists():
         from sermtl.score.speaker_probe import probe_fold  # with scikit-learn, which takes seconds to import
 
-        write_json(out / "probe.json", probe_fold(trained, data, fold_dir, read_matrix))
+        write_json(out / "probe.json", probe_fold(trained, data, fold_dir))
     made.finish(sorted(path for path in out.iterdir() if path.name[0] != "." and path.name != NAME))
 
 

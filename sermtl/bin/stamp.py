@@ -17,8 +17,6 @@ from sermtl.fileio.files import remove_leftovers
 from sermtl.fileio.stamp import NAME, Stamp, damaged_outputs, fold_roots, outdated, package_digest, read_stamp
 from sermtl.fileio.tables import PARTS
 
-ROOTS = ("data", "folds_dir", "dump", "tokens", "exp")
-
 
 @command
 def main() -> int:
@@ -37,7 +35,7 @@ def main() -> int:
     require.add_argument("--stage", type=int, required=True)
     require.add_argument("--dumps", nargs="*", default=[], help="names of the dump directories in --dump")
     require.add_argument("--folds", nargs="*", default=[])
-    for root in ROOTS:
+    for root in ("data", "folds_dir", "dump", "tokens", "exp"):
         require.add_argument(f"--{root}", type=Path, required=True)
     clean = verbs.add_parser("clean", help="remove temporary files of programs that were killed")
     clean.add_argument("directories", nargs="+", type=Path)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,8 +32,6 @@ class Sources:
     images: Path
     dump: Path
     """Parent of the corpus's dumps."""
-    read_vector: Callable[[str], np.ndarray]
-    """Gives the embedding at a location of ``emb.scp``."""
     erase: Erase
 
     def draw(self, drawing: Drawing, family: Family, name: str, caption: str) -> Figure:
@@ -214,7 +212,7 @@ def speaker_section(family: Family, known: Mapping[Setting, Knowledge], sources:
         *methods.enrolment(family, sources),
         *methods.erasing(family, sources),
     ]
-    shown = speaker.picture(family, sources.data, sources.read_vector)
+    shown = speaker.picture(family, sources.data)
     if isinstance(shown, str):
         section.items.append(f"No picture of the embeddings: {shown}.")
     else:
@@ -235,7 +233,7 @@ def layer_section(family: Family, sources: Sources) -> list[Section]:
     if trained.get("dump") and not trained.get("alpha") and means.items() <= trained.items():
         dump = sources.dump / trained["dump"]
         try:
-            found = layers_of(dump, sources.data, family.protocol, sources.read_vector)
+            found = layers_of(dump, sources.data, family.protocol)
         except (OSError, KeyError, ValueError, UserError) as error:
             again = "./run.sh --stage 2 makes it again"
             section.items.append(f"No probes of the hidden states: {dump} cannot be read ({error}); {again}.")

@@ -116,10 +116,7 @@ class Family:
         return None if found is setting else found
 
     def compare(self) -> None:
-        """Compare each setting with its baseline, on the seeds that can be paired; say why others cannot.
-
-        Holm's correction is over all t tests, and over all equivalence tests.
-        """
+        """Compare each setting with its baseline on paired seeds (Holm over all t tests, and all equivalence tests)."""
         for setting in self.settings:
             baseline = self.baseline(setting)
             if baseline is None:
@@ -227,13 +224,11 @@ def differences(first: Experiment, second: Experiment) -> list[str]:
 
 def _settle(setting: Setting) -> None:
     """Keep one experiment a seed, of those with most folds and equal test sets; name the others."""
-    best_first = sorted(setting.experiments, key=lambda made: (-len(made.folds), made.seed, made.tag))
-    setting.experiments = []
-    for made in best_first:
-        reasons = differences(setting.first, made) if setting.experiments else []
-        if not reasons and made.seed in setting.seeds:
-            reasons = [f"seed {made.seed} is there already"]
-        if reasons:
+    first, *others = sorted(setting.experiments, key=lambda made: (-len(made.folds), made.seed, made.tag))
+    setting.experiments = [first]
+    for made in others:
+        repeated = [f"seed {made.seed} is there already"] if made.seed in setting.seeds else []
+        if reasons := differences(first, made) or repeated:
             setting.set_aside.append(f"{made.tag}: {'; '.join(reasons)}")
         else:
             setting.experiments.append(made)

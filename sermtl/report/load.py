@@ -70,8 +70,7 @@ class Experiment:
     @cached_property
     def counts(self) -> np.ndarray:
         """(N, 2C + 2), see `statistics.additive_counts`."""
-        words, errors = self.edits[:, 0], self.edits[:, 1]
-        return statistics.additive_counts(self.ref, self.hyp, words, errors, len(self.labels))
+        return statistics.additive_counts(self.ref, self.hyp, self.edits[:, 0], self.edits[:, 1], len(self.labels))
 
     @cached_property
     def cluster(self) -> np.ndarray:
@@ -148,12 +147,10 @@ def read_history(path: Path) -> list[dict[str, Any]]:
         return []
     epochs: dict[int, dict[str, Any]] = {}
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
+        with contextlib.suppress(ValueError, KeyError, TypeError, RecursionError):
             record = json.loads(line)
             if isinstance(record["epoch"], int) and 1 <= record["epoch"] <= MOST_EPOCHS:
                 epochs[record["epoch"]] = record
-        except (ValueError, KeyError, TypeError, RecursionError):
-            continue
     return [epochs[number] for number in sorted(epochs)]
 
 

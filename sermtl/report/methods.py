@@ -57,7 +57,7 @@ def erasing(family: Family, sources: Sources) -> list[Figure | str]:
     ):
         return []
     try:
-        curve = erasing_curve(made.path, sources.data, lists, sources.read_vector, sources.erase)
+        curve = erasing_curve(made.path, sources.data, lists, sources.erase)
     except (OSError, KeyError, ValueError, UserError) as error:
         return [f"No eraser is fitted to parts of the training list: {error}."]
     caption = (

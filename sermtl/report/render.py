@@ -20,11 +20,7 @@ TEMPLATE = Path(__file__).with_name("index.html.j2")
 
 
 def write_report(document: Document, experiments: Sequence[Experiment], out: Path) -> None:
-    """Write all forms of the report into ``out``; ``index.html`` comes last.
-
-    The figures are already in ``out/images``; pictures and tables of an earlier report that this one does
-    not have are removed.
-    """
+    """Write all forms of the report into ``out``, where its figures are already; remove those of an earlier report."""
     tables = {f"tables/{table.name}.csv": flat(table) for table in document.tables()}
     for name, (head, rows) in tables.items():
         with atomic_write(out / name) as file:
@@ -78,10 +74,8 @@ def as_markdown(document: Document) -> str:
 
 def as_json(document: Document, experiments: Sequence[Experiment]) -> dict[str, Any]:
     """Every number of the report, and the pooled scores of the experiments behind them."""
-    tables = {}
-    for table in document.tables():
-        head, rows = flat(table)
-        tables[table.name] = {"caption": table.caption, "head": head, "rows": rows}
+    numbers = [(table, *flat(table)) for table in document.tables()]
+    tables = {t.name: {"caption": t.caption, "head": head, "rows": rows} for t, head, rows in numbers}
     kept = ("protocol", "speaker_dependent", "folds", "missing_folds", "settings", "ser", "asr", "spk")
     return {
         "title": document.title,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -144,7 +144,7 @@ def tables(family: Family, known: Mapping[Setting, Knowledge]) -> list[Table]:
     ]
 
 
-def picture(family: Family, data: Path, read: Callable[[str], np.ndarray]) -> tuple[Figure, str] | str:
+def picture(family: Family, data: Path) -> tuple[Figure, str] | str:
     """The embeddings of one fold, beta 0 above the strongest settings, and what is shown; or why there is none."""
     shown = [setting for setting in (family.find(0.0), *family.strongest) if setting is not None]
     if not shown:
@@ -164,7 +164,7 @@ def picture(family: Family, data: Path, read: Callable[[str], np.ndarray]) -> tu
         known = known_speakers(speakers)
         clouds = []
         for setting in shown:
-            vectors = speaker_probe.embeddings(setting.first.path / fold / f"decode_{part}", utts, read)
+            vectors = speaker_probe.embeddings(setting.first.path / fold / f"decode_{part}", utts)
             points, shares = speaker_probe.principal_plane(vectors)
             title = f"{setting.name} ({100 * shares.sum():.0f} % of variance)"
             names = [speakers[u] if speakers[u] in known else UNKNOWN for u in utts]

@@ -17,7 +17,6 @@ from sermtl.score import metrics, statistics
 from sermtl.score.metrics import RATES
 from sermtl.score.result_files import UNTRAINED
 
-MEAN = "mean over folds"
 WEIGHTS = "layer_weights.json"
 """Of a fold, written by training: head -> hidden state -> learned share."""
 INTERVALS = (
@@ -150,7 +149,7 @@ def by_group(family: Family, what: str, groups: Sequence[str]) -> list[Table]:
         ]
         if what == "fold":
             means = [metrics.mean([scores[rate] for scores in column]) for column in zip(*found, strict=True)]
-            rows.append([MEAN + mark * any(lowered), None, *means])
+            rows.append(["mean over folds" + mark * any(lowered), None, *means])
         rows.append(["pooled" + mark * any(lowered), len(first.utts), *(scores[rate] for scores in pooled)])
         head = [what, "n", *(setting.name for setting in family.settings)]
         caption = f"{title} per {what}, counts summed over seeds."

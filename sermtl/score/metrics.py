@@ -139,9 +139,6 @@ def speaker_scores(
 ) -> dict[str, Any]:
     """Speaker accuracy, where it exists: only if the head was trained on every speaker that is counted.
 
-    Returns:
-        ``{"n", "correct", "acc"}``, or ``{"acc": None, "reason"}``.
-
     >>> speaker_scores(["anna", "ben"], ["anna", "anna"], {"anna", "ben"})
     {'n': 2, 'correct': 1, 'acc': 0.5}
     >>> speaker_scores(["carl"], ["anna"], {"anna", "ben"})

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import LinearSVC
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
+from sermtl.fileio.ark import read_matrix
 from sermtl.fileio.files import load_json, sha256, write_json
 from sermtl.fileio.stamp import NAME
 from sermtl.fileio.tables import PARTS, read_list, read_table
@@ -76,10 +78,7 @@ def words_alone(data: Path, protocol: str, kept_in: Path) -> float | None:
 
 @threadpool_limits.wrap(limits=1)
 def layer_probe(vectors_UnP: np.ndarray, classes: Sequence[str], folds: Iterable[Sequence[np.ndarray]]) -> list[float]:
-    """Accuracy at each of n states of a linear support vector machine (C .01) on standardised vectors.
-
-    ``classes`` are U names to find, ``folds`` the numbers of the utterances that train and of those that test.
-    """
+    """Accuracy at each of n states of a linear SVM (C .01) of U ``classes``; ``folds``: rows that train, that test."""
     names, hits_n, tested = np.asarray(classes), np.zeros(vectors_UnP.shape[1]), 0
     for train, test in folds:
         tested += len(test)
@@ -95,31 +94,25 @@ Erase = Callable[[np.ndarray, list[str], np.ndarray], np.ndarray]
 
 
 @threadpool_limits.wrap(limits=1)
-def erasing_curve(
-    exp: Path, data: Path, folds: Mapping[str, Path], read: Callable[[str], np.ndarray], erase: Erase
-) -> Mapping[str, float]:
+def erasing_curve(exp: Path, data: Path, folds: Mapping[str, Path], erase: Erase) -> Mapping[str, float]:
     """Accuracy of linear speaker probes on dev, by how many utterances of each training speaker fitted an eraser.
 
     It is measured on the embeddings of an experiment ``exp`` that erases nothing, and kept in its
     ``erasing_curve.json``. ``folds`` are the folds with their lists, whose train and dev parts must be decoded.
     """
-    speakers = read_table(data / "utt2spk")
-    stamps = "".join(sha256(exp / fold / f"decode_{part}" / NAME) for fold in folds for part in ("train", "dev"))
+    speakers, parts = read_table(data / "utt2spk"), ("train", "dev")
+    stamps = "".join(sha256(exp / fold / f"decode_{part}" / NAME) for fold in folds for part in parts)
 
     def compute() -> dict[str, Any]:
         right: dict[str, list[str]] = {}
         for fold, lists in folds.items():
-            parts = [read_list(lists / part) for part in ("train", "dev")]
-            train_ND, dev_MD = (
-                embeddings(exp / fold / f"decode_{part}", utts, read)
-                for part, utts in zip(("train", "dev"), parts, strict=True)
-            )
-            names, tested = ([speakers[utt] for utt in utts] for utts in parts)
-            order, seen = np.random.default_rng(0).permutation(len(names)), Counter[str]()
+            utts = [read_list(lists / part) for part in parts]
+            decoded = [exp / fold / f"decode_{part}" for part in parts]
+            train_ND, dev_MD = map(embeddings, decoded, utts)
+            names, tested = ([speakers[utt] for utt in of_part] for of_part in utts)
+            order, counts = np.random.default_rng(0).permutation(len(names)), defaultdict[str, Iterator[int]](count)
             place = np.zeros(len(names), int)  # of an utterance among its speaker's, in this order
-            for row in order:
-                place[row] = seen[names[row]]
-                seen[names[row]] += 1
+            place[order] = [next(counts[names[row]]) for row in order]
             for most in (0, *ERASING, len(names)):
                 rows = np.flatnonzero(place < most)
                 vectors_MD = erase(train_ND[rows], [names[row] for row in rows], dev_MD) if most else dev_MD
@@ -131,7 +124,7 @@ def erasing_curve(
     return kept(exp / "erasing_curve.json", hashlib.sha256(stamps.encode()).hexdigest(), compute)["accuracy"]
 
 
-def layers_of(dump: Path, data: Path, protocol: str, read: Callable[[str], np.ndarray]) -> Mapping[str, Any]:
+def layers_of(dump: Path, data: Path, protocol: str) -> Mapping[str, Any]:
     """``layers_<protocol>.json`` of a dump of pooled states, computed where it is not there.
 
     Returns:
@@ -144,7 +137,7 @@ def layers_of(dump: Path, data: Path, protocol: str, read: Callable[[str], np.nd
     lists = [(sorted(train + dev), test) for train, dev, test in fold_lists(data, protocol)]
 
     def compute() -> dict[str, Any]:
-        vectors = {utt: read(entry) for utt, entry in scp.items()}
+        vectors = {utt: read_matrix(entry) for utt, entry in scp.items()}
         labelled = [utt for utt in scp if emotions.get(utt)]
         row = {utt: number for number, utt in enumerate(labelled)}
         rows = [[np.array([row[utt] for utt in part if utt in row], int) for part in fold] for fold in lists]

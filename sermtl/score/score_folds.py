@@ -212,10 +212,7 @@ def _emotion(rows: Sequence[Utterance], labels: Sequence[str]) -> dict[str, Any]
 
 
 def _refuse_stale(decode: Path, trained: Path, roots: Mapping[str, Path], again: str) -> None:
-    """Refuse hypotheses that are incomplete, or were made with other weights or data than the present ones.
-
-    Hypotheses of another program (no stamp, and no model in the fold's directory) are scored unchecked.
-    """
+    """Refuse incomplete hypotheses and those of other weights or data; without stamp and model none are checked."""
     stamp = decode / stamps.NAME
     if (trained / "model.safetensors").exists() and not stamp.exists():
         raise UserError(f"{decode} is incomplete (no {stamps.NAME}); {again}")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from sermtl.config import read_yaml
 from sermtl.errors import UserError
+from sermtl.fileio.ark import read_matrix
 from sermtl.fileio.tables import PARTS, known_speakers, read_list, read_own_scp, read_table
 from sermtl.score import metrics
 from sermtl.seeding import halves
@@ -182,14 +183,14 @@ ERASED = "no classifier is fitted to the training list, which fitted the eraser:
 
 
 @threadpool_limits.wrap(limits=1)  # with more threads, four fifths of the time went into waiting
-def probe_fold(exp: Path, data: Path, fold_dir: Path, read: Callable[[str], np.ndarray]) -> dict[str, Any]:
+def probe_fold(exp: Path, data: Path, fold_dir: Path) -> dict[str, Any]:
     """Measure the speaker information in a fold's embeddings: ``exp`` is ``exp/<tag>/<fold>``, ``fold_dir`` its lists.
 
     Utterances of unknown speakers are left out. The probes take the dev utterances, or, where there are none, the test
     utterances whose speakers are in the training list, and again the test utterances of other speakers. Verification
     takes the latter, and where they have one speaker, the dev utterances for its impostors. Where test speakers are
     standardised, it is the first half of the utterances of each, which the other half enrolled. ``data`` has the real
-    speakers and perhaps emotions; ``read`` gives the vector at a location of ``emb.scp``.
+    speakers and perhaps emotions.
 
     Returns:
         ``held_out`` and ``unseen`` (see `speaker_probe`; the first has two more kinds: ``head``, the model's own, and
@@ -212,7 +213,7 @@ def probe_fold(exp: Path, data: Path, fold_dir: Path, read: Callable[[str], np.n
     result: dict[str, Any] = {"held_out": {"reason": NO_HELD_OUT}, "unseen": {"reason": ONE_UNSEEN}}
     result["verification"] = {"eer": None, "reason": "every test speaker was trained on"}
     if held_out:
-        vectors, names = embeddings(exp / f"decode_{part}", held_out, read), [speakers[utt] for utt in held_out]
+        vectors, names = embeddings(exp / f"decode_{part}", held_out), [speakers[utt] for utt in held_out]
         impostors = vectors if part == "dev" else None
         result["held_out"] = probed = speaker_probe(held_out, vectors, speakers, emotions)
         hypotheses = read_table(exp / f"decode_{part}" / "utt2spk")
@@ -222,7 +223,7 @@ def probe_fold(exp: Path, data: Path, fold_dir: Path, read: Callable[[str], np.n
         elif "erase" in method:
             probed.setdefault("reason", ERASED)
         else:
-            fitted = embeddings(exp / "decode_train", lists["train"], read)
+            fitted = embeddings(exp / "decode_train", lists["train"])
             classes = np.array([speakers[utt] for utt in lists["train"]])
             found |= hits({"refit": probes(0)["linear"]}, fitted, classes, vectors, np.array(names))
         if "hits" in probed:
@@ -236,16 +237,16 @@ def probe_fold(exp: Path, data: Path, fold_dir: Path, read: Callable[[str], np.n
             by_speaker.setdefault(name, []).append(utt)
         unseen = {utt: name for name, utts in by_speaker.items() for utt in sorted(halves(utts)[0])}
     if unseen:
-        vectors, utts, names = embeddings(exp / "decode_test", list(unseen), read), list(unseen), list(unseen.values())
+        vectors, utts, names = embeddings(exp / "decode_test", list(unseen)), list(unseen), list(unseen.values())
         if len(set(names)) > 1:
             result["unseen"] = speaker_probe(utts, vectors, unseen, emotions)
         result["verification"] = verification_eer(vectors, names, impostors)
     return result
 
 
-def embeddings(decoded: Path, utts: Sequence[str], read: Callable[[str], np.ndarray]) -> np.ndarray:
+def embeddings(decoded: Path, utts: Sequence[str]) -> np.ndarray:
     """(N, D) float64 pooled embeddings of decoded utterances; a `UserError` names those that ``emb.scp`` lacks."""
     table = read_own_scp(decoded / "emb.scp")
     if missing := [utt for utt in utts if utt not in table]:
         raise UserError(f"{decoded / 'emb.scp'} lacks {len(missing)} utterances: {metrics.first(missing)}")
-    return np.stack([np.asarray(read(table[utt]), dtype=np.float64).reshape(-1) for utt in utts])
+    return np.stack([read_matrix(table[utt]).astype(np.float64).reshape(-1) for utt in utts])

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from sermtl.fileio.ark import read_matrix, write_ark
+from sermtl.fileio.ark import write_ark
 from sermtl.fileio.files import write_json
 from sermtl.fileio.tables import write_list, write_table
 from sermtl.score import metrics, score_folds
@@ -166,7 +166,7 @@ def grid(root: Path, data: Path, experiments: int, epochs: int = 0, embeddings: 
             make_history(exp / fold / "history.jsonl", epochs, number)
         for fold in names if number < embeddings else []:
             make_embeddings(data, exp / fold, 0.4 + beta * (0.6 if grl == "reverse" else 0.2), seed)
-            found = probe_fold(exp / fold, data, data / "folds/speaker" / fold, read_matrix)
+            found = probe_fold(exp / fold, data, data / "folds/speaker" / fold)
             write_json(exp / fold / "score_test/probe.json", found)
         made.append(exp)
     return made

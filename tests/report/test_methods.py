@@ -6,9 +6,8 @@ import json
 
 import pytest
 from make_scores import LABELS, make_data, make_embeddings, make_rows, make_scored
-from report_page import run_report
+from report_page import no_picture, run_report
 
-from sermtl.fileio.ark import read_matrix
 from sermtl.fileio.files import write_json
 from sermtl.report import figures
 from sermtl.score.speaker_probe import probe_fold
@@ -32,7 +31,7 @@ def report(tmp_path_factory):
             (exp / fold / "config.yaml").write_text(f"spk_norm: {method}\nenrol: all\n")
             for part in ("train", "dev"):
                 write_json(exp / fold / f"decode_{part}/stamp.json", {})
-            found = probe_fold(exp / fold, data, data / "folds/speaker" / fold, read_matrix)
+            found = probe_fold(exp / fold, data, data / "folds/speaker" / fold)
             write_json(exp / fold / "score_test/probe.json", found)
         if method == "standardise":
             scores = json.loads((exp / "scores.json").read_text())
@@ -40,6 +39,7 @@ def report(tmp_path_factory):
             write_json(exp / "scores.json", scores)
 
     def keep(figure, folder, name):
+        no_picture(figure, folder, name)
         drawn[name] = figure.axes[0]
 
     with pytest.MonkeyPatch.context() as patch:

@@ -35,7 +35,7 @@ def made(tmp_path):
 
 def test_the_emotion_at_each_state_is_that_of_a_plain_loop_over_the_folds(made):
     dump, data = made
-    found = layers_of(dump, data, "speaker", read_matrix)
+    found = layers_of(dump, data, "speaker")
     emotions = read_table(data / "utt2emo")
     vectors = {utt: read_matrix(entry).astype(float) for utt, entry in read_table(dump / "feats.scp").items()}
     for state in (0, 1):
@@ -57,12 +57,12 @@ def test_the_emotion_at_each_state_is_that_of_a_plain_loop_over_the_folds(made):
 def test_they_are_computed_once_and_again_for_other_folds(made):
     dump, data = made
     file = dump / "layers_speaker.json"
-    first = layers_of(dump, data, "speaker", read_matrix)
+    first = layers_of(dump, data, "speaker")
     file.write_text(json.dumps(dict(first) | {"speakers": 99}))
-    assert layers_of(dump, data, "speaker", read_matrix)["speakers"] == 99
+    assert layers_of(dump, data, "speaker")["speakers"] == 99
     moved = data / "folds/speaker/01F/test"
     moved.write_text("".join(moved.read_text().splitlines(keepends=True)[1:]))
-    again = layers_of(dump, data, "speaker", read_matrix)
+    again = layers_of(dump, data, "speaker")
     assert (again["utterances"], again["speakers"]) == (79, 4)
 
 
@@ -75,7 +75,7 @@ def test_a_fold_trains_on_its_own_lists_alone_and_unknown_speakers_have_no_curve
     (root / "01F/train").write_text("".join(f"{utt}\n" for utt in few[:-10]))
     (root / "01F/dev").write_text("".join(f"{utt}\n" for utt in few[-10:]))
     write_table(data / "utt2spk", {utt: utt for utt in emotions})
-    found = layers_of(dump, data, "speaker", read_matrix)
+    found = layers_of(dump, data, "speaker")
     test = read_list(root / "01F/test")
     share = sum(emotions[utt] in ("ang", "hap") for utt in test) / len(test)
     assert 0.6 * share < found["emotion"][1] <= share and found["utterances"] == len(test) == 20

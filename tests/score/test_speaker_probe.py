@@ -12,7 +12,6 @@ from sklearn.neighbors import KNeighborsClassifier
 
 from sermtl.data.dataset import Example
 from sermtl.errors import UserError
-from sermtl.fileio.ark import read_matrix
 from sermtl.fileio.tables import read_list, read_table, write_list, write_table
 from sermtl.inference.decode import enrolment
 from sermtl.score import speaker_probe
@@ -138,13 +137,13 @@ def test_chance_is_as_wide_as_folds_that_test_the_same_utterances_make_it(tmp_pa
             write_table(tmp_path / "exp" / fold / f"decode_{part}/emb.scp", {utt: f"a.ark:{utt}" for utt in utts})
             write_table(tmp_path / "exp" / fold / f"decode_{part}/utt2spk", dict.fromkeys(utts, "01F"))
         (tmp_path / "exp" / fold / "config.yaml").write_text("spk_norm: grl\n")
-        read = lambda location: vector[location.partition(":")[2]]  # noqa: E731
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(speaker_probe, "SHUFFLES", 20)
             patch.setattr(speaker_probe, "KINDS", ("nearest",))
             patch.setattr(speaker_probe, "probes", lambda seed, chance=False: {"nearest": KNeighborsClassifier(1)})
             patch.setattr(speaker_probe, "read_own_scp", read_table)
-            found = probe_fold(tmp_path / "exp" / fold, data, data / "folds/speaker" / fold, read)
+            patch.setattr(speaker_probe, "read_matrix", lambda location: vector[location.partition(":")[2]])
+            found = probe_fold(tmp_path / "exp" / fold, data, data / "folds/speaker" / fold)
         counts.append(np.array(found["held_out"]["chance"]["nearest"], float))
     of_fold = np.std([rates[:, 0] / rates[:, 1] for rates in counts], axis=1).mean()
     pooled = np.sum(counts, axis=0)
@@ -204,10 +203,11 @@ def test_the_plane_of_equal_embeddings_is_a_point():
     assert (points == 0).all() and (shares == 0).all()
 
 
-def test_embeddings_are_read_in_the_order_asked_for(tmp_path):
+def test_embeddings_are_read_in_the_order_asked_for(tmp_path, monkeypatch):
     (tmp_path / "emb.scp").write_text("u1 a.ark:1\nu2 a.ark:2\n")
     vectors = {"1": np.array([1.0, 2.0]), "2": np.array([[3.0, 4.0]])}
-    found = speaker_probe.embeddings(tmp_path, ["u2", "u1"], lambda location: vectors[location[-1]])
+    monkeypatch.setattr(speaker_probe, "read_matrix", lambda location: vectors[location[-1]])
+    found = speaker_probe.embeddings(tmp_path, ["u2", "u1"])
     assert found.tolist() == [[3, 4], [1, 2]]
 
 
@@ -222,7 +222,7 @@ def rate(part, kind):
 
 
 def test_a_fold_is_probed_on_its_dev_part(tmp_path):
-    found = probe_fold(*fold_with_embeddings(tmp_path, dev=6), read_matrix)
+    found = probe_fold(*fold_with_embeddings(tmp_path, dev=6))
     held_out = found["held_out"]
     assert (len(held_out["utts"]), len(set(held_out["speakers"]))) == (18, 3)
     assert rate(held_out, "linear") > 0.9 and rate(held_out, "head") < 0.7  # that head guesses
@@ -235,15 +235,15 @@ def test_a_refit_needs_the_training_list_and_is_never_made_behind_an_eraser(tmp_
     exp, data, lists = fold_with_embeddings(tmp_path, dev=6)
     make_embeddings(data, exp, spread=3.0, parts=("train",))
     (exp / "config.yaml").write_text("spk_norm: erase+standardise\n")
-    found = probe_fold(exp, data, lists, read_matrix)["held_out"]
+    found = probe_fold(exp, data, lists)["held_out"]
     assert "refit" not in found["hits"] and "eraser" in found["reason"]
     (exp / "config.yaml").write_text("spk_norm: grl\n")
-    found = probe_fold(exp, data, lists, read_matrix)["held_out"]
+    found = probe_fold(exp, data, lists)["held_out"]
     assert rate(found, "refit") > 0.9 and "reason" not in found
 
 
 def test_without_dev_there_is_nothing_to_probe(tmp_path):
-    found = probe_fold(*fold_with_embeddings(tmp_path, dev=0), read_matrix)
+    found = probe_fold(*fold_with_embeddings(tmp_path, dev=0))
     assert "hits" not in found["held_out"] and "--dev_ratio" in found["held_out"]["reason"]
 
 
@@ -254,7 +254,7 @@ def test_test_utterances_are_held_out_or_of_unseen_speakers(tmp_path):
     write_list(lists / "train", own["01F"][:3] + own["01M"][:3])
     write_list(lists / "test", own["01F"][3:] + own["01M"][3:] + own["02F"] + own["02M"])
     make_embeddings(data, exp, spread=3.0)
-    found = probe_fold(exp, data, lists, read_matrix)
+    found = probe_fold(exp, data, lists)
     assert [len(found[part]["utts"]) for part in ("held_out", "unseen")] == [34, 40]
     assert set(found["unseen"]["speakers"]) == {"02F", "02M"} and rate(found["unseen"], "linear") > 0.9
     assert found["verification"]["against"] == "unseen"
@@ -263,7 +263,7 @@ def test_test_utterances_are_held_out_or_of_unseen_speakers(tmp_path):
 
     # Utterances that enrolled their speaker are not the probe's.
     (exp / "config.yaml").write_text("spk_norm: standardise\nenrol: half\n")
-    unseen = probe_fold(exp, data, lists, read_matrix)["unseen"]
+    unseen = probe_fold(exp, data, lists)["unseen"]
     for name in ("02F", "02M"):
         examples = {utt: Example(utt, "", 0, name, emotion=0) for utt in own[name]}
         probed = [utt for utt in unseen["utts"] if utt in examples]
@@ -272,7 +272,7 @@ def test_test_utterances_are_held_out_or_of_unseen_speakers(tmp_path):
             others = [example for other, example in examples.items() if other != utt]
             assert set(enrolment(examples[utt], others, "half")) == set(own[name]) - set(probed)
     (exp / "config.yaml").write_text("spk_norm: standardise\nenrol: all\n")
-    found = probe_fold(exp, data, lists, read_matrix)
+    found = probe_fold(exp, data, lists)
     assert "give --enrol half" in found["unseen"]["reason"] and found["verification"]["eer"] is None
 
 
@@ -282,4 +282,4 @@ def test_a_missing_embedding_is_named(tmp_path):
     first, *rest = scp.read_text().splitlines(keepends=True)
     scp.write_text("".join(rest))
     with pytest.raises(UserError, match=f"lacks 1 utterances: {first.split()[0]}"):
-        probe_fold(exp, data, lists, read_matrix)
+        probe_fold(exp, data, lists)
