@@ -40,10 +40,6 @@ class Material:
     raw: list[Example]
     conv: list[Example]
 
-    def seconds(self, update: list[int]) -> float:
-        """Audio of an update."""
-        return sum(self.raw[index].length for index in update) / SAMPLE_RATE
-
 
 def draw_seconds(count: int, random: np.random.Generator) -> np.ndarray:
     """Durations (count,): one of each of ``count`` equal parts of the distribution, in random order.
@@ -56,11 +52,9 @@ def draw_seconds(count: int, random: np.random.Generator) -> np.ndarray:
     return random.permutation(np.clip(MEDIAN * np.exp(sigma * deviations), SHORTEST, LONGEST))
 
 
-def make_material(
-    directory: Path, updates: int, utterances: int, geometry: Geometry, channels: int, seed: int = 0
-) -> Material:
+def make_material(directory: Path, updates: int, utterances: int, geometry: Geometry, channels: int) -> Material:
     """Write the dumps of ``updates * utterances`` utterances."""
-    random = np.random.default_rng(seed)
+    random = np.random.default_rng(0)
     seconds = np.concatenate([draw_seconds(utterances, random) for _ in range(updates)])
     raw, conv = [], []
     with write_ark(directory / "raw.ark") as audio, write_ark(directory / "conv.ark") as features:

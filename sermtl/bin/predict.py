@@ -46,9 +46,8 @@ def main() -> int:
     window_and_hop(args.window, args.hop)
     items, guesses, reference = find_audio(args.audio), [], read_table(args.ref) if args.ref else {}
     targets = plot_targets(args.plot, items)
-    for path in [args.timeline, *targets]:
-        if path is not None:
-            check_writable(path)
+    for path in filter(None, [args.timeline, *targets]):
+        check_writable(path)
     torch.set_num_threads(args.num_threads)
     model = Speech2Emotion.from_pretrained(args.model, args.device)
     form = output.json_lines if args.json else output.tsv_lines if args.tsv else output.table_lines

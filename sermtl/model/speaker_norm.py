@@ -63,14 +63,11 @@ class SpeakerNorm(nn.Module):
         """
         if not self.standardises:
             return pooled_BnP
-        if own is None and speakers_B is not None:
-            known_B11 = (speakers_B >= 0)[:, None, None]
-            row_B = speakers_B.clamp(min=0)
-            own = (
-                torch.where(known_B11, self.means_SnP[row_B], self.mean_nP),
-                torch.where(known_B11, self.stds_SnP[row_B], self.std_nP),
-            )
         mean_BnP, std_BnP = own or (self.mean_nP, self.std_nP)
+        if own is None and speakers_B is not None:
+            known_B11, row_B = (speakers_B >= 0)[:, None, None], speakers_B.clamp(min=0)
+            mean_BnP = torch.where(known_B11, self.means_SnP[row_B], mean_BnP)
+            std_BnP = torch.where(known_B11, self.stds_SnP[row_B], std_BnP)
         return (pooled_BnP - mean_BnP) / std_BnP
 
     def estimate(self, pooled_UnP: Tensor, members_KU: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,9 +1,14 @@
-"""Which utterances enrol a test speaker."""
+"""Which utterances enrol a test speaker, and what is written of it."""
+
+import json
 
 import pytest
+from small_corpus import make_small_corpus, run_program
 
+from sermtl.bin import decode, train
 from sermtl.data.dataset import Example
-from sermtl.inference.decode import enrolment
+from sermtl.fileio.tables import read_table
+from sermtl.inference.decode import CONDITIONS, enrolment
 
 OWN = [Example(f"u{n}", "", 0, "s", emotion=n % 3) for n in range(11)]
 
@@ -41,3 +46,18 @@ def test_all_of_one_emotion_are_of_one_emotion():
 @pytest.mark.parametrize("condition", ["5", "half", "all", "5_of_one_emotion"])
 def test_a_speaker_of_one_utterance_is_enrolled_by_none(condition):
     assert enrolment(OWN[0], [], condition) == []
+
+
+def test_decoding_writes_a_table_for_each_condition_and_takes_that_of_the_settings(tmp_path):
+    corpus = make_small_corpus(tmp_path)
+    settings = {"epochs": 1, "spk_norm": "standardise", "spk_shrink": 1.0, "enrol": "half"}
+    config, words = corpus.config("raw", **settings), corpus.arguments(tmp_path / "exp")
+    assert run_program(train.main, "--config", config, *words) == 0
+    assert run_program(decode.main, "--config", "conf/decode.yaml", *words) == 0
+    folder = tmp_path / "exp" / "s0" / "decode_test"
+    tables = {path.name: read_table(path) for path in (folder / "enrol").iterdir()}
+    assert tables.keys() == set(CONDITIONS)
+    taken = read_table(folder / "utt2emo")
+    assert tables["half"] == taken and all(table.keys() == taken.keys() for table in tables.values())
+    names = {f"enrol/{condition}" for condition in CONDITIONS}
+    assert names < json.loads((folder / "stamp.json").read_text())["outputs"].keys()

@@ -110,6 +110,11 @@ def test_class_weights_are_those_of_the_training_list_and_change_the_training(co
     assert make_trainer(corpus, tmp_path / "b").model.class_weights_C is None
 
 
+def test_the_dropout_before_the_heads_is_that_of_the_settings(corpus, tmp_path):
+    shares = [make_trainer(corpus, tmp_path / value, final_dropout=value).model.dropout.p for value in ("auto", "0.4")]
+    assert shares[1] == 0.4 != shares[0]
+
+
 def test_a_frozen_front_keeps_its_weights(corpus, tmp_path):
     trainer = make_trainer(corpus, tmp_path, freeze="conv", epochs=1)
     before = {name: value.clone() for name, value in trainer.model.state_dict().items()}

@@ -9,13 +9,8 @@ import threading
 from functools import partial
 from typing import Any
 
-# isort: off
-from sermtl import torchaudio_compat  # noqa: F401 (before transformers)
-
-# isort: on
 import torch
 from torch import Tensor, nn
-from transformers import AutoModel
 
 from sermtl.model.geometry import ConvGeometry
 from sermtl.model.packed import Dropout, Packing, convolve_positions, is_packable, run_layer
@@ -66,7 +61,7 @@ class Wav2Vec2(Upstream):
     @staticmethod
     def build(config: Any) -> nn.Module:
         """A model with fresh weights; its first convolution reads mel bands where ``input_bands`` says so."""
-        model = AutoModel.from_config(config)
+        model: Any = Upstream.build(config)
         if config.input_bands:
             first = model.feature_extractor.conv_layers[0]
             old, bias = first.conv, first.conv.bias is not None

@@ -73,9 +73,7 @@ class Whisper(Upstream):
     def log_mel(self, wav_RS: Tensor, samples_R: Tensor) -> Tensor:
         """Log-mel bands (R, M, F), float32, as transformers' ``WhisperFeatureExtractor`` computes them of each window.
 
-        Args:
-            wav_RS: Windows, continued with zeros.
-            samples_R: Own samples of each, at least `WINDOW`; each is mirrored at both of its own ends.
+        Each window, of at least `WINDOW` own samples, is mirrored at both of its own ends.
         """
         places_S = torch.arange(-WINDOW // 2, wav_RS.shape[1] + WINDOW // 2, device=wav_RS.device).abs()[None]
         last_R1 = samples_R[:, None] - 1
