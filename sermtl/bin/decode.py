@@ -12,18 +12,21 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 
 from sermtl.config import DecodeConfig, load_config, read_yaml
 from sermtl.data import fold_data, fold_job
-from sermtl.data.fold_data import load_fold, refuse_cut_arks
+from sermtl.data.fold_data import FoldData, load_fold, refuse_cut_arks
 from sermtl.data.names import stored_entry
 from sermtl.errors import UserError, command
-from sermtl.fileio.files import hold
+from sermtl.fileio.files import hold, sha256
 from sermtl.fileio.stamp import NAME, refuse_damaged
 from sermtl.fileio.tables import PARTS
 from sermtl.inference.decode import CONDITIONS, decode, decode_stamp, enrolled, training_config, write_decoded
+from sermtl.model.speaker_norm import SpeakerNorm
 from sermtl.model.trained_model import load_model
 from sermtl.train import history
 
@@ -91,6 +94,32 @@ def decode_fold(paths: fold_job.FoldPaths, decode_config: DecodeConfig, device: 
             curve, decoded = {condition: found[condition] for condition in CONDITIONS}, found[config.enrol]
         made.finish(write_decoded(directory, decoded, trained.labels, curve))
         log.info("%s: %d utterances in %.1f s", directory, len(decoded), time.monotonic() - started)
+    if not other and config.spk_norm == "none":
+        write_erasing(paths.exp, fold)
+
+
+def write_erasing(exp: Path, fold: FoldData) -> None:
+    """Write what linear probes of the speaker find on dev behind erasers, where the training list is decoded too."""
+    directories = [exp / f"decode_{part}" for part in ("train", "dev")]
+    if not all((directory / "emb.scp").is_file() for directory in directories):
+        return
+    from sermtl.score.plain_models import erasing_curve, kept  # a second of imports
+    from sermtl.score.speaker_probe import embeddings
+
+    def erase(fitted_ND: np.ndarray, speakers: list[str], vectors_MD: np.ndarray) -> np.ndarray:
+        names = sorted(set(speakers))
+        norm = SpeakerNorm("erase", 1, fitted_ND.shape[1], len(names)).double()
+        norm.fit(torch.from_numpy(fitted_ND)[:, None], torch.tensor([names.index(name) for name in speakers]))
+        return norm.erase(torch.from_numpy(vectors_MD)[:, None])[:, 0].numpy()
+
+    def compute() -> dict[str, Any]:
+        known = [[e for e in fold.examples[part] if e.speaker >= 0] for part in ("train", "dev")]
+        vectors = [embeddings(d, [e.utterance for e in part]) for d, part in zip(directories, known, strict=True)]
+        train, dev = ([e.speaker_name for e in part] for part in known)
+        return {"hits": erasing_curve(vectors[0], train, vectors[1], dev, erase)}
+
+    made_from = " ".join(sha256(directory / NAME) for directory in directories)
+    kept(directories[1] / "erasing.json", made_from, compute)
 
 
 if __name__ == "__main__":

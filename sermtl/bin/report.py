@@ -5,11 +5,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-import numpy as np
-
 from sermtl.errors import UserError, command
 from sermtl.fileio.stamp import NAME, Stamp, inputs, package_digest
-from sermtl.report.build import Sources, build
+from sermtl.report.build import build
+from sermtl.report.figures import Sources
 from sermtl.report.load import load_experiments
 from sermtl.report.render import write_report
 
@@ -41,7 +40,7 @@ def main() -> None:
         return
     made.begin()
     loaded = load_experiments(args.exp, args.data, args.corpus)
-    document = build(loaded, args.corpus, Sources(args.data, args.out / "images", args.dump, erase))
+    document = build(loaded, args.corpus, Sources(args.data, args.out / "images", args.dump))
     write_report(document, loaded.experiments, args.out)
     files = (path for path in args.out.rglob("*") if path.is_file() and path != made.path)
     made.finish(sorted(path for path in files if not path.relative_to(args.out).parts[0].startswith(".")))
@@ -50,18 +49,6 @@ def main() -> None:
     for line in document.findings:
         print(line)
     print(f"{len(loaded.experiments)} experiments -> {args.out / 'index.html'}")
-
-
-def erase(fitted_ND: np.ndarray, speakers: list[str], vectors_MD: np.ndarray) -> np.ndarray:
-    """Vectors without what the recipe's eraser, fitted to others, takes off."""
-    import torch  # seconds of imports
-
-    from sermtl.model.speaker_norm import SpeakerNorm
-
-    names = sorted(set(speakers))
-    norm = SpeakerNorm("erase", 1, fitted_ND.shape[1], len(names)).double()
-    norm.fit(torch.from_numpy(fitted_ND)[:, None], torch.tensor([names.index(name) for name in speakers]))
-    return norm.erase(torch.from_numpy(vectors_MD)[:, None])[:, 0].numpy()
 
 
 if __name__ == "__main__":

@@ -3,42 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
-from matplotlib.figure import Figure as Drawing
 
 from sermtl.errors import UserError
 from sermtl.report import figures, methods, runs, speaker, tables, words
 from sermtl.report.compare import Setting
-from sermtl.report.document import Document, Figure, Section
+from sermtl.report.document import Document, Section
 from sermtl.report.families import Family, group
+from sermtl.report.figures import Sources
 from sermtl.report.load import Loaded
 from sermtl.report.speaker import Knowledge
-from sermtl.score.plain_models import Erase, layers_of, words_alone
+from sermtl.score.plain_models import layers_of, words_alone
 from sermtl.score.result_files import environment
 
 MOST_CURVES = 12
 PARTS = {"monitor_test": "test fold (monitoring: nothing is selected by it)", "dev": "dev part of the fold"}
 """Where a curve over epochs may come from, the first that exists."""
-
-
-@dataclass(frozen=True)
-class Sources:
-    """Where the report reads and draws."""
-
-    data: Path
-    images: Path
-    dump: Path
-    """Parent of the corpus's dumps."""
-    erase: Erase
-
-    def draw(self, drawing: Drawing, family: Family, name: str, caption: str) -> Figure:
-        """Save a picture; the caption's first sentence is its alternative text."""
-        name = f"{family.slug}-{name}"
-        figures.save(drawing, self.images, name)
-        return Figure(name, caption, caption.split(". ")[0].rstrip(".") + ".")
 
 
 def build(loaded: Loaded, corpus: str, sources: Sources) -> Document:
@@ -87,7 +68,10 @@ def protocol_section(family: Family, sources: Sources) -> Section:
     )
     if any(setting.method in ("reverse", "forward") for setting in family.settings):
         section.items += [tables.table_2(family), tables.table_3(family), *tables.ablation(family)]
-    section.items += [tables.all_settings(family), sources.draw(figures.intervals(rows, "WA"), family, "wa", caption)]
+    section.items += [
+        tables.all_settings(family),
+        sources.draw(figures.intervals(rows, "WA"), family.slug, "wa", caption),
+    ]
     try:
         share = words_alone(sources.data, family.protocol, sources.dump)
         words_only = "a logistic regression on the words of the reference transcripts has a WA of"
@@ -100,7 +84,7 @@ def protocol_section(family: Family, sources: Sources) -> Section:
     if curves := {name: (rows[:, 1] / rows[:, 0], rows[:, 2] / rows[:, 0]) for name, rows in full.items() if len(rows)}:
         caption = "Reliability: share of correct utterances by confidence. Calibrated posteriors lie on the diagonal."
         drawn = figures.lines(curves, "confidence", "share of correct utterances", diagonal=True)
-        section.items.append(sources.draw(drawn, family, "reliability", caption))
+        section.items.append(sources.draw(drawn, family.slug, "reliability", caption))
     return section
 
 
@@ -117,7 +101,7 @@ def comparison_section(family: Family, sources: Sources) -> Section:
     caption = f"{what} One that contains 0 does not show that there is none."
     drawn = figures.intervals(rows, "difference in WA", zero=True)
     section.items += [words.detectable(family), tables.comparisons(family)]
-    section.items += [sources.draw(drawn, family, "differences", caption), tables.mcnemar(family)]
+    section.items += [sources.draw(drawn, family.slug, "differences", caption), tables.mcnemar(family)]
     if family.refused:
         section.items.append("Not paired: " + "; ".join(family.refused) + ".")
     return section
@@ -139,7 +123,7 @@ def epoch_section(family: Family, sources: Sources) -> Section:
                 if len(shown) < len(family.settings):
                     caption += f" The first {len(shown)} of {len(family.settings)} settings."
                 drawn = figures.against_epoch(curves, title)
-                section.items.append(sources.draw(drawn, family, f"figure-{number}", caption))
+                section.items.append(sources.draw(drawn, family.slug, f"figure-{number}", caption))
                 break
     if not section.items:
         section.items.append(
@@ -155,7 +139,7 @@ def detail_sections(family: Family, sources: Sources) -> list[Section]:
     fold_tables = tables.by_group(family, "fold", folds)
     values = {s.name: [row[2 + i] for row in fold_tables[0].rows[: len(folds)]] for i, s in enumerate(family.settings)}
     drawn = figures.by_fold(values, folds, "WA")  # type: ignore[arg-type]
-    picture = sources.draw(drawn, family, "folds", "WA of each fold, by setting.")
+    picture = sources.draw(drawn, family.slug, "folds", "WA of each fold, by setting.")
     per_fold = Section(f"Per fold{family.label}", 3, [picture, *fold_tables])
 
     per_speaker = Section(f"Per speaker{family.label}", 3)
@@ -174,7 +158,7 @@ def detail_sections(family: Family, sources: Sources) -> list[Section]:
         "Confusion matrices: rows are references, columns hypotheses; numbers are counts over folds and seeds, "
         "percentages and colours are shares of the row."
     )
-    picture = sources.draw(figures.confusions(matrices, first.labels), family, "confusion", caption)
+    picture = sources.draw(figures.confusions(matrices, first.labels), family.slug, "confusion", caption)
     per_class = Section(f"Per class{family.label}", 3)
     per_class.items += [*tables.by_class(family), picture, *tables.confusions(family)]
 
@@ -206,7 +190,7 @@ def speaker_section(family: Family, known: Mapping[Setting, Knowledge], sources:
             "Accuracy of speaker probes on held-out utterances of training speakers (thick: 95 % intervals over "
             "speakers), and with shuffled speakers, which is chance (thin: lowest to highest)."
         )
-        section.items.append(sources.draw(drawn, family, "probe", caption))
+        section.items.append(sources.draw(drawn, family.slug, "probe", caption))
     section.items += [
         *speaker.tables(family, known),
         *methods.enrolment(family, sources),
@@ -221,7 +205,7 @@ def speaker_section(family: Family, known: Mapping[Setting, Knowledge], sources:
             "emotion on the right, one row per setting. The components are those of largest variance; the probe uses "
             "all dimensions."
         )
-        section.items.append(sources.draw(shown[0], family, "embeddings", caption))
+        section.items.append(sources.draw(shown[0], family.slug, "embeddings", caption))
     return section
 
 
@@ -246,6 +230,6 @@ def layer_section(family: Family, sources: Sources) -> list[Section]:
             states = {"emotion (WA)": found["emotion"], "speaker": found["speaker"]}
             curves = {name: (range(len(values)), values) for name, values in states.items() if values}
             drawn = figures.lines(curves, "hidden state", "accuracy")
-            section.items.append(sources.draw(drawn, family, "states", caption))
+            section.items.append(sources.draw(drawn, family.slug, "states", caption))
     section.items += tables.layer_weights(family)
     return [section] if section.items else []

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from matplotlib.ticker import MaxNLocator
 
 from sermtl.fileio.files import atomic_write
 from sermtl.report.document import Estimate
+from sermtl.report.document import Figure as Picture
 
 COLOURS = ("#000000", "#0072B2", "#56B4E9", "#D55E00", "#E69F00", "#009E73", "#CC79A7", "#7F7F7F")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
@@ -41,6 +43,22 @@ def save(figure: Figure, folder: Path, name: str) -> None:
     for suffix, metadata in (("png", {"Software": None}), ("svg", {"Date": None, "Creator": None})):
         with matplotlib.rc_context(STYLE), atomic_write(folder / f"{name}.{suffix}", "wb") as file:
             figure.savefig(file, format=suffix, dpi=160, bbox_inches="tight", metadata=metadata)
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Where the report reads and draws."""
+
+    data: Path
+    images: Path
+    dump: Path
+    """Parent of the corpus's dumps."""
+
+    def draw(self, drawing: Figure, slug: str, name: str, caption: str) -> Picture:
+        """Save a picture; the caption's first sentence is its alternative text."""
+        name = f"{slug}-{name}"
+        save(drawing, self.images, name)
+        return Picture(name, caption, caption.split(". ")[0].rstrip(".") + ".")
 
 
 def look(index: int) -> dict[str, Any]:

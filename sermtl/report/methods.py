@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sermtl.errors import UserError
+from sermtl.fileio.files import load_json
 from sermtl.report import figures, speaker
 from sermtl.report.compare import Setting
 from sermtl.report.document import Figure, Section
 from sermtl.report.families import Family
+from sermtl.report.figures import Sources
 from sermtl.report.speaker import Knowledge
-from sermtl.score.plain_models import erasing_curve
-
-if TYPE_CHECKING:
-    from sermtl.report.build import Sources
 
 
 def enrolment(family: Family, sources: Sources) -> list[Figure]:
@@ -32,42 +28,36 @@ def enrolment(family: Family, sources: Sources) -> list[Figure]:
     if not names:
         return []
     seconds = [next(row[name][2] / row[name][1] for row in found.values() if name in row) for name in names]
-    ticks = [
-        f"{name.replace('_of_', ' of').replace('_', chr(10))}\n{s:.0f} s"
-        for name, s in zip(names, seconds, strict=True)
-    ]
+    words = [name.replace("_of_", " of ").replace("_", " ").replace(" ", "\n") for name in names]
+    ticks = [f"{word}\n{s:.0f} s" for word, s in zip(words, seconds, strict=True)]
     values = {name: [row[one][0] / row[one][1] if one in row else None for one in names] for name, row in found.items()}
     caption = (
         "WA by how many other utterances of a test speaker, without labels, give the speaker's statistics, and how "
         "much audio that is on average. Five of one emotion are the case that can do harm."
     )
     drawn = figures.by_fold(values, ticks, "WA", "other utterances of the test speaker")
-    return [sources.draw(drawn, family, "enrolment", caption)]
+    return [sources.draw(drawn, family.slug, "enrolment", caption)]
 
 
-def erasing(family: Family, sources: Sources) -> list[Figure | str]:
-    """What a linear probe finds of speakers by how many utterances fitted an eraser, if train and dev are decoded."""
-    base = family.find(0.0)
-    if base is None or base.method != "none":
+def erasing(family: Family, sources: Sources) -> list[Figure]:
+    """What a linear probe finds of speakers by how many utterances fitted an eraser, as stage 4 found it."""
+    digits: dict[str, str] = {}
+    for made in family.experiments:
+        for path in sorted(made.path.glob("*/decode_dev/erasing.json")):
+            if path.parents[1].name in made.folds:
+                for most, hits in load_json(path)["hits"].items():
+                    digits[most] = digits.get(most, "") + hits.replace("-", "")
+    shares = {most: hits.count("1") / len(hits) for most, hits in digits.items() if hits}
+    if not shares:
         return []
-    made = base.first
-    lists = {fold: sources.data / "folds" / family.protocol / fold for fold in made.folds}
-    if not all(
-        (made.path / fold / f"decode_{part}" / "emb.scp").exists() for fold in lists for part in ("train", "dev")
-    ):
-        return []
-    try:
-        curve = erasing_curve(made.path, sources.data, lists, sources.erase)
-    except (OSError, KeyError, ValueError, UserError) as error:
-        return [f"No eraser is fitted to parts of the training list: {error}."]
     caption = (
         "Accuracy of logistic regressions (C = 1) of the speaker on held-out utterances of training speakers, by how "
-        f"many utterances of each speaker fitted an eraser (seed {made.seed}, {base.name})."
+        "many utterances of each speaker fitted an eraser, where training erases nothing."
     )
     drawn = figures.by_fold(
-        {base.name: list(curve.values())}, list(curve), "speaker accuracy", "utterances of a speaker"
+        {"none": list(shares.values())}, list(shares), "speaker accuracy", "utterances of a speaker"
     )
-    return [sources.draw(drawn, family, "erasing", caption)]
+    return [sources.draw(drawn, family.slug, "erasing", caption)]
 
 
 def section(
@@ -91,5 +81,5 @@ def section(
             "speaker is to the left, more emotion is up."
         )
         drawn = figures.points(places, "speaker accuracy", "WA", float(np.mean(known)) if known else None)
-        found.items.append(sources.draw(drawn, families[0], f"methods-{part.replace('_', '-')}", caption))
+        found.items.append(sources.draw(drawn, families[0].slug, f"methods-{part.replace('_', '-')}", caption))
     return [found] if found.items else []

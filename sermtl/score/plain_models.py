@@ -20,10 +20,9 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from sermtl.fileio.ark import read_matrix
 from sermtl.fileio.files import load_json, sha256, write_json
-from sermtl.fileio.stamp import NAME
 from sermtl.fileio.tables import PARTS, read_list, read_table
 from sermtl.score.metrics import separated
-from sermtl.score.speaker_probe import embeddings, recognised
+from sermtl.score.speaker_probe import recognised
 
 VERSION = 1
 """Raised when the same lists would give the words another accuracy."""
@@ -89,39 +88,30 @@ def layer_probe(vectors_UnP: np.ndarray, classes: Sequence[str], folds: Iterable
     return (hits_n / tested).tolist()
 
 
-Erase = Callable[[np.ndarray, list[str], np.ndarray], np.ndarray]
-"""Gives (M, D) vectors without what a linear map, fitted to (N, D) vectors of N speakers, finds of these."""
-
-
 @threadpool_limits.wrap(limits=1)
-def erasing_curve(exp: Path, data: Path, folds: Mapping[str, Path], erase: Erase) -> Mapping[str, float]:
-    """Accuracy of linear speaker probes on dev, by how many utterances of each training speaker fitted an eraser.
+def erasing_curve(
+    train_ND: np.ndarray,
+    speakers: Sequence[str],
+    dev_MD: np.ndarray,
+    tested: Sequence[str],
+    erase: Callable[[np.ndarray, list[str], np.ndarray], np.ndarray],
+) -> dict[str, str]:
+    """Hits of linear speaker probes on dev, by how many utterances of each training speaker fitted an eraser.
 
-    It is measured on the embeddings of an experiment ``exp`` that erases nothing, and kept in its
-    ``erasing_curve.json``. ``folds`` are the folds with their lists, whose train and dev parts must be decoded.
+    ``erase`` gives (M, D) vectors without what a linear map, fitted to vectors of named speakers, finds of these.
+    ``tested`` are dev's M speakers; the hits are M digits, see `speaker_probe.recognised`.
     """
-    speakers, parts = read_table(data / "utt2spk"), ("train", "dev")
-    stamps = "".join(sha256(exp / fold / f"decode_{part}" / NAME) for fold in folds for part in parts)
-
-    def compute() -> dict[str, Any]:
-        right: dict[str, list[str]] = {}
-        for fold, lists in folds.items():
-            utts = [read_list(lists / part) for part in parts]
-            decoded = [exp / fold / f"decode_{part}" for part in parts]
-            train_ND, dev_MD = map(embeddings, decoded, utts)
-            names, tested = ([speakers[utt] for utt in of_part] for of_part in utts)
-            order, counts = np.random.default_rng(0).permutation(len(names)), defaultdict[str, Iterator[int]](count)
-            place = np.zeros(len(names), int)  # of an utterance among its speaker's, in this order
-            place[order] = [next(counts[names[row]]) for row in order]
-            for most in (0, *ERASING, len(names)):
-                rows = np.flatnonzero(place < most)
-                vectors_MD = erase(train_ND[rows], [names[row] for row in rows], dev_MD) if most else dev_MD
-                key = "all" if most == len(names) else str(most)
-                right.setdefault(key, []).append(recognised(vectors_MD, tested, 0, True, ("linear",))["linear"])
-        digits = {most: "".join(found).replace("-", "") for most, found in right.items()}
-        return {"accuracy": {most: found.count("1") / len(found) for most, found in digits.items() if found}}
-
-    return kept(exp / "erasing_curve.json", hashlib.sha256(stamps.encode()).hexdigest(), compute)["accuracy"]
+    order: list[int] = np.random.default_rng(0).permutation(len(speakers)).tolist()
+    counts = defaultdict[str, Iterator[int]](count)
+    place = np.zeros(len(speakers), int)  # of an utterance among its speaker's, in this order
+    place[order] = [next(counts[speakers[row]]) for row in order]
+    found = {}
+    for most in (0, *ERASING, len(speakers)):
+        rows = np.flatnonzero(place < most)
+        vectors_MD = erase(train_ND[rows], [speakers[row] for row in rows], dev_MD) if most else dev_MD
+        key = "all" if most == len(speakers) else str(most)
+        found[key] = recognised(vectors_MD, tested, 0, True, ("linear",))["linear"]
+    return found
 
 
 def layers_of(dump: Path, data: Path, protocol: str) -> Mapping[str, Any]:
