@@ -15,11 +15,9 @@ from sermtl.errors import UserError
 from sermtl.fileio.files import write_text
 from sermtl.fileio.wav_scp import locate
 
-JOINED = re.compile(r".*[;,|/+&].*", re.DOTALL)
-"""Two emotions in one label."""
+JOINED = re.compile(r".*[;,|/+&].*", re.DOTALL)  # two emotions in one label
 NUMBER = re.compile(r"[-+]?\d*[.,]?\d+([eE][-+]?\d+)?")
-FEW = 20
-"""Labels that a message names."""
+FEW = 20  # labels that a message names
 
 
 def audio_seconds(path: str) -> float | str:
@@ -116,9 +114,8 @@ def keep_classes(scan: Scan, default: Iterable[str] = (), known: Iterable[str] =
     if renamed and (not wanted or set(wanted) - set(renamed) or len(set(wanted)) < len(wanted)):
         raise UserError(f"--classes {args.classes!r}: name each once, out of {' '.join(renamed)}")
     if absent := [name for name in wanted if name not in present]:
-        raise UserError(
-            f"--classes: {source} has no utterance of {' '.join(absent)}; it has {' '.join(sorted(present))}"
-        )
+        there = " ".join(sorted(present))
+        raise UserError(f"--classes: {source} has no utterance of {' '.join(absent)}; it has {there}")
     scan.drop(lambda u: f"class {u.emotion} is not asked for" if u.emotion and u.emotion not in wanted else None)
     check_labels(scan)
 

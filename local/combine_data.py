@@ -62,9 +62,7 @@ def check_together(sources: Mapping[str, Sequence[Utterance]]) -> None:
 def main() -> None:
     """Read the sources, combine and write."""
     parser = argparse.ArgumentParser(prog="local/combine_data.sh", description=__doc__)
-    parser.add_argument(
-        "sources", type=Path, nargs="+", help="data directories that stage 1 prepared, named as corpora"
-    )
+    parser.add_argument("sources", type=Path, nargs="+", help="data directories of stage 1, named as corpora")
     parser.add_argument("out", type=Path, help="data directory to write")
     text, names = "of one source: 'old=new old=new', or a file", ("CORPUS", "MAP")
     parser.add_argument("--label_map", nargs=2, action="append", default=[], metavar=names, help=text)

@@ -48,9 +48,7 @@ def corpus_options(corpus: Corpus, description: str | None) -> argparse.Argument
     """Make the parser of a corpus that has its own labels."""
     labels = " ".join(corpus.codes["emotion"].values())
     parser = options(description, f"out of {labels}; default: {' '.join(corpus.classes)}")
-    parser.add_argument(
-        "--corpus_dir", type=Path, required=True, help=f"the folder of {corpus.name} as it is given out"
-    )
+    parser.add_argument("--corpus_dir", type=Path, required=True, help=f"folder of {corpus.name} as it is given out")
     parser.add_argument("--known_counts", type=boolean, default=True, help="compare the counts with the published ones")
     return parser
 

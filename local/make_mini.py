@@ -97,8 +97,7 @@ IMPROVISED = (
 )
 TAGGED = {"hap": "[LAUGHTER]", "sad": "{LG}", "ang": "++BREATHING++"}
 ROUND = 3  # how often a speaker uses each emotion with each of the two kinds of dialog
-Part = tuple[str, str]
-"""An emotion and a sentence."""
+Part = tuple[str, str]  # an emotion and a sentence
 
 
 class Turn(NamedTuple):

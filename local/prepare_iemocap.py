@@ -53,10 +53,8 @@ OF_CODES = {
 CORPUS = Corpus(name="IEMOCAP", codes={"emotion": {code: code for code in CODES}}, classes=CLASSES, counts=OF_CODES)
 
 
-Dialog = tuple[Path | None, ...]
-"""What a tree holds of one dialog, in the order of `PARTS`; a part that is missing is None."""
-Line = tuple[str, str, str]
-"""A turn, its label or text, and why the line cannot be used, or ""."""
+Dialog = tuple[Path | None, ...]  # what a tree holds of it, in the order of PARTS; a part that is missing is None
+Line = tuple[str, str, str]  # a turn, its label or text, and why the line cannot be used, or ""
 
 
 def parse_label(line: str) -> Line | None:

@@ -108,7 +108,7 @@ def set_duration(u: Utterance, segment: str, seconds: dict[str, float | str]) ->
         return f"segment {segment!r} is not `recording start end`"
     length = seconds.get(words[0], f"no line for {words[0]} in wav.scp")
     if isinstance(length, str):
-        return length if words[0] == u.utt else f"recording {words[0]}: {length}"
+        return f"recording {words[0]}: {length}"
     try:
         start, end = float(words[1]), float(words[2])
     except ValueError:
@@ -130,7 +130,7 @@ def check(scan: Scan, folder: Path, seconds: dict[str, float | str]) -> None:
             return "no line in segments"
         if problem := set_duration(u, segments[u.utt], seconds):
             u.where = place.get(u.utt, u.where)
-            return problem
+            return problem.removeprefix(f"recording {u.utt}: ") if scan.segments is None else problem
         return name_problem(u.speaker or " ") or name_problem(u.session or "x") or label_problem(u.emotion)
 
     scan.drop(problem, scan.broken)
@@ -178,8 +178,7 @@ def main() -> None:
     used = {u.utt for u in scan.utterances}
     if segments is not None:
         used = {word for value in segments.values() for word in value.split()[:1]}
-    wav_scp = {key: entry for key, entry in recordings(folder, args.allow_pipes).items() if key in used}
-    scan.wav_scp = wav_scp
+    scan.wav_scp = wav_scp = {key: entry for key, entry in recordings(folder, args.allow_pipes).items() if key in used}
     check(scan, folder, durations(folder, wav_scp, args.nj))
     report_broken(scan)
     read_channels(folder / CHANNELS)

@@ -24,9 +24,8 @@ COLUMNS = {"FileName", "EmoClass", "SpkrID", "Gender", "Split_Set"}
 # Turns of each partition of a release: the corpus's page, ecs.utdallas.edu/research/researchlabs/msp-lab. Test3 has no
 # public labels.
 RELEASES = {"1.11": {"Train": 84030, "Development": 19815, "Test1": 30647, "Test2": 14815}}
-CORPUS = Corpus(
-    name="MSP-Podcast", codes={"emotion": EMOTIONS}, classes=("anger", "happiness", "neutral", "sadness"), counts={}
-)
+USUAL = ("anger", "happiness", "neutral", "sadness")
+CORPUS = Corpus(name="MSP-Podcast", codes={"emotion": EMOTIONS}, classes=USUAL, counts={})
 
 
 def scan_labels(args: argparse.Namespace) -> tuple[Scan, Counter[str]]:
@@ -51,9 +50,8 @@ def scan_labels(args: argparse.Namespace) -> tuple[Scan, Counter[str]]:
             text = texts[name].read_text(encoding="utf-8", errors="replace") if name in texts else ""
             gender = {"Male": "m", "Female": "f"}.get(row["Gender"], "")
             emotion, split = EMOTIONS[row["EmoClass"]], row["Split_Set"]
-            scan.utterances.append(
-                Utterance(utt, str(path), speaker, emotion, text.strip(), gender=gender, split=split, where=where)
-            )
+            u = Utterance(utt, str(path), speaker, emotion, text.strip(), gender=gender, split=split, where=where)
+            scan.utterances.append(u)
     scan.dropped += [Dropped(name, "no label", str(path)) for name, path in wavs.items()]
     return scan, parts
 

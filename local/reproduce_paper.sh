@@ -75,9 +75,7 @@ is_finished() {
     shown=$(./run.sh "${common[@]}" "$@" --stage 5 --stop_stage 5 --dry_run true) || exit 2
     shown=${shown##*.score folds --exp } shown=${shown%%$'\n'*} exp=${shown%% --data *}
     exp=${expdir}/${exp##*/}
-    for fold in ${shown##* --folds }; do
-        if [[ ! -f ${exp}/${fold}/score_test/scores.json ]]; then return 1; fi
-    done
+    for fold in ${shown##* --folds }; do [[ -f ${exp}/${fold}/score_test/scores.json ]] || return 1; done
     [[ -f ${exp}/scores.json ]]
 }
 

@@ -21,10 +21,9 @@ from sermtl.fileio.wav_scp import CHANNELS
 from sermtl.text.normalise import is_english, normalise
 
 FEW_FOREIGN = 0.02
-BATCH = 8
-"""Utterances of an update by default."""
+BATCH = 8  # utterances of an update by default
+# Memory of training wav2vec2-base in float32: program, weights and moments; a second of audio (both measured).
 WEIGHTS_GB, SECOND_GB = 1.9, 0.105
-"""Memory of training wav2vec2-base in float32: program, weights and moments; a second of audio (both measured)."""
 
 
 def path_problem(path: str) -> str | None:

@@ -26,9 +26,7 @@ ASK_EVERY = float(os.environ.get("SERMTL_ASK_EVERY", "10"))  # seconds between q
 LATE_FILES = float(os.environ.get("SERMTL_LATE_FILES", "30"))  # seconds that a file may take from host to host
 PATIENCE = float(os.environ.get("SERMTL_QUEUE_PATIENCE", "30"))  # seconds before waiting, or silence, is reported
 RETRIES = 3  # submissions after one that failed for a reason that passes
-PASSING = re.compile(
-    r"unable to contact|temporarily unable|timed out|gdi request|connection refused|communication", re.I
-)
+PASSING = r"unable to contact|temporarily unable|timed out|gdi request|connection refused|communication"
 TERMINATED = 143
 
 
@@ -98,7 +96,7 @@ class _Job:
             answer = done.stdout.decode(errors="replace")
             if done.returncode == 0 and job_id(answer):
                 return job_id(answer)
-            if attempt == RETRIES or not PASSING.search(answer):
+            if attempt == RETRIES or not re.search(PASSING, answer, re.I):
                 break
             again = time.monotonic() + ASK_EVERY
             while self.signals.number is None and time.monotonic() < again:
@@ -199,8 +197,7 @@ class _Job:
         """Replace "killed by signal" by the scheduler's reason, where it gives one; leave nothing in the queue."""
         ended = self.engine.ended(self.id) if self.killed else {}
         for task, status in self.killed.items():
-            index = self.index[task]
-            self.failures[task] = ended.get(index) or describe(status, self.request.log_of(task))
+            self.failures[task] = ended.get(self.index[task]) or describe(status, self.request.log_of(task))
         if any("could not start it" in reason for reason in self.failures.values()):
             ask(self.cancel)
 
@@ -222,7 +219,7 @@ class _Job:
             done = len(self.tasks) - len(self.open)
             ending = f"cancelled job {self.id} ({done} of {len(self.tasks)} tasks had ended)"
             if status != 0:
-                shown = " ".join(self.cancel)
-                ending = f"job {self.id} could NOT be cancelled: {(err or out).strip()}; run: {shown}"
+                why = (err or out).strip()
+                ending = f"job {self.id} could NOT be cancelled: {why}; run: {' '.join(self.cancel)}"
         say(self.request, f"interrupted by {self.signals.name()}: {ending}")
         return self.signals.status()

@@ -36,10 +36,7 @@ class Runner:
         if request.number("num_nodes", 1, 1) > 1:
             raise JobError("--num_nodes: this runner has one machine; choose another cmd_backend in conf/cmd.sh")
         self.slots = slots(request)
-        try:
-            torch = metadata.version("torch")
-        except metadata.PackageNotFoundError:
-            torch = "none"
+        torch = next((found.version for found in metadata.distributions(name="torch")), "none")
         # Of the environment that tasks are started in, the one that runs this program.
         self.versions = f"Python {platform.python_version()}, torch {torch}"
         self.running: dict[int, Task] = {}

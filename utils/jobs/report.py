@@ -85,8 +85,7 @@ def describe(status: int, log: str) -> str:
 def report(request: Request, failures: dict[int, str], scheduler_log: str = "") -> int:
     """Print on stderr which tasks failed, and the end of the first one's log, or of the scheduler's where it has none.
 
-    Returns:
-        Exit status: 0 where no task failed, 75 where all that failed can be continued, else 1.
+    Gives the exit status: 0 where no task failed, 75 where all that failed can be continued, else 1.
     """
     if not failures:
         return 0

@@ -109,8 +109,7 @@ def _take_range(request: Request, word: str) -> None:
         raise JobError(f"cannot read the range {word}: write JOB=1:n or JOB=n")
     if request.job is not None:
         raise JobError(f"a second range, {word}: one is allowed")
-    request.job, request.first = match[1], int(match[2])
-    request.last = int(match[3] or match[2])
+    request.job, request.first, request.last = match[1], int(match[2]), int(match[3] or match[2])
     if not 1 <= request.first <= request.last:
         raise JobError(f"the range {word} is empty or begins below 1")
 

@@ -95,12 +95,13 @@ class Script:
             "name": request.job or "",
             "command": request.command,
             "threads": str(request.number("num_threads", 1, 1)),
-            "set_threads": str("num_threads" in request.options).lower(),
             "gpu": str(request.number("gpu", 0)),
         }
         lines = [f"job_{name}={shlex.quote(value)}\n" for name, value in values.items()]
         # Clusters pass little more than PATH; path.sh must know which Python to use.
         passed = sorted((k, v) for k, v in os.environ.items() if re.match(r"SERMTL_\w+$", k))
+        if "num_threads" in request.options:
+            passed.append(("OMP_NUM_THREADS", values["threads"]))
         lines += [f"export {name}={shlex.quote(value)}\n" for name, value in passed]
         shown = f"${{!{self.engine.environment}@}}" if self.engine.environment else ""
         task = f"${{{index}}}" if request.job else str(ALONE)

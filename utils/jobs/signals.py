@@ -7,8 +7,7 @@ import select
 import signal
 import time
 
-SAME = 1.0
-"""Seconds within which further signals count as the first one."""
+SAME = 1.0  # seconds within which further signals count as the first one
 
 
 class Signals:

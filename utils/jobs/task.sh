@@ -1,6 +1,6 @@
 # shellcheck shell=bash disable=SC2154
 # The body of a cluster task's script; queue.pl and slurm.pl write the variables that it reads above it:
-# job_root job_log job_mark job_name job_task job_command job_threads job_set_threads job_gpu job_shown.
+# job_root job_log job_mark job_name job_task job_command job_threads job_gpu job_shown.
 # It starts few processes, because each task runs it.
 
 job_log=${job_log//"${job_name}"/${job_task}}
@@ -64,7 +64,6 @@ job_date
     printf '# %s\n' "${job_command//$'\n'/$'\n# '}"
 } >>"${job_log}"
 if ((job_gpu == 0)); then export CUDA_VISIBLE_DEVICES=; fi
-if ${job_set_threads}; then export OMP_NUM_THREADS=${job_threads}; fi
 # In a subshell, so that path.sh cannot change the variables above.
 (
     trap - EXIT TERM INT
