@@ -107,7 +107,7 @@ def erasing_curve(
     place[order] = [next(counts[speakers[row]]) for row in order]
     found = {}
     for most in (0, *ERASING, len(speakers)):
-        rows = np.flatnonzero(place < most)
+        rows = np.flatnonzero(place < most).tolist()
         vectors_MD = erase(train_ND[rows], [speakers[row] for row in rows], dev_MD) if most else dev_MD
         key = "all" if most == len(speakers) else str(most)
         found[key] = recognised(vectors_MD, tested, 0, True, ("linear",))["linear"]

@@ -62,16 +62,13 @@ def test_methods_are_compared_with_none_and_say_whose_audio_they_read(report):
 def test_a_point_is_the_probes_accuracy_and_the_wa(report):
     out, drawn = report
     tables = json.loads((out / "results.json").read_text())["tables"]
-    points = {
-        line.get_label(): line.get_xydata()[0]
-        for line in drawn["speaker-methods-held-out"].lines
-        if line.get_marker() != "None"
-    }
+    markers = [line for line in drawn["speaker-methods-held-out"].lines if line.get_marker() != "None"]
+    points = {line.get_label(): line.get_xydata()[0] for line in markers}
     assert list(points) == ["none", "erase", "standardise (enrol all)"]
     for row in tables["speaker-speakers"]["rows"]:
         if row[1:3] == ["training", "logistic regression"]:
-            assert points[row[0]][0] == pytest.approx(row[3]["value"])
-    wa = {row[0]: row[1]["value"] for row in tables["speaker-settings"]["rows"]}
+            assert points[row[0]][0] == pytest.approx(row[3])
+    wa = {row[0]: row[1] for row in tables["speaker-settings"]["rows"]}
     assert {name: point[1] for name, point in points.items()} == pytest.approx(wa)
 
 

@@ -139,14 +139,14 @@ def test_a_damaged_checkpoint_costs_an_epoch_at_most(corpus, straight, tmp_path,
 
 
 def test_killed_between_its_last_files_it_is_finished_by_the_next_run(corpus, straight, tmp_path, monkeypatch):
-    for module, name in (("trainer", "save_weights"), ("history", "write_history")):
+    for module, name in (("trainer", "save_model"), ("history", "write_history")):
         exp = tmp_path / name
         # write_history is called for each of the first three epochs too.
         calls, real = [], getattr(sys.modules[f"sermtl.train.{module}"], name)
 
         def deadly(*args, name=name, calls=calls, real=real):
             calls.append(args)
-            if len(calls) == {"save_weights": 1, "write_history": 4}[name]:
+            if len(calls) == {"save_model": 1, "write_history": 4}[name]:
                 raise Killed
             return real(*args)
 
@@ -162,7 +162,7 @@ def test_killed_between_its_last_files_it_is_finished_by_the_next_run(corpus, st
 def test_a_prolonged_training_that_is_killed_does_not_pass_for_finished(corpus, tmp_path, monkeypatch, capsys):
     assert train(corpus, tmp_path, epochs=1) == 0
     old = weights(tmp_path)
-    monkeypatch.setattr("sermtl.train.trainer.save_weights", lambda *_: (_ for _ in ()).throw(Killed))
+    monkeypatch.setattr("sermtl.train.trainer.save_model", lambda *_: (_ for _ in ()).throw(Killed))
     with pytest.raises(Killed):
         train(corpus, tmp_path, epochs=3)
     monkeypatch.undo()

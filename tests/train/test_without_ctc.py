@@ -8,7 +8,11 @@ import torch.nn.functional as F
 from small_corpus import make_small_corpus
 from small_training import make_trainer, records, train
 
+from sermtl.config import TrainConfig, load_config
+from sermtl.data.fold_data import load_fold
+from sermtl.errors import UserError
 from sermtl.fileio.tables import read_table, write_table
+from sermtl.train.fold import check_fold
 
 ALPHA = 0.2
 
@@ -75,3 +79,13 @@ def test_transcripts_that_are_too_long_are_counted_named_and_left_out_of_the_mea
     printed, kept = capsys.readouterr().out, (tmp_path / "exp" / "s0" / "warnings.txt").read_text()
     (line,) = [line for line in printed.splitlines() if line.startswith("warning: training utterances that do not")]
     assert line.endswith(words) and line.removeprefix("warning: ") in kept
+
+
+def test_characters_without_a_transcript_in_the_training_list_are_refused(corpus, tmp_path):
+    config = load_config(TrainConfig, corpus.config(alpha=ALPHA))
+    fold = load_fold(corpus.data, corpus.folds_dir / "s0", corpus.dump, corpus.tokens / "s0", config)
+    check_fold(config, fold, corpus.folds_dir / "s0")
+    silent = [dataclasses.replace(example, tokens=()) for example in fold.examples["train"]]
+    fold = dataclasses.replace(fold, examples={**fold.examples, "train": silent})
+    with pytest.raises(UserError, match=r"folds/speaker/s0/train has no transcript, .*; give --alpha 0$"):
+        check_fold(config, fold, corpus.folds_dir / "s0")

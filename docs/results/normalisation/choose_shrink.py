@@ -26,7 +26,7 @@ sys.path.append(str(Path(__file__).resolve().parents[3]))
 from sermtl.data.dataset import Example  # noqa: E402
 from sermtl.fileio.ark import read_matrix  # noqa: E402
 from sermtl.fileio.tables import read_list, read_table  # noqa: E402
-from sermtl.inference.enrol import CONDITIONS, enrolment  # noqa: E402
+from sermtl.inference.decode import CONDITIONS, enrolment  # noqa: E402
 from sermtl.model.speaker_norm import SpeakerNorm  # noqa: E402
 
 VALUES = (0.0, 0.1, 0.2, 0.5, 1.0, 2.0)
