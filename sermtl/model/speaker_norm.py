@@ -10,9 +10,12 @@ Shape suffixes: B batch, U utterances, n states, P pooled values of a state, S s
 
 from __future__ import annotations
 
+import logging
+
 import torch
 from torch import Tensor, nn
 
+log = logging.getLogger(__name__)
 LEAST_DEVIATION = 1e-5
 """Of a dimension; below, it does not vary and is not divided."""
 
@@ -144,8 +147,10 @@ def fit_eraser(vectors_UP: Tensor, speakers_U: Tensor, rank: int) -> tuple[Tenso
     trace, square = covariance_PP.trace(), covariance_PP.square().sum()
     excess = (count + 1 - 2 / width) * (square - trace**2 / width)
     shrinkage = float(((1 - 2 / width) * square + trace**2) / excess) if excess > 0 else 1.0
-    shrunk_PP = (1 - min(shrinkage, 1.0)) * covariance_PP
-    shrunk_PP.diagonal().add_(min(shrinkage, 1.0) * trace / width)
+    shrunk_by = min(shrinkage, 1.0)
+    log.info("eraser of %d utterances and %d values: covariance shrunk by %.2f", count, width, shrunk_by)
+    shrunk_PP = (1 - shrunk_by) * covariance_PP
+    shrunk_PP.diagonal().add_(shrunk_by * trace / width)
     values_P, axes_PP = torch.linalg.eigh(shrunk_PP)
     roots_P = values_P.clamp(min=values_P.max() * 1e-12).sqrt()
     indicators_US = torch.nn.functional.one_hot(speakers_U).double()

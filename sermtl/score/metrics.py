@@ -27,9 +27,9 @@ BINS = 15
 """Of confidence, as usual for the expected calibration error."""
 ASR_COUNTS = (
     "utterances", "words", "errors", "substitutions", "deletions", "insertions", "chars", "char_errors", "no_reference",
-    "no_reference_words",
+    "no_reference_words", "unseparated",
 )  # fmt: skip
-"""What `count_edits` counts and `asr_scores` sums; ``errors`` are word errors."""
+"""What `count_edits` counts and `asr_scores` sums; ``errors`` are word errors, ``unseparated`` characters as words."""
 
 
 def confusion_matrix(references: Sequence[str], hypotheses: Sequence[str], labels: Sequence[str]) -> np.ndarray:
@@ -113,7 +113,8 @@ def count_edits(reference: str, hypothesis: str) -> dict[str, int]:
     kinds = ("substitutions", "deletions", "insertions")
     counts |= {kind: getattr(words, kind) for kind in kinds}
     counts |= {"errors": sum(counts[kind] for kind in kinds), "char_errors": sum(getattr(chars, k) for k in kinds)}
-    return counts | {"utterances": 1, "words": len(ref_words.split()), "chars": len(ref)}
+    unseparated = len(UNSEPARATED.findall(ref))
+    return counts | {"utterances": 1, "words": len(ref_words.split()), "chars": len(ref), "unseparated": unseparated}
 
 
 def asr_scores(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -129,9 +130,18 @@ def asr_scores(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     >>> [fold["wer"] for fold in folds], asr_scores(folds)["wer"]
     ([1.0, 0.0], 0.25)
     """
-    sums = {key: sum(part[key] for part in parts) for key in ASR_COUNTS}
+    sums = {key: sum(part.get(key, 0) for part in parts) for key in ASR_COUNTS}
     rates = {"wer": ratio(sums["errors"], sums["words"]), "cer": ratio(sums["char_errors"], sums["chars"])}
     return {key: sums[key] for key in ASR_COUNTS[:3]} | rates | sums
+
+
+def main_rate(asr: Mapping[str, Any]) -> str:
+    """The rate of transcripts that comes first: ``cer`` where most words of the reference are characters.
+
+    >>> main_rate(count_edits("今日", "今日")), main_rate(count_edits("SO IT", "SO IT"))
+    ('cer', 'wer')
+    """
+    return "cer" if 2 * asr.get("unseparated", 0) > asr["words"] else "wer"
 
 
 def speaker_scores(

@@ -111,7 +111,10 @@ def results_md(tag: str, scores: Mapping[str, Any]) -> str:
         "Pooled: counts summed over folds, then divided. Each table also has the mean over folds.\n",
     ]
     parts += [f"{note}.\n"] if (note := never_trained(scores)) else []
-    parts += [_metric(scores, key, name) for key, name in metrics.RATES.items()]
+    named = metrics.RATES
+    if metrics.main_rate(scores["asr"]) == "cer":  # which comes first
+        named = {"cer": "CER", **metrics.RATES, "wer": "WER, a character is a word"}
+    parts += [_metric(scores, key, name) for key, name in named.items()]
     ser, spk = scores["ser"], scores["spk"]
     if spk["acc"] is None:
         parts.append(f"## Speaker head\n\nAccuracy undefined: {spk['reason']}.\n")
@@ -145,6 +148,8 @@ def summary(tag: str, scores: Mapping[str, Any]) -> str:
     """A few lines for the terminal."""
     ser, asr, spk = scores["ser"], scores["asr"], scores["spk"]
     words = f"WER {number(asr['wer'])} ({asr['errors']}/{asr['words']})  CER {number(asr['cer'])}"
+    if metrics.main_rate(asr) == "cer":
+        words = f"CER {number(asr['cer'])} ({asr['char_errors']}/{asr['chars']})"
     if scores["settings"].get("alpha") == 0:
         words = "WER undefined, alpha is 0: characters were not trained"
     lines = [

@@ -50,16 +50,16 @@ def drop_tags(text: str) -> str:
 
 
 @functools.lru_cache(maxsize=4096)
-def _spell(digits: str, lang: str, ordinal: bool) -> str | None:
+def _spell(digits: str, lang: str, to: str = "cardinal") -> str | None:
     """One number in words; None where no number words are known for the language."""
     # Telephone numbers and "007" are read digit by digit; some converters of num2words hang on long ones.
     whole = digits.partition(".")[0]
     if len(digits) > 9 or (len(whole) > 1 and int(whole[0]) == 0):
-        parts = [_spell(digit, lang, False) for digit in digits if digit != "."]
+        parts = [_spell(digit, lang) for digit in digits if digit != "."]
         return None if None in parts else " ".join(part or "" for part in parts)
     try:
         value = float(digits) if "." in digits else int(digits)
-        return str(num2words(value, lang=lang, to="ordinal" if ordinal else "cardinal"))
+        return str(num2words(value, lang=lang, to=to))
     except NotImplementedError:
         return None
 
@@ -68,8 +68,8 @@ def spell_numbers(text: str, lang: str = "en") -> str:
     """Write digits, ``%`` behind them and ``&`` as words, set apart by spaces.
 
     The language decides which sign parts thousands and decimals. English and German have times (``7:30``) and ordinals
-    (``2nd``; ``am 3. Mai``, ``im 2. Stock``, ``3.5.2020``) of their own. A language that num2words does not know keeps
-    its digits, and signs where their words are not known here.
+    (``2nd``; ``am 3. Mai``, ``im 2. Stock``, ``3.5.2020``) of their own, and 1100 to 1999 are read as years. A language
+    that num2words does not know keeps its digits, and signs where their words are not known here.
     """
 
     def cardinal(match: re.Match[str]) -> str:
@@ -78,11 +78,12 @@ def spell_numbers(text: str, lang: str = "en") -> str:
             digits = digits.replace(",", "")
         elif "," in digits or re.fullmatch(r"\d{1,3}(\.\d{3})+", digits):
             digits = digits.replace(".", "").replace(",", ".")
-        words = _spell(digits, lang, False)
+        is_year = lang in ("en", "de") and re.fullmatch(r"1[1-9]\d\d", match.group())
+        words = _spell(digits, lang, "year" if is_year else "cardinal")
         return match.group() if words is None else f" {words} "
 
     def ordinal(match: re.Match[str]) -> str:
-        return f" {_spell(match.group(1).replace(',', ''), lang, True)} "
+        return f" {_spell(match.group(1).replace(',', ''), lang, 'ordinal')} "
 
     text = re.sub(r"(?<=\d)\s?%", f" {_PERCENT[lang]} ", text) if lang in _PERCENT else text
     if lang == "en":
@@ -98,8 +99,8 @@ def spell_numbers(text: str, lang: str = "en") -> str:
 def _english_fraction(match: re.Match[str]) -> str:
     """One character such as ½ in words, behind a whole number with "and"."""
     above, below = unicodedata.normalize("NFKC", match[2]).split("\u2044")
-    name = {"2": "half", "4": "quarter"}.get(below) or _spell(below, "en", True)
-    return f"{match[1]}{' and' if match[1] else ''} {_spell(above, 'en', False)} {name}{'s' * (above != '1')} "
+    name = {"2": "half", "4": "quarter"}.get(below) or _spell(below, "en", "ordinal")
+    return f"{match[1]}{' and' if match[1] else ''} {_spell(above, 'en')} {name}{'s' * (above != '1')} "
 
 
 def _english_minutes(digits: str) -> str:
@@ -111,7 +112,7 @@ def _german_ordinal(match: re.Match[str]) -> str:
     before = match["case"] or match["article"] or ""
     ending = "n" if match["case"] else "" if match["article"] else "r"
     numbers = [str(int(number)) for number in (match["day"], match["month"]) if number]
-    return " ".join([before, *(f"{_spell(number, 'de', True)}{ending}" for number in numbers), ""])
+    return " ".join([before, *(f"{_spell(number, 'de', 'ordinal')}{ending}" for number in numbers), ""])
 
 
 def _keep_letters(text: str) -> str:

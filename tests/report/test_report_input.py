@@ -43,6 +43,18 @@ def scored(root, folds=FOLDS, rows=None, **values):
     return root / "exp" / tag
 
 
+def test_without_the_ctc_loss_another_learning_rate_is_compared_and_named(tmp_path, report):
+    """Cai et al. train so; with the CTC loss another learning rate is another family."""
+    scored(tmp_path, learning_rate=5e-5)
+    scored(tmp_path, learning_rate=1e-5, alpha=0.0)
+    assert report(tmp_path)[0] == 0
+    tables = json.loads((tmp_path / "out/results.json").read_text())["tables"]
+    named = {row[0] for row in tables["speaker-comparisons"]["rows"]}
+    assert named == {"β 0, α 0, learning rate 1e-05 − β 0"}
+    scored(tmp_path, learning_rate=1e-3, beta=1.0)
+    assert "NOT PAIRED: reverse 1: there is no β 0 with α 0.1" in report(tmp_path)[1]
+
+
 def test_one_experiment_of_one_fold_is_reported_with_what_it_lacks(tmp_path, report):
     scored(tmp_path, folds=["01F"])
     status, output, _ = report(tmp_path)

@@ -275,6 +275,21 @@ def test_enrolled_utterances_are_counted_and_pooled_where_every_fold_has_the_con
     assert "## Other utterances of the test speaker" in (score.exp / "RESULTS.md").read_text()
 
 
+def test_the_rate_of_characters_comes_first_where_words_are_not_separated(score):
+    texts = read_table(score.data / "text")
+    write_table(score.data / "text", {utt: "今日は いい" for utt in texts})
+    for fold in ("01F", "01M", "02F", "02M"):
+        decoded = score.exp / fold / "decode_test" / "text"
+        write_table(decoded, {utt: "今日 いい" for utt in read_table(decoded)})
+        score.fold(fold)
+    _, output, _ = score.pool()
+    asr = score.json()["asr"]
+    assert (asr["wer"], asr["cer"]) == (pytest.approx(1 / 5), pytest.approx(1 / 6))
+    assert f"CER {1 / 6:.4f} ({asr['utterances']}/{6 * asr['utterances']})" in output and "WER" not in output
+    page = (score.exp / "RESULTS.md").read_text()
+    assert page.index("## CER") < page.index("## WA") < page.index("## WER, a character is a word")
+
+
 def test_missing_folds_are_reported(score):
     score.fold("01F")
     score.fold("02M")

@@ -203,6 +203,8 @@ def test_too_many_subwords_and_no_text_are_reported(
         ("20 % von 1.250,75", "de", "ZWANZIG PROZENT VON EINTAUSENDZWEIHUNDERTFÜNFZIG KOMMA SIEBEN FÜNF"),
         ("der 2. Versuch im 3. Stock, 1. April", "de", "DER ZWEITE VERSUCH IM DRITTEN STOCK ERSTER APRIL"),
         ("am 3.5. und der 12.10.2020", "de", "AM DRITTEN FÜNFTEN UND DER ZWÖLFTE ZEHNTE ZWEITAUSENDZWANZIG"),
+        ("am 3.5.1999", "de", "AM DRITTEN FÜNFTEN NEUNZEHNHUNDERTNEUNUNDNEUNZIG"),
+        ("in 1999, not 1,999", "en", "IN NINETEEN NINETY NINE NOT ONE THOUSAND NINE HUNDRED AND NINETY NINE"),
         ("Ich habe 3. Dann 1.000.000.", "de", "ICH HABE DREI DANN EINE MILLION"),
         ("3/4, 2-3, 3:2", "de", "DREI VIER ZWEI DREI DREI ZWEI"),
         ("at 7:30, 7:05 and 7:00", "en", "AT SEVEN THIRTY SEVEN OH FIVE AND SEVEN O'CLOCK"),
