@@ -48,8 +48,11 @@ for protocol in ${protocols:=speaker}; do
                 beta0) chosen="--alpha ${alpha} --beta 0 --grl reverse" ;;
                 alpha0) chosen="--alpha 0 --beta 0 --grl reverse${alpha0_learning_rate:+ --learning_rate ${alpha0_learning_rate}}" ;;
                 reverse[0-9]* | forward[0-9]*) chosen="--alpha ${alpha} --beta ${setting#???????} --grl ${setting:0:7}" ;;
-                none | erase | standardise | erase+standardise) chosen="--alpha ${alpha} --spk_norm ${setting}" ;;
-                *) die 2 "--settings: '${setting}' is none of beta0, alpha0, reverse0.1, forward1, none, erase, ..." ;;
+                none | erase) chosen="--alpha ${alpha} --spk_norm ${setting}" ;;
+                standardise:* | erase+standardise:*)
+                    chosen="--alpha ${alpha} --spk_norm ${setting%%:*} --enrol ${setting#*:}"
+                    ;;
+                *) die 2 "--settings: '${setting}' is none of beta0, alpha0, reverse0.1, forward1, none, erase, standardise:all, ..." ;;
             esac
             if [[ ${chosen} != *--spk_norm* && -n ${grl_config} ]]; then chosen+=" --train_config ${grl_config}"; fi
             name=${protocol}_${setting}_seed${seed}

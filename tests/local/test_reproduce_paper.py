@@ -43,23 +43,24 @@ class Loop:
 
     def __init__(self, recipe: Path, root: Path):
         self.root = root
-        for name in ("local/reproduce_paper.sh", "utils/log.sh", "utils/parse_options.sh"):
+        scripts = ("local/reproduce_paper.sh", "local/compare_normalisation.sh")
+        for name in (*scripts, "utils/log.sh", "utils/parse_options.sh"):
             (root / name).parent.mkdir(exist_ok=True)
             shutil.copy(recipe / name, root / name)
         (root / "run.sh").write_text(RUN_SH)
         (root / "run.sh").chmod(0o755)
 
-    def start(self, *words: str) -> subprocess.Popen[str]:
+    def start(self, *words: str, script: str = "reproduce_paper") -> subprocess.Popen[str]:
         def defaults() -> None:  # where tests run under nohup or in the background, some are ignored
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
                 signal.signal(number, signal.SIG_DFL)
 
         pipe = subprocess.PIPE
-        words = (str(self.root / "local/reproduce_paper.sh"), *words)
+        words = (str(self.root / f"local/{script}.sh"), *words)
         return subprocess.Popen(words, stdout=pipe, stderr=pipe, text=True, start_new_session=True, preexec_fn=defaults)
 
-    def __call__(self, *words: str) -> tuple[int, str, str]:
-        process = self.start(*words)
+    def __call__(self, *words: str, **script: str) -> tuple[int, str, str]:
+        process = self.start(*words, **script)
         out, err = process.communicate(timeout=60)
         return process.returncode, out, err
 
@@ -101,6 +102,28 @@ def test_protocols_seeds_and_settings_between_one_preparation_and_one_report(loo
     ]
     counts = re.findall(r"(\d+) done, 0 failed, (\d+) left", out)
     assert counts == [(str(number), str(12 - number)) for number in range(1, 13)]
+
+
+def test_methods_of_speaker_normalisation_are_run_on_frozen_outputs_with_their_settings(loop: Loop) -> None:
+    words = ["--corpus", "emodb", "--protocols", "kfold5", "--stage", "3", "--upstream", "U"]
+    status, _, err = loop(*words, script="compare_normalisation")
+    assert status == 1 and "speaker" not in "".join(loop.lines("calls")), err  # the stand-in fails with beta 1
+    chosen = []
+    for call in loop.lines("calls")[:-1]:
+        assert "--dev_ratio 0.25" in call and "--inference_config conf/decode_train.yaml --upstream U" in call
+        configs = re.findall(r"--train_config (\S+)", call)
+        found = re.search(r"--alpha 0 (.*?) (?:--train_config \S+ )?--stage 3 --stop_stage 5", call)
+        chosen.append((found[1], configs[-1]))
+    frozen, behind = "conf/frozen.yaml", "conf/frozen_grl.yaml"
+    assert chosen == [
+        ("--spk_norm none", frozen),
+        ("--spk_norm erase", frozen),
+        ("--spk_norm standardise --enrol all", frozen),
+        ("--spk_norm standardise --enrol half", frozen),
+        ("--spk_norm erase+standardise --enrol half", frozen),
+        ("--beta 0 --grl reverse", behind),
+        *((f"--beta {beta} --grl reverse", behind) for beta in ("0.1", "1", "10")),
+    ]
 
 
 def test_what_cai_et_al_change_for_alpha_0_and_what_the_figures_need(loop: Loop) -> None:
