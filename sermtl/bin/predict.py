@@ -15,7 +15,10 @@ import io
 import os
 import sys
 import time
+from collections.abc import Iterator
+from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 from sermtl.errors import UserError, command
 from sermtl.fileio.files import check_writable
@@ -45,6 +48,10 @@ def main() -> int:
         args.window = 2 * args.hop
     window_and_hop(args.window, args.hop)
     items, guesses, reference = find_audio(args.audio), [], read_table(args.ref) if args.ref else {}
+    speakers = read_table(args.speaker_of) if args.speaker_of else {}
+    if unknown := [item.path for item in items if speakers and name_of(item) not in speakers]:
+        raise UserError(f"{args.speaker_of}: no speaker for {len(unknown)} recordings, first {unknown[0]}")
+    items.sort(key=lambda item: speakers.get(name_of(item), ""))
     targets = plot_targets(args.plot, items)
     for path in filter(None, [args.timeline, *targets]):
         check_writable(path)
@@ -54,8 +61,8 @@ def main() -> int:
     head, line = form(model.labels, items, len(model.models) > 1)
     if args.enrol:
         model.enrol_files([item.path for item in find_audio([args.enrol])], args.channel)
-    elif model.standardises:
-        print("no --enrol: all speakers are taken for one of average statistics", file=sys.stderr)
+    elif model.standardises and not args.speaker_of:
+        print("no --enrol, no --speaker-of: all speakers are taken for one of average statistics", file=sys.stderr)
     loaded = time.monotonic()
 
     problems: list[UserError] = []
@@ -63,14 +70,21 @@ def main() -> int:
     if head:
         output.print_line(head)
     progress = tqdm(total=len(items), unit="file", disable=None if sys.stderr.isatty() else True, leave=False)
-    results = model.files([item.path for item in items], args.window, args.hop, args.channel)
-    for item, target, (_, result) in zip(items, targets, results, strict=True):
+
+    def results() -> Iterator[tuple[str, Any]]:
+        for _, group in groupby(items, lambda item: speakers.get(name_of(item))):
+            paths = [item.path for item in group]
+            if args.speaker_of:  # a single recording has no others to enrol it
+                model.enrol_files(paths if len(paths) > 1 else [], args.channel)
+            yield from model.files(paths, args.window, args.hop, args.channel)
+
+    for item, target, (_, result) in zip(items, targets, results(), strict=True):
         progress.update()
         if isinstance(result, UserError):
             problems.append(result)
             continue
         seconds += result.seconds
-        guesses.append((item.utterance or Path(item.path).stem, result.emotion))
+        guesses.append((name_of(item), result.emotion))
         with tqdm.external_write_mode():
             output.print_line(line(item, result))
         segments += output.segment_lines(item, result) if args.timeline else []
@@ -96,6 +110,11 @@ def main() -> int:
     return 1 if problems else 0
 
 
+def name_of(item: Any) -> str:
+    """What tables call a recording."""
+    return item.utterance or Path(item.path).stem
+
+
 def parse() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(
@@ -107,6 +126,8 @@ def parse() -> argparse.Namespace:
     add("--model", action="append", required=True, help=text)
     add("--channel", type=int, default=0, help="channel to read where there are several, from 1 (default: average)")
     add("--enrol", help="recordings of the one speaker of all audio: a folder, a file or a list (spk_norm standardise)")
+    text = "a table `utterance speaker` (or `file-name speaker`): all recordings of a speaker enrol for each other"
+    add("--speaker-of", type=Path, metavar="UTT2SPK", help=text)
     text = "length of windows, in seconds, for longer recordings\n(default: 10, for recordings of more than a minute)"
     add("--window", type=float, help=text)
     add("--hop", type=float, help="seconds from one window to the next (default: half a window)")
@@ -124,6 +145,8 @@ def parse() -> argparse.Namespace:
     args = parser.parse_args()
     if not args.audio:
         raise UserError("no audio: name files, folders or .scp lists after the options")
+    if args.enrol and args.speaker_of:
+        raise UserError("--enrol says that all audio is of one speaker, --speaker-of whose each is: give one of them")
     if args.num_threads < 1 or args.channel < 0:
         raise UserError("--num_threads takes 1 or more, --channel 0 or more")
     return args

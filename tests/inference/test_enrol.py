@@ -1,13 +1,15 @@
 """Which utterances enrol a test speaker, and what is written of it."""
 
 import json
+import re
 
 import pytest
 from small_corpus import make_small_corpus, run_program
 
-from sermtl.bin import decode, train
+from sermtl import Speech2Emotion
+from sermtl.bin import decode, predict, train
 from sermtl.data.dataset import Example
-from sermtl.fileio.tables import read_table
+from sermtl.fileio.tables import read_table, write_table
 from sermtl.inference.decode import CONDITIONS, enrolment
 
 OWN = [Example(f"u{n}", "", 0, "s", emotion=n % 3) for n in range(11)]
@@ -61,3 +63,29 @@ def test_decoding_writes_a_table_for_each_condition_and_takes_that_of_the_settin
     assert tables["half"] == taken and all(table.keys() == taken.keys() for table in tables.values())
     names = {f"enrol/{condition}" for condition in CONDITIONS}
     assert names < json.loads((folder / "stamp.json").read_text())["outputs"].keys()
+
+
+def test_the_recordings_of_each_speaker_of_a_table_enrol_for_each_other(tmp_path, capsys):
+    corpus = make_small_corpus(tmp_path)
+    config, words = corpus.config("raw", epochs=1, spk_norm="standardise"), corpus.arguments(tmp_path / "exp")
+    assert run_program(train.main, "--config", config, *words) == 0
+    speaker_of = {f"s{speaker}-{n:02d}": f"s{speaker}" for n in range(3) for speaker in (1, 0)} | {"s2-00": "s2"}
+    write_table(tmp_path / "spk", speaker_of)
+    wavs = {utt: str(tmp_path / "wav" / f"{utt}.wav") for utt in speaker_of}
+    capsys.readouterr()
+    ours = ["--model", tmp_path / "exp" / "s0", "--json"]
+    assert run_program(predict.main, *ours, "--speaker-of", tmp_path / "spk", *wavs.values()) == 0
+    found = {line["path"]: line["scores"] for line in map(json.loads, capsys.readouterr().out.splitlines())}
+    assert found.keys() == set(wavs.values())
+    model = Speech2Emotion.from_pretrained(tmp_path / "exp" / "s0", "cpu")
+    for speaker in ("s0", "s1", "s2"):
+        own = [path for utt, path in wavs.items() if speaker_of[utt] == speaker]
+        model.enrol_files(own if len(own) > 1 else [])
+        for path, result in model.files(own):
+            assert found[path] == pytest.approx(result.scores, abs=1e-6)
+
+    for table, message in ((tmp_path / "spk", "no speaker for 1 recordings, first .*s2-07.wav"), ("none", "none")):
+        assert run_program(predict.main, *ours, "--speaker-of", table, tmp_path / "wav" / "s2-07.wav") == 2
+        assert re.search(message, capsys.readouterr().err)
+    assert run_program(predict.main, *ours, "--speaker-of", tmp_path / "spk", "--enrol", wavs["s2-00"], "a.wav") == 2
+    assert "give one of them" in capsys.readouterr().err
