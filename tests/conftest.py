@@ -23,6 +23,10 @@ LONGEST = (
     "test_recipe_cluster",
     "test_recipe_corpora",
     "test_reproduce_paper",
+    "test_planted",
+    "test_cluster",
+    "test_report_browser",
+    "test_report",
     "test_bench",
 )
 """Files that take minutes, the longest first."""

@@ -237,7 +237,7 @@ def killed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, lis
     machine = faults.Recipe(tmp_path_factory.mktemp("paper with a space"))
     work = machine.here
     words = ["local/reproduce_paper.sh", "--protocols", "speaker", "--seeds", "0", "--settings", "beta0 alpha0"]
-    words += ["--folds", "01F 02M", "--train_args", "--set epochs=1", "--ngpu", "0", "--num_threads", "1"]
+    words += ["--folds", "01F", "--train_args", "--set epochs=1", "--ngpu", "0", "--num_threads", "1"]
     words += [word for name in ("data", "dump", "exp") for word in (f"--{name}dir", str(work / name))]
     begun = time.monotonic()
     process = machine.start(words)
@@ -272,9 +272,7 @@ def test_the_word_errors_in_the_report_are_jiwers(killed: tuple[Path, list[str]]
     paths = list((work / "exp" / "report" / "mini" / "scores").glob("*.tsv"))
     assert len(paths) == 2
     for path in paths:
-        hypotheses = {}
-        for fold in ("01F", "02M"):
-            hypotheses |= read_table(work / "exp" / path.stem / fold / "decode_test" / "text")
+        hypotheses = read_table(work / "exp" / path.stem / "01F" / "decode_test" / "text")
         with open(path, encoding="utf-8") as file:
             for row in csv.DictReader(file, delimiter="\t"):
                 reference, found = texts[row["utt"]], hypotheses.pop(row["utt"])
@@ -289,7 +287,7 @@ def test_the_word_errors_in_the_report_are_jiwers(killed: tuple[Path, list[str]]
 @pytest.mark.slow
 def test_a_dry_run_knows_what_run_sh_has_finished(killed: tuple[Path, list[str]], recipe: Path) -> None:
     work, words = killed
-    fold = next((work / "exp").glob("*_alpha0_*")) / "02M"
+    fold = next((work / "exp").glob("*_alpha0_*")) / "01F"
     fold.rename(fold.with_name("away"))
     done = subprocess.run([*words, "--dry_run", "true"], cwd=recipe, capture_output=True, text=True, timeout=60)
     fold.with_name("away").rename(fold)

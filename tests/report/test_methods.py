@@ -10,6 +10,7 @@ from report_page import no_picture, run_report
 
 from sermtl.fileio.files import write_json
 from sermtl.report import figures
+from sermtl.score import speaker_probe
 from sermtl.score.speaker_probe import probe_fold
 
 METHODS = {"none": 3.0, "erase": 1.0, "standardise": 0.5}
@@ -20,8 +21,10 @@ FOLDS = [f"{number // 2 + 1:02d}{'FM'[number % 2]}" for number in range(6)]
 @pytest.fixture(scope="module")
 def report(tmp_path_factory):
     """An experiment a method, as stages 3 to 5 leave it, in one report; gives its folder, and what was drawn."""
-    root, drawn = tmp_path_factory.mktemp("methods"), {}
+    root, drawn, monkeypatch = tmp_path_factory.mktemp("methods"), {}, pytest.MonkeyPatch()
     data = make_data(root, 6, 180, dev=5)
+    monkeypatch.setattr(speaker_probe, "SPLITS", 1)
+    monkeypatch.setattr(speaker_probe, "SHUFFLES", 1)
     for number, (method, spread) in enumerate(METHODS.items()):
         exp = root / "exp" / f"toy_{method}"
         values = {"alpha": 0, "beta": 0, "grl": "reverse", "seed": 0, "spk_norm": method, "enrol": "all"}
@@ -43,10 +46,10 @@ def report(tmp_path_factory):
         no_picture(figure, folder, name)
         drawn[name] = figure.axes[0]
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(figures, "save", keep)
-        assert run_report(root) == 0
-    return root / "out", drawn
+    monkeypatch.setattr(figures, "save", keep)
+    assert run_report(root) == 0
+    yield root / "out", drawn
+    monkeypatch.undo()
 
 
 def test_methods_are_compared_with_none_and_say_whose_audio_they_read(report):

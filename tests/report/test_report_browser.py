@@ -53,7 +53,7 @@ def check_page(browser, page, width):
     outside += ".filter(e => e.getBoundingClientRect().right > innerWidth + 1).map(e => e.outerHTML.slice(0, 80))"
     assert browser.js(outside) == []
     images = browser.js("return [...document.images].map(i => [i.complete, i.naturalWidth, i.clientWidth, i.alt])")
-    assert len(images) == 9
+    assert len(images) == 10
     assert all(done and natural > 0 and shown > 0.6 * min(width, 500) and alt for done, natural, shown, alt in images)
     assert browser.js("return document.querySelectorAll('table').length") > 20
     assert browser.log("browser") == []
