@@ -1,9 +1,9 @@
-"""A report's numbers computed again from its `scores/*.tsv`, by scikit-learn and scipy, sharing no code with sermtl.
+"""A report's numbers computed again from `scores/*.tsv` and `probes.tsv`, without code of sermtl.
 
 ``python tests/recompute.py exp/report/CORPUS`` compares in results.json and in RESULTS.md every cell that follows from
 the utterances' outcomes: rates with their intervals, calibration, confusion matrices, differences and all tests of
-them. The columns that it does not compare are listed: numbers of papers and settings, and what comes from embeddings,
-histories, speaker heads and audits, which are not in the folder.
+them, and the accuracies of speaker classifiers. The columns that it does not compare are listed: numbers of papers and
+settings, and what comes from single embeddings, histories and audits, which are not in the folder.
 """
 
 from __future__ import annotations
@@ -157,6 +157,11 @@ def calibration(rows: Rows) -> dict[str, float | None]:
     return {"NLL": float(log_loss(np.ones(len(known)), both, labels=[0, 1])), "ECE": float(error)}
 
 
+def slug(title: str) -> str:
+    """A family's part of the names of tables."""
+    return re.sub(r"[^\w.]|_", "-", title.lower()).replace("--", "-").strip("-")
+
+
 class Page:
     """A report's folder, read back."""
 
@@ -168,6 +173,16 @@ class Page:
         for tag in self.made:
             with open(folder / "scores" / f"{tag}.tsv", encoding="utf-8", newline="") as file:
                 self.rows[tag] = list(csv.DictReader(file, delimiter="\t"))
+        self.probes: dict[tuple[str, ...], Rows] = {}
+        if (folder / "probes.tsv").exists():
+            with open(folder / "probes.tsv", encoding="utf-8", newline="") as file:
+                for probe in csv.DictReader(file, delimiter="\t"):
+                    key = (probe["family"], probe["setting"], probe["speakers"], probe["classifier"])
+                    self.probes.setdefault(key, []).append(probe)
+        listed = self.tables["run-experiments"]
+        places = [listed["head"].index(name) for name in ("experiment", "family", "setting", "seed")]
+        named = ([row[place] for place in places] for row in listed["rows"])
+        self.settings = [(tag.rstrip("†"), slug(title), name, seed) for tag, title, name, seed in named]
         text = (folder / "RESULTS.md").read_text(encoding="utf-8")
         blocks = re.findall(r"^\*\*.+\*\*\n\n((?:\|.*\n)+)", text, re.MULTILINE)
         self.printed = [
@@ -175,17 +190,23 @@ class Page:
             for block in blocks
         ]
 
-    def tags(self, protocol: str, setting: str) -> dict[int, str]:
-        """Seed -> experiment of a setting such as ``reverse 0.1`` or ``β 0, α 0``."""
-        usual = max(made["settings"]["alpha"] for made in self.made.values())
-        found = {}
-        for tag, made in self.made.items():
-            s = made["settings"]
-            name = "β 0" if s["beta"] == 0 else f"{s['grl']} {s['beta']:g}"
-            name += "" if s["alpha"] == usual else f", α {s['alpha']:g}"
-            if (made["protocol"], name) == (protocol, setting):
-                found[s["seed"]] = tag
-        return found
+    def tags(self, family: str, setting: str) -> dict[int, str]:
+        """Seed -> experiment of a setting such as ``reverse 0.1`` or ``erase``, as the list of experiments names it."""
+        return {seed: tag for tag, of, name, seed in self.settings if (of, name) == (family, setting)}
+
+    def probed(self, family: str, row: list[Any], head: str) -> tuple | None:
+        """A cell of the table of speaker classifiers, where there are enough speakers for intervals over these."""
+        key = (family, *row[:3])
+        own = {r["speaker"]: (float(r["hits"]), int(r["tests"])) for r in self.probes.get(key, [])}
+        hits_S, tests_S = np.array([*own.values()]).reshape(-1, 2).T
+        if head == "tests":
+            return (int(tests_S.sum()),)
+        if len(own) < FEWEST or not head.startswith("accuracy"):
+            return None
+        rate, count = hits_S.sum() / tests_S.sum(), len(own)
+        error = np.sqrt(count / (count - 1) * ((hits_S - rate * tests_S) ** 2).sum()) / tests_S.sum()
+        half = float(stats.t.ppf(0.975, count - 1) * error)
+        return float(rate), max(float(rate) - half, 0.0), min(float(rate) + half, 1.0)
 
     def of(self, protocol: str, setting: str) -> Rows:
         """All test utterances of a setting, seed after seed."""
@@ -200,7 +221,9 @@ class Page:
 
     def expected(self, table: str, row: list[Any], head: str) -> tuple | None:
         """What a cell (and the ends of its interval) must be; None where the utterances' outcomes do not tell."""
-        protocol, _, kind = table.partition("-")
+        families = [family for _, family, *_ in self.settings if table.startswith(f"{family}-")]
+        protocol = max(families, key=len, default="")
+        kind = table.removeprefix(f"{protocol}-")
         name, first = head.split(" [")[0], str(row[0]).rstrip("†")
         name = {"emotion accuracy": "WA"}.get(name, name).rstrip("†")
         if table == "run-experiments":
@@ -223,6 +246,8 @@ class Page:
             if " [" in head and "%" in head:
                 return self.estimate(protocol, setting, lambda rows: rate(name, rows), np.inf if name == "WER" else 1.0)
             return (rate(name, self.of(protocol, setting)),) if name in RATES and ", " not in head else None
+        if kind == "speakers":
+            return self.probed(protocol, row, head)
         if kind == "comparisons":
             return self.compared(table, protocol, row, head)
         if kind == "mcnemar":

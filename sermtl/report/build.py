@@ -9,7 +9,7 @@ import numpy as np
 from sermtl.errors import UserError
 from sermtl.report import figures, methods, runs, speaker, tables, words
 from sermtl.report.compare import Setting
-from sermtl.report.document import Document, Section
+from sermtl.report.document import Cell, Document, Section
 from sermtl.report.families import Family, group
 from sermtl.report.figures import Sources
 from sermtl.report.load import Loaded
@@ -26,6 +26,7 @@ def build(loaded: Loaded, corpus: str, sources: Sources) -> Document:
     """Compute everything, draw the figures into ``sources.images``, and arrange it."""
     families = group(loaded.experiments)
     findings: list[str] = []
+    probes: list[list[Cell]] = []
     damaged: list[str] = []
     sections: list[Section] = []
     known_of: dict[str, dict[Setting, Knowledge]] = {}
@@ -34,6 +35,7 @@ def build(loaded: Loaded, corpus: str, sources: Sources) -> Document:
         known_of[family.title] = known
         damaged += [path for row in known.values() for path in row.damaged]
         findings += words.findings(family, known)
+        probes += speaker.by_speaker(family, known)
         sections += [
             protocol_section(family, sources),
             comparison_section(family, sources),
@@ -54,6 +56,7 @@ def build(loaded: Loaded, corpus: str, sources: Sources) -> Document:
         warnings=runs.warnings(loaded, families, damaged),
         findings=findings,
         sections=[*sections, last],
+        probes=probes,
     )
 
 

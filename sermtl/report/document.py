@@ -84,6 +84,8 @@ class Document:
     warnings: list[str]
     findings: list[str]
     sections: list[Section]
+    probes: list[list[Cell]]
+    """Of each classifier of speakers and each speaker: family, setting, speakers, classifier, speaker, hits, tests."""
 
     def tables(self) -> list[Table]:
         """All tables in order."""

@@ -13,7 +13,7 @@ import numpy as np
 
 from sermtl.fileio.files import atomic_write, write_json, write_text
 from sermtl.fileio.text_table import markdown
-from sermtl.report.document import Document, Figure, Table, flat, is_number, raw, show
+from sermtl.report.document import Cell, Document, Figure, Table, flat, is_number, raw, show
 from sermtl.report.load import Experiment
 
 TEMPLATE = Path(__file__).with_name("index.html.j2")
@@ -26,7 +26,9 @@ def write_report(document: Document, experiments: Sequence[Experiment], out: Pat
         with atomic_write(out / name) as file:
             csv.writer(file, lineterminator="\n").writerows([head, *rows])
     scores = {f"scores/{made.tag}.tsv": as_tsv(made) for made in experiments}
-    for name, text in (scores | {"RESULTS.md": as_markdown(document)}).items():
+    named: list[list[Cell]] = [["family", "setting", "speakers", "classifier", "speaker", "hits", "tests"]]
+    probes = "".join("\t".join(map(str, row)) + "\n" for row in named + document.probes)
+    for name, text in (scores | {"RESULTS.md": as_markdown(document), "probes.tsv": probes}).items():
         write_text(out / name, text)
     write_json(out / "results.json", as_json(document, experiments))
     write_text(out / "index.html", as_html(document, out / "images"))

@@ -91,6 +91,19 @@ def over_speakers(values: Mapping[Key, float], signed: bool = False) -> Estimate
     return Estimate(mean, max(mean - half, -1.0 if signed else 0.0), min(mean + half, 1.0), signed)
 
 
+def by_speaker(family: Family, known: Mapping[Setting, Knowledge]) -> list[list[Cell]]:
+    """Of each classifier and speaker the sum of the hits over utterances, folds and seeds, and their number."""
+    rows: list[list[Cell]] = []
+    for setting, row in known.items():
+        for (part, kind), outcome in row.outcomes.items():
+            hits: dict[str, list[float]] = {}
+            for (*_, speaker), hit in outcome.hits.items():
+                hits.setdefault(speaker, []).append(hit)
+            names = family.slug, setting.name, PARTS[part], KINDS[kind]
+            rows += [[*names, speaker, sum(own), len(own)] for speaker, own in sorted(hits.items())]
+    return rows
+
+
 def adversary_tested(family: Family, setting: Setting, known: Mapping[Setting, Knowledge]) -> bool:
     """Whether the interval of the speaker head lies above chance with beta 0 and the setting's alpha."""
     if (base := family.find(0.0, alpha=setting.alpha)) is None:

@@ -261,7 +261,9 @@ def test_every_wa_ua_and_wer_is_computed_again_from_the_reports_own_score_tables
     groups = {f"{group}-{rate}" for group in ("fold", "style") for rate in ("wa", "ua", "macro-f1", "wer", "cer")}
     groups |= {f"class-{rate}" for rate in ("wer", "cer", "recall", "f1")}
     groups |= {f"confusion-{number + 1}" for number in range(len(COLUMNS))}
-    assert kinds == groups | set("mcnemar table-2 table-3 ablation settings comparisons run-experiments".split())
+    assert kinds == groups | set(
+        "mcnemar table-2 table-3 ablation settings comparisons speakers run-experiments".split()
+    )
     assert sum(compared.values()) > 600
     path = sorted((made / "out/scores").glob("*_beta1_*"))[0]
     with changed(path, path.read_text().replace("\tang\tang\t", "\tang\thap\t", 1)):
