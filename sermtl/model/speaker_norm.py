@@ -107,7 +107,8 @@ class SpeakerNorm(nn.Module):
             std_nP = erased_UnP.std(0, correction=0)
             self.std_nP.copy_(torch.where(std_nP > LEAST_DEVIATION, std_nP, torch.ones_like(std_nP)))
             members_SU = speakers_U == torch.arange(len(self.means_SnP), device=speakers_U.device)[:, None]
-            self.shrink_nP.copy_(self.shrink * spread_ratio(erased_UnP.double(), members_SU))
+            # Of what is not erased: an eraser leaves no variance between those whom it was fitted on.
+            self.shrink_nP.copy_(self.shrink * spread_ratio(pooled_UnP.double(), members_SU))
             means_SnP, stds_SnP = self.estimate(erased_UnP.double(), members_SU)
             self.means_SnP.copy_(means_SnP)
             self.stds_SnP.copy_(stds_SnP)

@@ -112,6 +112,15 @@ def test_k_is_the_ratio_of_variances_that_analysis_of_variance_estimates():
     assert spread_ratio(torch.ones(4, 1, 1).double(), torch.eye(2).repeat(1, 2) > 0).tolist() == [[0.0]]
 
 
+def test_behind_an_eraser_k_is_what_it_is_without():
+    pooled_UnP, speakers_U = drawn(200)
+    alone, behind = (SpeakerNorm(f"{first}standardise", 2, 6, 4, "mean", 1.0).double() for first in ("", "erase+"))
+    for norm in (alone, behind):
+        norm.fit(pooled_UnP, speakers_U)
+    torch.testing.assert_close(behind.shrink_nP, alone.shrink_nP)
+    assert (alone.shrink_nP < 100).any()
+
+
 def test_without_shrinkage_speakers_have_the_same_mean():
     pooled_UnP, speakers_U = drawn(200)
     vector = vector_of("erase+standardise")
