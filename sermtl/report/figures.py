@@ -65,14 +65,16 @@ def look(index: int) -> dict[str, Any]:
     """Colour, line style and marker of the index-th setting."""
     return {
         "color": COLOURS[index % len(COLOURS)],
-        "marker": MARKERS[index % len(MARKERS)],
+        "marker": MARKERS[(index + index // len(COLOURS)) % len(MARKERS)],
         "linestyle": LINES[index // 2 % len(LINES)],
     }
 
 
 @contextlib.contextmanager
-def _plot(size: tuple[float, float], xlabel: str, ylabel: str = "", entries: int = 0) -> Iterator[tuple[Figure, Axes]]:
-    """One plot in the report's style, with a legend of so many entries below it."""
+def _plot(
+    size: tuple[float, float], xlabel: str, ylabel: str = "", entries: int = 0, below: float = 0.16
+) -> Iterator[tuple[Figure, Axes]]:
+    """One plot in the report's style, with a legend of so many entries so far below it."""
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=size)
         axes = figure.add_subplot()
@@ -80,7 +82,7 @@ def _plot(size: tuple[float, float], xlabel: str, ylabel: str = "", entries: int
         axes.set_ylabel(ylabel)
         yield figure, axes
         if entries:
-            axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=min(3, entries))
+            axes.legend(loc="upper center", bbox_to_anchor=(0.5, -below), ncols=min(3, entries))
 
 
 def against_epoch(curves: Mapping[str, np.ndarray], ylabel: str) -> Figure:
@@ -146,7 +148,8 @@ def by_fold(
     values: Mapping[str, Sequence[float | None]], folds: Sequence[str], ylabel: str, xlabel: str = "fold"
 ) -> Figure:
     """One column a fold, or what else is on the x axis, one marker a setting."""
-    with _plot((5.8, 3.6), xlabel, ylabel, entries=len(values)) as (figure, axes):
+    below = 0.16 + 0.07 * max(name.count("\n") for name in folds)
+    with _plot((5.8, 3.6), xlabel, ylabel, entries=len(values), below=below) as (figure, axes):
         width = 0.7 / max(len(values), 1)
         for index, (name, row) in enumerate(values.items()):
             x = np.arange(len(folds)) - 0.35 + (index + 0.5) * width

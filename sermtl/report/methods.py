@@ -22,13 +22,15 @@ def enrolment(family: Family, sources: Sources) -> list[Figure]:
         for setting in family.settings
         if (enrolled := set.intersection(*(set(e.scores.get("enrol") or {}) for e in setting.experiments)))
     }
+    order = {"half": 1, "all": 2}
     names = sorted(
-        {name for row in found.values() for name in row}, key=lambda name: (not name.isdecimal(), len(name), name)
+        {name for row in found.values() for name in row},
+        key=lambda name: (0 if name.isdecimal() else order.get(name, 3), len(name), name),
     )
     if not names:
         return []
     seconds = [next(row[name][2] / row[name][1] for row in found.values() if name in row) for name in names]
-    words = [name.replace("_of_", " of ").replace("_", " ").replace(" ", "\n") for name in names]
+    words = [name.replace("_of_one_emotion", ", one\nemotion") for name in names]
     ticks = [f"{word}\n{s:.0f} s" for word, s in zip(words, seconds, strict=True)]
     values = {name: [row[one][0] / row[one][1] if one in row else None for one in names] for name, row in found.items()}
     caption = (

@@ -77,7 +77,7 @@ def test_a_point_is_the_probes_accuracy_and_the_wa(report):
 
 def test_enrolment_is_drawn_in_order_with_its_audio(report):
     axes = report[1]["speaker-enrolment"]
-    assert [tick.get_text() for tick in axes.get_xticklabels()] == ["0\n0 s", "5\n10 s", "5\nof\none\nemotion\n10 s"]
+    assert [tick.get_text() for tick in axes.get_xticklabels()] == ["0\n0 s", "5\n10 s", "5, one\nemotion\n10 s"]
     assert axes.lines[0].get_ydata().tolist() == pytest.approx([100 / 180, 120 / 180, 90 / 180])
 
 
