@@ -18,10 +18,7 @@ SENTENCES = {
     "b09": "Ich will das eben wegbringen und dann mit Karl was trinken gehen.",
     "b10": "Die wird auf dem Platz sein, wo wir sie immer hinlegen.",
 }
-# The corpus has no sessions; a man and a woman are taken as one.
-PAIRS = (("03", "08"), ("10", "09"), ("11", "13"), ("12", "14"), ("15", "16"))
-GENDERS = {speaker: gender for pair in PAIRS for speaker, gender in zip(pair, "mf", strict=True)}
-SESSIONS = {speaker: "+".join(pair) for pair in PAIRS for speaker in pair}
+GENDERS = dict.fromkeys(("03", "10", "11", "12", "15"), "m") | dict.fromkeys(("08", "09", "13", "14", "16"), "f")
 # The 535 files of the distribution (F. Burkhardt et al., "A database of German emotional speech", Interspeech 2005).
 COUNTS = {"anger": 127, "boredom": 81, "disgust": 46, "fear": 69, "happiness": 71, "neutral": 79, "sadness": 62}
 CORPUS = Corpus(
@@ -31,7 +28,7 @@ CORPUS = Corpus(
     counts={f"class {label}": count for label, count in COUNTS.items()},
     example="wav/03a01Wa.wav",
     pattern=r"(?P<speaker>\d\d)(?P<text>[ab]\d\d)(?P<emotion>[WLEAFTN])[a-z]?",
-    of_speaker={"gender": GENDERS, "session": SESSIONS},
+    of_speaker={"gender": GENDERS},
     folders=("wav",),
     lang="de",
 )

@@ -261,7 +261,7 @@ class Page:
             group, of = grouped.groups()
             key = {"speaker": "spk", "class": "ref"}.get(group, group)
             if head == "n":
-                made = [self.rows[tag] for tag in self.made if self.made[tag]["protocol"] == protocol]
+                made = [self.rows[tag] for tag, family, *_ in self.settings if family == protocol]
                 counts = [sum(first in (r[key], "pooled") for r in rows) for rows in made]
                 return None if first == "mean over folds" else (max(counts),)
             setting = name
