@@ -4,7 +4,7 @@
 #   local/compare_normalisation.sh --corpus emodb --corpus_dir EMODB --upstream openai/whisper-base
 #
 # Emotion is measured with each speaker held out. Speakers are measured with several held out together, so that those who
-# are unseen can be told apart, and with a quarter of each training list as dev, whose utterances fit nothing. Test
+# are unseen can be distinguished, and with a quarter of each training list as dev, whose utterances fit nothing. Test
 # speakers who are standardised are enrolled by half of their utterances there: the probe takes the others.
 # Other options are those of local/reproduce_paper.sh and of run.sh.
 set -euo pipefail

@@ -101,7 +101,9 @@ def decode_fold(paths: fold_job.FoldPaths, decode_config: DecodeConfig, device: 
 def write_erasing(exp: Path, fold: FoldData) -> None:
     """Write what linear probes of the speaker find on dev behind erasers, where the training list is decoded too."""
     directories = [exp / f"decode_{part}" for part in ("train", "dev")]
-    if not all((directory / "emb.scp").is_file() for directory in directories):
+    known = [[e for e in fold.examples[part] if e.speaker >= 0] for part in ("train", "dev")]
+    decoded = all((directory / "emb.scp").is_file() for directory in directories)
+    if not decoded or len({e.speaker for e in known[0]}) < 2 or not known[1]:
         return
     from sermtl.score.plain_models import erasing_curve, kept  # a second of imports
     from sermtl.score.speaker_probe import embeddings
@@ -113,7 +115,6 @@ def write_erasing(exp: Path, fold: FoldData) -> None:
         return norm.erase(torch.from_numpy(vectors_MD)[:, None])[:, 0].numpy()
 
     def compute() -> dict[str, Any]:
-        known = [[e for e in fold.examples[part] if e.speaker >= 0] for part in ("train", "dev")]
         vectors = [embeddings(d, [e.utterance for e in part]) for d, part in zip(directories, known, strict=True)]
         train, dev = ([e.speaker_name for e in part] for part in known)
         return {"hits": erasing_curve(vectors[0], train, vectors[1], dev, erase)}

@@ -89,3 +89,25 @@ def test_the_recordings_of_each_speaker_of_a_table_enrol_for_each_other(tmp_path
         assert re.search(message, capsys.readouterr().err)
     assert run_program(predict.main, *ours, "--speaker-of", tmp_path / "spk", "--enrol", wavs["s2-00"], "a.wav") == 2
     assert "give one of them" in capsys.readouterr().err
+
+
+def test_probes_behind_erasers_are_written_where_train_and_dev_are_decoded(tmp_path):
+    corpus = make_small_corpus(tmp_path, dev_ratio=0.3)
+    config, words = corpus.config("raw", epochs=1, spk_norm="none"), corpus.arguments(tmp_path / "exp")
+    assert run_program(train.main, "--config", config, *words) == 0
+    erasing = tmp_path / "exp" / "s0" / "decode_dev" / "erasing.json"
+    for settings, written in (("conf/decode.yaml", False), ("conf/decode_train.yaml", True)):
+        assert run_program(decode.main, "--config", settings, *words) == 0
+        assert erasing.is_file() == written
+    hits = json.loads(erasing.read_text())["hits"]
+    assert list(hits) == ["0", "1", "2", "5", "10", "20", "all"]
+    dev = read_table(erasing.parent / "utt2spk")
+    assert all(len(digits) == len(dev) and set(digits) <= set("01-") for digits in hits.values())
+
+
+def test_of_one_known_speaker_no_eraser_is_fitted(tmp_path):
+    corpus = make_small_corpus(tmp_path, speakers=2, dev_ratio=0.3)
+    config, words = corpus.config("raw", epochs=1, spk_norm="none"), corpus.arguments(tmp_path / "exp")
+    assert run_program(train.main, "--config", config, *words) == 0
+    assert run_program(decode.main, "--config", "conf/decode_train.yaml", *words) == 0
+    assert not (tmp_path / "exp" / "s0" / "decode_dev" / "erasing.json").exists()
