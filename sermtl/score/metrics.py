@@ -224,6 +224,7 @@ def enrolled_seconds(condition: str, of_speaker: Sequence[float]) -> float:
     >>> enrolled_seconds("5", [2.0] * 4), enrolled_seconds("half", [2.0] * 4)
     (6.0, 4.0)
     """
-    word, others = condition.partition("_")[0], len(of_speaker) - 1
-    count = {"half": len(of_speaker) / 2, "all": others}.get(word)
+    word, whole = condition.partition("_")[0], len(of_speaker)
+    half, others = whole // 2, whole - 1
+    count = {"half": 2 * half * (whole - half) / whole, "all": others}.get(word)  # each half enrols for the other
     return float(np.mean(of_speaker)) * (min(int(word), others) if count is None else count)

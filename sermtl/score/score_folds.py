@@ -60,7 +60,7 @@ def score_fold(name: str, data: Path, fold_dir: Path, exp: Path) -> dict[str, An
     enrolled = {path.name: read_table(path) for path in sorted((decode / "enrol").glob("*"))}
     seconds_of: dict[str, list[float]] = {}
     for utt, seconds in _lookup(data / "utt2dur", test).items() if enrolled else ():
-        seconds_of.setdefault(spk[utt], []).append(float(seconds))
+        seconds_of.setdefault(ref["utt2spk"][utt], []).append(float(seconds))
     rows = [
         Utterance(
             utt, spk[utt], ref["utt2emo"][utt], hyp["utt2emo"][utt],
@@ -92,7 +92,7 @@ def score_fold(name: str, data: Path, fold_dir: Path, exp: Path) -> dict[str, An
             condition: [
                 sum(guesses.get(row.utt) == row.ref for row in rows),
                 len(rows),
-                sum(metrics.enrolled_seconds(condition, seconds_of[row.spk]) for row in rows),
+                sum(metrics.enrolled_seconds(condition, seconds_of[ref["utt2spk"][row.utt]]) for row in rows),
             ]
             for condition, guesses in enrolled.items()
         },
