@@ -19,6 +19,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+ROWS = {"cuda": 128, "meta": 128}
+"""By type of device, what a batch's number of rows is a multiple of: for each new number, cuBLAS looks for an algorithm
+again, which takes longer than the product."""
 BLOCK = 256
 """Frames of a Fourier transform, or the power of two from twice the kernel where that is more: the transform of the
 kernel costs most."""
@@ -26,7 +29,11 @@ kernel costs most."""
 
 @dataclass(frozen=True)
 class Packing:
-    """Where the frames of utterances laid end to end stand in a padded batch."""
+    """Where the frames of utterances laid end to end stand in a padded batch.
+
+    Copies of the first frame, which count as an utterance of their own and are left out of what is padded again, make
+    the number of rows a multiple.
+    """
 
     frames: list[int]
     """Of each utterance."""
@@ -35,23 +42,29 @@ class Packing:
     bounds: Tensor
     """Of each utterance in the line: (B + 1,) int32, on the device."""
     own_BT: Tensor
+    own: int
+    """Rows without the copies."""
 
     @classmethod
     def of(cls, frames_B: Tensor, own_BT: Tensor) -> Packing:
         """For numbers of frames that are on the CPU, and the mask of own frames on the device."""
         places_N = (torch.arange(own_BT.shape[1]) < frames_B[:, None]).flatten().nonzero()[:, 0]
+        own = len(places_N)
+        copies = -own % ROWS.get(own_BT.device.type, 1)
+        if copies:
+            frames_B, places_N = F.pad(frames_B, (0, 1), value=copies), F.pad(places_N, (0, copies))
         bounds = F.pad(frames_B.cumsum(0), (1, 0)).to(torch.int32)
         places_N, bounds = (indices.to(own_BT.device, non_blocking=True) for indices in (places_N, bounds))
-        return cls(frames_B.tolist(), places_N, bounds, own_BT)
+        return cls(frames_B.tolist(), places_N, bounds, own_BT, own)
 
     def pack(self, padded: Tensor) -> Tensor:
-        """Own frames (N, ...) of (B, T, ...)."""
+        """Rows (N, ...) of (B, T, ...)."""
         return padded.flatten(0, 1).index_select(0, self.places_N)
 
     def pad(self, packed: Tensor) -> Tensor:
-        """(B, T, ...) of own frames (N, ...), 0 elsewhere."""
+        """(B, T, ...) of rows (N, ...), 0 elsewhere."""
         padded = packed.new_zeros((self.own_BT.numel(), *packed.shape[1:]))
-        return padded.index_copy(0, self.places_N, packed).unflatten(0, self.own_BT.shape)
+        return padded.index_copy(0, self.places_N[: self.own], packed[: self.own]).unflatten(0, self.own_BT.shape)
 
 
 def is_packable(encoder: Any) -> bool:

@@ -9,7 +9,7 @@ from upstreams import FAMILIES, SMALL, around, every_state, hidden_states, trans
 from sermtl.errors import UserError
 from sermtl.model.batch import Batch
 from sermtl.model.multitask import task_losses
-from sermtl.model.packed import Packing, _drop, attend_padded, convolve_positions
+from sermtl.model.packed import ROWS, Packing, _drop, attend_padded, convolve_positions
 from sermtl.model.padded import convolve_channels_last, enough_bits, own_frames
 from sermtl.model.upstreams.load import build_upstream, config_from
 
@@ -67,8 +67,10 @@ def test_each_utterances_hidden_states_are_those_of_transformers_alone(name):
             assert not hidden_BTD[row, frames_B[row] :].any()
 
 
+@pytest.mark.parametrize("rows", [1, 128])
 @pytest.mark.parametrize("name", ["wav2vec2-base", "xls-r", "data2vec-audio"])
-def test_the_loss_and_the_gradient_are_those_of_the_padded_batch(name):
+def test_the_loss_and_the_gradient_are_those_of_the_padded_batch(name, rows, monkeypatch):
+    monkeypatch.setitem(ROWS, "cpu", rows)
     upstream = upstream_of(name).train()
     plain_loss, plain = loss_and_gradient(upstream, packed=False)
     for fourier in (True, False):

@@ -116,7 +116,7 @@ class Wav2Vec2(Upstream):
             time_mask_N = None if masks[0] is None else packing.pack(masks[0])
             feature_mask_ND = None
             if masks[1] is not None:
-                feature_mask_ND = masks[1][:, 0].repeat_interleave(frames_B, 0, output_size=len(hidden_ND))
+                feature_mask_ND = masks[1][:, 0].index_select(0, packing.places_N // rows_BTC.shape[1])
             # Residuals in float32 under autocast too: the sums over layers are where bf16 would lose most.
             hidden_ND = self.project(hidden_ND, (time_mask_N, feature_mask_ND)).float()
             hidden_ND = self._enter_layers(hidden_ND + self._positions(hidden_ND, packing))
