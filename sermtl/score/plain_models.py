@@ -11,11 +11,10 @@ from typing import Any
 
 import numpy as np
 from sklearn.feature_extraction.text import CountVectorizer
-from sklearn.linear_model import LogisticRegression
+from sklearn.linear_model import LogisticRegression, RidgeClassifier
 from sklearn.model_selection import StratifiedKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from sklearn.svm import LinearSVC
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from sermtl.fileio.ark import read_matrix
@@ -24,8 +23,8 @@ from sermtl.fileio.tables import PARTS, read_list, read_table
 from sermtl.score.metrics import separated
 from sermtl.score.speaker_probe import recognised
 
-VERSION = 1
-"""Raised when the same lists would give the words another accuracy."""
+VERSION = 2
+"""Raised when the same lists would give another accuracy."""
 ERASING = (1, 2, 5, 10, 20)
 """Utterances of each speaker that fit an eraser."""
 SPLITS = 5
@@ -77,12 +76,16 @@ def words_alone(data: Path, protocol: str, kept_in: Path) -> float | None:
 
 @threadpool_limits.wrap(limits=1)
 def layer_probe(vectors_UnP: np.ndarray, classes: Sequence[str], folds: Iterable[Sequence[np.ndarray]]) -> list[float]:
-    """Accuracy at each of n states of a linear SVM (C .01) of U ``classes``; ``folds``: rows that train, that test."""
+    """Accuracy at each of n states of ridge regression to U ``classes``; ``folds``: rows that train, rows that test.
+
+    Each dimension is standardised by the rows that train; the penalty is 100. A linear SVM (C .01) is as accurate and
+    takes 14 times as long.
+    """
     names, hits_n, tested = np.asarray(classes), np.zeros(vectors_UnP.shape[1]), 0
     for train, test in folds:
         tested += len(test)
         for state, vectors_UP in enumerate(vectors_UnP.swapaxes(0, 1).astype(np.float64)):
-            model = make_pipeline(StandardScaler(), LinearSVC(C=0.01, dual="auto", random_state=0))
+            model = make_pipeline(StandardScaler(), RidgeClassifier(100.0))
             model.fit(vectors_UP[train], names[train])
             hits_n[state] += (model.predict(vectors_UP[test]) == names[test]).sum()
     return (hits_n / tested).tolist()
@@ -145,5 +148,5 @@ def layers_of(dump: Path, data: Path, protocol: str) -> Mapping[str, Any]:
             "speakers": len(set(names)),
         }
 
-    made_from = f"{sha256(dump / 'utt2digest')} {hashlib.sha256(repr(lists).encode()).hexdigest()}"
+    made_from = f"{VERSION} {sha256(dump / 'utt2digest')} {hashlib.sha256(repr(lists).encode()).hexdigest()}"
     return kept(dump / f"layers_{protocol}.json", made_from, compute)

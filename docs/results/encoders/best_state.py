@@ -4,7 +4,8 @@
 
 The dump holds the pooled states of each utterance (stage 2 with freeze all). For each fold of ``--protocol speaker``
 the state is the one at which the report's probe (`sermtl.score.plain_models`) is most often right when each speaker
-of the training list is held out in turn; that classifier, trained on the whole training list, then sees the test list.
+of the training list is held out in turn; a linear SVM, trained there on the whole training list, then sees the test
+list.
 """
 
 from __future__ import annotations
