@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from joblib import Parallel, delayed  # type: ignore[import-untyped]
 from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.linear_model import LogisticRegression, RidgeClassifier
 from sklearn.model_selection import StratifiedKFold
@@ -81,14 +82,16 @@ def layer_probe(vectors_UnP: np.ndarray, classes: Sequence[str], folds: Iterable
     Each dimension is standardised by the rows that train; the penalty is 100. A linear SVM (C .01) is as accurate and
     takes 14 times as long.
     """
-    names, hits_n, tested = np.asarray(classes), np.zeros(vectors_UnP.shape[1]), 0
-    for train, test in folds:
-        tested += len(test)
-        for state, vectors_UP in enumerate(vectors_UnP.swapaxes(0, 1).astype(np.float64)):
-            model = make_pipeline(StandardScaler(), RidgeClassifier(100.0))
-            model.fit(vectors_UP[train], names[train])
-            hits_n[state] += (model.predict(vectors_UP[test]) == names[test]).sum()
-    return (hits_n / tested).tolist()
+    names, parts = np.asarray(classes), list(folds)
+
+    def accuracy(vectors_UP: np.ndarray) -> float:
+        right: list[bool] = []
+        for train, test in parts:
+            model = make_pipeline(StandardScaler(), RidgeClassifier(100.0)).fit(vectors_UP[train], names[train])
+            right += (model.predict(vectors_UP[test]) == names[test]).tolist()
+        return float(np.mean(right))
+
+    return Parallel(n_jobs=-1, prefer="threads")(map(delayed(accuracy), vectors_UnP.swapaxes(0, 1)))
 
 
 @threadpool_limits.wrap(limits=1)
