@@ -7,7 +7,7 @@ group-norm model is; AdamW as PyTorch chooses it; the norm of the gradient clipp
 from __future__ import annotations
 
 # isort: off
-from sermtl import torchaudio_compat  # noqa: F401 (before transformers)
+from sermtl import before_transformers  # noqa: F401 (before transformers)
 
 # isort: on
 from collections.abc import Iterator

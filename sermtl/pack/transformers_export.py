@@ -103,7 +103,7 @@ def _with_encoder(model: Any, trained: TrainedModel) -> Any:
 
 def _save(model: Any, trained: TrainedModel, directory: Path) -> None:
     """Weights, configuration and the preprocessing of waveforms."""
-    # They import torchaudio: after `torchaudio_compat`.
+    # They import torchaudio: after `before_transformers`.
     from transformers import SeamlessM4TFeatureExtractor, Wav2Vec2FeatureExtractor
 
     model.save_pretrained(directory)

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from scipy.special import log_softmax
 
 from sermtl.config import TrainConfig
 from sermtl.data.dataset import FoldDataset, Sets
@@ -29,7 +28,8 @@ RANGE = (0.01, 100.0)
 
 def fit_temperature(logits_UC: np.ndarray, emotions_U: np.ndarray) -> tuple[float, float, float]:
     """The temperature T of the least mean NLL of softmax(logits / T), and the NLL (nats) with T = 1 and with T."""
-    from scipy.optimize import minimize_scalar  # most of a second
+    from scipy.optimize import minimize_scalar  # with the next, most of a second
+    from scipy.special import log_softmax
 
     def loss(log_temperature: float) -> float:
         scaled_UC = log_softmax(logits_UC / math.exp(log_temperature), axis=1)

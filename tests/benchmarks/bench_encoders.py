@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 # isort: off
-from sermtl import torchaudio_compat  # noqa: F401 (before transformers)
+from sermtl import before_transformers  # noqa: F401 (before transformers)
 
 # isort: on
 import numpy as np

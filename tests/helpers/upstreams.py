@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 # isort: off
-from sermtl import torchaudio_compat  # noqa: F401 (before transformers)
+from sermtl import before_transformers  # noqa: F401 (before transformers)
 from transformers import AutoConfig, AutoModel
 
 # isort: on

@@ -10,7 +10,7 @@ from torch import nn
 from upstreams import FAMILIES, SMALL, around, every_state, hidden_states, save, transformers_model, wave
 
 # isort: off
-from sermtl import torchaudio_compat  # noqa: F401 (before transformers)
+from sermtl import before_transformers  # noqa: F401 (before transformers)
 from transformers import AutoConfig, AutoModel, BertConfig, BertModel
 
 # isort: on

@@ -7,7 +7,7 @@ import torch
 from upstreams import wave
 
 # isort: off
-from sermtl import torchaudio_compat  # noqa: F401 (before transformers)
+from sermtl import before_transformers  # noqa: F401 (before transformers)
 from transformers import SeamlessM4TFeatureExtractor
 
 # isort: on

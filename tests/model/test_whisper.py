@@ -13,7 +13,7 @@ from torch import nn
 from upstreams import wave
 
 # isort: off
-from sermtl import torchaudio_compat  # noqa: F401 (before transformers)
+from sermtl import before_transformers  # noqa: F401 (before transformers)
 from transformers import WhisperConfig, WhisperFeatureExtractor, WhisperForConditionalGeneration
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 

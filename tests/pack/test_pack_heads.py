@@ -10,7 +10,7 @@ from small_model import LABELS, upstream_of
 from upstreams import wave
 
 # isort: off
-from sermtl import torchaudio_compat  # noqa: F401 (before transformers)
+from sermtl import before_transformers  # noqa: F401 (before transformers)
 from transformers import AutoModelForAudioClassification
 
 # isort: on

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 # isort: off
-from sermtl import torchaudio_compat  # noqa: F401 (before transformers)
+from sermtl import before_transformers  # noqa: F401 (before transformers)
 
 # isort: on
 import torch

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 # isort: off
-from sermtl import torchaudio_compat  # noqa: F401 (before transformers)
+from sermtl import before_transformers  # noqa: F401 (before transformers)
 
 # isort: on
 import torch

@@ -1,4 +1,4 @@
-"""Importing torchaudio where its compiled library fits and where it does not, each in its own process."""
+"""What is done before transformers is imported, each time in a process of its own."""
 
 import os
 import subprocess
@@ -54,7 +54,7 @@ def test_where_torchaudio_loads_nothing_is_touched(tmp_path, recipe):
         import sys
         import torchaudio
         before = {name: id(module) for name, module in sys.modules.items() if name.startswith("torchaudio")}
-        from sermtl import torchaudio_compat
+        from sermtl import before_transformers
         after = {name: id(module) for name, module in sys.modules.items() if name.startswith("torchaudio")}
         print(after == before, torchaudio.forced_align())
         print(sys.modules["torchaudio._extension"].__file__ == torchaudio._extension.__file__)
@@ -64,7 +64,7 @@ def test_where_torchaudio_loads_nothing_is_touched(tmp_path, recipe):
 
 def test_imported_first_it_changes_nothing_either(tmp_path, recipe):
     code = """
-        from sermtl import torchaudio_compat
+        from sermtl import before_transformers
         import torchaudio
         print(torchaudio.forced_align(), torchaudio._extension.__file__.endswith("_extension/__init__.py"))
     """
@@ -77,7 +77,7 @@ def test_where_the_library_does_not_load_the_python_parts_do(tmp_path, recipe):
             import torchaudio
         except OSError as error:
             print("without:", error)
-        from sermtl import torchaudio_compat
+        from sermtl import before_transformers
         import torchaudio
         from torchaudio import functional
         print(torchaudio.ready, functional.marker, torchaudio._extension._IS_TORCHAUDIO_EXT_AVAILABLE)
@@ -95,8 +95,13 @@ def test_where_the_library_does_not_load_the_python_parts_do(tmp_path, recipe):
 def test_other_faults_of_torchaudio_are_not_hidden(tmp_path, recipe):
     code = """
         try:
-            from sermtl import torchaudio_compat
+            from sermtl import before_transformers
         except ZeroDivisionError:
             print("failed")
     """
     assert python(code, recipe, fake(tmp_path, "1 / 0")) == ["failed"]
+
+
+def test_training_imports_neither_scikit_learn_nor_scipy(recipe):
+    code = "import sys, sermtl.train.fold; print([name for name in ('sklearn', 'scipy') if name in sys.modules])"
+    assert python(code, recipe) == ["[]"]
