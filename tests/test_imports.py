@@ -2,6 +2,8 @@
 
 import ast
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -112,6 +114,13 @@ def test_no_circle_of_imports(name):
 def test_numbers_and_reports_need_no_torch(name):
     heavy = {"torch", "torchaudio", "transformers", "tensorboard"}
     assert {module: by for module, by in reachable(name).items() if top(module) in heavy} == {}
+
+
+def test_preparing_data_imports_no_torch(recipe):
+    names = sorted(path.stem for path in (recipe / "local").glob("*.py"))
+    code = f"import sys; sys.path.insert(0, 'local'); import {', '.join(names)}; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=recipe, capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
 
 
 def test_the_package_itself_imports_nothing_when_it_is_imported():

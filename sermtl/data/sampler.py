@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from statistics import median
+from typing import TYPE_CHECKING
 
 from sermtl.config import TrainConfig
-from sermtl.data.dataset import Example
 from sermtl.seeding import generator
+
+if TYPE_CHECKING:
+    from sermtl.data.dataset import Example  # with torch, which stage 1 does without
 
 MOST_PADDED = 4.0
 """Times the size of typical utterances that a part of several may have with its padding."""
