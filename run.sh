@@ -124,8 +124,9 @@ fi
 if ((stop_stage == 1)); then finish; fi
 
 select_folds "${folds:-all}" "${folds_dir}/folds"
-fold_jobs=${#fold_names[@]} # of training and decoding; folds of seconds share a process, whose start takes as long
-if ${short_folds} && [[ ${cmd_backend} == local ]]; then fold_jobs=$((fold_jobs < cores ? fold_jobs : cores)); fi
+fold_jobs=${#fold_names[@]} score_jobs=${#fold_names[@]}
+if [[ ${cmd_backend} == local ]]; then score_jobs=$((score_jobs < cores ? score_jobs : cores)); fi
+if ${short_folds}; then fold_jobs=${score_jobs}; fi # a fold of seconds takes less than the start of a process
 num_threads=${num_threads:-$((fold_jobs < cores ? cores / fold_jobs : 1))}
 paths=(--data "${data}" --folds_dir "${folds_dir}" --dump "${dump}" --tokens "${tokens}" --exp "${exp}"
     --folds "${fold_names[@]}")
@@ -180,8 +181,9 @@ fi
 if ((stage <= 5 && stop_stage >= 5)) && ! skipped 5; then
     require_current 5 "${made_from[@]}"
     start_stage 5 "scoring: ${exp}/*/decode_test/ -> ${exp}/RESULTS.md"
-    run python3 -m sermtl.bin.score folds --exp "${exp}" --data "${data}" --folds_dir "${folds_dir}" \
-        --folds "${fold_names[@]}"
+    submit "${train_cmd} JOB=1:${score_jobs}" "${exp}/log/score.JOB.log" \
+        python3 -m sermtl.bin.score folds --exp "${exp}" --data "${data}" --folds_dir "${folds_dir}" \
+        --job JOB --jobs "${score_jobs}" --folds "${fold_names[@]}"
     run python3 -m sermtl.bin.score pool --exp "${exp}" --folds_file "${folds_dir}/folds"
 fi
 

@@ -7,7 +7,7 @@ cmd_backend=${cmd_backend:-local} # local | sge | slurm
 
 case ${cmd_backend} in
     local)
-        train_cmd=run.pl  # stages 2 and 7, and training without a GPU
+        train_cmd=run.pl  # stages 2, 5 and 7, and training without a GPU
         cuda_cmd=run.pl   # training and decoding with --ngpu 1 or more, and stage 2 of --feats_type stored with it
         decode_cmd=run.pl # decoding without a GPU
         ;;

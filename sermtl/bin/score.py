@@ -22,9 +22,9 @@ INPUTS = (
 
 
 def score_folds(args: argparse.Namespace) -> None:
-    """Score each fold; the errors of all folds are reported together."""
+    """Score the job's own folds, each ``--jobs``-th; their errors are reported together."""
     problems = []
-    for name in args.folds:
+    for name in args.folds[args.job - 1 :: args.jobs]:
         try:
             score_one(args.exp / name, args.data, args.folds_dir / name)
         except UserError as error:
@@ -95,6 +95,8 @@ def main() -> None:
         one.add_argument("--data", type=Path, required=True, help="data/<corpus>: utt2emo, text, utt2spk")
         one.add_argument("--folds", nargs="+", required=True, metavar="FOLD", help="fold names")
     fold.add_argument("--folds_dir", type=Path, required=True, help="data/<corpus>/folds/<protocol>")
+    fold.add_argument("--job", type=int, default=1, help="which job this is, from 1")
+    fold.add_argument("--jobs", type=int, default=1, help="jobs that share --folds (default: 1)")
     pooled = verbs.add_parser("pool", help="pool the scored folds -> exp/<tag>/scores.json, RESULTS.md")
     pooled.add_argument("--exp", type=Path, required=True, help="exp/<tag>")
     pooled.add_argument("--folds_file", type=Path, required=True, help="data/<corpus>/folds/<protocol>/folds")
