@@ -383,17 +383,15 @@ def compare(folder: Path) -> tuple[dict[str, int], list[str], list[str]]:
     """Cells compared in each table, those that differ, and the columns that are not compared."""
     page, compared, wrong = Page(folder), {}, []
     skipped: dict[str, dict[str, None]] = {}
-    old = not any("conf" in rows[0] for rows in page.rows.values())  # its intervals were random draws
     for (name, table), printed in zip(page.tables.items(), page.printed, strict=True):
         narrow = [head for head in table["head"] if not head.endswith((" low", " high"))]
         for row, shown in zip(table["rows"], printed, strict=True):
             for head in narrow:
                 right = page.expected(name, row, head)
-                if right is None or (old and "comparisons" in name and head in ("p, Holm", "detectable at 80 %")):
+                if right is None:
                     if head != narrow[0] and re.match(r"[\d.]+\b", str(row[table["head"].index(head)])):
                         skipped.setdefault(name, {})[head] = None
                     continue
-                right = right[:1] if old else right
                 texts = re.split(r" [\[(]|, |\]", shown[narrow.index(head)].replace("−", "-"))
                 for value, end, text in zip(right, ("", " low", " high"), texts, strict=False):
                     compared[name] = compared.get(name, 0) + 1
