@@ -17,7 +17,7 @@ def fbank(samples_S: np.ndarray) -> np.ndarray:
     Audio shorter than one window is continued with zeros to one window. The values are those of
     Kaldi's ``compute-fbank-feats --num-mel-bins=80 --dither=0``.
     """
-    from sermtl import before_transformers  # noqa: F401, I001 (before torchaudio)
+    from sermtl import torchaudio_compat  # noqa: F401, I001 (before torchaudio)
     import torch
     import torchaudio.compliance.kaldi
 

@@ -23,7 +23,7 @@ def resample(samples_S: np.ndarray, rate: int, new_rate: int) -> np.ndarray:
     divisor = math.gcd(rate, new_rate)
     if rate * new_rate // divisor**2 > LARGEST_KERNEL:
         return interpolate(samples_S, rate // divisor, new_rate // divisor)
-    from sermtl import before_transformers  # noqa: F401, I001 (before torchaudio)
+    from sermtl import torchaudio_compat  # noqa: F401, I001 (before torchaudio)
     import torch
     import torchaudio.functional
 

@@ -1,12 +1,13 @@
-"""A wav2vec 2.0 transformer over utterances laid end to end: no arithmetic on padding but that of attention on a GPU.
+"""A wav2vec 2.0 transformer over utterances laid end to end: no arithmetic on padding but that of attention on a GPU,
+and there some rows more.
 
 The same weights and the same function as transformers' own encoder; dropout draws other numbers. Linear layers and
 norms see all frames of a batch as the rows of one matrix, attention sees one utterance at a time (on a GPU all at once,
 in float32 padded), and the positional convolution, which is slow on a CPU as a convolution of 128 taps in groups, goes
 through Fourier transforms of short blocks there. Numbers of frames are known on the CPU, so a GPU is not waited for.
 
-Shape suffixes: N frames of all utterances, B utterances, D hidden, H heads, T frames of one utterance, C channels of a
-group, G groups, K taps, W blocks, Q frequencies.
+Shape suffixes: N frames of all utterances (and copies, see `Packing`), B utterances, D hidden, H heads, T frames of one
+utterance, C channels of a group, G groups, K taps, W blocks, Q frequencies.
 """
 
 from __future__ import annotations
@@ -19,9 +20,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-ROWS = {"cuda": 128, "meta": 128}
+ROWS = {"cuda": 64, "meta": 64}
 """By type of device, what a batch's number of rows is a multiple of: for each new number, cuBLAS looks for an algorithm
-again, which takes longer than the product."""
+again, which takes longer than the product. Tests compute on ``meta`` what a GPU would."""
 BLOCK = 256
 """Frames of a Fourier transform, or the power of two from twice the kernel where that is more: the transform of the
 kernel costs most."""
@@ -40,7 +41,7 @@ class Packing:
     places_N: Tensor
     """Rows of the padded batch's (B * T, D), on the device."""
     bounds: Tensor
-    """Of each utterance in the line: (B + 1,) int32, on the device."""
+    """Of each utterance in the line, and of the copies: (B + 1,) or (B + 2,) int32, on the device."""
     own_BT: Tensor
     own: int
     """Rows without the copies."""

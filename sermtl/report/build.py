@@ -227,8 +227,8 @@ def layer_section(family: Family, sources: Sources) -> list[Section]:
         else:
             caption = (
                 f"What each hidden state of the frozen encoder tells: WA of {found['utterances']} utterances, each "
-                f"fold's test list held out, and accuracy among {found['speakers']} speakers, cross-validated. Linear "
-                "support vector machines on means over frames."
+                f"fold's test list held out, and accuracy among {found['speakers']} speakers, cross-validated. Ridge "
+                "regression to the classes, on means over frames."
             )
             states = {"emotion (WA)": found["emotion"], "speaker": found["speaker"]}
             curves = {name: (range(len(values)), values) for name, values in states.items() if values}

@@ -78,7 +78,8 @@ def _tests(family: Family) -> str:
     named = "; ".join(f"{c.name}: {RATES[rate]}" for c, rate in equal)
     return text + (
         f" Equivalence within {plural(round(100 * MARGIN), 'point')} (two one-sided tests, Holm's correction) is shown "
-        f"for {len(equal) or 'none'} of them{': ' * bool(equal)}{named}. A difference with neither result may be there or not."
+        f"for {len(equal) or 'none'} of them{': ' * bool(equal)}{named}. "
+        "A difference with neither result may be there or not."
     )
 
 

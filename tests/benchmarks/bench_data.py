@@ -119,7 +119,7 @@ if __name__ == "__main__":
     parser.add_argument(
         "counts", nargs="*", type=int, default=[1000], metavar="COUNT", help="utterances (default: 1000)"
     )
-    parser.add_argument("--other", type=Path, help="another checkout")
+    parser.add_argument("--other", type=lambda word: Path(word).resolve(), help="another checkout")
     arguments = parser.parse_args()
     for utterances in arguments.counts:
         measure(utterances, arguments.other)

@@ -29,7 +29,7 @@ def test_spans_fit_and_none_is_cut_short(size, prob, length, minimum, seed):
 def test_the_expected_number_of_spans_is_that_of_wav2vec2():
     """transformers' own sampler, which takes the same numbers, masks as large a share."""
     # isort: off
-    from sermtl import before_transformers  # noqa: F401 (before transformers)
+    from sermtl import torchaudio_compat  # noqa: F401 (before transformers)
     from transformers.models.wav2vec2.modeling_wav2vec2 import _compute_mask_indices
     # isort: on
 

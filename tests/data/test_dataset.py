@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
 # isort: off
-from sermtl import before_transformers  # noqa: F401 (before transformers)
+from sermtl import torchaudio_compat  # noqa: F401 (before transformers)
 from transformers import Wav2Vec2FeatureExtractor
 
 # isort: on

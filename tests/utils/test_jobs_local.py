@@ -61,10 +61,11 @@ def test_failure_names_the_log_and_shows_its_end(run: RunPl) -> None:
 
 
 def test_array_failure_counts_and_the_others_finish(run: RunPl) -> None:
-    status, err = run("JOB=1:10", "dir/x.JOB.log", "echo", "JOB;", "test", "$((JOB", "%", "4))", "-ne", "3")
+    status, err = run("JOB=1:10", "dir/x.JOB.log", "echo", "error:", "JOB;", "test", "$((JOB", "%", "4))", "-ne", "3")
     assert status == 1
     assert err.startswith("run.pl: 2 / 10 failed, log is in dir/x.*.log\nrun.pl: task 3: status 1; the last lines of ")
-    assert [run.output(f"dir/x.{i}.log") for i in range(1, 11)] == [f"{i}\n" for i in range(1, 11)]
+    assert "\n    error: 3\n" in err and "\n    task 7: error: 7\n" in err
+    assert [run.output(f"dir/x.{i}.log") for i in range(1, 11)] == [f"error: {i}\n" for i in range(1, 11)]
 
 
 @pytest.mark.parametrize(

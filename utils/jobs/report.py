@@ -83,7 +83,8 @@ def describe(status: int, log: str) -> str:
 
 
 def report(request: Request, failures: dict[int, str], scheduler_log: str = "") -> int:
-    """Print on stderr which tasks failed, and the end of the first one's log, or of the scheduler's where it has none.
+    """Print on stderr which tasks failed, and the end of the first one's log, or of the scheduler's where it has none,
+    and the errors of the others.
 
     Gives the exit status: 0 where no task failed, 75 where all that failed can be continued, else 1.
     """
@@ -103,6 +104,9 @@ def report(request: Request, failures: dict[int, str], scheduler_log: str = "") 
     say(request, (f"task {first}: " if request.job else "") + failures[first] + ending)
     if shown:
         sys.stderr.write("".join(f"    {line}\n" for line in last_lines(shown)))
+    for task in sorted(failures)[1:]:
+        errors = (line for line in last_lines(request.log_of(task)) if line.startswith("error: "))
+        sys.stderr.write("".join(f"    task {task}: {line}\n" for line in errors))
     if total > 1:
         words = re.sub(r"--pick \w+ ", "", " ".join(map(shlex.quote, request.words)), count=1)
         say(request, f"to rerun only what failed: {request.program} --pick failed {words}")
