@@ -184,7 +184,7 @@ if ((stage <= 5 && stop_stage >= 5)) && ! skipped 5; then
     submit "${train_cmd} JOB=1:${score_jobs}" "${exp}/log/score.JOB.log" \
         python3 -m sermtl.bin.score folds --exp "${exp}" --data "${data}" --folds_dir "${folds_dir}" \
         --job JOB --jobs "${score_jobs}" --folds "${fold_names[@]}"
-    run python3 -m sermtl.bin.score pool --exp "${exp}" --folds_file "${folds_dir}/folds"
+    run python3 -m sermtl.bin.score pool --exp "${exp}" --folds_file "${folds_dir}/folds" --scored "${fold_names[@]}"
 fi
 
 if ((stage <= 6 && stop_stage >= 6)) && ! skipped 6; then

@@ -66,6 +66,8 @@ def pool(args: argparse.Namespace) -> None:
     folds = read_list(args.folds_file)
     if not folds:
         raise UserError(f"{args.folds_file}: no fold; ./run.sh --stage 1 --stop_stage 1 writes it")
+    if late := [fold for fold in args.scored if not (args.exp / fold / "score_test" / "scores.json").is_file()]:
+        raise UserError(f"{args.exp} has no scores of {' '.join(late)} yet, as this host sees it: run stage 5 again")
     refuse_stale_folds(args.exp, args.folds_file.parent, folds)
     scored = sorted(args.exp.glob("*/score_test/scores.json")) + sorted(args.exp.glob("*/score_test/per_utt.tsv"))
     read = {f"exp:{path.relative_to(args.exp)}": path for path in scored} | {"folds:folds": args.folds_file}
@@ -100,6 +102,7 @@ def main() -> None:
     pooled = verbs.add_parser("pool", help="pool the scored folds -> exp/<tag>/scores.json, RESULTS.md")
     pooled.add_argument("--exp", type=Path, required=True, help="exp/<tag>")
     pooled.add_argument("--folds_file", type=Path, required=True, help="data/<corpus>/folds/<protocol>/folds")
+    pooled.add_argument("--scored", nargs="+", default=[], metavar="FOLD", help="folds that have to be there")
     args = parser.parse_args()
     {"folds": score_folds, "corpus": score_corpus, "pool": pool}[args.verb](args)
 

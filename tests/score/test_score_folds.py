@@ -31,12 +31,12 @@ def score(tmp_path, monkeypatch, capsys):
             status = program.main()
             return status, *capsys.readouterr()
 
-        def fold(self, *names):
+        def fold(self, *names, job=1, jobs=1):
             where = ["--data", data, "--exp", exp, "--folds_dir", data / "folds/speaker"]
-            return self("folds", *where, "--folds", *(names or ["01F"]))
+            return self("folds", *where, "--job", job, "--jobs", jobs, "--folds", *(names or ["01F"]))
 
-        def pool(self):
-            return self("pool", "--exp", exp, "--folds_file", data / "folds/speaker/folds")
+        def pool(self, *more):
+            return self("pool", "--exp", exp, "--folds_file", data / "folds/speaker/folds", *more)
 
         def json(self, path="scores.json"):
             return json.loads((exp / path).read_text())
@@ -228,6 +228,16 @@ def test_unknown_speakers_are_one_group_and_said_to_be_unknown(score):
     assert status == 0 and "(speaker-dependent or unknown: test speakers are, or may be," in output
     assert "speaker head: undefined, in 1 of 1 folds: no utterance of a known speaker" in output
     assert list(score.json()["per_speaker"]) == ["unknown"]
+
+
+def test_jobs_share_the_folds_and_pooling_wants_all_that_were_scored(score):
+    names = ("01F", "01M", "02F")
+    assert score.fold(*names, job=2, jobs=2) == (0, "", "")
+    assert [path.parent.name for path in score.exp.glob("*/score_test")] == ["01M"]
+    status, _, error = score.pool("--scored", *names)
+    assert status == 2 and error.startswith("error: ") and "has no scores of 01F 02F yet" in error
+    score.fold(*names, job=1, jobs=2)
+    assert score.pool("--scored", *names)[0] == 0
 
 
 def test_pooling_sums_counts(score):
