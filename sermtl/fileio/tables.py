@@ -54,9 +54,13 @@ def read_table(path: str | Path) -> dict[str, str]:
     previous = ""
     for number, raw in raw_lines(path):
         try:
-            key, value = split_line(raw.decode("utf-8"))
+            line = raw.decode("utf-8")
         except UnicodeDecodeError as error:
             raise UserError(f"{path}:{number}: not UTF-8 ({error.reason})") from error
+        if "\t" in line or "  " in line:
+            key, value = split_line(line)
+        else:  # as it almost always is; a call for each of a million lines is felt
+            key, _, value = line.rstrip(" \r").partition(" ")
         if not previous and key.startswith(BOM):
             raise UserError(f"{path}:1: {BOM_FOUND}")
         if not key:

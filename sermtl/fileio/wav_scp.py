@@ -41,7 +41,7 @@ def locate(entry: str) -> Source:
     """
     path, offset = file_and_offset(entry)
     if offset is None:
-        return Source(entry, 0, Path(entry).stat().st_size)
+        return Source(entry, 0, os.stat(entry).st_size)
     with open(path, "rb") as file:
         file.seek(offset)
         head = file.read(16)
