@@ -152,6 +152,14 @@ def test_chance_is_as_wide_as_folds_that_test_the_same_utterances_make_it(tmp_pa
     assert pooled[:, 0].sum() / pooled[:, 1].sum() == pytest.approx(1 / 9, abs=0.03)
 
 
+def test_of_many_utterances_the_same_few_are_probed_in_their_order(monkeypatch):
+    monkeypatch.setattr(speaker_probe, "MOST", 5)
+    names = [f"u{number}" for number in range(20)]
+    kept = speaker_probe.few(names)
+    assert len(kept) == 5 and kept == [name for name in names if name in kept]
+    assert set(speaker_probe.few(names[::-1])) == set(kept) and speaker_probe.few(kept[:2]) == kept[:2]
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_at_the_eer_misses_and_false_alarms_are_equally_frequent(seed):
     random = np.random.default_rng(seed)
