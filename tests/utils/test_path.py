@@ -88,7 +88,7 @@ def test_first_use_installs_and_says_so(shell: Recipe) -> None:
     assert out.splitlines()[1] == f"{root}/.venv/bin/python3"
     assert "path.sh: making .venv with Python 3.11.7" in err and "installed in" in err
     assert (root / "pip.calls").read_text() == (
-        "-m pip --disable-pip-version-check --no-input install -c constraints.txt -e .[test]\n"
+        "-m pip --disable-pip-version-check --no-input install --no-compile -c constraints.txt -e .[test]\n"
     )
     assert "Collecting torch" in (root / ".venv" / "install.log").read_text()
 
