@@ -78,7 +78,7 @@ def places(path: Path) -> dict[str, str]:
     return {key: f"{path}:{number}" for number, key in enumerate(read_table(path), 1)}
 
 
-def durations(folder: Path, wav_scp: dict[str, str], nj: int) -> dict[str, float | str]:
+def durations(folder: Path, wav_scp: dict[str, str], nj: int, channel: int) -> dict[str, float | str]:
     """Seconds of every recording (or what is wrong with it).
 
     Those of shell commands come from reco2dur or utt2dur; a command that has no line there is run.
@@ -87,12 +87,13 @@ def durations(folder: Path, wav_scp: dict[str, str], nj: int) -> dict[str, float
     found = map_recordings(audio_seconds, [wav_scp[key] for key in files], nj)
     seconds: dict[str, float | str] = dict(zip(files, found, strict=True))
     place, known = places(folder / "wav.scp"), optional(folder / "utt2dur") | optional(folder / "reco2dur")
+    channels = read_channels(folder / CHANNELS)
     for key, entry in wav_scp.items():
         if isinstance(fault := seconds.get(key), str):
             seconds[key] = f"{entry}: {fault} ({place[key]})"
         elif fault is None:
             try:
-                samples = None if key in known else read_recording(entry, allow_pipes=True)
+                samples = None if key in known else read_recording(entry, True, channels.get(key, channel))
                 seconds[key] = float(known[key]) if samples is None else len(samples) / SAMPLE_RATE
             except UserError as error:
                 seconds[key] = str(error)
@@ -179,9 +180,8 @@ def main() -> None:
     if segments is not None:
         used = {word for value in segments.values() for word in value.split()[:1]}
     scan.wav_scp = wav_scp = {key: entry for key, entry in recordings(folder, args.allow_pipes).items() if key in used}
-    check(scan, folder, durations(folder, wav_scp, args.nj))
+    check(scan, folder, durations(folder, wav_scp, args.nj, channel_number(args.channel) or 0))
     report_broken(scan)
-    read_channels(folder / CHANNELS)
     channels = optional(folder / CHANNELS)
     for u in scan.utterances:
         u.channel = channels.get(u.path, "")

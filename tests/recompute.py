@@ -389,7 +389,7 @@ def compare(folder: Path) -> tuple[dict[str, int], list[str], list[str]]:
             for head in narrow:
                 right = page.expected(name, row, head)
                 if right is None:
-                    if head != narrow[0] and re.match(r"[\d.]+\b", str(row[table["head"].index(head)])):
+                    if head != narrow[0] and re.match(r"-?[\d.]+\b", str(row[table["head"].index(head)])):
                         skipped.setdefault(name, {})[head] = None
                     continue
                 texts = re.split(r" [\[(]|, |\]", shown[narrow.index(head)].replace("−", "-"))

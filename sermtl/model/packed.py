@@ -1,5 +1,4 @@
-"""A wav2vec 2.0 transformer over utterances laid end to end: no arithmetic on padding but that of attention on a GPU,
-and there some rows more.
+"""A wav2vec 2.0 transformer over utterances laid end to end, with hardly any arithmetic on padding.
 
 The same weights and the same function as transformers' own encoder; dropout draws other numbers. Linear layers and
 norms see all frames of a batch as the rows of one matrix, attention sees one utterance at a time (on a GPU all at once,

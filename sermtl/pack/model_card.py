@@ -65,7 +65,7 @@ def _intervals(labels: Sequence[str], rows: Sequence[Utterance]) -> dict[str, st
     """95 % intervals as text, over utterances: a fold has too few speakers for intervals over those."""
     index = {label: number for number, label in enumerate(labels)}
     rows_U4 = [(index.get(row.ref, -1), index.get(row.hyp, -1), row.words, row.errors) for row in rows]
-    refs_U, hyps_U, words_U, errors_U = np.array(rows_U4).T
+    refs_U, hyps_U, words_U, errors_U = np.array(rows_U4, dtype=int).reshape(-1, 4).T
     counts = statistics.additive_counts(refs_U, hyps_U, words_U, errors_U, len(labels))
     measured = statistics.jackknife(counts[:, None], statistics.rates)
     found = {name: value.interval() for name, value in measured.items()}

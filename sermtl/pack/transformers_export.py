@@ -38,8 +38,8 @@ def obstacle(trained: TrainedModel) -> str:
         return f"it pools by {heads.pooling}, and transformers' classifiers take plain means"
     if len(heads.layers) > 1 and (heads.standardise or trained.model.vector.speaker_norm.acts):
         return "it normalises each state before the mix, and transformers' classifiers mix first"
-    if len(upstream.layers) < upstream.total_layers and getattr(upstream.config, "do_stable_layer_norm", False):
-        return "layers above the last one that is read are left out, and transformers would put a final norm there"
+    if getattr(upstream.config, "do_stable_layer_norm", False) and heads.layers != (upstream.total_layers,):
+        return "its last state ends in a norm, which transformers' classifiers compute only where they read it alone"
     return ""
 
 

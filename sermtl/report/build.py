@@ -15,7 +15,7 @@ from sermtl.report.figures import Sources
 from sermtl.report.load import Loaded
 from sermtl.report.speaker import Knowledge
 from sermtl.score.plain_models import layers_of, words_alone
-from sermtl.score.result_files import environment
+from sermtl.score.result_files import UNTRAINED, environment
 
 MOST_CURVES = 12
 PARTS = {"monitor_test": "test fold (monitoring: nothing is selected by it)", "dev": "dev part of the fold"}
@@ -79,7 +79,8 @@ def protocol_section(family: Family, sources: Sources) -> Section:
         share = words_alone(sources.data, family.protocol, sources.dump)
         words_only = "a logistic regression on the words of the reference transcripts has a WA of"
         if share is not None:
-            section.items.append(f"Text only, on the same folds: {words_only} {share:.3f}.")
+            mark = UNTRAINED * bool(family.untrained)
+            section.items.append(f"Text only, on the same folds: {words_only} {share:.3f}{mark}.")
     except (OSError, KeyError, UserError) as error:
         section.items.append(f"No text-only baseline: {error}.")
     bins = {setting.name: setting.calibration[0] for setting in family.settings[:MOST_CURVES]}
@@ -121,7 +122,7 @@ def epoch_section(family: Family, sources: Sources) -> Section:
             if curves:
                 caption = (
                     f"Figure {number} of the paper: {title} by epoch, on the {place}. Lines are means over folds (of "
-                    "the mean over seeds), bands are one standard error over folds."
+                    "the mean over seeds), bands one standard error over folds, which share training data."
                 )
                 if len(shown) < len(family.settings):
                     caption += f" The first {len(shown)} of {len(family.settings)} settings."
@@ -216,8 +217,8 @@ def layer_section(family: Family, sources: Sources) -> list[Section]:
     """What each hidden state of a frozen encoder tells, and the weights that were learned; nothing for other models."""
     section = Section(f"Inside the encoder{family.label}", 3)
     trained = family.settings[0].first.settings
-    means = {"feats_type": "stored", "freeze": "all", "pooling": "mean"}
-    if trained.get("dump") and not trained.get("alpha") and means.items() <= trained.items():
+    stored = (trained.get("feats_type"), trained.get("freeze")) == ("stored", "all") and not trained.get("alpha")
+    if trained.get("dump") and stored and trained["pooling"] != "attention":
         dump = sources.dump / trained["dump"]
         try:
             found = layers_of(dump, sources.data, family.protocol)
@@ -228,7 +229,7 @@ def layer_section(family: Family, sources: Sources) -> list[Section]:
             caption = (
                 f"What each hidden state of the frozen encoder tells: WA of {found['utterances']} utterances, each "
                 f"fold's test list held out, and accuracy among {found['speakers']} speakers, cross-validated. Ridge "
-                "regression to the classes, on means over frames."
+                "regression to the classes, on what stage 2 stored of each."
             )
             states = {"emotion (WA)": found["emotion"], "speaker": found["speaker"]}
             curves = {name: (range(len(values)), values) for name, values in states.items() if values}

@@ -74,6 +74,7 @@ class Family:
         """What every caption says: the protocol, whether it is speaker-dependent, how many folds are missing."""
         marks = [f"Protocol {self.protocol}{', ' * bool(self.dependent)}{self.dependent.upper()}."]
         marks += [f"{self.untrained}."] if self.untrained else []
+        marks += ["WER counts characters."] * any(metrics.main_rate(m.scores["asr"]) == "cer" for m in self.experiments)
         if missing := max((setting.first.missing_folds for setting in self.settings), key=len):
             total = len(set(missing).union(*(setting.first.folds for setting in self.settings)))
             marks.append(f"{len(missing)} OF {total} FOLDS MISSING.")

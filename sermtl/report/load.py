@@ -162,6 +162,8 @@ def _load(folder: Path, scores: dict[str, Any], sessions: dict[str, str], styles
     rows: list[tuple[Utterance, str]] = []
     for fold in scores["folds"]:
         rows += [(row, fold) for row in read_utterances(folder / fold / "score_test" / "per_utt.tsv")]
+    if not rows:
+        raise UserError(f"{folder}: no test utterance has an emotion, so nothing was scored")
     rows.sort(key=lambda item: item[0].utt)
     index = {"": -1} | {label: number for number, label in enumerate(scores["ser"]["labels"])}
     unknown = {name for row, _ in rows for name in (row.ref, row.hyp)} - set(index)

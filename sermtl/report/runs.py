@@ -68,7 +68,7 @@ def experiments(families: Sequence[Family]) -> Table:
                 rows.append([*row, epochs, hours, *rates])
     head = ["experiment", "family", "setting", "seed", "folds", "missing folds", "epochs", "hours", "WA", "UA", "WER"]
     caption = "Experiments in this report. Hours: training time of all folds together."
-    return Table("run-experiments", caption, head, rows)
+    return Table("run-experiments", caption, head, rows, " ".join(f"{f.title}: {f.shared}" for f in families))
 
 
 def audit(family: Family) -> list[Table]:

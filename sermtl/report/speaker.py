@@ -23,7 +23,7 @@ from sermtl.score import metrics, speaker_probe
 
 MOST_POINTS = 600
 FEWEST_SPEAKERS = 5
-"""With fewer, intervals are over utterances."""
+"""With fewer there are no intervals."""
 PARTS = {"held_out": "training", "unseen": "unseen"}
 PROBES = {"linear": "logistic regression", "nearest": "nearest neighbour", "mlp": "perceptron"}
 KINDS = PROBES | {"head": "speaker head", "refit": "refit on the training list"}
@@ -72,7 +72,7 @@ class Knowledge:
 
 
 def over_speakers(values: Mapping[Key, float], signed: bool = False) -> Estimate:
-    """Mean with a 95 % t interval over speakers, or, where there are fewer than `FEWEST_SPEAKERS`, over utterances.
+    """Mean with a 95 % t interval over speakers, alone where there are fewer than `FEWEST_SPEAKERS`.
 
     All that belongs to a speaker, of whatever model, is one observation, so that folds that test the same utterances
     count as what they are. Variance of a ratio, for units of unequal size: Cochran, Sampling Techniques (1977), 6.3.
@@ -80,12 +80,10 @@ def over_speakers(values: Mapping[Key, float], signed: bool = False) -> Estimate
     """
     if not values:
         return Estimate(None, signed=signed)
-    few = len({speaker for *_, speaker in values}) < FEWEST_SPEAKERS
-    units = [utt if few else speaker for _, _, utt, speaker in values]
     shares = np.array(list(values.values()))
     mean = float(shares.mean())
-    residuals = np.bincount(np.unique(units, return_inverse=True)[1], shares - mean)
-    if (n := len(residuals)) < 2:
+    residuals = np.bincount(np.unique([speaker for *_, speaker in values], return_inverse=True)[1], shares - mean)
+    if (n := len(residuals)) < FEWEST_SPEAKERS:
         return Estimate(mean, signed=signed)
     half = float(stats.t.ppf(0.975, n - 1) * np.sqrt(n / (n - 1) * (residuals**2).sum()) / len(shares))
     return Estimate(mean, max(mean - half, -1.0 if signed else 0.0), min(mean + half, 1.0), signed)
@@ -138,9 +136,9 @@ def tables(family: Family, known: Mapping[Setting, Knowledge]) -> list[Table]:
     ]
     note = (
         f"{PROBED} An utterance is tested by each fold and seed that held it out, in {speaker_probe.SPLITS} splits. "
-        "Intervals: 95 %, by t over speakers (over utterances where there are fewer than "
-        f"{FEWEST_SPEAKERS} speakers), for these models; differences are paired by utterance, fold and seed. Chance: "
-        "the same with the speakers shuffled among utterances of equal emotion, in all folds alike, mean [lowest, "
+        f"Intervals: 95 %, by t over {FEWEST_SPEAKERS} speakers or more, for these models; differences are paired by "
+        "utterance, fold and seed. Chance: one split each, the penalty fixed, with the speakers shuffled among "
+        "utterances of equal emotion, in all folds alike, mean [lowest, "
         f"highest] of {speaker_probe.SHUFFLES} shuffles (rather too high where a fold holds few utterances of each "
         "speaker); of head and refit, the share of the most frequent one. Refit: a logistic regression fitted to the "
         "training list, a check of the head only: not tested where the head's interval with β 0 is not above chance."
@@ -200,7 +198,7 @@ def knowledge(setting: Setting) -> Knowledge:
                 row.reasons.add("folds without score_test/probe.json (stage 5 writes it where stage 4 left embeddings)")
             except (OSError, ValueError, KeyError, TypeError, AttributeError):
                 again = f"./run.sh --tag {made.tag} --stage 5 --stop_stage 5 writes it again"
-                row.damaged.append(f"{path}: damaged; {again}")
+                row.damaged.append(f"{path}: damaged, or of an older version; {again}")
     return row
 
 

@@ -79,8 +79,7 @@ def words_alone(data: Path, protocol: str, kept_in: Path) -> float | None:
 def layer_probe(vectors_UnP: np.ndarray, classes: Sequence[str], folds: Iterable[Sequence[np.ndarray]]) -> list[float]:
     """Accuracy at each of n states of ridge regression to U ``classes``; ``folds``: rows that train, rows that test.
 
-    Each dimension is standardised by the rows that train; the penalty is 100. A linear SVM (C .01) was about as
-    accurate on two corpora, and takes many times as long. Where a fold trains one class, that class is guessed.
+    The rows that train standardise each dimension; the penalty is 100. Where they have one class, it is guessed.
     """
     names, parts = np.asarray(classes), list(folds)
 

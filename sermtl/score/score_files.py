@@ -62,7 +62,7 @@ def read_scores(path: Path) -> dict[str, Any]:
         ser, asr, spk, settings = (scores[key] for key in ("ser", "asr", "spk", "settings"))
         confusion = np.asarray(ser["confusion"], dtype=np.int64)
         counts = [asr[key] for key in ("utterances", "words", "errors", "no_reference")]
-        counts += [scores.get("speakers_unknown", 0), settings.get("seed", 0)]
+        counts += [scores.get("speakers_unknown", 0), settings.get("seed", 0), asr.get("unseparated", 0)]
         counts += [] if spk["acc"] is None else [spk["n"], spk["correct"]]
         weights = [settings.get(key, 0) for key in ("alpha", "beta")]
         names = [ser["labels"], scores["folds"], scores.get("missing_folds", [])]

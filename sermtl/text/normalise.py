@@ -20,7 +20,7 @@ _NUMBER = re.compile(r"\d{1,3}(?:,\d{3})+(?!\d)(?:\.\d+)?|\d+(?:\.\d+)?")
 _COMMA_NUMBER = re.compile(r"\d{1,3}(?:\.\d{3})+(?!\d)(?:,\d+)?|\d+(?:[.,]\d+)?")
 _COMMA = frozenset("bg ca cs da de el es et fi fr hr hu id is it lt lv nl no pl pt ro ru sk sl sr sv tr uk vi".split())
 """Languages whose numbers have points between thousands and a comma before decimals."""
-_TIME = re.compile(r"(?<![\d:.,])([01]?\d|2[0-3]):([0-5]\d)(?![\d:])(?:\s*Uhr\b)?")
+_TIME = re.compile(r"(?<![\d:.,])([01]?\d|2[0-3])(?::|\.(?=\d\d\s*Uhr\b))([0-5]\d)(?![\d:])(?:\s*Uhr\b)?")
 _ORDINAL = re.compile(r"(\d{1,3}(?:,\d{3})+|\d+)(?:st|nd|rd|th)\b", re.IGNORECASE)
 _FRACTION = re.compile("(\\d?)([\u00bc-\u00be\u2150-\u215e])")
 _BEFORE = r"\b(?:(?P<article>der|die|das)|(?P<case>am|im|dem|den|des|vom|zum|zur|beim))\s+"

@@ -83,6 +83,14 @@ def test_shell_commands_need_consent_and_are_run_where_their_duration_is_not_kno
         (data / table).unlink()
     result, out = run(data, "--allow_pipes", "true")
     assert result.status == 0 and prepare.table(out / "utt2dur")["S1-1"] == "1.0" and trap.exists()
+    opposite = np.random.default_rng(0).normal(0, 3000, (16000, 1)).astype(np.int16) * np.array([[1, -1]], np.int16)
+    soundfile.write(audio / "opposite.wav", opposite, 16000)
+    (data / "wav.scp").write_text(f"S1-1 cat {audio}/opposite.wav |\n{rest}")
+    assert "out of phase" in run(data, "--allow_pipes", "true")[0].err
+    assert run(data, "--allow_pipes", "true", "--channel", "1")[0].status == 0
+    (data / "reco2file_and_channel").write_text("S1-1 opposite B\n")
+    assert run(data, "--allow_pipes", "true")[0].status == 0
+    (data / "reco2file_and_channel").unlink()
     (data / "wav.scp").write_text(f"S1-1 cat nothing |\n{rest}")
     result, out = run(data, "--allow_pipes", "true")
     assert result.status == 2 and "S1-1: cat nothing |: ended with status 1" in result.err

@@ -6,7 +6,7 @@ import re
 
 import numpy as np
 
-from sermtl.pack.model_card import model_card
+from sermtl.pack.model_card import _intervals, model_card
 from sermtl.score.score_files import Utterance
 
 
@@ -15,7 +15,7 @@ def card_of(**settings):
     rows = [Utterance(f"u{n}", "s", "ang", "ang" if n % 4 else "sad", 3, n % 2, 9, 1, "s") for n in range(200)]
     ser = {"wa": 0.75, "ua": 0.75, "n": 200, "confusion": [[150, 50], [0, 0]]}
     scores = {"protocol": "speaker", "speaker_dependent": False, "ser": ser, "spk": {"acc": None, "reason": "unseen"}}
-    scores["asr"] = {"wer": 1 / 6, "words": 600}
+    scores["asr"] = {"wer": 1 / 6, "words": 600, "cer": 0.1, "chars": 1800}
     facts = {"labels": ["ang", "sad"], "settings": settings, "scores": scores, "rows": rows, "audit": {}}
     rest = dict.fromkeys(("lang", "pooled", "model_license", "data_license", "folders", "notes"), "")
     return model_card(facts | rest)
@@ -27,6 +27,10 @@ def test_the_cards_intervals_are_those_of_the_binomial_distribution():
     for name, share, scale in (("WA", 0.75, 1), ("WER", 0.5, 1 / 3)):
         wanted = np.percentile(random.binomial(200, share, 100_000) / 200 * scale, [2.5, 97.5])
         np.testing.assert_allclose([float(end) for end in found[name].split(", ")], wanted, atol=0.008)
+
+
+def test_a_fold_without_labels_has_a_card():
+    assert set(_intervals(["ang", "sad"], []).values()) == {""}
 
 
 def test_the_card_names_scores_that_a_single_file_cannot_reach():

@@ -24,6 +24,7 @@ from sermtl.pack.transformers_export import export_transformers, obstacle
 from sermtl.text.tokenizer import CharTokenizer, char_tokens
 
 DEEP = RAW_GEOMETRY | {"num_hidden_layers": 3}
+STABLE = DEEP | {"do_stable_layer_norm": True}
 BERT = {"model_type": "wav2vec2-bert", "hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2}
 BERT |= {"intermediate_size": 24, "output_hidden_size": 16, "conv_depthwise_kernel_size": 5}
 STATES = {
@@ -52,10 +53,13 @@ def make(geometry, settings):
 
 @torch.no_grad()
 @pytest.mark.parametrize("states", STATES)
-@pytest.mark.parametrize("geometry", [DEEP, BERT], ids=["wav2vec2", "w2v-bert"])
+@pytest.mark.parametrize("geometry", [DEEP, BERT, STABLE], ids=["wav2vec2", "w2v-bert", "norms first"])
 def test_transformers_classifier_gives_the_same(tmp_path, geometry, states):
     layers, *more = STATES[states]
     trained = make(geometry, HeadSettings(layers, (), *more))
+    if geometry is STABLE and layers != (3,):
+        assert "ends in a norm" in obstacle(trained)
+        return
     assert obstacle(trained) == ""
     assert export_transformers(trained, tmp_path) == ["audio-classification"]
     theirs = AutoModelForAudioClassification.from_pretrained(tmp_path / "audio-classification").eval()
@@ -76,7 +80,8 @@ def test_transformers_classifier_gives_the_same(tmp_path, geometry, states):
         (DEEP, HeadSettings((3,), (), pooling="mean_std"), "pools by mean_std"),
         (DEEP, HeadSettings((2, 3), (), standardise=True), "normalises each state before the mix"),
         (DEEP, HeadSettings((2, 3), (), spk_norm="erase"), "normalises each state before the mix"),
-        (DEEP | {"do_stable_layer_norm": True}, HeadSettings((2,), ()), "a final norm there"),
+        (STABLE, HeadSettings((2,), ()), "ends in a norm"),
+        (STABLE, HeadSettings((0, 1, 2, 3), ()), "ends in a norm"),
         (DEEP | {"input_bands": 80}, HeadSettings((3,), ()), "log-mel"),
     ],
 )

@@ -199,6 +199,7 @@ def test_too_many_subwords_and_no_text_are_reported(
         ("3,50 Euro", "de", "DREI KOMMA FÜNF EURO"),
         ("am 3. Mai um 7:30", "de", "AM DRITTEN MAI UM SIEBEN UHR DREISSIG"),
         ("um 7:30 Uhr, 1:05 Uhr, 13:00", "de", "UM SIEBEN UHR DREISSIG EIN UHR FÜNF DREIZEHN UHR"),
+        ("um 7.30 Uhr, 8.00 Uhr, 3.50 Meter", "de", "UM SIEBEN UHR DREISSIG ACHT UHR DREI KOMMA FÜNF METER"),
         ("GROẞ und Straße", "de", "GROSS UND STRASSE"),
         ("20 % von 1.250,75", "de", "ZWANZIG PROZENT VON EINTAUSENDZWEIHUNDERTFÜNFZIG KOMMA SIEBEN FÜNF"),
         ("der 2. Versuch im 3. Stock, 1. April", "de", "DER ZWEITE VERSUCH IM DRITTEN STOCK ERSTER APRIL"),

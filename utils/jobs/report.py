@@ -15,7 +15,7 @@ SHOWN_LINES = 30
 STOPPED = 75  # status (EX_TEMPFAIL) of a program that saved when SIGTERM came, and can be continued
 HAS_SAVED = f"stopped by SIGTERM after saving (status {STOPPED}); the same command continues"
 MEMORY_SIGNS = re.compile(
-    r"oom[-_ ]?kill|out[- ]of[- ]memory|OutOfMemoryError|\bMemoryError\b|Cannot allocate memory|std::bad_alloc", re.I
+    r"(?i)oom[-_ ]?kill|out[- ]?of[- ]?memory|\bMemoryError\b|Cannot allocate memory|bad_alloc|by signal: Killed"
 )
 
 
