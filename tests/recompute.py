@@ -3,7 +3,8 @@
 ``python tests/recompute.py exp/report/CORPUS`` compares in results.json and in RESULTS.md every cell that follows from
 the utterances' outcomes: rates with their intervals, calibration, confusion matrices, differences and all tests of
 them, and the accuracies of speaker classifiers. The columns that it does not compare are listed: numbers of papers and
-settings, and what comes from single embeddings, histories and audits, which are not in the folder.
+settings, and what comes from single embeddings, histories and audits, which are not in the folder. Numbers in the
+summary's sentences, the words alone, and those of pictures are not compared either.
 """
 
 from __future__ import annotations
