@@ -218,7 +218,7 @@ def layer_section(family: Family, sources: Sources) -> list[Section]:
     section = Section(f"Inside the encoder{family.label}", 3)
     trained = family.settings[0].first.settings
     stored = (trained.get("feats_type"), trained.get("freeze")) == ("stored", "all") and not trained.get("alpha")
-    if trained.get("dump") and stored and trained["pooling"] != "attention":
+    if trained.get("dump") and stored and trained.get("pooling") != "attention":
         dump = sources.dump / trained["dump"]
         try:
             found = layers_of(dump, sources.data, family.protocol)
