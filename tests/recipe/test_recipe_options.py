@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from pathlib import Path
 
@@ -68,6 +69,14 @@ def test_heads_on_pooled_vectors_are_trained_without_a_gpu(recipe: Path) -> None
     for config, gpus in (("frozen", 0), ("top", 1)):
         said = run(recipe, *words, "tiny", "--train_config", f"conf/{config}.yaml").stdout.partition("Stage 3")[2]
         assert said.count(f"--ngpu {gpus}") == 2 and said.count("run.pl --gpu 1 ") == 2 * gpus
+
+
+def test_short_folds_share_the_processes_of_this_machine_and_are_a_task_each_on_a_cluster(recipe: Path) -> None:
+    folds = [f"{session:02}{gender}" for session in range(1, 6) for gender in "FM"]
+    words = ["--stage", "3", "--stop_stage", "5", "--dry_run", "true", "--folds", " ".join(folds), "--upstream", "tiny"]
+    words += ["--train_config", "conf/frozen.yaml", "--cmd_backend"]
+    for backend, jobs in (("sge", 10), ("local", min(10, len(os.sched_getaffinity(0))))):
+        assert run(recipe, *words, backend).stdout.count(f"JOB=1:{jobs} ") == 3
 
 
 def test_models_of_another_corpus_decode_and_score_all_of_this_one(recipe: Path, tmp_path: Path) -> None:
