@@ -2,7 +2,7 @@
 
 transformers imports torchaudio whenever it is installed (see `torchaudio_compat`), and scikit-learn and SciPy for
 assisted generation and losses of object detection. The latter take a quarter of the time in which a program of this
-recipe starts, so there transformers is told that they are not installed; in other people's programs it is not.
+recipe starts, so they are hidden from transformers there; in programs that import the package they are not.
 """
 
 from __future__ import annotations

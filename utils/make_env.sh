@@ -87,7 +87,7 @@ else
     say "making .venv with $("${python}" -V): takes some minutes and 2 GB or more, once (log: ${log})"
     logged "${python}" -m venv .venv || show_log_and_fail "${python} -m venv failed"
 fi
-# Compiling all modules takes a quarter of the time; those in use are compiled when they are first imported.
+# Compiling all modules takes a third of the time; those in use are compiled when they are first imported.
 if ! logged .venv/bin/python -m pip --disable-pip-version-check --no-input install --no-compile -c constraints.txt \
     -e '.[test]'; then
     # pip that gives up leaves a working environment as it was.
