@@ -137,9 +137,11 @@ class TrainConfig:
     """Share of an epoch's updates whose loss or gradient may be non-finite (and one may) before training stops;
     0 stops at the first."""
     save_minutes: float = 10.0
-    """A checkpoint is written after each epoch, and within an epoch this many minutes after the last one."""
-    compile: bool = False
-    """Whether ``torch.compile`` compiles the upstream's layers, a minute at the start; dropout draws other numbers."""
+    """A checkpoint is written after each epoch (not within seconds of the last one), and within an epoch this many
+    minutes after the last one."""
+    cuda_graphs: bool = False
+    """Whether a GPU trains the layers of packed utterances as CUDA graphs, which each new size of a batch is captured
+    in; dropout draws other numbers."""
     deterministic: bool = False
     """Whether a GPU takes only algorithms that give the same bits each time, as a CPU always does; slower."""
     num_workers: int = 2

@@ -11,7 +11,7 @@ utterance, C channels of a group, G groups, K taps, W blocks, Q frequencies.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,18 +40,18 @@ class Packing:
     places_N: Tensor
     """Rows of the padded batch's (B * T, D), on the device."""
     bounds: Tensor
-    """Of each utterance in the line, and of the copies: (B + 1,) or (B + 2,) int32, on the device."""
+    """Of each utterance in the line, and of the copies: (B + 1,) or, on the devices of `ROWS`, (B + 2,) int32."""
     own_BT: Tensor
     own: int
     """Rows without the copies."""
 
     @classmethod
-    def of(cls, frames_B: Tensor, own_BT: Tensor) -> Packing:
-        """For numbers of frames that are on the CPU, and the mask of own frames on the device."""
+    def of(cls, frames_B: Tensor, own_BT: Tensor, rows: Mapping[str, int]) -> Packing:
+        """For numbers of frames that are on the CPU, and the mask of own frames on the device; ``rows`` as `ROWS`."""
         places_N = (torch.arange(own_BT.shape[1]) < frames_B[:, None]).flatten().nonzero()[:, 0]
         own = len(places_N)
-        copies = -own % ROWS.get(own_BT.device.type, 1)
-        if copies:
+        if multiple := rows.get(own_BT.device.type):
+            copies = -own % multiple
             frames_B, places_N = F.pad(frames_B, (0, 1), value=copies), F.pad(places_N, (0, copies))
         bounds = F.pad(frames_B.cumsum(0), (1, 0)).to(torch.int32)
         places_N, bounds = (indices.to(own_BT.device, non_blocking=True) for indices in (places_N, bounds))

@@ -23,6 +23,7 @@ from sermtl.fileio.ark import DUMP_DIGESTS
 from sermtl.fileio.files import hold, write_text
 from sermtl.fileio.stamp import NAME, Stamp, inputs
 from sermtl.fileio.tables import PARTS
+from sermtl.model.cuda_graphs import use_graphs
 from sermtl.model.front_end import FrontEnd
 from sermtl.model.geometry import check_feats_type
 from sermtl.model.heads import head_settings
@@ -70,8 +71,8 @@ def train_fold(paths: FoldPaths, config: TrainConfig, device: torch.device, rank
         trained = build(config, fold, load_upstream(config.upstream))
         trained.model.bf16 = precision == "bf16"
         trained.model.upstream.lay_out(config.layout, device)
-        if config.compile:
-            trained.model.upstream.compile_layers()
+        if config.cuda_graphs:
+            use_graphs(trained.model, device)
         sets = make_sets(config, fold, trained)
         fit_before(trained, config, sets, device)
         if ranks.first:

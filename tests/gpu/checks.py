@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import shlex
@@ -38,6 +39,7 @@ from sermtl.fileio.ark import checksum, write_ark  # noqa: E402
 from sermtl.fileio.files import sha256, write_json  # noqa: E402
 from sermtl.inference.predict import Speech2Emotion  # noqa: E402
 from sermtl.model.batch import Batch  # noqa: E402
+from sermtl.model.cuda_graphs import use_graphs  # noqa: E402
 from sermtl.model.heads import HeadSettings  # noqa: E402
 from sermtl.model.multitask import MultiTaskModel, task_losses, total_loss  # noqa: E402
 from sermtl.model.precision import has_bf16, use_whole_float32  # noqa: E402
@@ -132,8 +134,9 @@ def equality(run: Run, rows: list[Row]) -> None:
         model = MultiTaskModel(upstream, HeadSettings(last, last), 4, 32, 10).eval()
         plain = _computed(model, torch.device("cpu"), "padded", False)
         ways = [(layout, bf16) for bf16 in (False, True) for layout in ("padded", "packed")]
-        for layout, bf16 in ways if has_bf16(run.device) else ways[:2]:
-            if layout == "packed" and not upstream.packable:
+        ways = ways if has_bf16(run.device) else ways[:2]
+        for layout, bf16 in [*ways, ("graphs", True)] if run.full else ways:
+            if layout != "padded" and not upstream.packable:
                 continue
             precision = "bf16" if bf16 else "float32"
             found = _computed(model, run.device, layout, bf16)
@@ -146,8 +149,15 @@ def equality(run: Run, rows: list[Row]) -> None:
 def _computed(model: MultiTaskModel, device: torch.device, layout: str, bf16: bool) -> dict[str, list[torch.Tensor]]:
     model.to(device).zero_grad(set_to_none=True)
     model.bf16 = bf16
-    model.upstream.lay_out(layout, device)
+    model.upstream.lay_out("packed" if layout == "graphs" else layout, device)
     batch = _batch(model).to(device)
+    if layout == "graphs":
+        use_graphs(model, device)
+        model.upstream.train()
+        # The graphs are captured with other audio.
+        other = replace(batch, inputs=batch.inputs.flip(1))
+        total_loss(task_losses(model(other, -0.1), other), 0.1).backward()
+        model.zero_grad(set_to_none=True)
     output = model(batch, -0.1)
     losses = task_losses(output, batch)
     total_loss(losses, 0.1).backward()
@@ -208,7 +218,28 @@ def bits(run: Run, rows: list[Row]) -> None:
     finally:
         Trainer.update = update  # type: ignore[method-assign]
     rows.append({"check": "stopped after 6 updates, and gone on", "passed": train("third") == first})
+    if run.full:
+        torch.use_deterministic_algorithms(True)
+        whole = _graphed_updates(run, range(6), False)
+        _graphed_updates(run, range(3), True)
+        same = _graphed_updates(run, range(3, 6), False) == whole
+        rows.append({"check": "cuda_graphs: stopped after 3 updates, and gone on", "passed": same})
     torch.use_deterministic_algorithms(False)
+
+
+def _graphed_updates(run: Run, numbers: range, keep: bool) -> str:
+    """Digest of a base model's weights after some updates, the first of which begins at the newest checkpoint."""
+    torch.manual_seed(0)
+    trainer = _fold_trainer(run, 64)
+    use_graphs(trainer.model, run.device)
+    trainer.model.train()
+    train = trainer.sets.train
+    for number in numbers:
+        trainer.update(number, [train.collate([train[index] for index in range(8 * number, 8 * number + 8)])])
+    if keep:
+        trainer.save()
+    weights = torch.cat([parameter.detach().flatten() for parameter in trainer.parameters]).cpu().numpy()
+    return hashlib.sha256(weights.tobytes()).hexdigest()
 
 
 # Speed
@@ -217,13 +248,6 @@ def bits(run: Run, rows: list[Row]) -> None:
 def bench(run: Run, rows: list[Row]) -> None:
     """The benchmark's rows, with as many rounds as fit."""
     _bench(run, rows, choose_rows([], not run.full, run.device), 200 if run.full else 1, 0.8 * STEPS["bench"][1])
-
-
-def compiled(run: Run, rows: list[Row]) -> None:
-    """The same with compiled layers, which takes a minute before the first update; only on a GPU."""
-    if not run.full:
-        return
-    _bench(run, rows, choose_rows(["ours", "ours-compiled"], False, run.device), 60, 0.4 * STEPS["compiled"][1])
 
 
 def _bench(run: Run, rows: list[Row], names: list[str], rounds: int, share: float) -> None:
@@ -273,9 +297,14 @@ def epoch(run: Run, rows: list[Row]) -> None:
     """An epoch of the real trainer over utterances of IEMOCAP's lengths, and the paper's run at that speed."""
     trainer = _fold_trainer(run, 5024 if run.full else 16)
     whole = len(trainer.sets.train) // 8
-    for layout in ("packed", "padded"):
-        trainer.model.upstream.lay_out(layout, run.device)
-        for number, updates in enumerate((20, whole if layout == "packed" else whole // 2) if run.full else (1, whole)):
+    for layout in ("packed", "graphs", "padded") if run.full else ("packed", "padded"):
+        if layout == "graphs":
+            use_graphs(trainer.model, run.device)
+        else:
+            trainer.model.upstream.lay_out(layout, run.device)
+        # With graphs a whole epoch before the one that is timed: sizes are captured in it.
+        before = (whole if layout == "graphs" else 20) if run.full else 1
+        for number, updates in enumerate((before, whole // 2 if layout == "padded" and run.full else whole)):
             trainer.epoch, trainer.batch, trainer.epoch_updates = number, 0, updates
             started = time.perf_counter()
             averages = trainer.train_epoch()
@@ -290,7 +319,7 @@ def epoch(run: Run, rows: list[Row]) -> None:
 
 def _fold_trainer(run: Run, utterances: int) -> Trainer:
     """A trainer over stored outputs of the front of a base model."""
-    directory = run.scratch / "epoch"
+    directory = run.scratch / f"epoch{utterances}"
     upstream = build_upstream(config_from("wav2vec2", dict(material.BASE), "base"))
     if not (directory / "fold").is_dir():
         directory.mkdir()
@@ -316,10 +345,12 @@ def _fold_trainer(run: Run, utterances: int) -> Trainer:
 
 
 def side_by_side(run: Run, rows: list[Row]) -> None:
-    """Updates a second of 1, 2 and 4 trainings on the device at the same time."""
+    """Updates a second of several trainings on the device at the same time."""
     _fold_trainer(run, 5024 if run.full else 16)
-    for jobs in (1, 2, 4):
-        folder = run.scratch / f"jobs{jobs}"
+    settings = [("packed", 1), ("packed", 2), ("packed", 4)]
+    settings += [("graphs", 1), ("graphs", 4), ("graphs", 10)] if run.full else []
+    for layout, jobs in settings:
+        folder = run.scratch / f"{layout}{jobs}"
         folder.mkdir()
         words = [sys.executable, __file__, "--one_of", f"{jobs}:{folder}", "--device", run.device.type]
         programs = [subprocess.Popen([*words, "--scratch", run.scratch]) for _ in range(jobs)]
@@ -331,14 +362,20 @@ def side_by_side(run: Run, rows: list[Row]) -> None:
         seconds = [json.loads(path.read_text()) for path in folder.glob("*.json")]
         updates = seconds[0]["updates"]
         rows.append(
-            {"trainings at once": jobs, "updates a second": jobs * updates / max(s["seconds"] for s in seconds)}
+            {
+                "layout": layout,
+                "trainings at once": jobs,
+                "updates a second": jobs * updates / max(s["seconds"] for s in seconds),
+            }
         )
 
 
 def one_of(run: Run, jobs: int, folder: Path) -> None:
     """One of the trainings: it is ready, waits for the others, and times its updates."""
     trainer = _fold_trainer(run, 5024 if run.full else 16)
-    for updates in (10, 100) if run.full else (1, 2):
+    if folder.name.startswith("graphs"):
+        use_graphs(trainer.model, run.device)
+    for updates in (100, 200) if run.full else (1, 2):
         trainer.batch, trainer.epoch_updates = 0, updates
         (folder / f"{os.getpid()}.ready{updates}").touch()
         while len(list(folder.glob(f"*.ready{updates}"))) < jobs:
@@ -441,7 +478,6 @@ STEPS: dict[str, tuple[Callable[[Run, list[Row]], None], float]] = {
     "nccl": (nccl, 0.1),
     "prediction": (prediction, 0.1),
     "frozen": (frozen, 0.4),
-    "compiled": (compiled, 0.25),
     "side_by_side": (side_by_side, 0.25),
     "mini": (mini, 0.3),
 }

@@ -108,7 +108,7 @@ def test_attention_of_all_utterances_at_once_is_that_of_each(heads, frames):
     torch.manual_seed(0)
     counts_B, total = torch.tensor(frames), max(frames) + 3
     projected_NKHD = torch.randn(sum(frames), 3, heads, 8, requires_grad=True)
-    ours = attend_padded(projected_NKHD, Packing.of(counts_B, own_frames(counts_B, total)), 0.0)
+    ours = attend_padded(projected_NKHD, Packing.of(counts_B, own_frames(counts_B, total), ROWS), 0.0)
     each = [[part.transpose(0, 1) for part in one.unbind(1)] for one in projected_NKHD.split(frames)]
     theirs = torch.cat([nn.functional.scaled_dot_product_attention(*one).transpose(0, 1) for one in each])
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)

@@ -238,11 +238,6 @@ class Upstream(nn.Module):
                 module.eval()
         return self
 
-    def compile_layers(self) -> None:
-        """Have ``torch.compile`` make fewer and larger operations of each layer, at its first uses."""
-        for layer in self.layers:
-            layer.compile(dynamic=True)
-
     def lay_out(self, layout: str, device: torch.device) -> None:
         """Lay utterances out as the setting ``layout`` asks.
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from sermtl.model.geometry import ConvGeometry
-from sermtl.model.packed import Dropout, Packing, convolve_positions, is_packable, run_layer
+from sermtl.model.packed import ROWS, Dropout, Packing, convolve_positions, is_packable, run_layer
 from sermtl.model.padded import (
     convolve_by_device,
     convolve_channels_last,
@@ -37,7 +37,7 @@ class Wav2Vec2(Upstream):
         self.geometry: ConvGeometry = ConvGeometry(tuple(config.conv_kernel), tuple(config.conv_stride))
         self.values_per_second = config.conv_dim[0] / config.conv_stride[0] * (100 if self.input_bands else 16000)
         self.packable = is_packable(encoder)
-        self.packed_layer = run_layer
+        self.packed_layer, self.rows = run_layer, ROWS
         self.fourier_positions = True
         """Whether the positional convolution of packed utterances goes through Fourier transforms on a CPU."""
         self.pre_norm: bool = getattr(config, "do_stable_layer_norm", False)
@@ -68,13 +68,6 @@ class Wav2Vec2(Upstream):
             first.conv = nn.Conv1d(config.input_bands, old.out_channels, old.kernel_size[0], old.stride[0], bias=bias)
             nn.init.kaiming_normal_(first.conv.weight)
         return model
-
-    def compile_layers(self) -> None:
-        """`Upstream.compile_layers`, for the layout that `lay_out` chose."""
-        if self.packed:
-            self.packed_layer = torch.compile(run_layer, dynamic=True)
-        else:
-            super().compile_layers()
 
     def front(self, inputs: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
         """The convolutional encoder.
@@ -110,7 +103,8 @@ class Wav2Vec2(Upstream):
         """The states of ``reads``, of packed frames where ``packed`` says so."""
         if not self.packed:
             return super().states(rows_BTC, frames_B, masks, counts_B)
-        packing = Packing.of(frames_B.cpu() if counts_B is None else counts_B, own_frames(frames_B, rows_BTC.shape[1]))
+        counts_B = frames_B.cpu() if counts_B is None else counts_B
+        packing = Packing.of(counts_B, own_frames(frames_B, rows_BTC.shape[1]), self.rows)
         hidden_ND = packing.pack(rows_BTC)
         if not isinstance(self.entry, int):
             time_mask_N = None if masks[0] is None else packing.pack(masks[0])
