@@ -12,8 +12,8 @@ from sermtl.seeding import generator
 if TYPE_CHECKING:
     from sermtl.data.dataset import Example  # with torch, which stage 1 does without
 
-MOST_PADDED = 4.0
-"""Times the size of typical utterances that a part of several may have with its padding."""
+MOST_SIZE = 4.0
+"""Times the size of typical utterances that a part of several may have."""
 
 
 def balanced_pass(emotions: Sequence[int], seed: int, epoch: int) -> list[int]:
@@ -61,17 +61,21 @@ def decode_batches(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
     return parts_by_size(order, lengths, batch_size, median(lengths)) if lengths else []
 
 
-def parts_by_size(order: Sequence[int], lengths: Sequence[float], most: int, typical: float) -> list[list[int]]:
-    """Cut indices, the longest first, into parts that are each computed at once, padded to their longest.
+def parts_by_size(
+    order: Sequence[int], lengths: Sequence[float], most: int, typical: float, padded: bool = True
+) -> list[list[int]]:
+    """Cut indices, the longest first, into parts that are each computed at once.
 
-    A part has at most ``most`` utterances; and where it has several, with its padding at most `MOST_PADDED` times the
-    size of ``most`` utterances of the length ``typical``. So neither time nor memory is spent on padding short
-    utterances to a much longer one.
+    A part has at most ``most`` utterances; and where it has several, at most `MOST_SIZE` times the size of ``most``
+    utterances of the length ``typical``: together, or ``padded`` to the longest. So neither time nor memory is spent on
+    padding short utterances to a much longer one.
     """
     parts: list[list[int]] = []
     for index in order:
-        if parts and len(parts[-1]) < min(most, MOST_PADDED * most * typical // lengths[parts[-1][0]]):
-            parts[-1].append(index)
+        part = parts[-1] if parts else []
+        size = lengths[part[0]] * (len(part) + 1) if part and padded else sum(lengths[i] for i in [*part, index])
+        if part and len(part) < most and size <= MOST_SIZE * most * typical:
+            part.append(index)
         else:
             parts.append([index])
     return parts

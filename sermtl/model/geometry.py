@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
@@ -40,7 +41,7 @@ class ConvGeometry:
     kernels: tuple[int, ...]
     strides: tuple[int, ...]
 
-    @property
+    @cached_property
     def receptive_field(self) -> int:
         """Inputs (samples, or feature frames) that one output frame depends on."""
         field, hop = 1, 1

@@ -109,6 +109,10 @@ class Mix(nn.Module):
             return states[0]
         return sum(weight * state for weight, state in zip(self.weights, states, strict=True))  # type: ignore[return-value]
 
+    def pooled(self, states_BnP: Tensor) -> Tensor:
+        """The mixture (B, P) of pooled states."""
+        return states_BnP[:, 0] if self.scores_n is None else (self.weights[:, None] * states_BnP).sum(1)
+
     @property
     def weights(self) -> Tensor:
         """Shares (n,) of the states."""
@@ -151,8 +155,8 @@ class UtteranceVector(nn.Module):
     ) -> Tensor:
         """Vectors (B, M) of pooled states; for ``speakers_B`` and ``own`` see `SpeakerNorm.standardise`."""
         erased_BnP = self.speaker_norm.erase(self.normalised(pooled_BnP))
-        states = self.speaker_norm.standardise(erased_BnP, speakers_B, own).unbind(1)
-        mixed_BP = states[0] if self.attention else self.mix(states)
+        states_BnP = self.speaker_norm.standardise(erased_BnP, speakers_B, own)
+        mixed_BP = states_BnP[:, 0] if self.attention else self.mix.pooled(states_BnP)
         return mixed_BP if self.projection is None else self.projection(mixed_BP)
 
     def statistics(self, pooled_UnP: Tensor, members_KU: Tensor) -> tuple[Tensor, Tensor]:

@@ -42,6 +42,8 @@ from sermtl.train.update import (
 log = logging.getLogger(__name__)
 STATE = ("epoch", "batch", "history", "best_rate", "best_digest", "nonfinite")
 """What a checkpoint holds beside the model, the optimizer and the sums of the epoch."""
+REPEATED = 5.0
+"""Seconds of training that may be lost and computed again: an epoch that ends within them writes no checkpoint."""
 
 
 class Interrupted(Exception):
@@ -166,10 +168,12 @@ class Trainer:
             if self.ranks.first:
                 save_model(self.exp, self.model, self.config, self.sets, self.device)
                 self.best_digest = sha256(self.exp / WEIGHTS)
-        self.save()
-        if self.ranks.first and self.epoch < self.config.epochs:
-            history.write_history(self.exp / "history.jsonl", self.history)
-        if self.ranks.any(self.stopping)[0]:
+        stopping, overdue = self.ranks.any(self.stopping, time.monotonic() - self.saved > REPEATED)
+        if stopping or overdue or self.epoch == self.config.epochs:
+            self.save()
+            if self.ranks.first and self.epoch < self.config.epochs:
+                history.write_history(self.exp / "history.jsonl", self.history)
+        if stopping:
             raise Interrupted
 
     def train_epoch(self) -> dict[str, Any]:
@@ -204,7 +208,9 @@ class Trainer:
         """A process's own share of an update's utterances, in ``accum_grad`` parts or, by `parts_by_size`, more."""
         train = self.sets.train
         share = self.ranks.share(sorted(batch, key=lambda index: -train.lengths[index]))
-        return parts_by_size(share, train.lengths, -(-len(share) // self.config.accum_grad), train.typical_length)
+        most, upstream = -(-len(share) // self.config.accum_grad), self.model.upstream
+        padded = upstream.entry == "audio" or not upstream.packed
+        return parts_by_size(share, train.lengths, most, train.typical_length, padded)
 
     def update(self, update: int, parts: list[Batch]) -> None:
         """One step of the optimiser over ``parts``, which are this process's; skipped where it is not finite.

@@ -98,6 +98,7 @@ def accumulate_gradients(
         norms = [model.gradient_norms.get(task, losses[task].new_zeros(())).square() for task in TASKS]
         sums += torch.stack([*(losses[task].detach() for task in TASKS), *norms]).view_as(sums)
         guesses.append(Guesses.of(output))
+        del output, losses  # else the next part's memory is needed beside theirs
     return sums, guesses
 
 

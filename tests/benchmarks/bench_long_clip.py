@@ -36,7 +36,7 @@ LABELS, SPEAKERS = ["ang", "hap", "neu", "sad"], ["a", "b"]
 def epoch(upstream: str, seconds: int, in_parts: bool) -> None:
     """Train one epoch, and print what it took."""
     if not in_parts:
-        sampler.MOST_PADDED = math.inf
+        sampler.MOST_SIZE = math.inf
     config = TrainConfig(upstream=upstream, epochs=1, num_workers=0, freeze="conv", batch_size=8)
     random = np.random.default_rng(0)
     with tempfile.TemporaryDirectory() as name:

@@ -92,16 +92,19 @@ def test_balanced_passes_give_every_utterance_of_a_large_class_its_turn_and_the_
     assert batches_of_epoch(examples, natural, 3, 6) == epoch_batches(list(range(22)), 4, 1, 0, 3)
 
 
-@given(lengths, st.integers(1, 9), st.floats(1, 1000))
-def test_parts_keep_the_order_and_no_part_of_several_is_much_larger_than_usual(lengths, most, typical):
+@given(lengths, st.integers(1, 9), st.floats(1, 1000), st.booleans())
+def test_parts_keep_the_order_and_no_part_of_several_is_much_larger_than_usual(lengths, most, typical, padded):
     order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
-    parts = parts_by_size(order, lengths, most, typical)
+    parts = parts_by_size(order, lengths, most, typical, padded)
     assert [index for part in parts for index in part] == order
+
+    def size(part):
+        return lengths[part[0]] * len(part) if padded else sum(lengths[index] for index in part)
+
     for part, following in zip(parts, [*parts[1:], []], strict=True):
-        padded = lengths[part[0]]
-        assert len(part) == 1 or (len(part) <= most and len(part) * padded <= 4 * most * typical)
+        assert len(part) == 1 or (len(part) <= most and size(part) <= 4 * most * typical)
         # The next utterance would have made the part too large.
-        assert not following or len(part) == most or (len(part) + 1) * padded > 4 * most * typical
+        assert not following or len(part) == most or size([*part, following[0]]) > 4 * most * typical
 
 
 def test_a_clip_of_five_minutes_is_a_part_of_its_own():

@@ -29,8 +29,17 @@ from sermtl.config import TrainConfig
 from sermtl.data.dataset import FoldDataset
 from sermtl.fileio.ark import read_entry
 from sermtl.fileio.tables import read_table
+from sermtl.train import trainer
 from sermtl.train.checkpoint import load_checkpoint
 from sermtl.train.processes import STOPPED
+
+
+@pytest.fixture(scope="module", autouse=True)
+def every_epoch_is_saved():
+    """However short it is."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trainer, "REPEATED", 0.0)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -97,9 +106,14 @@ def test_a_checkpoint_leaves_out_what_is_frozen_and_goes_on_with_the_same_bits(c
     assert records(tmp_path / "killed") == records(tmp_path / "whole")
 
 
-@pytest.mark.parametrize(("method", "how"), [("finish_epoch", "before"), ("save", "before"), ("update", "after")])
-def test_the_best_model_survives_a_kill(corpus, best, tmp_path, method, how):
+@pytest.mark.parametrize(
+    ("method", "how", "repeated"),
+    [("finish_epoch", "before", 0), ("save", "before", 0), ("update", "after", 0), ("finish_epoch", "before", 1000)],
+)
+def test_the_best_model_survives_a_kill(corpus, best, tmp_path, monkeypatch, method, how, repeated):
+    monkeypatch.setattr(trainer, "REPEATED", repeated)
     train_killed(corpus, tmp_path, method, 3, how, **EVERYTHING_RANDOM, select="best")
+    assert (tmp_path / "s0" / "checkpoint.pth").exists() == (not repeated and method != "update")
     assert train(corpus, tmp_path, **EVERYTHING_RANDOM, select="best") == 0
     assert same(weights(tmp_path), weights(best)) and records(tmp_path) == records(best)
 

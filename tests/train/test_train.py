@@ -308,3 +308,8 @@ def test_damaged_settings_of_a_finished_training_come_back_or_are_reported(corpu
     assert "config.yaml is missing or damaged, and these are not the settings" in capsys.readouterr().err
     assert train(corpus, tmp_path, epochs=1) == 0
     assert config.read_bytes() == before and "nothing changed" in capsys.readouterr().out
+
+
+def test_graphs_are_refused_where_nothing_can_be_captured(corpus, tmp_path, capsys):
+    assert train(corpus, tmp_path, cuda_graphs=True) == 2
+    assert "cuda_graphs: true needs a GPU, bf16 and packed utterances" in capsys.readouterr().err

@@ -48,7 +48,7 @@ def one_update(corpus, exp, **settings):
 
 def test_an_update_is_the_same_where_a_long_clip_is_a_part_of_its_own(corpus, tmp_path, monkeypatch):
     whole, averages, parts = one_update(corpus, tmp_path)
-    monkeypatch.setattr(sampler, "MOST_PADDED", 1.0)
+    monkeypatch.setattr(sampler, "MOST_SIZE", 1.0)
     cut, cut_averages, more = one_update(corpus, tmp_path)
     assert parts == 1 < more < 8
     assert {name: pytest.approx(value, rel=1e-4, abs=1e-6) for name, value in averages.items()} == cut_averages
