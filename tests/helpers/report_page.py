@@ -13,7 +13,8 @@ from sermtl.bin import report as program
 
 def run_report(root: Path, corpus: str = "toy") -> int:
     """Exit status of the report over ``root/exp`` into ``root/out``."""
-    arguments = ["--exp", root / "exp", "--data", root / "data/toy", "--corpus", corpus, "--out", root / "out"]
+    arguments = ["--exp", root / "exp", "--data", root / "data/toy", "--dump", root / "dump"]
+    arguments += ["--corpus", corpus, "--out", root / "out"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["report", *map(str, arguments)])
         return program.main()
