@@ -23,6 +23,7 @@ from typing import Any
 from sermtl.errors import UserError, command
 from sermtl.fileio.files import check_writable
 from sermtl.fileio.tables import read_table
+from sermtl.fileio.text_table import printable
 
 
 @command
@@ -103,7 +104,7 @@ def main() -> int:
     print(
         f"{len(items) - len(problems)} of {len(items)} files, {seconds:.1f} s of audio in {elapsed:.2f} s: "
         f"real-time factor {elapsed / seconds if seconds else 0:.4f} (after {loaded - started:.1f} s of loading)",
-        *(output.cell(f"not read: {problem}") for problem in problems), sep="\n", file=sys.stderr, flush=True,
+        *(printable(f"not read: {problem}") for problem in problems), sep="\n", file=sys.stderr, flush=True,
     )  # fmt: skip
     if args.ref:
         print(against_reference(reference, guesses, model.labels), end="", file=sys.stderr)

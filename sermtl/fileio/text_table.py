@@ -22,6 +22,11 @@ def plural(count: int, noun: str) -> str:
     return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
+def printable(text: str) -> str:
+    """Text with tabs, line breaks, the control characters of terminals and undecodable bytes escaped."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in text)
+
+
 def aligned(rows: Sequence[Sequence[Any]]) -> str:
     """Rows as columns of text, without spaces at the ends of lines."""
     return "".join(f"{line.rstrip()}\n" for line in tabulate(rows, tablefmt="plain", **LAYOUT).splitlines())
