@@ -17,7 +17,7 @@ from sermtl.model.geometry import check_feats_type, find_geometry
 
 
 @command
-def main() -> int:
+def main() -> None:
     """Print what the stages need to know before the first one starts."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--config", type=Path, required=True, help="training settings (YAML)")
@@ -54,8 +54,7 @@ def main() -> int:
     }
     for name, value in values.items():
         print(f"{name}={value}")
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())
