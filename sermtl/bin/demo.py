@@ -49,11 +49,7 @@ def main() -> None:
 
 
 def serve(args: argparse.Namespace) -> None:
-    """Load the model and serve the page until interrupted.
-
-    Raises:
-        UserError: There is no such model, or the port cannot be used.
-    """
+    """Load the model and serve the page until interrupted; `UserError` for no such model, or an unusable port."""
     import gradio as gr
     import torch
     from starlette.middleware import Middleware

@@ -71,11 +71,7 @@ class Result:
 
 
 def window_and_hop(window: float | None, hop: float | None) -> tuple[int, int]:
-    """Window and hop in samples, of seconds or their defaults.
-
-    Raises:
-        UserError: One is not above 0, or windows would leave gaps.
-    """
+    """Window and hop in samples, of seconds or their defaults; `UserError` for one of 0 or less, or gaps."""
     if window is None:
         window, hop = WINDOW, HOP if hop is None else hop
     hop = window / 2 if hop is None else hop

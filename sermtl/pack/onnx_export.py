@@ -97,11 +97,7 @@ class Graph(nn.Module):
 
 
 def export_onnx(trained: TrainedModel, directory: Path) -> list[str]:
-    """Write ``model.onnx``; returns the file's name from the pack's root, in a list.
-
-    Raises:
-        UserError: onnx or onnxruntime is not installed.
-    """
+    """Write ``model.onnx``; returns its name from the pack's root, in a list. `UserError` without onnx, onnxruntime."""
     try:
         import onnx
         import onnxruntime  # noqa: F401
