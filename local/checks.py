@@ -1,7 +1,5 @@
 """What keeps an utterance out: its audio, its duration, its label, a speaker of whom it is all."""
 
-from __future__ import annotations
-
 import re
 import unicodedata
 from collections import Counter

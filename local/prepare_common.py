@@ -3,8 +3,6 @@
 Where a corpus, an option or the audio is wrong, each of their steps ends the program by a `UserError`.
 """
 
-from __future__ import annotations
-
 import argparse
 import math
 import sys

@@ -3,8 +3,6 @@
 The last four are optional. Paths are relative to the TSV. Emotion and text may be empty. Nothing is quoted.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator
 from pathlib import Path

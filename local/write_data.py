@@ -1,7 +1,5 @@
 """The tables of a prepared data directory, and the summary of what was prepared."""
 
-from __future__ import annotations
-
 import re
 import unicodedata
 from collections import Counter

@@ -1,7 +1,5 @@
 """Audio files as 16 kHz mono samples: int16, or float32 where that keeps a quiet file's bits."""
 
-from __future__ import annotations
-
 import io
 import logging
 import os

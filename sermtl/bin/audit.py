@@ -8,8 +8,6 @@ train or dev (unless --allow_shared_speakers true, the default for the protocols
 listed twice or unknown to the data directory, or train or test is empty.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from pathlib import Path
 

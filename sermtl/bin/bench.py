@@ -9,8 +9,6 @@ The model is wav2vec2-base with random weights, the utterances are noise with th
 turns; ratios are medians over rounds. docs/performance.md explains the rows.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import tempfile

@@ -4,8 +4,6 @@
         --folds_dir data/mini/folds/speaker --dump dump/mini --tokens dump/mini/tokens/speaker --exp exp/T --folds 01F
 """
 
-from __future__ import annotations
-
 import argparse
 import logging
 import time

@@ -6,8 +6,6 @@
 The page is served on 127.0.0.1 only, loads nothing from other hosts, and deletes all uploads at the end.
 """
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 import os

@@ -7,8 +7,6 @@ raw is 16-bit audio, fbank is log-mel features, stored is the outputs of the fro
 --out is dump/X/stored/<digest>; python -m sermtl.bin.settings prints it as dump_name.
 """
 
-from __future__ import annotations
-
 import argparse
 import functools
 from pathlib import Path

@@ -4,8 +4,6 @@
 of the protocol, nothing is written, what is shared is printed, and the exit status is 1.
 """
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 

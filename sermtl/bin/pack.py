@@ -5,8 +5,6 @@
     python -m sermtl.bin.pack --check PACK
 """
 
-from __future__ import annotations
-
 import argparse
 import logging
 import sys

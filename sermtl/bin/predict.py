@@ -8,8 +8,6 @@ Results go to standard output, all else to standard error. The exit status is 1 
 listed at the end), and 2 if nothing could be done.
 """
 
-from __future__ import annotations
-
 import argparse
 import io
 import os

@@ -3,8 +3,6 @@
 python -m sermtl.bin.settings --config conf/mini.yaml --set beta=1 --corpus mini --protocol speaker
 """
 
-from __future__ import annotations
-
 import argparse
 import sys
 from pathlib import Path

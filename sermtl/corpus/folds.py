@@ -1,7 +1,5 @@
 """Folds: which utterances train, choose and test in each, as pure functions of ids, protocol and seed."""
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections import Counter

@@ -3,8 +3,6 @@
 What an epoch draws for an utterance is a function of (seed, epoch, utterance) alone.
 """
 
-from __future__ import annotations
-
 import signal
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """Everything a fold is trained and tested on: its lists, tables, dump and token list, joined by utterance id."""
 
-from __future__ import annotations
-
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence

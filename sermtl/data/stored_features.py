@@ -6,8 +6,6 @@ On a CPU an utterance goes through the upstream alone, so nothing is padded. A G
 Shape suffixes: B utterances, S samples, T frames, D values of a frame, n states, P pooled values of a state.
 """
 
-from __future__ import annotations
-
 import os
 import shutil
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,5 @@
 """Kaldi tables: one entry a line, key first, then blanks, sorted and unique in byte order, UTF-8."""
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping

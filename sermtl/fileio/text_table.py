@@ -1,7 +1,5 @@
 """Tables as text: columns for terminals, Markdown for ``RESULTS.md``; the first column flush left, the others right."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

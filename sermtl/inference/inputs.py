@@ -1,7 +1,5 @@
 """The recordings that a command line names: files, folders, lists; and their batches."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass

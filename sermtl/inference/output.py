@@ -1,7 +1,5 @@
 """Predictions as lines: a table for people, JSON and TSV for programs, and merged segments as TSV."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal

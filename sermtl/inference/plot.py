@@ -1,7 +1,5 @@
 """A recording as a picture: waveform, posteriors over time, transcript."""
 
-from __future__ import annotations
-
 import textwrap
 from collections.abc import Iterable
 from pathlib import Path

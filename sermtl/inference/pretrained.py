@@ -4,8 +4,6 @@ Nothing in a pack is trusted: only JSON, safetensors and token lists are read, b
 must be those that ``pack.json`` lists.
 """
 
-from __future__ import annotations
-
 from pathlib import Path, PurePosixPath
 from typing import Any
 

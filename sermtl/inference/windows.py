@@ -3,8 +3,6 @@
 A window's posteriors hold for the part of the recording that is nearer to its middle than to any other's.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby, pairwise

@@ -9,8 +9,6 @@ Only an utterance's own samples and frames are used, so the results do not depen
 Shape suffixes: B batch, S samples, T frames, F bands, K frequencies, C classes, V tokens, D hidden.
 """
 
-from __future__ import annotations
-
 import logging
 import warnings
 from pathlib import Path

@@ -10,8 +10,6 @@
 No file holds a date, a path or a host: two trainings with the same settings give the same bytes.
 """
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Mapping
 from importlib.metadata import version

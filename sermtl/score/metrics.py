@@ -4,8 +4,6 @@ A rate is always made from summed counts, never from other rates. Characters are
 the blanks between words are characters too.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """The result files of stage 5 for people: ``result_*.txt`` of a fold, ``RESULTS.md`` of an experiment."""
 
-from __future__ import annotations
-
 import importlib.metadata
 import platform
 import subprocess

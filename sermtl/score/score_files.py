@@ -1,7 +1,5 @@
 """The files of stage 5, written and read back: ``scores.json``, ``per_utt.tsv``; and those it reads."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple

@@ -1,7 +1,5 @@
 """One fold trained: its settings and inputs checked, the untrained model and its sets; what there is of it is kept."""
 
-from __future__ import annotations
-
 import logging
 import os
 import platform
