@@ -1,18 +1,17 @@
 """What keeps an utterance out: its audio, its duration, its label, a speaker of whom it is all."""
 
-from __future__ import annotations
-
 import re
 import unicodedata
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
-from prepare_common import Scan, Utterance, clean, listed, warn, words_of
+from prepare_common import Scan, Utterance, listed, warn, words_of
 
 from sermtl.audio.formats import open_sound
 from sermtl.audio.headers import map_recordings, seconds_or_fault
 from sermtl.errors import UserError
 from sermtl.fileio.files import write_text
+from sermtl.fileio.text_table import printable
 from sermtl.fileio.wav_scp import locate
 
 JOINED = re.compile(r".*[;,|/+&].*", re.DOTALL)  # two emotions in one label
@@ -57,7 +56,7 @@ def report_broken(scan: Scan) -> None:
     if not scan.broken:
         file.unlink(missing_ok=True)
         return
-    lines = [clean(f"{utt}: {why}{'' if where in why else f' ({where})'}") for utt, why, where in scan.broken]
+    lines = [printable(f"{utt}: {why}{'' if where in why else f' ({where})'}") for utt, why, where in scan.broken]
     write_text(file, "\n".join([*lines, ""]))
     if not scan.args.skip_broken:
         raise UserError(

@@ -4,8 +4,6 @@ local/combine_data.sh --label_map nemo "happiness=happy" data/emodb data/nemo da
 ./run.sh --corpus kaldi --corpus_dir data/emodb+nemo --corpus_name both --protocol corpus
 """
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Mapping, Sequence
 from pathlib import Path

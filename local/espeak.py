@@ -1,7 +1,5 @@
 """espeak-ng from the `espeakng_loader` wheel through ctypes: SSML in, samples out."""
 
-from __future__ import annotations
-
 import ctypes
 from typing import Any
 

@@ -1,7 +1,5 @@
 """A corpus whose labels and counts are known: its options, its files by their names, and all that follows the scan."""
 
-from __future__ import annotations
-
 import argparse
 import re
 from collections import Counter

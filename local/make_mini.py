@@ -4,8 +4,6 @@ The emotion is in the prosody alone (rate, pitch, range, loudness, vocal effort,
 sentence occurs with every emotion. The same versions of the libraries make the same bytes.
 """
 
-from __future__ import annotations
-
 import argparse
 import hashlib
 import random

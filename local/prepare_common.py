@@ -3,8 +3,6 @@
 Where a corpus, an option or the audio is wrong, each of their steps ends the program by a `UserError`.
 """
 
-from __future__ import annotations
-
 import argparse
 import math
 import sys
@@ -170,8 +168,3 @@ def with_speaker(name: str, speaker: str) -> tuple[str, str]:
     known = "unknown" if is_unknown(speaker) else speaker
     utt = name if name.startswith(f"{known}-") else f"{known}-{name}"
     return utt, utt if is_unknown(speaker) else speaker
-
-
-def clean(field: str) -> str:
-    """Make a field fit for a TSV: control characters and undecodable bytes become escapes."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in field)

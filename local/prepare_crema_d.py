@@ -1,7 +1,5 @@
 """Prepare CREMA-D as it is distributed (`AudioWAV/1001_DFA_ANG_XX.wav`); labels are the intended emotions."""
 
-from __future__ import annotations
-
 import argparse
 import csv
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Prepare the Berlin Database of Emotional Speech as it is distributed (`wav/03a01Wa.wav`)."""
 
-from __future__ import annotations
-
 from known_corpus import Corpus, program
 
 EMOTIONS = {"W": "anger", "L": "boredom", "E": "disgust", "A": "fear", "F": "happiness", "N": "neutral", "T": "sadness"}

@@ -3,8 +3,6 @@
 Real trees hold litter, gaps, and bytes that are not UTF-8.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """Prepare a data directory that Kaldi or ESPnet made: its wav.scp and segments as they are, plus `utt2emo`."""
 
-from __future__ import annotations
-
 import io
 import os
 from collections import Counter, defaultdict

@@ -3,18 +3,17 @@
 The last four are optional. Paths are relative to the TSV. Emotion and text may be empty. Nothing is quoted.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 from checks import check_audio, keep_classes, label_problem, name_problem
-from prepare_common import Dropped, Scan, Utterance, clean, is_unknown, options, warn, with_speaker
+from prepare_common import Dropped, Scan, Utterance, is_unknown, options, warn, with_speaker
 from write_data import path_problem, write_data
 
 from sermtl.errors import UserError, command
 from sermtl.fileio.tables import raw_lines
+from sermtl.fileio.text_table import printable
 from sermtl.fileio.wav_scp import channel_number
 
 REQUIRED = ("utt", "path", "speaker", "emotion", "text")
@@ -53,13 +52,13 @@ def read_header(where: str, names: list[str], problem: str) -> dict[str, int]:
         raise UserError(
             f"{where}: the header lacks {' '.join(missing)}; needed are, between tabs and in any order, "
             f"{' '.join(REQUIRED)}, and optionally {' '.join(OPTIONAL_COLUMNS)}; "
-            f"found: {problem or clean(' '.join(names))[:200]}"
+            f"found: {problem or printable(' '.join(names))[:200]}"
         )
     known = [name for name in names if name in REQUIRED + OPTIONAL_COLUMNS]
     if len(set(known)) < len(known):
         raise UserError(f"{where}: a column occurs twice in the header: {' '.join(known)}")
     if unused := [name for name in names if name not in known]:
-        warn(f"{where}: columns that are not used: {clean(' '.join(unused))}")
+        warn(f"{where}: columns that are not used: {printable(' '.join(unused))}")
     return {name: names.index(name) for name in known}
 
 

@@ -3,8 +3,6 @@
 Its partitions become utt2split: `--protocol lists` trains on Train, and tests on Test1, Test2, ... in a fold each.
 """
 
-from __future__ import annotations
-
 import argparse
 import csv
 import re

@@ -1,7 +1,5 @@
 """Prepare the speech of RAVDESS as it is distributed (`Actor_12/03-01-06-01-02-01-12.wav`); songs are left out."""
 
-from __future__ import annotations
-
 from known_corpus import Corpus, program
 
 EMOTIONS = "neutral calm happy sad angry fearful disgust surprised".split()

@@ -1,7 +1,5 @@
 """The tables of a prepared data directory, and the summary of what was prepared."""
 
-from __future__ import annotations
-
 import re
 import unicodedata
 from collections import Counter
@@ -10,13 +8,13 @@ from itertools import pairwise
 from statistics import median
 
 from checks import leave_out_lone_speakers, spelling_variants
-from prepare_common import FIELDS, SPEAKER_FIELDS, Scan, Utterance, clean, listed, warn
+from prepare_common import FIELDS, SPEAKER_FIELDS, Scan, Utterance, listed, warn
 
 from sermtl.data.sampler import parts_by_size
 from sermtl.errors import UserError
 from sermtl.fileio.files import write_text
 from sermtl.fileio.tables import known_speakers, spk2utt_of, write_table
-from sermtl.fileio.text_table import plural
+from sermtl.fileio.text_table import plural, printable
 from sermtl.fileio.wav_scp import CHANNELS
 from sermtl.text.normalise import is_english, normalise
 
@@ -123,7 +121,7 @@ def write_tables(scan: Scan, lang: str) -> None:
         else:
             (out / name).unlink(missing_ok=True)
     write_text(out / "lang", f"{lang}\n")
-    write_text(out / "dropped.tsv", "".join("\t".join(map(clean, item)) + "\n" for item in scan.dropped))
+    write_text(out / "dropped.tsv", "".join("\t".join(map(printable, item)) + "\n" for item in scan.dropped))
     summarise(scan)
 
 

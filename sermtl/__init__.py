@@ -6,8 +6,6 @@ model = Speech2Emotion.from_pretrained("exp/<tag>/<fold>/pack")
 print(model(waveform, sampling_rate).emotion)
 """
 
-from __future__ import annotations
-
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:

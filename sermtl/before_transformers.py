@@ -5,8 +5,6 @@ assisted generation and losses of object detection. The latter take a quarter of
 recipe starts, so they are hidden from transformers there; in programs that import the package they are not.
 """
 
-from __future__ import annotations
-
 import importlib
 import sys
 

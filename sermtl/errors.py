@@ -1,7 +1,5 @@
 """Errors that users can correct."""
 
-from __future__ import annotations
-
 import functools
 import sys
 from collections.abc import Callable

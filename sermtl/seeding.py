@@ -1,7 +1,5 @@
 """Random numbers as a function of names, so that no generator's state has to be kept."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Iterable
 

@@ -6,8 +6,6 @@ installed. Resampling and the Kaldi filterbank need none of the libraries. Modul
 import this one first; where torchaudio loads, it changes nothing.
 """
 
-from __future__ import annotations
-
 import importlib
 import sys
 import types

@@ -1,7 +1,5 @@
 """Log-mel features, as Kaldi computes them."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from sermtl.audio.resample import SAMPLE_RATE, as_floats

@@ -1,7 +1,5 @@
 """Opening audio of any format: by libsndfile, else by ffmpeg; and what files are that hold no audio."""
 
-from __future__ import annotations
-
 import io
 import os
 import shutil

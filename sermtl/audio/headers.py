@@ -1,7 +1,5 @@
 """Audio headers of many recordings, checked in parallel without decoding."""
 
-from __future__ import annotations
-
 import io
 import math
 import os

@@ -1,7 +1,5 @@
 """What is wrong with samples that can be decoded: another scale, channels that cancel, nothing in them, clipping."""
 
-from __future__ import annotations
-
 import logging
 import math
 

@@ -1,7 +1,5 @@
 """Audio files as 16 kHz mono samples: int16, or float32 where that keeps a quiet file's bits."""
 
-from __future__ import annotations
-
 import io
 import logging
 import os
@@ -25,30 +23,23 @@ log = logging.getLogger(__name__)
 LOWEST_RATE, HIGHEST_RATE = 1000, 768_000
 
 
-def read_audio(path: str | Path, channel: int = 0) -> np.ndarray:
-    """Samples (S,) at 16 kHz of a file in any rate and channel count, in a format of libsndfile or ffmpeg.
+def read_recording(entry: str | Path, allow_pipes: bool = False, channel: int = 0) -> np.ndarray:
+    """Samples (S,) at 16 kHz of a ``wav.scp`` value: a file, ``file.ark:offset``, or a shell command.
 
-    16-bit mono at 16 kHz comes through exactly; other rates are resampled; `quantise` says what is int16. Channels are
-    from 1; 0 averages all. `UserError` where the file is missing, empty, truncated, no audio, lacks the channel, or
-    `Judge` refuses its samples.
+    Rate, channel count and format, of libsndfile or ffmpeg, may be any. 16-bit mono at 16 kHz comes through exactly;
+    other rates are resampled; `quantise` says what is int16. Channels are from 1; 0 averages all. `UserError` where the
+    file is missing, empty, truncated, no audio, lacks the channel, or `Judge` refuses its samples; where a command
+    fails, or is not allowed.
     """
-    return _decode(str(path), str(path), channel)
-
-
-def read_recording(entry: str, allow_pipes: bool = False, channel: int = 0) -> np.ndarray:
-    """Samples (S,) as `read_audio` gives them of a ``wav.scp`` value: a file, ``file.ark:offset``, or a shell command.
-
-    `UserError` also where the command fails, or is not allowed.
-    """
+    entry = str(entry)
     if not is_pipe(entry):
         try:
             source = locate(entry)
         except FileNotFoundError:
-            return read_audio(entry, channel)
+            return _decode(entry, entry, channel)
         except OSError as error:
             raise UserError(f"{entry}: {str(error).removesuffix(f': {entry}')}") from error
-        in_ark = source.path != entry
-        return _decode(io.BytesIO(source.read()), entry, channel) if in_ark else read_audio(entry, channel)
+        return _decode(entry if source.path == entry else io.BytesIO(source.read()), entry, channel)
     if not allow_pipes:
         raise UserError(f"{entry}: a shell command, refused unless --allow_pipes true")
     command = ["bash", "-o", "pipefail", "-c", entry.strip().strip("|")]

@@ -1,7 +1,5 @@
 """Resampling to 16 kHz, and speed perturbation."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The utterances of a data directory, by its ``wav.scp`` and ``segments``, and their samples."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 from itertools import groupby
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Recordings of any length as a stream of blocks."""
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """What an epoch costs as a corpus grows."""
 
-from __future__ import annotations
-
 import time
 from pathlib import Path
 from typing import Any

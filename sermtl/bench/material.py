@@ -1,7 +1,5 @@
 """What the benchmark runs on: utterances of noise whose lengths are those of acted conversations, as a dump."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from pathlib import Path

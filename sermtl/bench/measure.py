@@ -1,7 +1,5 @@
 """Timing rows in turns, their memory, and what the machine is."""
 
-from __future__ import annotations
-
 import ctypes
 import gc
 import os

@@ -4,8 +4,6 @@ float32; micro-batches of two utterances in shuffled order, each padded to its l
 group-norm model is; AdamW as PyTorch chooses it; the norm of the gradient clipped at 1.
 """
 
-from __future__ import annotations
-
 # isort: off
 from sermtl import before_transformers  # noqa: F401 (before transformers)
 

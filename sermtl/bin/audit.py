@@ -8,9 +8,6 @@ train or dev (unless --allow_shared_speakers true, the default for the protocols
 listed twice or unknown to the data directory, or train or test is empty.
 """
 
-from __future__ import annotations
-
-import sys
 from collections import Counter
 from pathlib import Path
 
@@ -67,4 +64,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

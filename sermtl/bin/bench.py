@@ -9,11 +9,8 @@ The model is wav2vec2-base with random weights, the utterances are noise with th
 turns; ratios are medians over rounds. docs/performance.md explains the rows.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -33,7 +30,7 @@ GONE = {
 
 
 @command
-def main() -> int:
+def main() -> None:
     """Measure, print and write."""
     args = parse()
     if args.ngpu and not torch.cuda.is_available():
@@ -62,7 +59,6 @@ def main() -> int:
             print_table(report["epochs"])
     if args.json:
         write_json(args.json, report)
-    return 0
 
 
 def parse() -> argparse.Namespace:
@@ -89,4 +85,4 @@ def parse() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

@@ -1,7 +1,5 @@
 """Check and repair data directories: utils/validate_data_dir.sh and utils/fix_data_dir.sh."""
 
-from __future__ import annotations
-
 import argparse
 import os
 import sys
@@ -60,4 +58,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

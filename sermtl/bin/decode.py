@@ -4,11 +4,8 @@
         --folds_dir data/mini/folds/speaker --dump dump/mini --tokens dump/mini/tokens/speaker --exp exp/T --folds 01F
 """
 
-from __future__ import annotations
-
 import argparse
 import logging
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -34,7 +31,7 @@ log = logging.getLogger("sermtl.bin.decode")
 
 
 @command
-def main() -> int:
+def main() -> None:
     """Decode one fold."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--config", type=Path, required=True, help="decoding settings (YAML)")
@@ -45,7 +42,6 @@ def main() -> int:
     config = load_config(DecodeConfig, args.config)
     for paths in fold_job.own_folds(args):
         decode_fold(paths, config, device, args.other_corpus)
-    return 0
 
 
 def decode_fold(paths: fold_job.FoldPaths, decode_config: DecodeConfig, device: torch.device, other: bool) -> None:
@@ -124,4 +120,4 @@ def write_erasing(exp: Path, fold: FoldData) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

@@ -6,14 +6,11 @@
 The page is served on 127.0.0.1 only, loads nothing from other hosts, and deletes all uploads at the end.
 """
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 import os
 import signal
 import socket
-import sys
 import tempfile
 import threading
 from pathlib import Path
@@ -50,11 +47,7 @@ def main() -> None:
 
 
 def serve(args: argparse.Namespace) -> None:
-    """Load the model and serve the page until interrupted.
-
-    Raises:
-        UserError: There is no such model, or the port cannot be used.
-    """
+    """Load the model and serve the page until interrupted; `UserError` for no such model, or an unusable port."""
     import gradio as gr
     import torch
     from starlette.middleware import Middleware
@@ -113,4 +106,4 @@ def serve(args: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

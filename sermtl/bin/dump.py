@@ -7,11 +7,8 @@ raw is 16-bit audio, fbank is log-mel features, stored is the outputs of the fro
 --out is dump/X/stored/<digest>; python -m sermtl.bin.settings prints it as dump_name.
 """
 
-from __future__ import annotations
-
 import argparse
 import functools
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +21,7 @@ from sermtl.errors import UserError, command
 
 
 @command
-def main() -> int:
+def main() -> None:
     """Run one verb."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("verb", choices=["part", "merge"])
@@ -44,14 +41,13 @@ def main() -> int:
     dump = Dump(args.data, args.out, args.feats_type, args.speed, args.nj)
     if args.verb == "merge":
         dump.merge()
-        return 0
+        return
     config = load_config(TrainConfig, args.config, args.set) if args.feats_type == "stored" else None
     if config:
         wanted = Path(dump_name(config) if args.speed == 1.0 else f"{dump_name(config)}_sp{args.speed:g}").name
         if args.out.name != wanted:
             raise UserError(f"{args.out}: this upstream's outputs belong in {args.out.parent / wanted}")
     dump.write_part(args.job, args.allow_pipes == "true", functools.partial(features, config, args))
-    return 0
 
 
 def features(config: TrainConfig | None, args: argparse.Namespace) -> tuple[Features, int]:
@@ -65,4 +61,4 @@ def features(config: TrainConfig | None, args: argparse.Namespace) -> tuple[Feat
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

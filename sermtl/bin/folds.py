@@ -4,8 +4,6 @@
 of the protocol, nothing is written, what is shared is printed, and the exit status is 1.
 """
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 
@@ -27,7 +25,7 @@ MANY_LINES = 20_000_000
 
 
 @command
-def main() -> int:
+def main() -> None:
     """Make, audit and write folds."""
     parser = audit_options(__doc__)
     parser.add_argument("--protocol", default="speaker", help=f"out of {' '.join(PROTOCOLS)}; kfold5, random5")
@@ -53,14 +51,13 @@ def main() -> int:
     made = Stamp(out / NAME, package_digest(), settings, read)
     if not made.changed():
         print(f"nothing changed: {out}")
-        return 0
+        return
     audio = Audio.of(corpus, decode=args.audio == "true")
     chosen = {"protocol": args.protocol, "dev_ratio": args.dev_ratio, "copies": args.copies}
     write_folds(corpus, audio, folds, made, **chosen)
     for note in division.notes:
         print(f"{args.protocol}: {note}")
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

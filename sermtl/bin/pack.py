@@ -5,8 +5,6 @@
     python -m sermtl.bin.pack --check PACK
 """
 
-from __future__ import annotations
-
 import argparse
 import logging
 import sys
@@ -18,7 +16,7 @@ log = logging.getLogger("sermtl.bin.pack")
 
 
 @command
-def main() -> int:
+def main() -> None:
     """Pack one fold."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     if "--check" in sys.argv[1:]:
@@ -27,7 +25,7 @@ def main() -> int:
 
         directory = parser.parse_args().check
         print(f"{directory}: {check_pack(directory)} files as they were packed")
-        return 0
+        return
 
     from transformers.utils import logging as transformers_logging
 
@@ -48,11 +46,10 @@ def main() -> int:
     options = {"onnx": args.onnx == "true", **licences}
     if not pack_stamp(paths.exp, paths.fold_dir, paths.data, options).changed():
         log.info("nothing changed: %s", paths.exp / "pack")
-        return 0
+        return
     target = write_pack(paths.exp, paths.fold_dir, paths.data, options)
     log.info("packed: %s", target)
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

@@ -8,8 +8,6 @@ Results go to standard output, all else to standard error. The exit status is 1 
 listed at the end), and 2 if nothing could be done.
 """
 
-from __future__ import annotations
-
 import argparse
 import io
 import os
@@ -23,6 +21,7 @@ from typing import Any
 from sermtl.errors import UserError, command
 from sermtl.fileio.files import check_writable
 from sermtl.fileio.tables import read_table
+from sermtl.fileio.text_table import printable
 
 
 @command
@@ -103,7 +102,7 @@ def main() -> int:
     print(
         f"{len(items) - len(problems)} of {len(items)} files, {seconds:.1f} s of audio in {elapsed:.2f} s: "
         f"real-time factor {elapsed / seconds if seconds else 0:.4f} (after {loaded - started:.1f} s of loading)",
-        *(output.cell(f"not read: {problem}") for problem in problems), sep="\n", file=sys.stderr, flush=True,
+        *(printable(f"not read: {problem}") for problem in problems), sep="\n", file=sys.stderr, flush=True,
     )  # fmt: skip
     if args.ref:
         print(against_reference(reference, guesses, model.labels), end="", file=sys.stderr)
@@ -153,4 +152,4 @@ def parse() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

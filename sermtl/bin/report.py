@@ -1,7 +1,5 @@
 """Stage 6: the report over all experiments of a corpus."""
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Stage 5: `score folds` scores the decoded folds, `score pool` pools the scored folds of an experiment."""
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 

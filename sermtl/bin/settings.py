@@ -3,8 +3,6 @@
 python -m sermtl.bin.settings --config conf/mini.yaml --set beta=1 --corpus mini --protocol speaker
 """
 
-from __future__ import annotations
-
 import argparse
 import sys
 from pathlib import Path
@@ -17,7 +15,7 @@ from sermtl.model.geometry import check_feats_type, find_geometry
 
 
 @command
-def main() -> int:
+def main() -> None:
     """Print what the stages need to know before the first one starts."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--config", type=Path, required=True, help="training settings (YAML)")
@@ -54,8 +52,7 @@ def main() -> int:
     }
     for name, value in values.items():
         print(f"{name}={value}")
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

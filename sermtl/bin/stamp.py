@@ -6,8 +6,6 @@ python -m sermtl.bin.stamp require --stage 3 --data data/X --folds_dir data/X/fo
 python -m sermtl.bin.stamp clean data/X
 """
 
-from __future__ import annotations
-
 import argparse
 import sys
 from pathlib import Path
@@ -86,4 +84,4 @@ def require_current(args: argparse.Namespace) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

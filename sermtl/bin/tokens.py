@@ -1,7 +1,5 @@
 """Write the token list of each fold: characters (of English the fixed 32) or subwords of its training text."""
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 

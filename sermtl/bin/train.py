@@ -6,8 +6,6 @@
 With --ngpu 2 or more, or --num_nodes, this starts a process for each GPU by torchrun.
 """
 
-from __future__ import annotations
-
 import argparse
 import signal
 import sys

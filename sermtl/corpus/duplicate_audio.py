@@ -1,7 +1,5 @@
 """Which utterances hold the same audio: by the files' bytes (cheap), or by the decoded samples."""
 
-from __future__ import annotations
-
 import hashlib
 import io
 from collections import defaultdict

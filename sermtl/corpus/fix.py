@@ -1,7 +1,5 @@
 """Repair data directories: sort their tables, keep the utterances that all have."""
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Folds: which utterances train, choose and test in each, as pure functions of ids, protocol and seed."""
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections import Counter
@@ -103,9 +101,7 @@ def choose_speakers(corpus: Corpus, train: np.ndarray, count: int, fold: int, se
     """(n,) bool: which of a fold's (n,) training indices are of the ``count`` speakers who become dev.
 
     The speakers are in the order of a digest of seed and name; each fold goes on where the one before it ended.
-
-    Raises:
-        UserError: Fewer than two speakers would be left to train on.
+    `UserError` where fewer than two speakers would be left to train on.
     """
     codes = corpus.speaker.codes[train]
     order = np.roll(np.argsort(digests(corpus.speaker.names, seed)), -fold * count)

@@ -1,7 +1,5 @@
 """Fold lists of others: files of ids, EmoBox's JSON lines, and the column ``split`` of a corpus."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections import Counter

@@ -1,7 +1,5 @@
 """The protocols: how each divides a corpus, what it promises, how it is marked. A new one is a row of `PROTOCOLS`."""
 
-from __future__ import annotations
-
 import difflib
 import hashlib
 import re

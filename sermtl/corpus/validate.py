@@ -1,7 +1,5 @@
 """Whether a data directory keeps its contract: every fault in one pass, each kind with its first lines."""
 
-from __future__ import annotations
-
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable

@@ -1,7 +1,5 @@
 """Writing a protocol's folds, whole or not at all; and their audits for people: a table, and each message once."""
 
-from __future__ import annotations
-
 import argparse
 import sys
 from collections.abc import Iterable, Sequence

@@ -3,8 +3,6 @@
 What an epoch draws for an utterance is a function of (seed, epoch, utterance) alone.
 """
 
-from __future__ import annotations
-
 import signal
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -150,13 +148,13 @@ class FoldDataset(Dataset):
         ]
         return Batch(
             utterances=[example.utterance for example in examples],
-            inputs=_stack(inputs, max(*lengths, geometry.receptive_field)),
+            inputs=stack(inputs, max(*lengths, geometry.receptive_field)),
             lengths_B=torch.tensor(lengths),
             emotions_B=torch.tensor([example.emotion for example in examples]),
             speakers_B=torch.tensor([example.speaker for example in examples]),
-            tokens_BN=_stack([np.array(ids, dtype=np.int64) for ids in tokens], max(1, *map(len, tokens))),
+            tokens_BN=stack([np.array(ids, dtype=np.int64) for ids in tokens], max(1, *map(len, tokens))),
             token_lengths_B=torch.tensor([len(ids) for ids in tokens]),
-            time_mask_BT=None if time_masks[0] is None else _stack(time_masks, max(frames)),
+            time_mask_BT=None if time_masks[0] is None else stack(time_masks, max(frames)),
             feature_mask_BD=None if feature_masks[0] is None else torch.from_numpy(np.stack(feature_masks)),
             frames_B=torch.tensor(frames),
         )
@@ -220,7 +218,8 @@ def read_dumped(example: Example, feats_type: str) -> np.ndarray:
     return values
 
 
-def _stack(arrays: Sequence[np.ndarray], length: int) -> torch.Tensor:
+def stack(arrays: Sequence[np.ndarray], length: int) -> torch.Tensor:
+    """(B, length, ...) of B arrays (n, ...), each continued with zeros."""
     stacked = np.zeros((len(arrays), length, *arrays[0].shape[1:]), dtype=arrays[0].dtype)
     for row, array in zip(stacked, arrays, strict=True):
         row[: len(array)] = array

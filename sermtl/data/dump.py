@@ -4,8 +4,6 @@ A part streams: one utterance is in memory at a time. What was written is read b
 is whole and was made from the same audio is kept, so that a killed stage goes on where it stopped.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Everything a fold is trained and tested on: its lists, tables, dump and token list, joined by utterance id."""
 
-from __future__ import annotations
-
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -57,9 +55,8 @@ def load_fold(
         config: The training settings.
         dump_name: The dump directory's name where it is not ``<feats_type>`` (``stored/<digest>``).
 
-    Raises:
-        UserError: A file is missing (naming the stage that makes it), ids do not fit together, or a list
-            cannot be trained on.
+    `UserError` where a file is missing (naming the stage that makes it), ids do not fit together, or a list cannot be
+    trained on.
     """
     dump = dump / (dump_name or config.feats_type)
     dumped = read_dump(dump, config.feats_type)

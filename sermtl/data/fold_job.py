@@ -1,7 +1,5 @@
 """What the training and decoding programs share: their paths, device, log and front end."""
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 import logging

@@ -10,8 +10,6 @@ Which form of a frozen upstream's outputs is stored follows too; no model is loa
 | ``all`` | pooled vectors | a matrix (states, width) of means, or of means and deviations |
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

@@ -6,8 +6,6 @@ On a CPU an utterance goes through the upstream alone, so nothing is padded. A G
 Shape suffixes: B utterances, S samples, T frames, D values of a frame, n states, P pooled values of a state.
 """
 
-from __future__ import annotations
-
 import os
 import shutil
 from collections.abc import Mapping, Sequence
@@ -18,6 +16,7 @@ import torch
 
 from sermtl.audio.resample import SAMPLE_RATE
 from sermtl.config import TrainConfig
+from sermtl.data.dataset import stack
 from sermtl.data.fold_job import check_gpus
 from sermtl.data.names import stored_entry
 from sermtl.errors import UserError
@@ -52,11 +51,10 @@ class StoredFeatures:
     def __call__(self, wavs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Float32 frames (T, D), or pooled vectors (n, P), of int16 samples (S,); `UserError` without memory."""
         lengths = [len(samples_S) for samples_S in wavs.values()]
-        wavs_BS = np.zeros((len(wavs), max(*lengths, self.upstream.geometry.receptive_field)), np.float32)
-        for row, (length, samples_S) in enumerate(zip(lengths, wavs.values(), strict=True)):
-            wavs_BS[row, :length] = self._waveform(samples_S)
+        longest = max(*lengths, self.upstream.geometry.receptive_field)
+        wavs_BS = stack([self._waveform(samples_S) for samples_S in wavs.values()], longest)
         try:
-            on_device = torch.from_numpy(wavs_BS).to(self.device), torch.tensor(lengths, device=self.device)
+            on_device = wavs_BS.to(self.device), torch.tensor(lengths, device=self.device)
             values = [each.float().cpu().numpy() for each in self._outputs(*on_device)]
         except RuntimeError as error:
             if not is_exhausted(error):

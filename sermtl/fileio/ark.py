@@ -4,8 +4,6 @@ The only module that uses kaldiio, which is loaded when an entry is read or writ
 executed: pipes and pickles are refused.
 """
 
-from __future__ import annotations
-
 import io
 import os
 import zlib

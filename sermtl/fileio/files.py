@@ -1,7 +1,5 @@
 """Files that are either whole or absent: written to a temporary name, synced, renamed; and a lock on a directory."""
 
-from __future__ import annotations
-
 import contextlib
 import fcntl
 import hashlib

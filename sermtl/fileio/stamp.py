@@ -8,8 +8,6 @@ by size and time: a folder by those of its files, and a ``wav.scp*`` by its cont
 names. They are compared for equality, never for which is newer, so no two clocks have to agree (a server's, a host's).
 """
 
-from __future__ import annotations
-
 import functools
 import hashlib
 import json

@@ -1,7 +1,5 @@
 """Kaldi tables: one entry a line, key first, then blanks, sorted and unique in byte order, UTF-8."""
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -44,11 +42,8 @@ def split_line(line: str) -> tuple[str, str]:
 def read_table(path: str | Path) -> dict[str, str]:
     """Read a table into a dictionary in the file's order; a key without a value gives ``""``.
 
-    Lines may end as Windows ends them.
-
-    Raises:
-        UserError: The file is missing, not UTF-8, unsorted, or has an empty or repeated key, one with an unprintable
-            character, or a byte order mark; the message names the file and the line.
+    Lines may end as Windows ends them. `UserError`, naming the file and the line, where the file is missing, not UTF-8,
+    unsorted, or has an empty or repeated key, one with an unprintable character, or a byte order mark.
     """
     table: dict[str, str] = {}
     previous = ""

@@ -1,7 +1,5 @@
 """Tables as text: columns for terminals, Markdown for ``RESULTS.md``; the first column flush left, the others right."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,6 +18,11 @@ def number(value: float | None, digits: int = 4) -> str:
 def plural(count: int, noun: str) -> str:
     """``1 fold``, ``2 folds``."""
     return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
+def printable(text: str) -> str:
+    """Text with tabs, line breaks, the control characters of terminals and undecodable bytes escaped."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in text)
 
 
 def aligned(rows: Sequence[Sequence[Any]]) -> str:

@@ -1,7 +1,5 @@
 """What the values of wav.scp mean: files, parts of archives, shell commands."""
 
-from __future__ import annotations
-
 import os
 from dataclasses import dataclass
 from pathlib import Path

@@ -5,8 +5,6 @@ Enrolment: other utterances of a test speaker, without labels, whose statistics 
 Shape suffixes: B batch, U utterances, C classes, D values of an embedding, n states, P pooled values of a state.
 """
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace

@@ -1,7 +1,5 @@
 """The recordings that a command line names: files, folders, lists; and their batches."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -42,10 +40,8 @@ def find_audio(words: Iterable[str | Path]) -> list[Item]:
     """The recordings that files, folders (searched to any depth, in name order) and ``.scp`` lists name.
 
     A file that does not exist is kept: reading it raises the error. Files of a folder that are left out, because their
-    names are not those of audio, are counted and named in a warning.
-
-    Raises:
-        UserError: A list cannot be read, or there is no recording at all.
+    names are not those of audio, are counted and named in a warning. `UserError` where a list cannot be read, or there
+    is no recording at all.
     """
     items: list[Item] = []
     named = [Path(word) for word in words]

@@ -1,7 +1,5 @@
 """Predictions as lines: a table for people, JSON and TSV for programs, and merged segments as TSV."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal
@@ -10,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from sermtl.fileio.files import write_text
+from sermtl.fileio.text_table import printable
 from sermtl.inference.inputs import Item
 from sermtl.inference.windows import Result, Segment
 
@@ -70,17 +69,17 @@ def table_lines(labels: Sequence[str], items: Sequence[Item], spread: bool) -> F
         return "  ".join(cells)
 
     def line(item: Item, result: Result) -> str:
-        path = cell(item.path if len(item.path) <= first else "…" + item.path[1 - first :])
+        path = printable(item.path if len(item.path) <= first else "…" + item.path[1 - first :])
         text = result.text if len(result.text) <= LONGEST_TEXT else result.text[: LONGEST_TEXT - 1] + "…"
         scores = posteriors(result.scores, result.spread)
         rows = [f"{path:<{first}}  {result.emotion:<{second}}  {scores}  {result.seconds:9.2f}  {text}".rstrip()]
         for segment in result.segments:
             span = f"  {clock(segment.start)} to {clock(segment.end)}"
             rows.append(f"{span:<{first}}  {segment.emotion:<{second}}  {posteriors(segment.scores)}")
-        return "\n".join(map(cell, rows))
+        return "\n".join(map(printable, rows))
 
     names = "  ".join(f"{label:>{width}}" for label, width in columns.items())
-    return cell(f"{'path':<{first}}  {'emotion':<{second}}  {names}  {'seconds':>9}  text"), line
+    return printable(f"{'path':<{first}}  {'emotion':<{second}}  {names}  {'seconds':>9}  text"), line
 
 
 def segment_lines(item: Item, result: Result) -> list[str]:
@@ -98,7 +97,7 @@ def write_timeline(path: Path, rows: Sequence[str], labels: Sequence[str]) -> No
 
 
 def _row(values: Sequence[str]) -> str:
-    return "\t".join(map(cell, values))
+    return "\t".join(map(printable, values))
 
 
 def print_line(line: str) -> None:
@@ -108,11 +107,6 @@ def print_line(line: str) -> None:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what its buffer still holds
         sys.exit(128 + signal.SIGPIPE)
-
-
-def cell(text: str) -> str:
-    """Text with tabs, line breaks and the control characters of terminals escaped."""
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in text)
 
 
 def clock(seconds: float) -> str:

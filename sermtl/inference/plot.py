@@ -1,7 +1,5 @@
 """A recording as a picture: waveform, posteriors over time, transcript."""
 
-from __future__ import annotations
-
 import textwrap
 from collections.abc import Iterable
 from pathlib import Path
@@ -38,8 +36,7 @@ def envelope(blocks: Iterable[np.ndarray], seconds: float) -> np.ndarray:
 def plot_targets(target: Path | None, items: list[Item]) -> list[Path | None]:
     """Which picture each recording gets: ``--plot`` itself if it ends in ``.png``, else a file in that folder.
 
-    Raises:
-        UserError: It has another ending, or is one picture for several recordings.
+    `UserError` where it has another ending, or is one picture for several recordings.
     """
     if target is None:
         return [None] * len(items)

@@ -4,8 +4,6 @@ Nothing in a pack is trusted: only JSON, safetensors and token lists are read, b
 must be those that ``pack.json`` lists.
 """
 
-from __future__ import annotations
-
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -23,8 +21,7 @@ NEEDED = ("model.json", "model.safetensors", "tokens/tokens.txt", "tokens/bpe.mo
 def resolve(name: str | Path) -> list[Path]:
     """The directories of models that a path or a hub id means; an experiment's directory means all its folds.
 
-    Raises:
-        UserError: It is no such directory, or the hub's model cannot be downloaded.
+    `UserError` where it is no such directory, or the hub's model cannot be downloaded.
     """
     path = Path(name)
     if (path / "pack.json").is_file() or (path / "model.json").is_file():
@@ -52,11 +49,7 @@ def resolve(name: str | Path) -> list[Path]:
 
 
 def load(directory: Path, device: torch.device) -> TrainedModel:
-    """Load a fold or a pack.
-
-    Raises:
-        UserError: It is no model, of a newer version, incomplete or damaged; the message names the file.
-    """
+    """Load a fold or a pack; `UserError`, naming the file, where it is none, newer, incomplete or damaged."""
     if (directory / "pack.json").is_file():
         manifest = read_manifest(directory)
         check_files(directory, manifest, [name for name in NEEDED if name in manifest["files"]])
@@ -68,11 +61,7 @@ def load(directory: Path, device: torch.device) -> TrainedModel:
 
 
 def read_manifest(directory: Path) -> dict[str, Any]:
-    """A pack's ``pack.json``.
-
-    Raises:
-        UserError: It is damaged, of a newer version, or lists a path that leads out of the directory.
-    """
+    """A pack's ``pack.json``; `UserError` where it is damaged, newer, or lists a path out of the directory."""
     path = directory / "pack.json"
     try:
         manifest = load_json(path)
@@ -95,11 +84,7 @@ def read_manifest(directory: Path) -> dict[str, Any]:
 
 
 def check_files(directory: Path, manifest: dict[str, Any], names: list[str]) -> None:
-    """Compare files of a pack with their sums.
-
-    Raises:
-        UserError: Files are missing or differ; all of them are named.
-    """
+    """Compare files of a pack with their sums; a `UserError` names all that are missing or differ."""
     problems = []
     for name in names:
         file = directory / name

@@ -3,8 +3,6 @@
 A window's posteriors hold for the part of the recording that is nearer to its middle than to any other's.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby, pairwise
@@ -71,11 +69,7 @@ class Result:
 
 
 def window_and_hop(window: float | None, hop: float | None) -> tuple[int, int]:
-    """Window and hop in samples, of seconds or their defaults.
-
-    Raises:
-        UserError: One is not above 0, or windows would leave gaps.
-    """
+    """Window and hop in samples, of seconds or their defaults; `UserError` for one of 0 or less, or gaps."""
     if window is None:
         window, hop = WINDOW, HOP if hop is None else hop
     hop = window / 2 if hop is None else hop

@@ -1,7 +1,5 @@
 """The model card of a pack: data, protocol, settings, scores with intervals, use and limits."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any

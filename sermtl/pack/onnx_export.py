@@ -9,8 +9,6 @@ Only an utterance's own samples and frames are used, so the results do not depen
 Shape suffixes: B batch, S samples, T frames, F bands, K frequencies, C classes, V tokens, D hidden.
 """
 
-from __future__ import annotations
-
 import logging
 import warnings
 from pathlib import Path
@@ -97,11 +95,7 @@ class Graph(nn.Module):
 
 
 def export_onnx(trained: TrainedModel, directory: Path) -> list[str]:
-    """Write ``model.onnx``; returns the file's name from the pack's root, in a list.
-
-    Raises:
-        UserError: onnx or onnxruntime is not installed.
-    """
+    """Write ``model.onnx``; returns its name from the pack's root, in a list. `UserError` without onnx, onnxruntime."""
     try:
         import onnx
         import onnxruntime  # noqa: F401

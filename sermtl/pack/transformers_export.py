@@ -5,8 +5,6 @@ projector is ours, or the identity, its mean over frames and classifier are our 
 our token head.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

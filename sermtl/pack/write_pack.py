@@ -10,8 +10,6 @@
 No file holds a date, a path or a host: two trainings with the same settings give the same bytes.
 """
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Mapping
 from importlib.metadata import version
@@ -45,10 +43,8 @@ def write_pack(fold: Path, fold_dir: Path, data: Path, options: Mapping[str, Any
     """Write ``fold/pack`` of a trained and scored ``exp/<tag>/<fold>``, in place of an earlier one.
 
     ``fold_dir`` has the fold's lists and audit, ``data`` the language; the options are ``onnx`` (whether a graph is
-    added), ``model_license`` and ``data_license``.
-
-    Raises:
-        UserError: Something is missing (naming the stage that makes it), or ``fold/pack`` is no pack.
+    added), ``model_license`` and ``data_license``. `UserError` where something is missing (naming the stage that makes
+    it), or ``fold/pack`` is no pack.
     """
     target = fold / "pack"
     if target.exists() and not (target / "pack.json").is_file():
@@ -80,8 +76,7 @@ def earlier_options(fold: Path) -> dict[str, Any]:
 def check_pack(directory: Path) -> int:
     """Compare all files of a pack with their sums; gives their number.
 
-    Raises:
-        UserError: It is no pack, or files are missing, damaged or not listed.
+    `UserError` where it is no pack, or files are missing, damaged or not listed.
     """
     if not (directory / "pack.json").is_file():
         raise UserError(f"{directory} is no pack: it holds no pack.json")

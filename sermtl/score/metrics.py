@@ -4,8 +4,6 @@ A rate is always made from summed counts, never from other rates. Characters are
 the blanks between words are characters too.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
@@ -35,8 +33,7 @@ ASR_COUNTS = (
 def confusion_matrix(references: Sequence[str], hypotheses: Sequence[str], labels: Sequence[str]) -> np.ndarray:
     """(C, C) int64 counts of N pairs of class names by the C ``labels``: rows are references, columns hypotheses.
 
-    Raises:
-        UserError: A class is not one of ``labels``.
+    `UserError` where a class is not one of ``labels``.
 
     >>> confusion_matrix(["sad", "sad", "neu"], ["sad", "neu", "neu"], ["neu", "sad"]).tolist()
     [[1, 0], [1, 1]]

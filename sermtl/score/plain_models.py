@@ -1,7 +1,5 @@
 """Plain linear models beside the trained ones: of the words alone, and of each hidden state of a frozen encoder."""
 
-from __future__ import annotations
-
 import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence

@@ -1,7 +1,5 @@
 """The result files of stage 5 for people: ``result_*.txt`` of a fold, ``RESULTS.md`` of an experiment."""
 
-from __future__ import annotations
-
 import importlib.metadata
 import platform
 import subprocess
@@ -129,18 +127,11 @@ def results_md(tag: str, scores: Mapping[str, Any]) -> str:
         speakers.append([name, row["n"], row["correct"], *rates, row["words"], row["errors"], number(row["wer"])])
     parts.append(_section("Per speaker", speakers))
     if enrolled := scores.get("enrol"):
-        rows = [
-            [
-                name.replace("_", " "),
-                f"{metrics.ratio(seconds, n) or 0:.0f} s",
-                right,
-                n,
-                number(metrics.ratio(right, n)),
-            ]
-            for name, (right, n, seconds) in enrolled.items()
-        ]
-        head = ["enrolled", "audio, mean", "correct", "n", "WA"]
-        parts.append(_section("Other utterances of the test speaker", [head, *rows]))
+        rows: list[list[Any]] = [["enrolled", "audio, mean", "correct", "n", "WA"]]
+        for name, (right, n, seconds) in enrolled.items():
+            audio = f"{metrics.ratio(seconds, n) or 0:.0f} s"
+            rows.append([name.replace("_", " "), audio, right, n, number(metrics.ratio(right, n))])
+        parts.append(_section("Other utterances of the test speaker", rows))
     return "\n".join(parts)
 
 

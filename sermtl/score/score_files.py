@@ -1,7 +1,5 @@
 """The files of stage 5, written and read back: ``scores.json``, ``per_utt.tsv``; and those it reads."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -72,7 +70,7 @@ def read_scores(path: Path) -> dict[str, Any]:
             and confusion.sum() == ser["n"]
             and (confusion >= 0).all()
             and np.trace(confusion) == ser["correct"]
-            and all(map(is_count, counts))
+            and all(type(count) is int and count >= 0 for count in counts)
             and all(_is_rate(ser[key], ser["n"], 1.0) for key in ("wa", "ua", "macro_f1"))
             and all(_is_rate(asr[key], asr["words"]) for key in ("wer", "cer"))
             and all(map(_are_names, names))
@@ -92,11 +90,6 @@ def read_scores(path: Path) -> dict[str, Any]:
     if not whole:
         raise UserError(f"{path}: damaged: its counts contradict each other")
     return scores
-
-
-def is_count(value: object) -> bool:
-    """Whether a value of a score file is a whole number, 0 or more."""
-    return type(value) is int and value >= 0
 
 
 def _is_rate(value: object, counted: int, most: float = float("inf")) -> bool:

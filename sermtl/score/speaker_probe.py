@@ -4,8 +4,6 @@ A probe is a new classifier of speakers, fitted and tested on embeddings of utte
 nor statistics. The accuracy of the model's own speaker head proves neither presence nor absence of the speaker.
 """
 
-from __future__ import annotations
-
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence

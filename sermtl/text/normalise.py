@@ -1,7 +1,5 @@
 """Normalisation of transcripts, as pure functions."""
 
-from __future__ import annotations
-
 import functools
 import re
 import unicodedata

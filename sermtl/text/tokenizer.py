@@ -1,7 +1,5 @@
 """The token lists of the CTC head: characters, or subwords of sentencepiece."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Iterable, Sequence
 from pathlib import Path

@@ -3,8 +3,6 @@
 Shape suffixes: U utterances, C classes.
 """
 
-from __future__ import annotations
-
 import copy
 import logging
 import math

@@ -1,7 +1,5 @@
 """Training state on disk: written whole, the previous one kept, a damaged one recognised."""
 
-from __future__ import annotations
-
 import hashlib
 import io
 import os

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sermtl.model.batch import Batch
 from sermtl.model.multitask import TASKS, Output, count_targets, texts_of, total_loss
-from sermtl.score.metrics import count_edits
+from sermtl.score.metrics import count_edits, mean, ratio
 from sermtl.text.tokenizer import Tokenizer
 from sermtl.train.processes import Ranks
 
@@ -80,12 +80,10 @@ class EpochSums:
 
     def rates(self) -> dict[str, float | None]:
         """WA, UA, WER and speaker accuracy, None where nothing could be counted."""
-        classes = [(self.sums.get(f"class{c}", 0), self.sums.get(f"hit{c}", 0)) for c in range(self.labels)]
-        present = [(count, hits) for count, hits in classes if count]
-        total = sum(count for count, _ in present)
+        hits, counts = ([self.sums.get(f"{what}{c}", 0) for c in range(self.labels)] for what in ("hit", "class"))
         return {
-            "wa": sum(hits for _, hits in present) / total if total else None,
-            "ua": sum(hits / count for count, hits in present) / len(present) if present else None,
+            "wa": ratio(sum(hits), sum(counts)),
+            "ua": mean([ratio(hit, count) for hit, count in zip(hits, counts, strict=True)]),
             "wer": self.ratio("word_errors", "words"),
             "acc_sid": self.ratio("speaker_hits", "targets_sid"),
         }
@@ -100,7 +98,7 @@ class EpochSums:
 
     def ratio(self, part: str, whole: str) -> float | None:
         """One sum over another; None where the other is 0."""
-        return self.sums.get(part, 0.0) / self.sums[whole] if self.sums.get(whole) else None
+        return ratio(self.sums.get(part, 0.0), self.sums.get(whole, 0.0))
 
 
 def total_over_processes(own: EpochSums, ranks: Ranks) -> EpochSums:

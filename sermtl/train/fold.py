@@ -1,7 +1,5 @@
 """One fold trained: its settings and inputs checked, the untrained model and its sets; what there is of it is kept."""
 
-from __future__ import annotations
-
 import logging
 import os
 import platform
@@ -32,17 +30,9 @@ from sermtl.model.trained_model import TrainedModel, save_description
 from sermtl.model.upstreams.base import Upstream
 from sermtl.model.upstreams.load import load_upstream
 from sermtl.seeding import derive_seed
-from sermtl.train import history
+from sermtl.train import history, settings_file
 from sermtl.train.pooled_statistics import fit_before, fitted_once
 from sermtl.train.processes import STOPPED, Ranks
-from sermtl.train.settings_file import (
-    CODE_VERSION,
-    FILES,
-    LABELS,
-    choose_precision,
-    resolved_settings,
-    write_config_once,
-)  # fmt: skip
 from sermtl.train.trainer import Interrupted, Trainer
 
 log = logging.getLogger(__name__)
@@ -52,9 +42,10 @@ def train_fold(paths: FoldPaths, config: TrainConfig, device: torch.device, rank
     """Train one fold; gives the exit status."""
     fold = load_fold(paths.data, paths.fold_dir, paths.dump, paths.tokens, config, dump_name(config))
     check_fold(config, fold, paths.fold_dir)
-    precision = ranks.from_first(choose_precision(config, paths.exp, device))
+    precision = ranks.from_first(settings_file.choose_precision(config, paths.exp, device))
     if ranks.first:
-        write_config_once(paths.exp, resolved_settings(paths, config, fold) | {"computed_in": precision})
+        settings = settings_file.resolved_settings(paths, config, fold) | {"computed_in": precision}
+        settings_file.write_config_once(paths.exp, settings)
     made = train_stamp(paths, fold)
     if ranks.from_first(not made.changed() and history.is_finished(paths.exp, config)):
         log.info("nothing changed: %s is trained already (%d epochs)", paths.exp, config.epochs)
@@ -62,7 +53,7 @@ def train_fold(paths: FoldPaths, config: TrainConfig, device: torch.device, rank
     refuse_cut_arks(read_by_training(fold))
     if ranks.first:
         hold(paths.exp)
-        write_text(paths.exp.parent / LABELS, "".join(f"{label}\n" for label in fold.labels))
+        write_text(paths.exp.parent / settings_file.LABELS, "".join(f"{label}\n" for label in fold.labels))
     with also_logged_to(paths.exp / "train.log", ranks.first):
         if config.deterministic:
             os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # PyTorch refuses to be deterministic without
@@ -93,7 +84,7 @@ def train_fold(paths: FoldPaths, config: TrainConfig, device: torch.device, rank
                 "--train_args '--set num_workers=0' does without such processes"
             ) from error
         if ranks.first:
-            made.finish(path for name in FILES if (path := paths.exp / name).is_file())
+            made.finish(path for name in settings_file.FILES if (path := paths.exp / name).is_file())
         log.info("finished: %s", paths.exp / "model.safetensors")
     return 0
 
@@ -103,7 +94,7 @@ def train_stamp(paths: FoldPaths, fold: FoldData) -> Stamp:
     roots = {"data": paths.data, "fold": paths.fold_dir, "tokens": paths.tokens, "dump": paths.dump}
     names = ["data:text", "data:utt2spk", "data:utt2emo", *(f"fold:{part}" for part in PARTS)]
     names += ["tokens:tokens.txt", "tokens:bpe.model", f"dump:{fold.dump.relative_to(paths.dump)}/{DUMP_DIGESTS}"]
-    return Stamp(paths.exp / NAME, CODE_VERSION, {}, inputs(roots, *names))
+    return Stamp(paths.exp / NAME, settings_file.CODE_VERSION, {}, inputs(roots, *names))
 
 
 def read_by_training(fold: FoldData) -> Iterator[Example]:

@@ -1,7 +1,5 @@
 """What each epoch measured: ``history.jsonl``, TensorBoard, and the log line."""
 
-from __future__ import annotations
-
 import json
 import logging
 from collections.abc import Mapping, Sequence

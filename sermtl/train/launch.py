@@ -1,7 +1,5 @@
 """Starting the processes of one fold with PyTorch's launcher (torchrun), and their ends as one exit status."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

@@ -3,8 +3,6 @@
 Shape suffixes: U utterances, n states, P pooled values of a state, M values of the vector, C classes.
 """
 
-from __future__ import annotations
-
 import logging
 
 import torch

@@ -1,7 +1,5 @@
 """``config.yaml`` of a fold: the settings that it was trained with, written once and compared on every rerun."""
 
-from __future__ import annotations
-
 import logging
 import zlib
 from pathlib import Path

@@ -10,7 +10,7 @@ import pytest
 import soundfile
 
 from sermtl.audio.headers import header_seconds, seconds_or_fault
-from sermtl.audio.read import read_audio, read_recording
+from sermtl.audio.read import read_recording
 from sermtl.audio.stream import read_item
 from sermtl.errors import UserError
 from sermtl.inference.inputs import find_audio, seconds_of
@@ -58,12 +58,12 @@ def test_ffmpeg_reads_what_libsndfile_does_not(tmp_path: Path, monkeypatch, suff
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     if suffix != ".opus":
         with pytest.raises(UserError, match=rf"a{suffix}: this format is read by ffmpeg, which is not installed; inst"):
-            read_audio(path)
+            read_recording(path)
         assert "ffmpeg, which is not installed" in seconds_or_fault(str(path))
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / "ffmpeg").symlink_to(ffmpeg)
     assert seconds_of(str(path)) == pytest.approx(2, abs=0.1)
-    read = read_audio(path) / 32768
+    read = read_recording(path) / 32768
     assert np.abs(read).max() == pytest.approx(0.3, rel=0.1)
     # What codecs do at the beginning and the end differs: the tone is compared in the middle, at any delay.
     wanted = 0.3 * np.sin(np.arange(32000) * 3 / 20)
@@ -77,7 +77,7 @@ def test_what_ffmpeg_cannot_read_is_refused_with_its_reason(tmp_path: Path, monk
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     (tmp_path / "a.m4a").write_bytes(bytes(2000))
     with pytest.raises(UserError, match=r"a\.m4a: not readable as audio \(ffmpeg: .*Invalid data"):
-        read_audio(tmp_path / "a.m4a")
+        read_recording(tmp_path / "a.m4a")
 
 
 @pytest.mark.parametrize(
@@ -101,7 +101,7 @@ def test_what_is_no_audio_is_called_what_it_is(
     if name == "x.mp4" and b"no audio" in content:
         message = "read by ffmpeg"
     with pytest.raises(UserError, match=rf"{name}: {'.*' if 'ffmpeg' in message else ''}{message}") as raised:
-        read_audio(tmp_path / name)
+        read_recording(tmp_path / name)
     assert seconds_or_fault(str(tmp_path / name)) == str(raised.value).removeprefix(f"{tmp_path / name}: ")
     assert "b'" not in str(raised.value)
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from sermtl.audio.read import cut, read_audio
+from sermtl.audio.read import cut, read_recording
 from sermtl.audio.resample import as_floats, quantise
 from sermtl.audio.stream import as_samples, audio_blocks
 from sermtl.errors import UserError
@@ -39,7 +39,7 @@ def test_wrong_samples_are_refused_by_name_at_once_and_in_blocks(tmp_path: Path,
     samples, subtype, message = WRONG[case]
     path = write(tmp_path / "x.wav", samples, subtype, rate)
     with pytest.raises(UserError, match=rf"x\.wav: {message}"):
-        read_audio(path)
+        read_recording(path)
     with pytest.raises(UserError, match=rf"x\.wav: {message}"):
         list(audio_blocks(str(path), seconds=0.3))
 
@@ -48,22 +48,22 @@ def test_a_channel_of_stereo_out_of_phase_is_read(tmp_path: Path) -> None:
     samples = (np.stack([SPEECH_S, -SPEECH_S], 1) * 32768).astype(np.int16)
     path = write(tmp_path / "x.wav", samples, "PCM_16")
     for channel in (1, 2):
-        assert np.array_equal(read_audio(path, channel), samples[:, channel - 1])
+        assert np.array_equal(read_recording(path, channel=channel), samples[:, channel - 1])
         assert np.array_equal(np.concatenate([*audio_blocks(str(path), channel)]), samples[:, channel - 1])
 
 
 @pytest.mark.parametrize(("second", "removed"), [(0.0, ""), (RANDOM.uniform(-0.3, 0.3, 32000), ""), (-0.25, "73.5 %")])
 def test_channels_that_cancel_in_part_are_reported(tmp_path: Path, caplog, second, removed: str) -> None:
     other_S = second if isinstance(second, np.ndarray) else second * SPEECH_S
-    read_audio(write(tmp_path / "x.wav", np.stack([SPEECH_S, other_S], 1), "PCM_16"))
+    read_recording(write(tmp_path / "x.wav", np.stack([SPEECH_S, other_S], 1), "PCM_16"))
     assert removed in caplog.text and bool(caplog.text) == bool(removed)
 
 
 def test_loud_but_whole_audio_is_read(tmp_path: Path, caplog) -> None:
     samples = np.clip(SPEECH_S * 5, -1, 32767 / 32768)
     assert 0.05 < np.mean(np.abs(samples) > 0.98) < 0.25
-    read_audio(write(tmp_path / "x.wav", samples, "PCM_16"))
-    read_audio(write(tmp_path / "y.wav", SPEECH_S * 5, "FLOAT"))
+    read_recording(write(tmp_path / "x.wav", samples, "PCM_16"))
+    read_recording(write(tmp_path / "y.wav", SPEECH_S * 5, "FLOAT"))
     assert not caplog.text
 
 
@@ -71,7 +71,7 @@ def test_loud_but_whole_audio_is_read(tmp_path: Path, caplog) -> None:
 def test_quiet_floats_keep_their_bits(tmp_path: Path, caplog, scale: float) -> None:
     quiet_S = (SPEECH_S * scale).astype(np.float32)
     path = write(tmp_path / "x.wav", quiet_S, "FLOAT")
-    read = read_audio(path)
+    read = read_recording(path)
     assert read.dtype == np.float32 and np.array_equal(read, quiet_S)
     assert "x.wav: so quiet that it is kept as float32" in caplog.text
     assert np.array_equal(quantise(np.concatenate([*audio_blocks(str(path), seconds=0.3)])), quiet_S)
@@ -90,7 +90,7 @@ def test_what_is_kept_as_floats_follows_from_the_noise_of_rounding() -> None:
 
 def test_quiet_int16_is_unchanged(tmp_path: Path) -> None:
     samples = RANDOM.integers(-1, 2, 8000).astype(np.int16)
-    read = read_audio(write(tmp_path / "x.wav", samples, "PCM_16"))
+    read = read_recording(write(tmp_path / "x.wav", samples, "PCM_16"))
     assert read.dtype == np.int16 and np.array_equal(read, samples)
     assert np.array_equal(as_floats(read) * 32768, samples)
 

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sermtl.audio.features import fbank
-from sermtl.audio.read import read_audio
+from sermtl.audio.read import read_recording
 from sermtl.audio.resample import change_speed, interpolate, resample, to_int16
 from sermtl.errors import UserError
 
@@ -33,31 +33,31 @@ def noise():
 
 @pytest.mark.parametrize("name, subtype", [("x.wav", "PCM_16"), ("x.flac", "PCM_16"), ("x.aiff", "PCM_16")])
 def test_16_bit_mono_at_16_khz_comes_through_to_the_bit(tmp_path, noise, name, subtype):
-    read = read_audio(write(tmp_path / name, noise, subtype=subtype))
+    read = read_recording(write(tmp_path / name, noise, subtype=subtype))
     assert read.dtype == np.int16 and np.array_equal(read, noise)
 
 
 @pytest.mark.parametrize("subtype", ["PCM_24", "PCM_32", "FLOAT", "DOUBLE"])
 def test_wider_samples_keep_their_16_bits(tmp_path, noise, subtype):
     path = write(tmp_path / "x.wav", noise.astype(np.float64) / 32768, subtype=subtype)
-    assert np.array_equal(read_audio(path), noise)
+    assert np.array_equal(read_recording(path), noise)
 
 
 def test_channels_are_averaged(tmp_path):
     left, right = np.tile([1000, 2000], 200).astype(np.int16), np.full(400, -400, dtype=np.int16)
     for name in ("x.wav", "x.flac"):
         path = write(tmp_path / name, np.stack([left, right], 1))
-        assert read_audio(path).tolist() == [300, 800] * 200
-        assert np.array_equal(read_audio(path, channel=1), left)
+        assert read_recording(path).tolist() == [300, 800] * 200
+        assert np.array_equal(read_recording(path, channel=1), left)
     with pytest.raises(UserError, match="has 2 channels, no channel 3"):
-        read_audio(path, channel=3)
+        read_recording(path, channel=3)
 
 
 @pytest.mark.parametrize("rate", [8000, 11025, 22050, 32000, 44100, 48000])
 @pytest.mark.parametrize("channels", [1, 2])
 def test_other_rates_keep_the_tone_and_its_duration(tmp_path, rate, channels):
     signal = np.repeat(tone(rate)[:, None], channels, 1)
-    read = read_audio(write(tmp_path / "x.wav", signal, rate)).astype(float) / 32768
+    read = read_recording(write(tmp_path / "x.wav", signal, rate)).astype(float) / 32768
     assert len(read) == pytest.approx(4000, abs=1)
     theirs = scipy.signal.resample_poly(tone(rate), 16000, rate)[: len(read)]
     inner = slice(300, 3700)
@@ -77,7 +77,7 @@ def test_the_filter_for_odd_rates_is_torchaudios(rate):
 def test_odd_rates_keep_the_tone_in_little_memory(tmp_path, rate):
     path = write(tmp_path / "x.wav", tone(rate, seconds=1.0), rate)
     tracemalloc.start()
-    read = read_audio(path).astype(float) / 32768
+    read = read_recording(path).astype(float) / 32768
     assert tracemalloc.get_traced_memory()[1] < 60e6
     tracemalloc.stop()
     assert len(read) == pytest.approx(16000, abs=1)
@@ -87,11 +87,11 @@ def test_odd_rates_keep_the_tone_in_little_memory(tmp_path, rate):
 @pytest.mark.parametrize("rate", [1, 999, 768001])
 def test_rates_that_no_speech_has_are_refused(tmp_path, rate):
     with pytest.raises(UserError, match=f"x.wav: a sampling rate of {rate} Hz"):
-        read_audio(write(tmp_path / "x.wav", tone(16000), rate))
+        read_recording(write(tmp_path / "x.wav", tone(16000), rate))
 
 
 def test_what_a_lower_rate_cannot_hold_does_not_fold_back(tmp_path):
-    read = read_audio(write(tmp_path / "x.wav", tone(48000, pitch=12000.0), 48000))
+    read = read_recording(write(tmp_path / "x.wav", tone(48000, pitch=12000.0), 48000))
     assert np.abs(read[200:-200]).max() < 50
 
 
@@ -128,7 +128,7 @@ def broken_files(folder, noise):
 def test_every_broken_file_is_refused_by_name(tmp_path, noise):
     for name, reason in broken_files(tmp_path, noise).items():
         with pytest.raises(UserError) as error:
-            read_audio(tmp_path / name)
+            read_recording(tmp_path / name)
         assert name in str(error.value) and reason in str(error.value), str(error.value)
 
 
@@ -137,12 +137,12 @@ def test_a_stream_that_did_not_know_its_length_is_whole(tmp_path, noise):
     at = content.index(b"data") + 4
     content[4:8] = content[at : at + 4] = b"\xff\xff\xff\xff"
     (tmp_path / "stream.wav").write_bytes(content)
-    assert np.array_equal(read_audio(tmp_path / "stream.wav"), noise)
+    assert np.array_equal(read_recording(tmp_path / "stream.wav"), noise)
 
 
 def test_a_name_that_is_a_command_is_a_name(tmp_path):
     with pytest.raises(UserError):
-        read_audio(f"touch {tmp_path}/ran |")
+        read_recording(f"touch {tmp_path}/ran |")
     assert not (tmp_path / "ran").exists()
 
 
@@ -192,7 +192,7 @@ def test_equal_rates_leave_samples_alone():
 
 def test_reading_needs_no_torch(tmp_path):
     path = write(tmp_path / "x.wav", np.arange(400, dtype=np.int16))
-    read = f"from sermtl.audio.read import read_audio; read_audio({str(path)!r})"
+    read = f"from sermtl.audio.read import read_recording; read_recording({str(path)!r})"
     code = f"import sys; {read}; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout == "False\n", done.stderr

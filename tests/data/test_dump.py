@@ -55,7 +55,7 @@ def test_features_are_those_of_the_audio(data, tmp_path):
     theirs = kaldiio.load_scp(str(out / "feats.scp"))
     frames = read_table(out / "utt2num_frames")
     for utterance in frames:
-        expected = features.fbank(read.read_audio(wav_of(data, utterance)))
+        expected = features.fbank(read.read_recording(wav_of(data, utterance)))
         assert np.array_equal(theirs[utterance], expected) and int(frames[utterance]) == len(expected)
 
 
@@ -65,7 +65,7 @@ def test_perturbed_copies_have_distinct_ids(data, tmp_path):
     scp = read_table(out / "wav.scp")
     assert list(scp) == [f"sp0.9-{utterance}" for utterance in read_table(data / "wav.scp")]
     slow = read_audio_entry(scp["sp0.9-s0-00"])
-    assert np.array_equal(slow, resample.change_speed(read.read_audio(wav_of(data, "s0-00")), 0.9))
+    assert np.array_equal(slow, resample.change_speed(read.read_recording(wav_of(data, "s0-00")), 0.9))
     assert len(slow) == pytest.approx(1600 / 0.9, abs=1)
 
 
@@ -178,15 +178,15 @@ def test_a_killed_part_leaves_the_old_one_whole(data, tmp_path, monkeypatch):
     dump(data, out)
     before = contents(out)
     os.utime(wav_of(data, "s0-00"), ns=(1, 1))
-    real, calls = read.read_audio, []
+    real, calls = read.read_recording, []
 
-    def killed(path, channel):
+    def killed(path, *rest):
         calls.append(path)
         if len(calls) == 3:
             raise KeyboardInterrupt
-        return real(path, channel)
+        return real(path, *rest)
 
-    monkeypatch.setattr(read, "read_audio", killed)
+    monkeypatch.setattr(read, "read_recording", killed)
     with pytest.raises(KeyboardInterrupt):
         run_program(program.main, "part", *words(data, out), "--job", 1)
     assert contents(out) == before
@@ -209,18 +209,18 @@ def test_audio_of_any_kind_comes_in_as_16_khz_mono(tmp_path):
 
 def test_a_part_streams(tmp_path, monkeypatch):
     """What it has read is written before it reads on."""
-    real, sizes = read.read_audio, []
+    real, sizes = read.read_recording, []
 
-    def watched(path, channel):
+    def watched(path, *rest):
         sizes.append(sum(file.stat().st_size for file in (tmp_path / "dump" / "parts").glob(".*.tmp")))
-        return real(path, channel)
+        return real(path, *rest)
 
     rows = rows_of(speakers=1, each=8)
     data = make_data(tmp_path / "data", rows)
     for row in rows:
         soundfile.write(tmp_path / f"{row['utt']}.wav", np.arange(100_000).astype(np.int16), 16000)
     write_table(data / "wav.scp", {row["utt"]: tmp_path / f"{row['utt']}.wav" for row in rows})
-    monkeypatch.setattr(read, "read_audio", watched)
+    monkeypatch.setattr(read, "read_recording", watched)
     assert run_program(program.main, "part", *words(data, tmp_path / "dump", nj=1)) == 0
     assert len(sizes) == 8 and sizes[-1] > 6 * 200_000
 
@@ -303,7 +303,7 @@ def test_what_holds_nothing_is_listed_and_a_quiet_file_keeps_its_bits(data, tmp_
     assert np.array_equal(read_audio_entry(read_table(tmp_path / "dump/wav.scp")["s0-01"]), quiet)
     loud, faint = tmp_path / "loud.wav", wav_of(data, "s0-01")
     soundfile.write(loud, wave, 16000, subtype="FLOAT")
-    apart = features.fbank(read.read_audio(faint)) - features.fbank(read.read_audio(loud))
+    apart = features.fbank(read.read_recording(faint)) - features.fbank(read.read_recording(loud))
     assert np.median(apart) == pytest.approx(-2 * np.log(32768), abs=0.5), "the same spectrum, as much lower"
     soundfile.write(wav_of(data, "s0-00"), wave * 32768, 16000, subtype="FLOAT")
     soundfile.write(wav_of(data, "s0-03"), np.zeros(8000), 16000)

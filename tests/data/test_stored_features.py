@@ -109,7 +109,7 @@ def corpus(tmp_path_factory):
     for name, values in GEOMETRIES.items():
         (corpus.root / f"{name}_geometry.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
     wavs = read_table(corpus.data / "wav.scp")
-    seconds = {utt: f"{len(read.read_audio(path)) / 16000:.6f}" for utt, path in wavs.items()}
+    seconds = {utt: f"{len(read.read_recording(path)) / 16000:.6f}" for utt, path in wavs.items()}
     write_table(corpus.data / "utt2dur", seconds)
     return corpus
 
@@ -149,7 +149,7 @@ def history(exp):
 
 
 def samples_of(corpus):
-    return [len(read.read_audio(path)) for path in read_table(corpus.data / "wav.scp").values()]
+    return [len(read.read_recording(path)) for path in read_table(corpus.data / "wav.scp").values()]
 
 
 def posteriors(exp):
@@ -186,7 +186,7 @@ def test_the_model_predicts_from_audio(trained, corpus):
     model = Speech2Emotion.from_pretrained(trained["stored"] / "s0")
     wavs = read_table(corpus.data / "wav.scp")
     for utterance, expected in posteriors(trained["stored"]).items():
-        result = model(read.read_audio(wavs[utterance]), 16000)
+        result = model(read.read_recording(wavs[utterance]), 16000)
         np.testing.assert_allclose(list(result.scores.values()), expected, atol=1e-4)
 
 
@@ -198,12 +198,14 @@ def test_enrolled_audio_predicts_what_stage_4_decodes(corpus, tmp_path, form):
     assert stored.train(tmp_path, enrol="all", epochs=1, spk_shrink=0.01) == 0 and stored.decode(tmp_path) == 0
     model = Speech2Emotion.from_pretrained(tmp_path / "s0")
     wavs, expected = read_table(corpus.data / "wav.scp"), posteriors(tmp_path)
-    before = [list(model(read.read_audio(wavs[utt]), 16000).scores.values()) for utt in expected]
+    before = [list(model(read.read_recording(wavs[utt]), 16000).scores.values()) for utt in expected]
     assert len(expected) > 2 and np.abs(np.array(before) - list(expected.values())).max() > 1e-3
     for utt, scores in expected.items():
-        model.enrol([read.read_audio(wavs[other]) for other in expected if other != utt], 16000)
-        np.testing.assert_allclose(list(model(read.read_audio(wavs[utt]), 16000).scores.values()), scores, atol=1e-4)
-    assert list(model.enrol([], 16000)(read.read_audio(wavs[utt]), 16000).scores.values()) == before[-1]
+        model.enrol([read.read_recording(wavs[other]) for other in expected if other != utt], 16000)
+        np.testing.assert_allclose(
+            list(model(read.read_recording(wavs[utt]), 16000).scores.values()), scores, atol=1e-4
+        )
+    assert list(model.enrol([], 16000)(read.read_recording(wavs[utt]), 16000).scores.values()) == before[-1]
     curve = read_table(tmp_path / "s0" / "decode_test" / "enrol" / "all")
     assert curve == read_table(tmp_path / "s0" / "decode_test" / "utt2emo")
 
@@ -234,7 +236,7 @@ def test_kaldiio_reads_what_the_upstream_makes_of_each_utterance_alone(stored):
     assert list(arrays) == list(wavs) == list(frames)
     waveform = FrontEnd("raw", upstream.normalize, "", upstream.geometry).waveform
     for utterance, path in wavs.items():
-        wav_1S = torch.from_numpy(waveform(read.read_audio(path)))[None]
+        wav_1S = torch.from_numpy(waveform(read.read_recording(path)))[None]
         length_1 = torch.tensor([wav_1S.shape[1]])
         with torch.no_grad():
             if stored.geometry == "wav2vec2":

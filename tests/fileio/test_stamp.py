@@ -21,6 +21,7 @@ from sermtl.data.fold_job import FoldPaths
 from sermtl.errors import UserError
 from sermtl.fileio.files import remove_leftovers, temporary_path
 from sermtl.fileio.stamp import NAME, Stamp, digest, inputs, outdated, package_digest, read_stamp, refuse_damaged
+from sermtl.train.fold import train_stamp
 
 
 @pytest.fixture
@@ -73,15 +74,15 @@ def test_every_change_is_reported(made):
     ]
 
 
-@pytest.mark.parametrize("stage", ["train.fold", "inference.decode"])
-def test_a_trained_or_decoded_fold_is_stale_under_another_code_version(tmp_path, monkeypatch, stage):
-    made_by = importlib.import_module(f"sermtl.{stage}")
+@pytest.mark.parametrize("versioned", ["train.settings_file", "inference.decode"])
+def test_a_trained_or_decoded_fold_is_stale_under_another_code_version(tmp_path, monkeypatch, versioned):
+    made_by = importlib.import_module(f"sermtl.{versioned}")
     paths = FoldPaths(*[tmp_path] * 5)
     fold = SimpleNamespace(dump=tmp_path / "raw")
 
     def stamp():
-        if stage == "train.fold":
-            return made_by.train_stamp(paths, fold)
+        if versioned == "train.settings_file":
+            return train_stamp(paths, fold)
         return made_by.decode_stamp(paths, "test", "raw", ("train", "test"))
 
     stamp().finish([])

@@ -21,7 +21,7 @@ from small_corpus import make_small_corpus, run_program, speech
 from small_model import DATA2VEC_GEOMETRY, LABELS, OWN_FRONTS, copy_of, save_model
 
 from sermtl import Result, Speech2Emotion
-from sermtl.audio.read import read_audio
+from sermtl.audio.read import read_recording
 from sermtl.audio.stream import as_samples
 from sermtl.bin import predict as program
 from sermtl.data.dataset import FoldDataset
@@ -221,7 +221,7 @@ def test_json_is_an_object_a_file(models, raw, folder, capsys):
     ]
     for record in records:
         assert set(record) == {"path", "emotion", "scores", "text", "seconds"}
-        alone = raw(read_audio(record["path"]), 16000)
+        alone = raw(read_recording(record["path"]), 16000)
         assert record["emotion"] == alone.emotion and record["text"] == alone.text
         assert record["scores"] == pytest.approx(alone.scores, abs=2e-6)
         assert record["seconds"] == pytest.approx(soundfile.info(record["path"]).duration, abs=1e-4)
@@ -421,14 +421,14 @@ def test_encoders_with_a_log_mel_front_predict_each_file_at_its_own_length(folde
     out, err = lines_of(capsys)
     trained, recordings = load_model(directory, CPU), [item.path for item in find_audio([str(folder)])]
     for line, path in zip(out, recordings, strict=True):
-        wav_S = torch.from_numpy(read_audio(path).astype(np.float32) / 32768)
+        wav_S = torch.from_numpy(read_recording(path).astype(np.float32) / 32768)
         with torch.no_grad():
             states, frames_B = trained.model.upstream(wav_S[None], torch.tensor([len(wav_S)]))
             vector = trained.model.vector
             wanted_C = trained.model.emotion_head(vector(vector.pool(states, frames_B))).softmax(-1)[0]
         assert frames_B.tolist() == [trained.model.upstream.geometry.frames(len(wav_S))]
         np.testing.assert_allclose(list(json.loads(line)["scores"].values()), wanted_C, atol=1e-5)
-    longer = sum(len(read_audio(path)) > 16000 for path in recordings)
+    longer = sum(len(read_recording(path)) > 16000 for path in recordings)
     counted = f"{longer} recordings are longer than the upstream takes at once: encoded in parts"
     assert 0 < longer < len(recordings) and (counted in err) == (family == "whisper")
 

@@ -14,7 +14,7 @@ from small_corpus import speech
 from small_model import save_model
 
 from sermtl import Speech2Emotion
-from sermtl.audio.read import read_audio
+from sermtl.audio.read import read_recording
 from sermtl.audio.resample import quantise
 from sermtl.audio.stream import Resampler, audio_blocks
 from sermtl.inference.windows import Prediction, join, merge, windows
@@ -77,7 +77,7 @@ def test_a_change_of_emotion_shows_in_the_timeline(raw):
 def test_files_and_waveforms_are_cut_alike(raw, tmp_path):
     path = write_wav(tmp_path / "long.wav", np.concatenate([speech(n, 40000) for n in range(5)]))
     ((_, streamed),) = raw.files([path], window=3, hop=1.5)
-    whole = raw(read_audio(path), 16000, window=3, hop=1.5)
+    whole = raw(read_recording(path), 16000, window=3, hop=1.5)
     assert streamed.scores == pytest.approx(whole.scores, abs=1e-5)
     np.testing.assert_allclose(streamed.embedding, whole.embedding, atol=1e-4)
     assert len(streamed.timeline) == 8 and streamed.text == whole.text != ""
@@ -90,7 +90,7 @@ def test_streamed_audio_is_the_audio_read_at_once(tmp_path, rate, channels):
     path = str(tmp_path / "a.flac")
     soundfile.write(path, samples, rate)
     streamed_S = np.concatenate(list(audio_blocks(path, seconds=0.31)))
-    whole_S = read_audio(path)
+    whole_S = read_recording(path)
     assert len(streamed_S) == len(whole_S)
     assert np.abs(quantise(streamed_S).astype(int) - whole_S).max() <= 1
 

@@ -23,7 +23,7 @@ from small_model import save_model
 from upstreams import transformers_model
 
 from sermtl.audio.headers import check_recording, header_seconds
-from sermtl.audio.read import read_audio
+from sermtl.audio.read import read_recording
 from sermtl.bin import decode as decode_program
 from sermtl.bin import dump as dump_program
 from sermtl.bin import train as train_program
@@ -63,7 +63,7 @@ def test_audio_that_is_handled(tmp_path: Path, name: str, rate: int, channels: i
     soundfile.write(path, np.repeat(samples[:, None], channels, 1), rate, **options)
     seconds = len(samples) / rate
     assert check_recording(("u", str(path), seconds, None)) is None
-    read = read_audio(path)
+    read = read_recording(path)
     assert read.dtype == np.int16 and len(read) == pytest.approx(seconds * 16000, abs=1)
     if rate == 16000:
         coarse = {"PCM_U8": 260}.get(subtype, 2)
@@ -79,7 +79,7 @@ def test_three_hours_are_read(tmp_path: Path) -> None:
     with open(tmp_path / "long.wav", "ab") as file:
         file.write(b"\1\0")  # the last sample; all others are zero
     assert header_seconds(str(tmp_path / "long.wav")) == 10800
-    assert len(read_audio(tmp_path / "long.wav")) == count
+    assert len(read_recording(tmp_path / "long.wav")) == count
 
 
 @pytest.mark.parametrize("feats_type", ["raw", "fbank"])
@@ -123,7 +123,7 @@ def strange(folder: Path, kind: str) -> Path:
 def test_what_is_no_whole_file_is_refused_by_name_and_nobody_waits(tmp_path: Path, kind: str) -> None:
     path = strange(tmp_path, kind)
     with pytest.raises(UserError, match=path.name):
-        read_audio(path)
+        read_recording(path)
     assert path.name in str(check_recording(("u", str(path), None, None)))
 
 
@@ -140,10 +140,10 @@ def test_a_cut_recording_is_refused_by_its_header_and_a_whole_one_read(
     if not soundfile.check_format(kind, subtype, endian):
         pytest.skip("no such format")
     soundfile.write(path, TONE[:4001], 16000, format=kind, subtype=subtype, endian=endian)
-    assert len(read_audio(path)) == 4001 and check_recording(("u", str(path), None, None)) is None
+    assert len(read_recording(path)) == 4001 and check_recording(("u", str(path), None, None)) is None
     os.truncate(path, path.stat().st_size - 2000)
     with pytest.raises(UserError, match="x.audio: truncated: .* bytes are missing"):
-        read_audio(path)
+        read_recording(path)
     assert "truncated" in str(check_recording(("u", str(path), None, None)))
 
 
@@ -160,13 +160,13 @@ def test_a_wav_whose_header_counts_half_of_its_audio_is_refused_and_other_chunks
     for legal in (wav_with(), wav_with(notes), wav_with(after=notes), wav_with(after=b"\0" * 3000),
                   wav_with(after=b"TAG" + b"x" * 2000), wav_with(after=b"\n")):  # fmt: skip
         path.write_bytes(legal)
-        assert len(read_audio(path)) == len(TONE)
+        assert len(read_recording(path)) == len(TONE)
     path.write_bytes(wav_with(notes)[:-100])
     with pytest.raises(UserError, match="truncated: 100 bytes are missing"):
-        read_audio(path)
+        read_recording(path)
     path.write_bytes(wav_with(counted=len(TONE)))
     with pytest.raises(UserError, match="the length in its header is wrong: 4800 bytes follow the audio"):
-        read_audio(path)
+        read_recording(path)
     assert "the length in its header is wrong" in str(check_recording(("u", str(path), None, None)))
 
 
@@ -200,7 +200,7 @@ def test_audio_without_permission_is_refused_by_name(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "x.wav", TONE, 16000)
     (tmp_path / "x.wav").chmod(0)
     with pytest.raises(UserError, match="x.wav: Permission denied"):
-        read_audio(tmp_path / "x.wav")
+        read_recording(tmp_path / "x.wav")
 
 
 def test_every_defect_of_a_manifest_is_listed_and_the_rest_is_dumped(tmp_path: Path) -> None:

@@ -59,7 +59,7 @@ def test_what_changes_no_result_may_change_and_epochs_may_be_added(corpus, tmp_p
 
 
 def test_a_training_goes_on_in_the_precision_that_it_began_in(corpus, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(train_fold_module, "choose_precision", lambda *_: "bf16")
+    monkeypatch.setattr(settings_file, "choose_precision", lambda *_: "bf16")
     assert train(corpus, tmp_path, epochs=1) == 0
     monkeypatch.undo()
     assert train(corpus, tmp_path, epochs=2) == 0
