@@ -21,7 +21,7 @@ from sermtl.train import checkpoint
 
 log = logging.getLogger(__name__)
 
-CODE_VERSION = 3
+CODE_VERSION = 4
 """Raised when the same settings and data would give another model."""
 CONFIG, LABELS = "config.yaml", "labels.txt"
 FILES = (

@@ -44,16 +44,17 @@ class Computed:
 
 def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
     """AdamW over the trainable parameters; weight decay on matrices only, not on biases and norms."""
-    kinds: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    heads_peak = config.head_learning_rate or config.learning_rate
+    peaks = {"upstream": config.learning_rate, "speaker_head": config.speaker_learning_rate or heads_peak}
+    kinds: dict[tuple[float, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            kinds.setdefault((name.startswith("upstream."), parameter.ndim > 1), []).append(parameter)
-    heads_peak = config.head_learning_rate or config.learning_rate
+            peak = peaks.get(name.partition(".")[0], heads_peak)
+            kinds.setdefault((peak, parameter.ndim > 1), []).append(parameter)
     groups: list[dict[str, Any]] = [
-        {"params": parameters, "weight_decay": config.weight_decay if matrices else 0.0,
-         "peak": config.learning_rate if upstream else heads_peak}
-        for (upstream, matrices), parameters in sorted(kinds.items(), key=lambda item: item[0], reverse=True)
-    ]  # fmt: skip
+        {"params": parameters, "weight_decay": config.weight_decay if matrices else 0.0, "peak": peak}
+        for (peak, matrices), parameters in kinds.items()
+    ]
     betas = (config.adam_betas[0], config.adam_betas[1])
     return torch.optim.AdamW(groups, lr=config.learning_rate, betas=betas, eps=config.adam_eps, fused=True)
 

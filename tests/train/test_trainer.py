@@ -148,15 +148,19 @@ def test_the_learning_rate_climbs_and_falls():
     assert rate_share(0, 1, TrainConfig(warmup_ratio=0.0)) == rate_share(0, 1, TrainConfig(warmup_ratio=1.0)) == 1.0
 
 
-@pytest.mark.parametrize("of_heads", [0.0, 4e-3])
-def test_heads_have_a_rate_beside_that_of_the_upstream(corpus, tmp_path, of_heads):
-    trainer = make_trainer(corpus, tmp_path, learning_rate=1e-3, head_learning_rate=of_heads, epochs=1)
+@pytest.mark.parametrize("of_heads, of_speakers", [(0.0, 0.0), (4e-3, 0.0), (4e-3, 5e-3), (0.0, 5e-3)])
+def test_heads_have_a_rate_beside_that_of_the_upstream(corpus, tmp_path, of_heads, of_speakers):
+    rates = {"head_learning_rate": of_heads, "speaker_learning_rate": of_speakers}
+    trainer = make_trainer(corpus, tmp_path, learning_rate=1e-3, **rates, epochs=1)
     trainer.update(0, [trainer.sets.train.collate([trainer.sets.train[0]])])
     share = rate_share(0, trainer.total_updates, trainer.config)
     rates = {id(p): group["lr"] for group in trainer.optimizer.param_groups for p in group["params"]}
     for name, parameter in trainer.model.named_parameters():
         peak = 1e-3 if name.startswith("upstream.") or not of_heads else of_heads
+        if name.startswith("speaker_head.") and of_speakers:
+            peak = of_speakers
         assert rates[id(parameter)] == pytest.approx(share * peak), name
+    assert trainer.optimizer.param_groups[0]["peak"] == 1e-3  # that of the history
 
 
 def test_an_epoch_of_updates_goes_on_where_the_last_one_stopped(corpus, tmp_path):
