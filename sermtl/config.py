@@ -1,7 +1,5 @@
 """Training and decoding settings: frozen dataclasses from YAML, documented field by field."""
 
-from __future__ import annotations
-
 import dataclasses
 import difflib
 import math

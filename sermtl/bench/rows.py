@@ -1,7 +1,5 @@
 """The benchmark's rows: the published update, and ours as it is shipped and with one measure at a time switched off."""
 
-from __future__ import annotations
-
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial

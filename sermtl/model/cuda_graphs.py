@@ -3,8 +3,6 @@
 Shape suffixes: N rows (frames of all utterances and copies, see `packed.Packing`), D hidden.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Frame arithmetic of a stack of convolutions without padding."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path

@@ -3,8 +3,6 @@
 Shape suffixes: B batch, M values of what the head reads, S speakers, H hidden.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 

@@ -9,8 +9,6 @@ projection may be taken in any order. Attention looks at frames, so it pools wha
 Shape suffixes: B batch, T frames, D hidden, n states, P pooled values of a state, M values after the projection.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any

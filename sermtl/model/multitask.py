@@ -10,8 +10,6 @@
 Shape suffixes: B batch, T frames, D hidden, C classes, V tokens, S speakers, N target tokens.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby

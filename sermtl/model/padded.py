@@ -3,8 +3,6 @@
 Shape suffixes: B batch, T frames, C channels.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 

@@ -1,7 +1,5 @@
 """What a device computes in, and how exactly."""
 
-from __future__ import annotations
-
 import torch
 
 

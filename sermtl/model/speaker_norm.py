@@ -8,8 +8,6 @@ state before the mix, so that they hold for any mix and projection.
 Shape suffixes: B batch, U utterances, n states, P pooled values of a state, S speakers, R rank.
 """
 
-from __future__ import annotations
-
 import logging
 
 import torch

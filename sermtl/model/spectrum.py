@@ -5,8 +5,6 @@ All that comes before the power is linear in a window's samples, so one kernel d
 Shape suffixes: B batch, S samples, M windows, Q frequencies.
 """
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 import torch.nn.functional as F

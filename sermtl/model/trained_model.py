@@ -1,7 +1,5 @@
 """A trained model as files: ``model.json`` (what it is) and ``model.safetensors`` (its weights), and its tokens."""
 
-from __future__ import annotations
-
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any

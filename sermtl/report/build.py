@@ -1,7 +1,5 @@
 """The report of a corpus, put together: sections in reading order, figures drawn on the way."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import numpy as np

@@ -1,7 +1,5 @@
 """A setting over its seeds, and the comparison of two on the same utterances and seeds: intervals, tests."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property

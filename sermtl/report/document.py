@@ -1,7 +1,5 @@
 """The report as data: sections of paragraphs, tables and figures, which HTML, Markdown and CSV are made from."""
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Sequence

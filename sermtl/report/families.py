@@ -1,7 +1,5 @@
 """Experiments grouped into settings, and settings into families within which they may be compared."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Mapping, Sequence

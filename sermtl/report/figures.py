@@ -4,8 +4,6 @@ Colours are Okabe and Ito's, which colour-blind readers can distinguish; line st
 distinction for print in grey.
 """
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """All experiments of a corpus, read back from their score files and checked against each other."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 from collections.abc import Iterator, Sequence

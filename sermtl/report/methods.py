@@ -1,7 +1,5 @@
 """What the methods of speaker normalisation do: to speaker and emotion, with little audio, with few utterances."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 import numpy as np

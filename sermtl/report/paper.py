@@ -1,7 +1,5 @@
 """Numbers printed in the papers of the method; the report shows them in a column next to its own."""
 
-from __future__ import annotations
-
 COLUMN = "paper (IEMOCAP, fold 01F)"
 CITE = (
     "S. Ha, “Speech Emotion Recognition via multi-task learning with speaker normalization”: "

@@ -1,7 +1,5 @@
 """A `Document` written as one self-contained HTML file, as Markdown, JSON and CSV."""
 
-from __future__ import annotations
-
 import base64
 import csv
 from collections.abc import Sequence

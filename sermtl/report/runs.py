@@ -1,7 +1,5 @@
 """What was run: settings, experiments, audit of the folds, what is missing or was left out."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from sermtl.fileio.text_table import plural

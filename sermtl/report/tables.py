@@ -1,7 +1,5 @@
 """The tables of scores: the paper's II and III, all settings, comparisons, and the details."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The sentences of the report's summary: what can be concluded from the numbers."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Stage 5: hypotheses joined to references by utterance id, a fold at a time; then folds pooled."""
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence

@@ -4,8 +4,6 @@ Everything starts from additive counts per utterance (`additive_counts`), becaus
 of sums: leaving out and swapping act on the sums.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 

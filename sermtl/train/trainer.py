@@ -1,7 +1,5 @@
 """The training loop of one fold, by one process or by several that share each update's utterances."""
 
-from __future__ import annotations
-
 import logging
 import sys
 import time

@@ -1,7 +1,5 @@
 """The parts of one update: AdamW, accumulated gradients, clipping, and the utterances whose loss is not finite."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Upstreams by name: a geometry for training from scratch, a folder, or a model id of the hub."""
 
-from __future__ import annotations
-
 import importlib
 import json
 import logging

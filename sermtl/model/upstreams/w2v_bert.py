@@ -3,8 +3,6 @@
 Shape suffixes: B batch, S samples, M mel frames, F bands, Q frequencies, T frames, D hidden.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

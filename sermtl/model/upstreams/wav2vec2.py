@@ -3,8 +3,6 @@
 Shape suffixes: B batch, S samples, T frames, F bands, C channels, D hidden, N frames of all utterances.
 """
 
-from __future__ import annotations
-
 import threading
 from functools import partial
 from typing import Any

@@ -5,8 +5,6 @@ Longer utterances are encoded in windows of 30 s, the last one shorter, whose fr
 Shape suffixes: B batch, S samples, F bands, M mel frames, T frames, D hidden, R windows of all utterances.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 
