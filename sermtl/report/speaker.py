@@ -88,7 +88,7 @@ def mean_of(values: Mapping[Key, float], units: Mapping[str, str], signed: bool 
         return Estimate(None, signed=signed)
     shares = np.array(list(values.values()))
     mean, parts = float(shares.mean()), []
-    for names in zip(*((units.get(speaker, speaker), str(seed)) for seed, _, _, speaker in values), strict=True):
+    for names in ([units.get(key[3], key[3]) for key in values], [key[0] for key in values]):
         sums = np.bincount(np.unique(names, return_inverse=True)[1], shares - mean) / len(shares)
         parts.append((float((sums**2).sum() * len(sums) / max(1, len(sums) - 1)), len(sums) - 1))
     if parts[0][1] + 1 < FEWEST_UNITS:
