@@ -290,9 +290,9 @@ PARTS = {
     "coverage": (400, HEAD, PLANS, coverage),
     "high": (400, HEAD, FEW, lambda *plan: coverage(*plan, shift=EASY)),
     "errors": (300, HEAD, PLANS, errors_of_tests),
-    "equivalence": (150, HEAD, [(24, 1, 0.0), (24, 5, 0.0), (24, 5, 0.1), (60, 5, 0.0), (200, 1, 0.0)], equivalence),
+    "equivalence": (150, HEAD, [(24, 1, 0.0), (24, 5, 0.0), (24, 5, 0.1), (60, 5, 0.0), (60, 5, 0.1)], equivalence),
     "family": (200, HEAD, FEW[3:], family_errors),
-    "probes": (400, [HEAD[0], "in a session", *HEAD[1:]], JOINED, probes),
+    "probes": (200, [HEAD[0], "in a session", *HEAD[1:]], JOINED, probes),
 }
 """Simulated experiments a row, head, rows and function of each table."""
 
