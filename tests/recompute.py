@@ -196,18 +196,28 @@ class Page:
         return {seed: tag for tag, of, name, seed in self.settings if (of, name) == (family, setting)}
 
     def probed(self, family: str, row: list[Any], head: str) -> tuple | None:
-        """A cell of the table of speaker classifiers, where there are enough speakers for intervals over these."""
-        key = (family, *row[:3])
-        own = {r["speaker"]: (float(r["hits"]), int(r["tests"])) for r in self.probes.get(key, [])}
-        hits_S, tests_S = np.array([*own.values()]).reshape(-1, 2).T
+        """A cell of the table of speaker classifiers, where there are enough units for intervals over these."""
+        probes = self.probes.get((family, *row[:3]), [])
+        tests = sum(int(probe["tests"]) for probe in probes)
         if head == "tests":
-            return (int(tests_S.sum()),)
-        if len(own) < FEWEST or not head.startswith("accuracy"):
+            return (tests,)
+        if not tests or not head.startswith("accuracy"):
             return None
-        rate, count = hits_S.sum() / tests_S.sum(), len(own)
-        error = np.sqrt(count / (count - 1) * ((hits_S - rate * tests_S) ** 2).sum()) / tests_S.sum()
-        half = float(stats.t.ppf(0.975, count - 1) * error)
-        return float(rate), max(float(rate) - half, 0.0), min(float(rate) + half, 1.0)
+        scored = self.rows[next(iter(self.tags(family, row[0]).values()))]
+        unit_of = units(scored)[0]
+        of = {r["spk"]: unit_of[r["utt"]] for r in scored}
+        whole, parts = sum(float(probe["hits"]) for probe in probes) / tests, []
+        for group in (lambda probe: of.get(probe["speaker"], probe["speaker"]), lambda probe: probe.get("seed")):
+            apart: dict[Any, float] = {}
+            for probe in probes:
+                apart[group(probe)] = apart.get(group(probe), 0.0) + float(probe["hits"]) - whole * int(probe["tests"])
+            if not parts and len(apart) < FEWEST:
+                return None
+            if (df := len(apart) - 1) > 0:
+                parts.append(((df + 1) / df * sum(left**2 for left in apart.values()) / tests**2, df))
+        variance = sum(part for part, _ in parts)
+        df = variance**2 / sum(part**2 / df for part, df in parts) if variance else np.inf
+        return ends((whole, float(np.sqrt(variance)), float(df)), 0.0, 1.0)
 
     def of(self, protocol: str, setting: str) -> Rows:
         """All test utterances of a setting, seed after seed."""

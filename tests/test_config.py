@@ -1,5 +1,6 @@
 import dataclasses
 import inspect
+import re
 
 import pytest
 import yaml
@@ -29,6 +30,46 @@ def test_the_defaults_are_the_papers_setting(load):
 def test_the_papers_settings_file_says_what_the_defaults_say(recipe):
     assert load_config(TrainConfig, recipe / "conf" / "train.yaml") == TrainConfig()
     assert load_config(DecodeConfig, recipe / "conf" / "decode.yaml").batch_size >= 1
+
+
+IN_THE_TABLE = {
+    "epochs": "epochs", "learning rate": "learning_rate", "warm-up": "warmup_ratio", "weight decay": "weight_decay",
+    "utterances an update": "batch_size", "CTC loss": "alpha", "clipping of the gradient": "grad_clip",
+    "batches": "bucket_batches", "convolutional front": "freeze", "precision": "precision",
+    "model that is scored": "select",
+}  # fmt: skip
+IN_WORDS = {"freeze": ("none", "trained"), "precision": ("auto", "bfloat16"), "select": ("last", "the last epoch's")}
+NUMBER = re.compile(r"\b\d+(?:\.\d+)?(?:e-?\d+)?\b")
+
+
+def test_each_of_the_papers_settings_names_its_source_and_the_table_in_docs_has_the_same_value(recipe):
+    text = (recipe / "conf" / "train.yaml").read_text(encoding="utf-8")
+    settings = re.findall(r"^(\w+):.*?(#.*)?$", text, re.MULTILINE)
+    sources = {key: re.findall(r"\[(Ha|Cai|code|HF|us)\]", re.sub(r"\(.*?\)", "", said)) for key, said in settings}
+    assert set(sources) == set(yaml.safe_load(text)) and all(sources.values())
+    lines = (recipe / "docs" / "paper.md").read_text(encoding="utf-8").splitlines()
+    table = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")]
+    assert table[0] == ["setting", "Ha", "Cai et al., paper", "Cai et al., code", "here", "why"]
+    config, compared = load_config(TrainConfig, recipe / "conf" / "train.yaml"), set()
+    for name, ha, cai, code, here, why in table[2:]:
+        if (key := IN_THE_TABLE.get(name)) is None:
+            continue
+        compared.add(name)
+        value, said = getattr(config, key), dict(settings)[key]
+        if key in IN_WORDS:
+            assert value == IN_WORDS[key][0] and here.startswith(IN_WORDS[key][1])
+        else:
+            assert float(NUMBER.findall(here)[0]) == value, name
+        for tag, cell in (("Ha", ha), ("Cai", cai)):
+            given = NUMBER.findall(cell)
+            assert (tag in sources[key]) <= bool(given), f"{name}: {tag} gives nothing"
+            assert not given or float(given[0]) == value, f"{name}: {tag}"
+        if "HF" in sources[key]:
+            assert "HF" in code and float(NUMBER.findall(code)[0]) == value, name
+        for other in re.findall(r"\[code\]: (\d[\d.]*)", said):
+            assert other in NUMBER.findall(code), f"{name}: code"
+        assert why
+    assert compared == set(IN_THE_TABLE)
 
 
 def test_overrides_win_and_are_typed(load):

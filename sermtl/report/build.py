@@ -181,7 +181,7 @@ def speaker_section(family: Family, known: Mapping[Setting, Knowledge], sources:
         "information."
     )
     rows = {
-        f"{setting.name}, {name}": (speaker.over_speakers(outcome.hits), outcome.chance)
+        f"{setting.name}, {name}": (outcome.accuracy, outcome.chance)
         for setting, row in known.items()
         for kind, name in speaker.PROBES.items()
         if (outcome := row.outcomes["held_out", kind]).hits
@@ -189,15 +189,12 @@ def speaker_section(family: Family, known: Mapping[Setting, Knowledge], sources:
     if rows:
         drawn = figures.intervals(rows, "speaker accuracy", labels=("probe, 95 % interval", "speakers shuffled, range"))
         caption = (
-            "Accuracy of speaker probes on held-out utterances of training speakers (thick: 95 % intervals over "
-            "speakers), and with shuffled speakers, which is chance (thin: lowest to highest)."
+            "Accuracy of speaker probes on held-out utterances of training speakers (thick: 95 % intervals), "
+            "and with shuffled speakers, which is chance (thin: lowest to highest)."
         )
         section.items.append(sources.draw(drawn, family.slug, "probe", caption))
-    section.items += [
-        *speaker.tables(family, known),
-        *methods.enrolment(family, sources),
-        *methods.erasing(family, sources),
-    ]
+    section.items += [*speaker.tables(family, known), *methods.enrolment(family, sources)]
+    section.items += methods.erasing(family, sources)
     shown = speaker.picture(family, sources.data)
     if isinstance(shown, str):
         section.items.append(f"No picture of the embeddings: {shown}.")

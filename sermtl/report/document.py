@@ -83,7 +83,7 @@ class Document:
     findings: list[str]
     sections: list[Section]
     probes: list[list[Cell]]
-    """Of each classifier of speakers and each speaker: family, setting, speakers, classifier, speaker, hits, tests."""
+    """Of each classifier of speakers: family, setting, speakers, classifier, seed, speaker, hits, tests."""
 
     def tables(self) -> list[Table]:
         """All tables in order."""

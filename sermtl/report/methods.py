@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from sermtl.fileio.files import load_json
-from sermtl.report import figures, speaker
+from sermtl.report import figures
 from sermtl.report.compare import Setting
 from sermtl.report.document import Figure, Section
 from sermtl.report.families import Family
@@ -21,10 +21,8 @@ def enrolment(family: Family, sources: Sources) -> list[Figure]:
         if (enrolled := set.intersection(*(set(e.scores.get("enrol") or {}) for e in setting.experiments)))
     }
     order = {"half": 1, "all": 2}
-    names = sorted(
-        {name for row in found.values() for name in row},
-        key=lambda name: (0 if name.isdecimal() else order.get(name, 3), len(name), name),
-    )
+    every = {name for row in found.values() for name in row}
+    names = sorted(every, key=lambda name: (0 if name.isdecimal() else order.get(name, 3), len(name), name))
     if not names:
         return []
     seconds = [next(row[name][2] / row[name][1] for row in found.values() if name in row) for name in names]
@@ -54,9 +52,8 @@ def erasing(family: Family, sources: Sources) -> list[Figure]:
         "Accuracy of logistic regressions (C = 1) of the speaker on held-out utterances of training speakers, by how "
         "many utterances of each speaker fitted an eraser, where training erases nothing."
     )
-    drawn = figures.by_fold(
-        {"none": list(shares.values())}, list(shares), "speaker accuracy", "utterances of a speaker"
-    )
+    values = {"none": list(shares.values())}
+    drawn = figures.by_fold(values, list(shares), "speaker accuracy", "utterances of a speaker")
     return [sources.draw(drawn, family.slug, "erasing", caption)]
 
 
@@ -71,7 +68,7 @@ def section(
             for setting, row in known_of[family.title].items():
                 if (outcome := row.outcomes[part, "linear"]).hits:
                     name = ", ".join([setting.name, *family.title.split(", ")[1:]])
-                    places[name] = (speaker.over_speakers(outcome.hits), setting.estimates["wa"])
+                    places[name] = (outcome.accuracy, setting.estimates["wa"])
                     chances.append(outcome.chance.value)
         if len(places) < 2:
             continue

@@ -24,7 +24,7 @@ def write_report(document: Document, experiments: Sequence[Experiment], out: Pat
         with atomic_write(out / name) as file:
             csv.writer(file, lineterminator="\n").writerows([head, *rows])
     scores = {f"scores/{made.tag}.tsv": as_tsv(made) for made in experiments}
-    named: list[list[Cell]] = [["family", "setting", "speakers", "classifier", "speaker", "hits", "tests"]]
+    named: list[list[Cell]] = [["family", "setting", "speakers", "classifier", "seed", "speaker", "hits", "tests"]]
     probes = "".join("\t".join(map(str, row)) + "\n" for row in named + document.probes)
     for name, text in (scores | {"RESULTS.md": as_markdown(document), "probes.tsv": probes}).items():
         write_text(out / name, text)

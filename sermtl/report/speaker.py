@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
-from scipy import stats
 
 from sermtl.errors import UserError
 from sermtl.fileio.files import load_json
@@ -20,10 +19,9 @@ from sermtl.report.compare import Setting
 from sermtl.report.document import Cell, Estimate, Table
 from sermtl.report.families import Family
 from sermtl.score import metrics, speaker_probe
+from sermtl.score.statistics import FEWEST_UNITS, Measured
 
 MOST_POINTS = 600
-FEWEST_SPEAKERS = 5
-"""With fewer there are no intervals."""
 PARTS = {"held_out": "training", "unseen": "unseen"}
 PROBES = {"linear": "logistic regression", "nearest": "nearest neighbour", "mlp": "perceptron"}
 KINDS = PROBES | {"head": "speaker head", "refit": "refit on the training list"}
@@ -43,6 +41,8 @@ class Outcome:
     """The share of the splits in which the speaker was recognised."""
     shuffled: np.ndarray = field(default_factory=lambda: np.zeros((1, 2)))
     """Numbers recognised and tested in each of the `speaker_probe.SHUFFLES` shuffles."""
+    units: Mapping[str, str] = field(default_factory=dict)
+    """Speaker -> the cluster (see `statistics.clusters`) that it is in; one that is not here is one itself."""
 
     @property
     def chance(self) -> Estimate:
@@ -53,9 +53,15 @@ class Outcome:
         counts = Counter(speaker for *_, speaker in self.hits)
         return Estimate(max(counts.values()) / len(self.hits) if counts else None)
 
+    @property
+    def accuracy(self) -> Estimate:
+        """Share of the tests in which the speaker was recognised."""
+        return mean_of(self.hits, self.units)
+
     def minus(self, other: Outcome) -> Estimate:
         """Difference of the accuracies, on the utterances, folds and seeds that both have."""
-        return over_speakers({key: hit - other.hits[key] for key, hit in self.hits.items() if key in other.hits}, True)
+        both = {key: hit - other.hits[key] for key, hit in self.hits.items() if key in other.hits}
+        return mean_of(both, self.units, signed=True)
 
 
 @dataclass(frozen=True)
@@ -71,34 +77,38 @@ class Knowledge:
     """Damaged files, each with the command that writes it again."""
 
 
-def over_speakers(values: Mapping[Key, float], signed: bool = False) -> Estimate:
-    """Mean with a 95 % t interval over speakers, alone where there are fewer than `FEWEST_SPEAKERS`.
+def mean_of(values: Mapping[Key, float], units: Mapping[str, str], signed: bool = False) -> Estimate:
+    """Mean with a 95 % t interval over units and seeds, alone where there are fewer than `FEWEST_UNITS` units.
 
-    All that belongs to a speaker, of whatever model, is one observation, so that folds that test the same utterances
-    count as what they are. Variance of a ratio, for units of unequal size: Cochran, Sampling Techniques (1977), 6.3.
-    With ``signed`` the values are differences of shares.
+    The variance is that over units plus that over seeds, as of the rates. All of a unit, of whatever model, is one
+    observation, so that folds that test the same utterances count as what they are. Variance of a ratio, for units of
+    unequal size: Cochran, Sampling Techniques (1977), 6.3. With ``signed`` the values are differences of shares.
     """
     if not values:
         return Estimate(None, signed=signed)
     shares = np.array(list(values.values()))
-    mean = float(shares.mean())
-    residuals = np.bincount(np.unique([speaker for *_, speaker in values], return_inverse=True)[1], shares - mean)
-    if (n := len(residuals)) < FEWEST_SPEAKERS:
+    mean, parts = float(shares.mean()), []
+    for names in ([units.get(key[3], key[3]) for key in values], [key[0] for key in values]):
+        sums = np.bincount(np.unique(names, return_inverse=True)[1], shares - mean) / len(shares)
+        parts.append((float((sums**2).sum() * len(sums) / max(1, len(sums) - 1)), len(sums) - 1))
+    if parts[0][1] + 1 < FEWEST_UNITS:
         return Estimate(mean, signed=signed)
-    half = float(stats.t.ppf(0.975, n - 1) * np.sqrt(n / (n - 1) * (residuals**2).sum()) / len(shares))
-    return Estimate(mean, max(mean - half, -1.0 if signed else 0.0), min(mean + half, 1.0), signed)
+    variance, spread = sum(part for part, _ in parts), sum(part**2 / max(1, df) for part, df in parts)
+    ends = Measured(mean, variance**0.5, variance**2 / spread).interval() if spread else (mean, mean)
+    low, high = np.clip(ends, -1.0 if signed else 0.0, 1.0).tolist()
+    return Estimate(mean, low, high, signed)
 
 
 def by_speaker(family: Family, known: Mapping[Setting, Knowledge]) -> list[list[Cell]]:
-    """Of each classifier and speaker the sum of the hits over utterances, folds and seeds, and their number."""
+    """Of each classifier, seed and speaker the sum of the hits over utterances and folds, and their number."""
     rows: list[list[Cell]] = []
     for setting, row in known.items():
         for (part, kind), outcome in row.outcomes.items():
-            hits: dict[str, list[float]] = {}
-            for (*_, speaker), hit in outcome.hits.items():
-                hits.setdefault(speaker, []).append(hit)
+            hits: dict[tuple[int, str], list[float]] = {}
+            for (seed, _, _, speaker), hit in outcome.hits.items():
+                hits.setdefault((seed, speaker), []).append(hit)
             names = family.slug, setting.name, PARTS[part], KINDS[kind]
-            rows += [[*names, speaker, sum(own), len(own)] for speaker, own in sorted(hits.items())]
+            rows += [[*names, *key, sum(own), len(own)] for key, own in sorted(hits.items())]
     return rows
 
 
@@ -107,7 +117,7 @@ def adversary_tested(family: Family, setting: Setting, known: Mapping[Setting, K
     if (base := family.find(0.0, alpha=setting.alpha)) is None:
         return False
     head = known[base].outcomes["held_out", "head"]
-    return (over_speakers(head.hits).low or 0) > (head.chance.value or 0)
+    return (head.accuracy.low or 0) > (head.chance.value or 0)
 
 
 def tables(family: Family, known: Mapping[Setting, Knowledge]) -> list[Table]:
@@ -122,24 +132,17 @@ def tables(family: Family, known: Mapping[Setting, Knowledge]) -> list[Table]:
             change: Cell = found.minus(known[base].outcomes[part, kind]) if base else Estimate(None, signed=True)
             if kind not in PROBES and not adversary_tested(family, setting, known):
                 change = "not tested"
-            cells: list[Cell] = [setting.name, PARTS[part], KINDS[kind], over_speakers(found.hits), found.chance]
+            cells: list[Cell] = [setting.name, PARTS[part], KINDS[kind], found.accuracy, found.chance]
             classified.append([*cells, change, len({utt for _, _, utt, _ in found.hits}), len(found.hits)])
         verified.append([setting.name, metrics.mean(row.eers), len(row.eers)])
-    head = [
-        "setting",
-        "speakers",
-        "classifier",
-        "accuracy",
-        "chance [range]",
-        f"difference from {family.base_name}",
-        "utterances",
-    ]
+    head = ["setting", "speakers", "classifier", "accuracy", "chance [range]"]
+    head += [f"difference from {family.base_name}", "utterances", "tests"]
     note = (
         f"{PROBED} An utterance is tested by each fold and seed that held it out, in {speaker_probe.SPLITS} splits. "
-        f"Intervals: 95 %, by t over {FEWEST_SPEAKERS} speakers or more, for these models; differences are paired by "
-        "utterance, fold and seed. Chance: one split each, the penalty fixed, with the speakers shuffled among "
-        "utterances of equal emotion, in all folds alike, mean [lowest, "
-        f"highest] of {speaker_probe.SHUFFLES} shuffles (rather too high where a fold holds few utterances of each "
+        f"Intervals: 95 %, Student's t over {FEWEST_UNITS} {family.settings[0].first.unit}s or more and over seeds "
+        "(with one seed, for these trainings); differences are paired by utterance, fold and seed. Chance: one split "
+        "each, the penalty fixed, with the speakers shuffled among utterances of equal emotion, in all folds alike, "
+        f"mean [lowest, highest] of {speaker_probe.SHUFFLES} shuffles (too high where a fold has few utterances of a "
         "speaker); of head and refit, the share of the most frequent one. Refit: a logistic regression fitted to the "
         "training list, a check of the head only: not tested where the head's interval with β 0 is not above chance."
     )
@@ -150,7 +153,7 @@ def tables(family: Family, known: Mapping[Setting, Knowledge]) -> list[Table]:
         "fold tests one speaker, its impostors are held-out utterances of training speakers."
     )
     return [
-        family.table("speakers", "Speakers in the embeddings.", [*head, "tests"], classified, note),
+        family.table("speakers", "Speakers in the embeddings.", head, classified, note),
         family.table("verification", "Speaker verification.", ["setting", "EER", "folds with EER"], verified, eer),
     ]
 
@@ -188,7 +191,10 @@ def picture(family: Family, data: Path) -> tuple[Figure, str] | str:
 
 def knowledge(setting: Setting) -> Knowledge:
     """Pool ``score_test/probe.json`` of all folds and seeds."""
-    row = Knowledge({(part, kind): Outcome() for part in PARTS for kind in KINDS})
+    first = setting.first
+    names = first.spk[np.unique(first.cluster, return_index=True)[1]]  # of each cluster one speaker
+    units = dict(zip(first.spk.tolist(), names[first.cluster].tolist(), strict=True))
+    row = Knowledge({(part, kind): Outcome(units=units) for part in PARTS for kind in KINDS})
     for made in setting.experiments:
         for fold in made.folds:
             path = made.path / fold / "score_test" / "probe.json"

@@ -124,7 +124,7 @@ def mcnemar(family: Family) -> Table:
     head += ["odds ratio", "p, McNemar", "p, Holm"]
     note = (
         "The test assumes independent utterances, which those of one speaker are not. Holm's correction is over all "
-        f"{len(rows)} tests of this table."
+        f"{len(rows)} tests of this table. They compare trainings: other seeds of the same settings may differ."
     )
     caption = "Emotion: exact McNemar test of each pair of trainings with one seed."
     return family.table("mcnemar", caption, head, rows, note)

@@ -68,6 +68,15 @@ def test_finds_a_speaker_in_two_parts(tmp_path, monkeypatch, capsys):
     assert (audit["test_utterances_speaker_seen"], audit["test_utterances_speaker_seen_share"]) == (7, 0.466667)
 
 
+def test_training_lists_have_one_digest_where_their_contents_are_equal(tmp_path):
+    data = make_data(tmp_path / "data", rows_of())
+    lists = ids("s0", "s1"), ids("s1", "s0"), ids("s0", "s2")
+    first, other_order, other_utterances = (
+        audited(data, train, ids("s3"))["utterances_train_digest"] for train in lists
+    )
+    assert first == other_order != other_utterances
+
+
 def test_a_speaker_of_dev_and_test_is_a_leak_too(tmp_path):
     data = make_data(tmp_path, rows_of())
     audit = audited(data, ids("s0"), ids("s1")[:4], dev=ids("s1")[4:])

@@ -15,6 +15,7 @@ import pytest
 import soundfile
 import torch
 from datadirs import contents
+from safetensors.torch import load_file
 from small_corpus import RAW_GEOMETRY, make_small_corpus, run_program, speech
 from small_model import FAMILIES, copy_of, save_model, upstream_of
 
@@ -45,10 +46,10 @@ def scored(tmp_path_factory):
     return corpus
 
 
-def make_scored(corpus, feats_type, exp):
+def make_scored(corpus, feats_type, exp, **settings):
     words = corpus.arguments(exp)
     pretrained = {"upstream": str(corpus.root / "encoder"), "precision": "float32"} if feats_type == "raw" else {}
-    config = corpus.config(feats_type, epochs=1, **pretrained)
+    config = corpus.config(feats_type, epochs=1, **pretrained, **settings)
     assert run_program(train_program.main, "--config", config, *words) == 0
     assert run_program(decode_program.main, "--config", "conf/decode.yaml", *words) == 0
     words = ["--data", corpus.data, "--folds_dir", corpus.folds_dir, "--folds", corpus.fold, "--exp", exp]
@@ -97,6 +98,25 @@ def test_a_pack_needs_neither_the_experiment_nor_the_corpus(scored, packs):
         pack = Speech2Emotion.from_pretrained(packs / feats_type)
         assert pack(speech(1), 16000).scores == fold(speech(1), 16000).scores
         assert pack(speech(1), 16000).text == fold(speech(1), 16000).text
+
+
+def test_a_pack_and_its_onnx_file_carry_the_temperature(tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    corpus = make_small_corpus(tmp_path, dev_ratio=0.2)
+    heads, logits = [], []
+    for calibrate in (False, True):
+        exp = tmp_path / f"exp{calibrate}"
+        make_scored(corpus, "fbank", exp, calibrate=calibrate)
+        pack = pack_of(corpus, exp, "--onnx", "true")
+        heads.append(load_file(exp / "s0" / "model.safetensors")["emotion_head.weight"].numpy())
+        of_pack = list(Speech2Emotion.from_pretrained(pack)(speech(1), 16000).scores.values())
+        inputs = {"waveform": speech(1)[None].astype(np.float32) / 32768, "lengths": np.array([len(speech(1))])}
+        of_onnx = onnxruntime.InferenceSession(pack / "onnx/model.onnx").run(["posteriors"], inputs)[0][0]
+        logits.append([np.log(posteriors) - np.mean(np.log(posteriors)) for posteriors in (of_pack, of_onnx)])
+    temperature = float((heads[0] / heads[1]).mean())
+    assert abs(temperature - 1) > 0.1
+    for plain, calibrated in zip(*logits, strict=True):
+        np.testing.assert_allclose(calibrated * temperature, plain, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("feats_type", ["raw", "fbank"])

@@ -229,6 +229,16 @@ def rate(part, kind):
     return part["hits"][kind][0].count("1") / len(part["utts"])
 
 
+def test_the_speaker_head_is_that_of_the_decoded_model_and_not_of_the_last_epoch(tmp_path):
+    exp, data, lists = fold_with_embeddings(tmp_path, dev=6)
+    utts = read_list(lists / "dev")
+    write_table(exp / "decode_dev/utt2spk", dict.fromkeys(utts, "02F"))
+    (exp / "history.jsonl").write_text('{"epoch": 1, "dev": {"acc_sid": 1.0, "loss_sid": 0.0}}\n')
+    held_out = probe_fold(exp, data, lists)["held_out"]
+    assert held_out["hits"]["head"] == ["".join(str(int(name == "02F")) for name in held_out["speakers"])]
+    assert 0 < rate(held_out, "head") < 1
+
+
 def test_a_fold_is_probed_on_its_dev_part(tmp_path):
     found = probe_fold(*fold_with_embeddings(tmp_path, dev=6))
     held_out = found["held_out"]

@@ -148,6 +148,17 @@ def test_the_learning_rate_climbs_and_falls():
     assert rate_share(0, 1, TrainConfig(warmup_ratio=0.0)) == rate_share(0, 1, TrainConfig(warmup_ratio=1.0)) == 1.0
 
 
+@pytest.mark.parametrize("epochs", [1, 2])
+def test_the_schedule_of_the_reversal_ends_at_the_last_update(corpus, tmp_path, monkeypatch, epochs):
+    seen = []
+    monkeypatch.setattr("sermtl.train.trainer.reversal_scale", lambda *words: seen.append(words[2:]) or 0.0)
+    trainer = make_trainer(corpus, tmp_path, epochs=epochs, grl_schedule="dann")
+    parts = [trainer.sets.train.collate([trainer.sets.train[0]])]
+    for update in (0, trainer.total_updates - 1):
+        trainer.update(update, parts)
+    assert trainer.total_updates > 1 and seen == [("dann", 0.0), ("dann", 1.0)]
+
+
 @pytest.mark.parametrize("of_heads, of_speakers", [(0.0, 0.0), (4e-3, 0.0), (4e-3, 5e-3), (0.0, 5e-3)])
 def test_heads_have_a_rate_beside_that_of_the_upstream(corpus, tmp_path, of_heads, of_speakers):
     rates = {"head_learning_rate": of_heads, "speaker_learning_rate": of_speakers}
