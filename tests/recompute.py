@@ -113,7 +113,11 @@ def ends(found: Student | None, least: float = -np.inf, most: float = np.inf) ->
     """Value and ends of its 95 % interval, within limits."""
     if found is None or len(found) == 1:
         return (found[0] if found else None, None, None)
-    low, high = stats.t.interval(0.95, found[2], loc=found[0], scale=found[1])
+    value, scale = found[:2]
+    if (least, most) == (0.0, 1.0) and 0 < value < 1:  # a share: on the logit scale
+        logit, wide = np.log(value / (1 - value)), stats.t.ppf(0.975, found[2]) * scale / (value * (1 - value))
+        return value, *(float(1 / (1 + np.exp(-logit - sign * wide))) for sign in (-1, 1))
+    low, high = stats.t.interval(0.95, found[2], loc=value, scale=scale)
     return found[0], max(low, least), min(high, most)
 
 

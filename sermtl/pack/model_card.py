@@ -66,5 +66,5 @@ def _intervals(labels: Sequence[str], rows: Sequence[Utterance]) -> dict[str, st
     refs_U, hyps_U, words_U, errors_U = np.array(rows_U4, dtype=int).reshape(-1, 4).T
     counts = statistics.additive_counts(refs_U, hyps_U, words_U, errors_U, len(labels))
     measured = statistics.jackknife(counts[:, None], statistics.rates)
-    found = {name: value.interval() for name, value in measured.items()}
+    found = {name: value.interval(name != "wer") for name, value in measured.items()}
     return {name: f" [{ends[0]:.3f}, {ends[1]:.3f}]" if np.isfinite(ends[0]) else "" for name, ends in found.items()}

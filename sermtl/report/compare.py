@@ -74,7 +74,9 @@ class Setting:
             few = self.first.cluster.max() + 1 < statistics.FEWEST_UNITS
             why = f"fewer than {statistics.FEWEST_UNITS} {self.first.unit}s" if few else "too little variation"
             return Estimate(found.value, signed=signed, why=why)
-        low, high = found.interval() if most is None else np.clip(found.interval(), 0.0, most).tolist()
+        low, high = found.interval(share=most == 1.0)
+        if most is not None:
+            low, high = np.clip((low, high), 0.0, most).tolist()
         return Estimate(found.value, low, high, signed)
 
     @cached_property

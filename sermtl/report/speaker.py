@@ -94,7 +94,7 @@ def mean_of(values: Mapping[Key, float], units: Mapping[str, str], signed: bool 
     if parts[0][1] + 1 < FEWEST_UNITS:
         return Estimate(mean, signed=signed)
     variance, spread = sum(part for part, _ in parts), sum(part**2 / max(1, df) for part, df in parts)
-    ends = Measured(mean, variance**0.5, variance**2 / spread).interval() if spread else (mean, mean)
+    ends = Measured(mean, variance**0.5, variance**2 / spread).interval(not signed) if spread else (mean, mean)
     low, high = np.clip(ends, -1.0 if signed else 0.0, 1.0).tolist()
     return Estimate(mean, low, high, signed)
 

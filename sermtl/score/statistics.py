@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+from scipy import special, stats
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from statsmodels.stats import contingency_tables
@@ -62,8 +62,12 @@ class Measured:
     error: float
     df: float
 
-    def interval(self) -> tuple[float, float]:
-        """Two-sided 95 % interval by Student's t."""
+    def interval(self, share: bool = False) -> tuple[float, float]:
+        """Two-sided 95 % interval by Student's t; of a ``share``, which is skewed near 0 and 1, on the logit scale."""
+        if share and 0 < self.value < 1:
+            scale = self.error / (self.value * (1 - self.value))  # the delta method
+            ends = special.expit(stats.t.interval(0.95, self.df, loc=special.logit(self.value), scale=scale))
+            return float(ends[0]), float(ends[1])
         return stats.t.interval(0.95, self.df, loc=self.value, scale=self.error)
 
     def p(self) -> float:

@@ -40,6 +40,7 @@ PROBED, PROBE, UTTERANCE = 5, 0.3, 0.7
 """Dev utterances of a speaker, which are the same in all folds; mean of a probe's latent, deviation of utterances."""
 LEVEL = 0.05
 RATES = ("wa", "ua", "wer")
+METHODS = ("percentile bootstrap", "BCa bootstrap", "bootstrap-t", "jackknife and t", "jackknife and t, logit")
 TESTS = (*(f"{test}, {rate}" for test in ("t test", "swapped") for rate in RATES), "McNemar")
 SETTINGS = [("reverse", beta, 0.1) for beta in (0.0, 0.1, 1.0)]
 SETTINGS += [("forward", 0.1, 0.1), ("forward", 1.0, 0.1), ("reverse", 0.0, 0.0)]
@@ -117,8 +118,8 @@ def differences(first: np.ndarray, second: np.ndarray) -> dict[str, statistics.M
 
 
 def methods(random: np.random.Generator, units: int, draws: int) -> dict[str, float]:
-    """Coverage of four kinds of intervals of WA, with one seed."""
-    covered = dict.fromkeys(("percentile bootstrap", "BCa bootstrap", "bootstrap-t", "jackknife and t"), 0)
+    """Coverage of five kinds of intervals of WA, with one seed."""
+    covered = dict.fromkeys(METHODS, 0)
     target = truth(0.0)["wa"]
     wa = lambda sums: sums[..., 4:8].sum(-1) / sums[..., :4].sum(-1)  # noqa: E731
     ratio = lambda hits, all_, axis: hits.sum(axis) / all_.sum(axis)  # noqa: E731
@@ -130,6 +131,7 @@ def methods(random: np.random.Generator, units: int, draws: int) -> dict[str, fl
             ends[f"{name} bootstrap"] = found.confidence_interval
         measured = statistics.jackknife(sums[:, None], statistics.rates)["wa"]
         ends["jackknife and t"] = measured.interval()
+        ends["jackknife and t, logit"] = measured.interval(share=True)
         resampled = sums[random.integers(units, size=(999, units))]  # (R, U, W)
         total = resampled.sum(1, keepdims=True)
         error = np.sqrt((units - 1) * np.var(wa(total - resampled), axis=1))
@@ -151,7 +153,7 @@ def coverage(
         sums = draw(random, units, seeds, seed_effect, (shift, shift)).sums
         found = statistics.jackknife(sums[0], rates) | dict(zip(names, differences(*sums).values(), strict=True))
         for name, measured in found.items():
-            low, high = measured.interval()
+            low, high = measured.interval(name in ("wa", "ua", "recall"))
             if np.isfinite(low):
                 covered[name].append(low <= target[name] <= high)
     return {name: float(np.mean(found)) for name, found in covered.items()}

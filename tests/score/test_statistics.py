@@ -62,6 +62,16 @@ def test_of_units_of_equal_size_it_is_students_t_of_their_rates():
     assert wa.detectable() == pytest.approx(rates.std(ddof=1) * tt_solve_power(nobs=10, alpha=0.05, power=0.8))
 
 
+def test_the_interval_of_a_share_is_that_of_its_logit():
+    near = statistics.Measured(0.96, 0.02, 9)
+    ends = [np.log(0.96 / 0.04) + sign * oracle.t.ppf(0.975, 9) * 0.02 / (0.96 * 0.04) for sign in (-1, 1)]
+    assert near.interval(share=True) == pytest.approx([1 / (1 + np.exp(-end)) for end in ends])
+    assert near.interval()[1] > 1 > near.interval(share=True)[1]
+    middle = statistics.Measured(0.5, 0.01, 9)
+    assert middle.interval(share=True) == pytest.approx(middle.interval(), abs=1e-4)
+    assert np.isnan(statistics.Measured(0.9, np.nan, np.nan).interval(share=True)).all()
+
+
 def test_seeds_that_differ_widen_the_interval_and_lower_the_degrees_of_freedom():
     counts = sums_of(np.random.default_rng(3), units=10, seeds=3)
     agreeing = np.repeat(counts.mean(1, keepdims=True), 3, axis=1)

@@ -38,9 +38,9 @@ def mean(values: list[float]) -> float:
     return float(np.mean(values))
 
 
-def shown(rows: Rows) -> str:
-    """Mean and interval as text."""
-    value, low, high = ends(student(mean, rows), -1, 1)
+def shown(rows: Rows, least: float = 0.0) -> str:
+    """Mean and interval as text, of shares or with ``least`` -1 of differences."""
+    value, low, high = ends(student(mean, rows), least, 1.0)
     return f"{value:.3f}" + ("" if low is None else f" [{low:.3f}, {high:.3f}]")
 
 
@@ -75,7 +75,7 @@ class Method:
     def difference(self, other: Method) -> str:
         """In WA, from another method on the same utterances and seeds."""
         both = self.right.keys() & other.right.keys()
-        return shown([(key[1], key[2], self.right[key] - other.right[key]) for key in sorted(both)])
+        return shown([(key[1], key[2], self.right[key] - other.right[key]) for key in sorted(both)], -1.0)
 
     def enrolled(self, amount: str, emotions: dict[str, str]) -> float | None:
         """WA with another amount of audio of the test speaker."""
