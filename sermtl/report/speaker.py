@@ -139,12 +139,13 @@ def tables(family: Family, known: Mapping[Setting, Knowledge]) -> list[Table]:
     head += [f"difference from {family.base_name}", "utterances", "tests"]
     note = (
         f"{PROBED} An utterance is tested by each fold and seed that held it out, in {speaker_probe.SPLITS} splits. "
-        f"Intervals: 95 %, Student's t over {FEWEST_UNITS} {family.settings[0].first.unit}s or more and over seeds "
-        "(with one seed, for these trainings); differences are paired by utterance, fold and seed. Chance: one split "
-        "each, the penalty fixed, with the speakers shuffled among utterances of equal emotion, in all folds alike, "
-        f"mean [lowest, highest] of {speaker_probe.SHUFFLES} shuffles (too high where a fold has few utterances of a "
-        "speaker); of head and refit, the share of the most frequent one. Refit: a logistic regression fitted to the "
-        "training list, a check of the head only: not tested where the head's interval with β 0 is not above chance."
+        f"Intervals: 95 %, Student's t (of accuracies' logit) over {FEWEST_UNITS} {family.settings[0].first.unit}s or "
+        "more and over seeds (with one seed, for these trainings); differences are paired by utterance, fold and seed. "
+        "Chance: one split each, the penalty fixed, with the speakers shuffled among utterances of equal emotion, in "
+        f"all folds alike, mean [lowest, highest] of {speaker_probe.SHUFFLES} shuffles (too high where a fold has few "
+        "utterances of a speaker); of head and refit, the share of the most frequent one. Refit: a logistic regression "
+        "fitted to the training list, a check of the head only: not tested where the head's interval with β 0 is not "
+        "above chance."
     )
     if reasons := sorted({reason for row in known.values() for reason in row.reasons}):
         note += f" Undefined: {'; '.join(reasons)}."

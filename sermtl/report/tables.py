@@ -19,7 +19,7 @@ WEIGHTS = "layer_weights.json"
 """Of a fold, written by training: head -> hidden state -> learned share."""
 INTERVALS = (
     "Intervals: Student's t with jackknife errors over the named units plus those over seeds (with one seed, "
-    "differences between trainings are not in the interval)."
+    "differences between trainings are not in the interval); those of WA, UA and recall on the logit scale."
 )
 
 

@@ -28,6 +28,7 @@ sys.path.append(str(Path(__file__).resolve().parents[3] / "tests"))
 from recompute import ends, student  # noqa: E402
 
 AMOUNTS = ["0", "1", "2", "5", "10", "20", "half", "all", "5_of_one_emotion"]
+ORDER = ["none", "erase", "standardise", "erase+standardise", "grl"]
 PROBES = {"linear": "linear", "nearest": "nearest neighbour", "mlp": "perceptron"}
 Rows = list[tuple[str, int, Any]]
 """Speaker, seed, and data of one utterance."""
@@ -123,18 +124,19 @@ class Method:
 
 
 def methods(exp: Path, corpus: str, protocol: str) -> dict[str, Method]:
-    """Method -> its experiments, by name."""
-    found: dict[str, list[tuple[int, Path]]] = {}
+    """Method -> its experiments; reversed gradients last, by beta."""
+    found: dict[tuple[int, float, str], list[tuple[int, Path]]] = {}
     for config in sorted(exp.glob(f"{corpus}_{protocol}_*/scores.json")):
         folds = sorted(config.parent.glob("*/config.yaml"))
         settings = yaml.safe_load(folds[0].read_text(encoding="utf-8"))
         name = settings["spk_norm"]
+        place = ORDER.index(name), settings["beta"]
         if name == "grl":
-            name = f"grl, projection {settings['projection']}, beta {settings['beta']:g} {settings['grl']}"
+            name = f"grl, projection {settings['projection']}, β {settings['beta']:g}"
         elif "standardise" in name:
             name += f", {settings['enrol']}"
-        found.setdefault(name, []).append((settings["seed"], config.parent))
-    return {name: Method(experiments) for name, experiments in found.items()}
+        found.setdefault((*place, name), []).append((settings["seed"], config.parent))
+    return {key[2]: Method(found[key]) for key in sorted(found)}
 
 
 def line(*cells: object) -> None:
@@ -163,7 +165,7 @@ def main() -> None:
     made = methods(args.exp, args.corpus, "speaker")
     head("`--spk_norm`", "seeds", "WA", "difference")
     for name, method in made.items():
-        zero = next((m for n, m in made.items() if name.startswith("grl") and "beta 0 " in n), made["none"])
+        zero = next((m for n, m in made.items() if name.startswith("grl") and n.endswith("β 0")), made["none"])
         same = method is zero
         line(name, " ".join(map(str, method.seeds)), method.accuracy(), "" if same else method.difference(zero))
     head("enrolled", *AMOUNTS)
