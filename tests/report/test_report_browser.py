@@ -86,6 +86,9 @@ def test_the_page_needs_no_javascript(driver, page, tmp_path):
 
 def test_the_page_prints_whole(browser, page):
     browser.do("/url", url=page)
+    # A page that was never drawn prints as an empty one.
+    frames = "requestAnimationFrame(() => requestAnimationFrame(() => arguments[0](document.title)))"
+    assert browser.do("/execute/async", script=frames, args=[])
     assert len(base64.b64decode(browser.do("/print"))) > 50_000
     browser.devtools("Emulation.setEmulatedMedia", media="print")
     browser.devtools("Emulation.setDeviceMetricsOverride", width=720, height=1000, deviceScaleFactor=1, mobile=False)
