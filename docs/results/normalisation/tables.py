@@ -29,7 +29,6 @@ from recompute import ends, student  # noqa: E402
 
 AMOUNTS = ["0", "1", "2", "5", "10", "20", "half", "all", "5_of_one_emotion"]
 ORDER = ["none", "erase", "standardise", "erase+standardise", "grl"]
-PROBES = {"linear": "linear", "nearest": "nearest neighbour", "mlp": "perceptron"}
 Rows = list[tuple[str, int, Any]]
 """Speaker, seed, and data of one utterance."""
 
@@ -84,19 +83,32 @@ class Method:
         found = [(utt, label) for path in files if path.is_file() for utt, label in table(path).items()]
         return mean([float(emotions[utt] == label) for utt, label in found]) if found else None
 
-    def probe(self, part: str, kind: str) -> tuple[str, float | None]:
-        """Accuracy of a speaker probe with its interval, and by chance."""
-        rows, chance = [], []
+    def hits(self, part: str, kind: str) -> dict[tuple[int, str, str, str], float]:
+        """Share of the splits in which a probe is right, by seed, fold, utterance and speaker."""
+        rows = {}
         for seed, scored in self.folds:
             found = json.loads((scored / "probe.json").read_text(encoding="utf-8"))[part]
             splits = found.get("hits", {}).get(kind, [])
             for number, speaker in enumerate(found.get("speakers", []) if splits else []):
                 outcomes = [float(split[number]) for split in splits if split[number] != "-"]
-                rows += [(speaker, seed, mean(outcomes))] if outcomes else []
-            chance += found.get("chance", {}).get(kind, [])
-        if not rows:
-            return "–", None
-        return shown(rows), sum(hits for hits, _ in chance) / sum(tests for _, tests in chance) if chance else None
+                if outcomes:
+                    rows[seed, scored.parent.name, found["utts"][number], speaker] = mean(outcomes)
+        return rows
+
+    def probe(self, part: str, kind: str, base: Method | None = None) -> str:
+        """Accuracy of a speaker probe with its interval; or its difference from another method's."""
+        own, other = self.hits(part, kind), base.hits(part, kind) if base else {}
+        if not own:
+            return "–"
+        if base is None:
+            return shown([(key[3], key[0], value) for key, value in own.items()])
+        return shown([(key[3], key[0], own[key] - other[key]) for key in sorted(own.keys() & other.keys())], -1.0)
+
+    def chance(self, part: str) -> float:
+        """Accuracy of the linear probe with shuffled speakers."""
+        files = [json.loads((scored / "probe.json").read_text(encoding="utf-8")) for _, scored in self.folds]
+        hits, tests = np.sum([pair for found in files for pair in found[part]["chance"]["linear"]], axis=0)
+        return float(hits / tests)
 
     def error_rate(self) -> float | None:
         """Mean over folds and seeds of the equal error rate between unseen speakers."""
@@ -139,6 +151,11 @@ def methods(exp: Path, corpus: str, protocol: str) -> dict[str, Method]:
     return {key[2]: Method(found[key]) for key in sorted(found)}
 
 
+def base(made: dict[str, Method], name: str) -> Method:
+    """What a method is compared with: a reversed gradient with β 0, the others with none."""
+    return next((m for n, m in made.items() if name.startswith("grl") and n.endswith("β 0")), made["none"])
+
+
 def line(*cells: object) -> None:
     """Print a row."""
     print("| " + " | ".join(f"{c:.3f}" if isinstance(c, float) else "–" if c is None else str(c) for c in cells) + " |")
@@ -165,7 +182,7 @@ def main() -> None:
     made = methods(args.exp, args.corpus, "speaker")
     head("`--spk_norm`", "seeds", "WA", "difference")
     for name, method in made.items():
-        zero = next((m for n, m in made.items() if name.startswith("grl") and n.endswith("β 0")), made["none"])
+        zero = base(made, name)
         same = method is zero
         line(name, " ".join(map(str, method.seeds)), method.accuracy(), "" if same else method.difference(zero))
     head("enrolled", *AMOUNTS)
@@ -175,11 +192,14 @@ def main() -> None:
 
     made = methods(args.exp, args.corpus, args.probe_protocol)
     for part in ("held_out", "unseen"):
-        head(part, "seeds", *PROBES.values(), "chance, linear", *(["own head", "refit"] if part == "held_out" else []))
+        own = ["head", "refit"] if part == "held_out" else []
+        head(part, "seeds", "linear", "difference", "chance, linear", "nearest neighbour", "perceptron", *own)
         for name, method in made.items():
-            found = [method.probe(part, kind) for kind in PROBES]
-            own = [method.probe(part, kind)[0] for kind in ("head", "refit")] if part == "held_out" else []
-            line(name, " ".join(map(str, method.seeds)), *(text for text, _ in found), found[0][1], *own)
+            zero = base(made, name)
+            change = "" if method is zero else method.probe(part, "linear", zero)
+            others = [method.probe(part, kind) for kind in ("nearest", "mlp", *own)]
+            seeds = " ".join(map(str, method.seeds))
+            line(name, seeds, method.probe(part, "linear"), change, method.chance(part), *others)
     head("unseen", "EER", "gender, linear", "WA")
     for name, method in made.items():
         line(name, method.error_rate(), method.gender(genders, speakers) if genders else "–", method.accuracy())
