@@ -146,7 +146,8 @@ class Family:
 def group(experiments: Sequence[Experiment]) -> list[Family]:
     """Sort experiments into families and settings, in the order of the paper's tables, and compare the settings.
 
-    A family is named by its protocol and by the settings in which the families of one protocol differ.
+    A family is named by its protocol and by the settings in which the families of one protocol differ; of settings that
+    divide them alike, by the first.
     """
     families: dict[str, Family] = {}
     for made in sorted(experiments, key=lambda made: float(made.settings.get("alpha", 0)) == 0):
@@ -177,9 +178,12 @@ def group(experiments: Sequence[Experiment]) -> list[Family]:
             if (rate := setting.first.settings.get(RATE)) != family.base.get(RATE):
                 setting.name += f", learning rate {rate}"
         rivals = [other.base for other in ordered if other.protocol == family.protocol]
-        keys = sorted({key for base in rivals for key in base})
-        varied = [key for key in keys if len({repr(base.get(key)) for base in rivals}) > 1]
-        family.title = ", ".join([family.protocol, *(f"{key} {family.base.get(key)}" for key in varied)])
+        varied: dict[tuple[int, ...], str] = {}  # by how it divides the families
+        for key in sorted({key for base in rivals for key in base}):
+            values = [repr(base.get(key)) for base in rivals]
+            if len(set(values)) > 1:
+                varied.setdefault(tuple(map(values.index, values)), key)
+        family.title = ", ".join([family.protocol, *(f"{key} {family.base.get(key)}" for key in varied.values())])
         family.label = f" ({family.title})" if len(ordered) > 1 else ""
         family.compare()
     return ordered

@@ -85,3 +85,15 @@ def test_what_is_left_behind_erasers_is_drawn(report):
     axes = report[1]["speaker-erasing"]
     assert [tick.get_text() for tick in axes.get_xticklabels()] == ["0", "5", "all"]
     assert axes.lines[0].get_ydata().tolist() == [1.0, 0.25, 0.0]
+
+
+def test_families_are_named_by_the_first_of_the_settings_that_divide_them_alike(tmp_path, monkeypatch):
+    data = make_data(tmp_path, 6, 60)
+    monkeypatch.setattr(figures, "save", no_picture)
+    for number, (projection, rate) in enumerate([(0, 0.0), (256, 3e-3)]):
+        values = {"alpha": 0, "beta": 0, "grl": "reverse", "seed": 0, "spk_norm": "grl"}
+        values |= {"projection": projection, "speaker_learning_rate": rate}
+        make_scored(data, tmp_path / f"exp/toy_{number}", values, FOLDS, make_rows(data, number, 0.7))
+    assert run_report(tmp_path) == 0
+    text = (tmp_path / "out/RESULTS.md").read_text()
+    assert "## Protocol speaker, projection 256\n" in text and "speaker_learning_rate 0.003" not in text
