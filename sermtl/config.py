@@ -13,9 +13,8 @@ from sermtl.errors import UserError
 
 T = TypeVar("T")
 DEEPEST = 20  # values within values of a YAML file; settings need three
-LEAST = dict.fromkeys(("alpha", "beta", "save_minutes", "weight_decay", "grad_clip", "adam_eps", "spk_shrink"), 0)
-LEAST |= dict.fromkeys("freq_masks time_masks num_workers projection updates".split(), 0)
-LEAST |= dict.fromkeys(("head_learning_rate", "speaker_learning_rate"), 0)
+LEAST = dict.fromkeys("alpha beta save_minutes weight_decay grad_clip adam_eps spk_shrink freq_masks".split(), 0)
+LEAST |= dict.fromkeys("time_masks num_workers projection updates head_learning_rate speaker_learning_rate".split(), 0)
 LEAST |= dict.fromkeys("epochs batch_size bucket_batches accum_grad freq_mask_width time_mask_width nbpe".split(), 1)
 GONE = {"freeze_feature_encoder": "give freeze: conv for true, freeze: none for false"}  # of earlier versions
 

@@ -18,8 +18,7 @@ from sermtl.config import TrainConfig, load_config
 from sermtl.data.dataset import FoldDataset, Sets
 from sermtl.errors import UserError
 from sermtl.inference.decode import decode
-from sermtl.model import packed
-from sermtl.model.cuda_graphs import use_graphs
+from sermtl.model import cuda_graphs, packed
 from sermtl.model.front_end import FrontEnd
 from sermtl.model.heads import HeadSettings
 from sermtl.model.multitask import MultiTaskModel
@@ -86,7 +85,7 @@ class Rows:
         self.stored = self._trainer(config)
         self.raw = self._trainer(replace(config, feats_type="raw"))
         self.raw.optimizer = self.stored.optimizer
-        self.ways: dict[bool, tuple[Any, int]] = {}
+        self.graphs: cuda_graphs.GraphedLayers | None = None
 
     def _trainer(self, config: TrainConfig) -> Trainer:
         stored = config.feats_type == "stored"
@@ -134,12 +133,11 @@ class Rows:
         self.upstream.model.feature_extractor.requires_grad_(off == "frozen-encoder")
         self.trained.model.train()
         self._prepare(trainer, off, bf16)
-        if off == "graphs" and not self.ways:
-            self.ways[False] = self.upstream.packed_layer, self.upstream.rows
-            use_graphs(self.trained.model, self.device)
-            self.ways[True] = self.upstream.packed_layer, self.upstream.rows
-        if self.ways:
-            self.upstream.packed_layer, self.upstream.rows = self.ways[off == "graphs"]
+        if off == "graphs" and self.graphs is None:
+            cuda_graphs.use_graphs(self.trained.model, self.device)
+            self.graphs = self.upstream.packed_layer
+        way = (self.graphs, cuda_graphs.ROWS) if off == "graphs" else (packed.run_layer, packed.ROWS)
+        self.upstream.packed_layer, self.upstream.rows = way
         plainer = {"bit-dropout": ("_drop", F.dropout), "varlen-attention": ("attend_varlen", packed.attend_padded)}
         with mock.patch.object(packed, *plainer[off]) if off in plainer else nullcontext():
             parts = trainer.parts_of(self.material.updates[number])
